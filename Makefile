@@ -1,0 +1,79 @@
+# Every target sets up what it needs: a virtual environment in .venv, and one in .venv-generate for the code generators.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GENERATE_VENV := .venv-generate
+
+RUNTIME := $(VENV)/.runtime-installed
+DEV := $(VENV)/.dev-installed
+GENERATE := $(GENERATE_VENV)/.installed
+STUBS := client/python/palaver/v1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo run chat test lint format generate check-generate bench check clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+demo: $(RUNTIME) ## start a server, create an assistant, ask a question and stream the reply; needs no key
+	@$(BIN)/python examples/demo.py
+
+run: $(RUNTIME) ## run the server on 127.0.0.1:50051, with the offline model unless a key is set (ARGS="--help" for flags)
+	@$(BIN)/python examples/run.py $(ARGS)
+
+chat: $(RUNTIME) ## chat in the terminal with the server that `make run` started
+	@$(BIN)/palaver chat $(ARGS)
+
+test: $(DEV) ## run the tests (ARGS="-k name" for some of them)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(DEV) ## check format, lint, types, import arrows and the contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+
+format: $(DEV) ## format code and contract, and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/buf format --write
+
+generate: $(GENERATE) ## write the Python stubs of the contract anew
+	@rm -f $(STUBS)/*_pb2*
+	@tools/generate.sh $(GENERATE_VENV)/bin/python
+
+check-generate: $(GENERATE) ## fail when the committed stubs are not those of the contract
+	@rm -rf build/generated && tools/generate.sh $(GENERATE_VENV)/bin/python build/generated
+	@rm -rf build/committed && mkdir -p build/committed && cp $(STUBS)/*_pb2* build/committed/
+	@diff -r build/generated/palaver/v1 build/committed && echo "The committed stubs are those of the contract."
+
+bench: $(DEV) ## measure the cost of a streamed token, of a turn and of an open stream (ARGS="--help")
+	@$(BIN)/python -m bench $(ARGS)
+
+check: lint check-generate test ## all that a change must pass
+
+clean: ## remove what the other targets have made
+	rm -rf $(VENV) $(GENERATE_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@echo "Setting up $(VENV) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Palaver needs Python 3.10 or newer; set PYTHON=")'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	@echo "Installing Palaver ..."
+	@$(BIN)/python -m pip install --quiet --editable ".[cli,server]"
+	@touch $@
+
+$(DEV): pyproject.toml $(RUNTIME)
+	@echo "Installing the development tools ..."
+	@$(BIN)/python -m pip install --quiet --group dev
+	@touch $@ $(RUNTIME)
+
+$(GENERATE): requirements/generate.txt
+	@$(PYTHON) -m venv $(GENERATE_VENV)
+	@$(GENERATE_VENV)/bin/python -m pip install --quiet --requirement requirements/generate.txt
+	@touch $@
