@@ -1,0 +1,83 @@
+"""`palaver-server`: settings, serve, stop gracefully."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+
+from palaver_server.app import application
+from palaver_server.settings import Settings, SettingsError, load, unknown_variables
+from palaver_server.workers import supervise
+
+if sys.platform == "win32":
+    run = asyncio.run
+else:
+    from uvloop import run
+
+logger = logging.getLogger("palaver_server")
+
+
+def main() -> None:
+    """Runs the server until SIGTERM or SIGINT."""
+    _log_to_stderr()
+    try:
+        settings = load(sys.argv[1:], os.environ)
+        for name in unknown_variables(os.environ):
+            logger.warning("%s is not a setting of this server", name)
+
+        def announce(port: int) -> None:
+            host, _, number = settings.listen.rpartition(":")
+            address = f"{host}:{port}" if number.isdigit() else settings.listen
+            print(f"palaver-server listening on {address}", flush=True)  # noqa: T201 - whoever started it waits for it
+
+        if settings.workers > 1:
+            supervise(settings, work, announce)
+        else:
+            run(serve(settings, announce))
+    except SettingsError as error:
+        sys.exit(f"palaver-server: {error}")
+
+
+def work(settings: Settings, ready: Connection) -> None:
+    """Runs one of several workers; it stops when the supervisor says so or is gone."""
+    _log_to_stderr()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which then stops the workers
+
+    def announce(_port: int) -> None:
+        ready.send(True)
+        ready.close()
+
+    try:
+        run(serve(settings, announce, share_port=True))
+    except SettingsError as error:
+        sys.exit(f"palaver-server: {error}")
+
+
+async def serve(settings: Settings, announce: Callable[[int], None], *, share_port: bool = False) -> None:
+    """Serves until it is told to stop, and then stops gracefully."""
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    supervisor = multiprocessing.parent_process()
+    if supervisor is None:
+        loop.add_signal_handler(signal.SIGINT, stopping.set)
+    else:
+        loop.add_reader(supervisor.sentinel, stopping.set)
+    async with application(settings, os.environ, share_port=share_port) as running:
+        announce(running.port)
+        await stopping.wait()
+        await running.stop(settings.grace_period)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The chat engine: what a caller can do with assistants."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from palaver_server.engine.limits import TurnSize
+from palaver_server.engine.model import ChatModel, Models
+from palaver_server.engine.options import EngineOptions
+from palaver_server.engine.prompt import parameters_in_effect, prompt
+from palaver_server.engine.queue import TurnQueue
+from palaver_server.engine.reply import ReplyReader
+from palaver_server.engine.turn import Follower, Turn
+from palaver_server.errors import (
+    ConnectionNotConfigured,
+    ConversationFull,
+    ShuttingDown,
+    TooManyTurns,
+)
+from palaver_server.models import (
+    Assistant,
+    AssistantKey,
+    Draft,
+    IfExists,
+    ModelParameters,
+    Role,
+    TurnCompleted,
+    TurnStarted,
+    UserQuery,
+)
+from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, Listing, Page, Store
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A user query with everything that was decided about it before it may have to wait."""
+
+    query: UserQuery
+    request_id: str
+    store: Store
+    model: ChatModel
+    ai_connection: str
+    parameters: ModelParameters
+    caller_deadline: float | None
+
+
+class ChatEngine:
+    """Creates, reads and deletes assistants, and runs their turns."""
+
+    def __init__(self, stores: Mapping[str, Store], models: Models, options: EngineOptions | None = None) -> None:
+        """Takes the stores by the names of their connections, the AI connections and the operator's decisions."""
+        self._stores = stores
+        self._models = models
+        self._options = options or EngineOptions()
+        self._queue = TurnQueue(self._options.queue_limit)
+        self._turns: set[Turn] = set()
+        self._is_draining = False
+
+    async def create_assistant(
+        self, key: AssistantKey, instructions: str, if_exists: IfExists
+    ) -> tuple[Assistant, bool]:
+        """Creates an assistant; returns it, and whether its conversation is new."""
+        return await self._store(key).create_assistant(key.collection, key.id, instructions, if_exists)
+
+    async def get_assistant(self, key: AssistantKey) -> Assistant:
+        """Returns the state of an assistant."""
+        return await self._store(key).get_assistant(key.collection, key.id)
+
+    async def list_messages(self, key: AssistantKey, listing: Listing) -> Page:
+        """Returns a page of messages."""
+        return await self._store(key).list_messages(key.collection, key.id, listing)
+
+    async def delete_assistant(self, key: AssistantKey) -> None:
+        """Deletes an assistant and its messages."""
+        await self._store(key).delete_assistant(key.collection, key.id)
+
+    def post(self, query: UserQuery, time_remaining: float | None = None) -> Follower:
+        """Starts a turn and returns its caller's view of it. The caller must `leave` it in the end.
+
+        `time_remaining` is what is left until the caller's deadline, in seconds.
+        """
+        if self._is_draining:
+            raise ShuttingDown("the server is shutting down")
+        if len(self._turns) >= self._options.max_turns:
+            raise TooManyTurns(f"the server runs {self._options.max_turns} turns already")
+        ai_connection, model = self._models.resolve(query.ai_connection)
+        call = _Call(
+            query=query,
+            request_id=uuid.uuid4().hex,
+            store=self._store(query.assistant),
+            model=model,
+            ai_connection=ai_connection,
+            parameters=parameters_in_effect(query.sampling, self._options),
+            caller_deadline=None if time_remaining is None else _now() + time_remaining,
+        )
+        turn = Turn()
+        follower = turn.follow()
+        self._turns.add(turn)
+        turn.start(self._run(turn, call), on_end=self._turns.discard)
+        return follower
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new turns and lets the running ones finish, at most so many seconds; then it ends them."""
+        self._is_draining = True
+        running = list(self._turns)
+        for turn in running:
+            if not turn.has_started:
+                turn.cancel(ShuttingDown("the server is shutting down"))
+        tasks = [asyncio.ensure_future(turn.ended()) for turn in running]
+        if tasks:
+            await asyncio.wait(tasks, timeout=grace)
+            for turn in running:
+                turn.cancel(ShuttingDown("the server is shutting down"))
+            await asyncio.wait(tasks)
+
+    async def _run(self, turn: Turn, call: _Call) -> None:
+        key = call.query.assistant
+        async with self._queue.turn(key, self._max_wait(call)):
+            max_messages = call.query.max_messages
+            window = await call.store.read_window(
+                key.collection, key.id, self._options.history_messages if max_messages is None else max_messages
+            )
+            user_message = Draft(Role.USER, call.query.user_message)
+            size = TurnSize(user_message.content)
+            if window.assistant.total_messages + 2 > MAX_MESSAGES:
+                raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
+            turn.publish(TurnStarted(call.request_id, call.ai_connection, call.parameters))
+            reader = ReplyReader(turn, size, self._options, deadline=_now() + self._options.turn_timeout)
+            reply, finish_reason = await reader.read(call.model, prompt(window, user_message, call.parameters))
+            turn.seal()
+            stored = await call.store.commit_turn(
+                key.collection,
+                key.id,
+                window.version,
+                FinishedTurn(
+                    request_id=call.request_id,
+                    request_hash=call.query.request_hash,
+                    messages=(user_message, Draft(Role.ASSISTANT, reply.text)),
+                    finish_reason=finish_reason,
+                    usage=reply.usage,
+                    total_tokens=reply.usage.total_tokens,
+                    chat_model=reply.chat_model,
+                ),
+            )
+            turn.publish(TurnCompleted(stored.assistant, stored.messages, finish_reason, reply.usage, reply.chat_model))
+
+    def _store(self, key: AssistantKey) -> Store:
+        try:
+            return self._stores[key.connection]
+        except KeyError:
+            raise ConnectionNotConfigured(
+                f'the server offers no storage connection "{key.connection}"; '
+                f"it offers {', '.join(sorted(self._stores))} (PALAVER_STORAGE_CONNECTIONS)"
+            ) from None
+
+    @staticmethod
+    def _max_wait(call: _Call) -> float | None:
+        """How long the caller may wait in the queue, so that it still learns why before its deadline."""
+        if call.caller_deadline is None:
+            return None
+        remaining = max(0.0, call.caller_deadline - _now())
+        return remaining - min(1.0, remaining / 10)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

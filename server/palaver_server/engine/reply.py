@@ -1,0 +1,112 @@
+"""Reading a reply from the model: time limits, retries, and the pieces put together."""
+
+from __future__ import annotations
+
+import random
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+
+import anyio
+import stamina
+
+from palaver_server.engine.limits import TurnSize
+from palaver_server.engine.model import ChatModel, ModelDelta, Prompt
+from palaver_server.engine.options import EngineOptions
+from palaver_server.engine.turn import Turn
+from palaver_server.errors import ModelError, ModelStreamBroken, ModelTimeout, RetryableError
+from palaver_server.models import FinishReason, TextDelta, Usage
+
+ATTEMPTS = 3
+MAX_RETRY_AFTER = 10.0
+"""Seconds: an endpoint that asks for a longer pause is not asked again; the caller is told the pause."""
+
+
+@dataclass(slots=True)
+class Reply:
+    """What the model answered."""
+
+    chat_model: str
+    pieces: list[str] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+    usage: Usage = field(default_factory=Usage)
+
+    @property
+    def text(self) -> str:
+        """The whole text so far."""
+        return "".join(self.pieces)
+
+    def add(self, delta: ModelDelta) -> None:
+        """Adds what came from the model."""
+        if delta.text:
+            self.pieces.append(delta.text)
+        self.finish_reason = delta.finish_reason or self.finish_reason
+        self.usage = delta.usage or self.usage
+        self.chat_model = delta.chat_model or self.chat_model
+
+
+class ReplyReader:
+    """Reads one reply into a turn."""
+
+    def __init__(self, turn: Turn, size: TurnSize, options: EngineOptions, deadline: float) -> None:
+        """Sets where the pieces go and what limits them; the deadline of the turn is a time of the event loop."""
+        self._turn = turn
+        self._size = size
+        self._options = options
+        self._deadline = deadline
+        self._has_begun = False
+
+    async def read(self, model: ChatModel, prompt: Prompt) -> tuple[Reply, FinishReason]:
+        """Asks the model, again where that is allowed, until there is a whole reply; raises a `ModelError`."""
+        async for attempt in stamina.retry_context(
+            on=self._pause_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
+        ):
+            with attempt:
+                reply = await self._read_once(model, prompt)
+        if reply.finish_reason is None:
+            raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
+        reply.usage = replace(reply.usage, model_calls=1)
+        return reply, reply.finish_reason
+
+    async def _read_once(self, model: ChatModel, prompt: Prompt) -> Reply:
+        reply = Reply(prompt.parameters.chat_model)
+        with anyio.CancelScope(deadline=self._until(self._options.first_token_timeout)) as scope:
+            async with aclosing(model.stream(prompt)) as deltas:
+                async for delta in deltas:
+                    reply.add(delta)
+                    if delta.text:
+                        await self._pass_on(delta.text, scope)
+                    # Comments and empty deltas are no sign of progress; what is written or thought is.
+                    if delta.text or delta.thinking:
+                        scope.deadline = self._until(self._options.token_timeout)
+        if scope.cancelled_caught:
+            raise self._timeout()
+        return reply
+
+    async def _pass_on(self, text: str, scope: anyio.CancelScope) -> None:
+        self._has_begun = True
+        self._size.add_reply(text)
+        self._turn.publish(TextDelta(text))
+        if self._turn.is_far_ahead:
+            # The caller is slow, not the endpoint: only the limit of the whole turn goes on counting.
+            scope.deadline = self._deadline
+            await self._turn.room()
+
+    def _until(self, timeout: float) -> float:
+        return min(anyio.current_time() + timeout, self._deadline)
+
+    def _timeout(self) -> ModelTimeout:
+        if anyio.current_time() >= self._deadline:
+            return ModelTimeout(f"the turn took longer than {self._options.turn_timeout:g} seconds")
+        if self._has_begun:
+            return ModelTimeout(f"the model wrote nothing for {self._options.token_timeout:g} seconds")
+        return ModelTimeout(f"the model did not begin to write within {self._options.first_token_timeout:g} seconds")
+
+    def _pause_before_retry(self, error: Exception) -> bool | float:
+        """Tells whether to try again: False, True for a growing pause, or the seconds that the endpoint asked for."""
+        if self._has_begun or not (isinstance(error, ModelError) and isinstance(error, RetryableError)):
+            return False
+        if error.retry_after is None:
+            return True
+        if error.retry_after > MAX_RETRY_AFTER or anyio.current_time() + error.retry_after > self._deadline:
+            return False
+        return error.retry_after + random.uniform(0, 0.25)  # noqa: S311 - it spreads callers, it keeps no secret

@@ -1,0 +1,99 @@
+"""A model that needs no network and no key: a small endpoint on loopback that speaks OpenAI's protocol.
+
+It is there to try Palaver out. The server reaches it like any other endpoint, and each of its replies says that no
+model is at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from aiohttp import web
+from typing_extensions import Self
+
+PIECES_PER_SECOND = 30.0
+"""About as fast as a person reads along."""
+
+MAX_QUOTE = 200
+"""Characters of the user's message that a reply repeats."""
+
+
+class OfflineModel:
+    """The endpoint, for the time of its `async with` block."""
+
+    def __init__(self, pieces_per_second: float = PIECES_PER_SECOND) -> None:
+        self._pause = 1 / pieces_per_second
+        self._runner: web.AppRunner | None = None
+        self.base_url = ""
+
+    async def __aenter__(self) -> Self:
+        application = web.Application(client_max_size=64 * 1024 * 1024)
+        application.router.add_post("/v1/chat/completions", self._chat_completions)
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.base_url = f"{site.name}/v1".replace(":0/", f":{self._runner.addresses[0][1]}/")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _chat_completions(self, request: web.Request) -> web.StreamResponse:
+        body: dict[str, Any] = await request.json()
+        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        pieces = list(_pieces(_reply(body["messages"])))
+        written = pieces[:limit]
+        chunk = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": "offline",
+        }
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for piece in written:
+            await asyncio.sleep(self._pause)
+            choice = {"index": 0, "delta": {"role": "assistant", "content": piece}, "finish_reason": None}
+            await _send(response, {**chunk, "choices": [choice]})
+        finish_reason = "stop" if len(written) == len(pieces) else "length"
+        await _send(response, {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": finish_reason}]})
+        prompt_tokens = sum(len(list(_pieces(message["content"] or ""))) for message in body["messages"])
+        usage = {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": len(written),
+            "total_tokens": prompt_tokens + len(written),
+        }
+        await _send(response, {**chunk, "choices": [], "usage": usage})
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+
+async def _send(response: web.StreamResponse, chunk: dict[str, Any]) -> None:
+    await response.write(b"data: " + json.dumps(chunk).encode() + b"\n\n")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cuts a text into words with the space before them, which is about what the tokens of a model are."""
+    return (match.group() for match in re.finditer(r"\s*\S+|\s+\Z", text))
+
+
+def _reply(messages: list[dict[str, Any]]) -> str:
+    said = [message["content"] for message in messages if message["role"] == "user"]
+    quote = said[-1] if len(said[-1]) <= MAX_QUOTE else said[-1][: MAX_QUOTE - 1] + "…"
+    lines = [
+        "I am Palaver's **offline model**: no AI is at work here, but the way that these words took is the real one.",
+        f"You said: “{quote}”",
+    ]
+    if len(said) > 1:
+        first = said[0] if len(said[0]) <= MAX_QUOTE else said[0][: MAX_QUOTE - 1] + "…"
+        lines.append(f"The conversation was kept: this is message {len(said)} from you, and it began with “{first}”.")
+    lines.append("Set `OPENAI_API_KEY` to talk to a model.")
+    return "\n\n".join(lines)

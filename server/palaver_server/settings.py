@@ -1,0 +1,124 @@
+"""Every setting of the server, typed and checked at the start.
+
+Each is an environment variable with the prefix `PALAVER_` and a flag of `palaver-server` with the same name.
+Connections are the exception: they have the names that the Azure Functions extension uses (`connections`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, FilePath, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from palaver_server.engine.options import EngineOptions
+
+Names = Annotated[tuple[str, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """Assistants over gRPC. Every flag is also an environment variable: --data-dir is PALAVER_DATA_DIR."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PALAVER_",
+        cli_prog_name="palaver-server",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+        extra="ignore",
+    )
+
+    listen: str = Field("127.0.0.1:50051", description="address to listen on; port 0 takes a free one")
+    data_dir: Path = Field(Path("palaver-data"), description="folder of the SQLite database")
+    offline_model: bool = Field(False, description="answer from a model that needs no network and no key")
+    reflection: bool = Field(False, description="serve gRPC reflection, for tools such as grpcurl")
+    workers: PositiveInt = Field(1, description="processes that share the port")
+    tls_certificate: FilePath | None = Field(None, description="PEM file with the certificate chain to serve TLS with")
+    tls_key: FilePath | None = Field(None, description="PEM file with the private key of the certificate")
+
+    storage_connections: Names = Field(
+        ("AzureWebJobsStorage",), description="names of the storage connections that callers may use"
+    )
+    ai_connections: Names = Field((), description="names of the AI connections that callers may use")
+
+    default_chat_model: str = Field(
+        "gpt-3.5-turbo", description="chat_model of a request that names none", min_length=1
+    )
+    default_temperature: float = Field(0.5, description="temperature of a request without one", ge=0, le=2)
+    default_max_tokens: PositiveInt = Field(100, description="max_tokens of a request without it")
+    max_tokens_cap: PositiveInt | None = Field(None, description="upper limit of max_tokens, whatever a request says")
+    history_messages: int = Field(
+        100, description="stored messages that the model is sent besides the instructions", ge=0, le=65_535
+    )
+
+    first_token_timeout: PositiveFloat = Field(60, description="seconds until the model must begin to write")
+    token_timeout: PositiveFloat = Field(30, description="seconds that the model may pause while it writes")
+    turn_timeout: PositiveFloat = Field(600, description="seconds that a whole turn may take")
+    max_turns: PositiveInt = Field(1000, description="turns that run or wait at a time, in each process")
+    queue_limit: int = Field(32, description="turns that may wait for one assistant", ge=0)
+    grace_period: NonNegativeFloat = Field(30, description="seconds that running turns get when the server stops")
+
+    @field_validator("storage_connections", "ai_connections", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
+
+    def engine_options(self) -> EngineOptions:
+        """The settings that the engine goes by."""
+        return EngineOptions(
+            default_chat_model=self.default_chat_model,
+            default_temperature=self.default_temperature,
+            default_max_tokens=self.default_max_tokens,
+            max_tokens_cap=self.max_tokens_cap,
+            history_messages=self.history_messages,
+            first_token_timeout=self.first_token_timeout,
+            token_timeout=self.token_timeout,
+            turn_timeout=self.turn_timeout,
+            max_turns=self.max_turns,
+            queue_limit=self.queue_limit,
+        )
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text is one line that says which and why."""
+
+
+# Settings of features that this version does not have. Taking no notice of them would be worse than not starting.
+NOT_IMPLEMENTED_YET = {
+    "PALAVER_LEASE_DURATION": "one turn at a time across replicas",
+    "PALAVER_MAX_SKILL_ROUNDS": "skills",
+    "PALAVER_SKILL_HOSTS": "skills",
+    "PALAVER_SKILL_TIMEOUT": "skills",
+}
+
+CLIENT_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN"})
+
+
+def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
+    """Reads flags and environment; raises `SettingsError`."""
+    for name, feature in NOT_IMPLEMENTED_YET.items():
+        if environment.get(name):
+            raise SettingsError(f"{name}: this version does not have {feature} yet; unset it")
+    try:
+        settings = Settings(_cli_parse_args=list(arguments))  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError(
+            "; ".join(_line(item["loc"], item["msg"], item["input"]) for item in error.errors())
+        ) from None
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise SettingsError("PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither")
+    return settings
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Returns the variables that look like settings and are none: misspelt ones, most likely."""
+    known = {f"PALAVER_{name.upper()}" for name in Settings.model_fields} | CLIENT_VARIABLES
+    return sorted(name for name in environment if name.startswith("PALAVER_") and name.upper() not in known)
+
+
+def _line(location: tuple[int | str, ...], message: str, value: object) -> str:
+    name = "PALAVER_" + "_".join(map(str, location[:1])).upper()
+    return f"{name}: {message}, not {value!r}"

@@ -1,0 +1,363 @@
+"""The embedded store: one SQLite file, for one machine.
+
+The standard library's `sqlite3` in a single thread measured three times faster than an asyncio wrapper around it, and
+one writer is all that SQLite has anyway. Other processes may use the same file at the same time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TypeVar
+
+from palaver_server.errors import (
+    AssistantExists,
+    AssistantNotFound,
+    ConcurrentWrite,
+    ConversationFull,
+    StoreCorrupt,
+    StoreFull,
+    StoreUnavailable,
+)
+from palaver_server.models import Assistant, IfExists, Message, Order, Role, SkillCall
+from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, Listing, Page, StoredTurn, Window, page
+
+BUSY_TIMEOUT = 4.0
+"""Seconds to wait for another process's transaction."""
+
+APPLICATION_ID = 0x50414C56  # "PALV"
+SCHEMA_VERSION = 1
+SCHEMA = """
+CREATE TABLE assistants (
+    key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so it tells a reset conversation from its predecessor
+    collection TEXT NOT NULL COLLATE NOCASE,
+    id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,  -- times are microseconds since 1970, UTC
+    updated_at INTEGER NOT NULL,
+    total_messages INTEGER NOT NULL,
+    total_tokens INTEGER NOT NULL,
+    UNIQUE (collection, id)
+) STRICT;
+CREATE TABLE messages (
+    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
+    "index" INTEGER NOT NULL,
+    role TEXT NOT NULL,
+    content TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    skill_calls TEXT NOT NULL,  -- empty, or a JSON array of [id, name, arguments_json]
+    skill_call_id TEXT NOT NULL,
+    request_id TEXT NOT NULL,
+    PRIMARY KEY (assistant, "index")
+) STRICT;
+CREATE INDEX messages_by_time ON messages (assistant, created_at);
+CREATE TABLE turns (
+    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
+    request_id TEXT NOT NULL,
+    request_hash TEXT NOT NULL,
+    first_index INTEGER NOT NULL,
+    last_index INTEGER NOT NULL,
+    finish_reason TEXT NOT NULL,
+    usage TEXT NOT NULL,  -- a JSON object
+    chat_model TEXT NOT NULL,
+    PRIMARY KEY (assistant, request_id)
+) STRICT;
+"""
+
+ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens"
+MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id'
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """A `Store` in one SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        """Names the file. `open` makes or opens it; each later call opens it where that has not succeeded yet."""
+        self._path = path
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        self._connection: sqlite3.Connection | None = None
+
+    async def open(self) -> None:
+        """Opens the database and checks it, or raises `StoreCorrupt` or `StoreUnavailable`. It is never recreated."""
+        await self._run(lambda _connection: None)
+
+    async def create_assistant(
+        self, collection: str, assistant_id: str, instructions: str, if_exists: IfExists
+    ) -> tuple[Assistant, bool]:
+        def create(connection: sqlite3.Connection) -> tuple[Assistant, bool]:
+            with _transaction(connection):
+                found = _find(connection, collection, assistant_id)
+                if found is not None:
+                    if if_exists is IfExists.KEEP:
+                        return _assistant(found), False
+                    if if_exists is IfExists.FAIL:
+                        raise AssistantExists(assistant_id, collection)
+                    connection.execute("DELETE FROM assistants WHERE key = ?", (found["key"],))
+                now = _now()
+                has_instructions = bool(instructions.strip())
+                key = connection.execute(
+                    "INSERT INTO assistants (collection, id, created_at, updated_at, total_messages, total_tokens)"
+                    " VALUES (?, ?, ?, ?, ?, 0)",
+                    (collection, assistant_id, now, now, int(has_instructions)),
+                ).lastrowid
+                if has_instructions:
+                    _insert_message(
+                        connection, key, Message(Role.SYSTEM, instructions, index=1, create_time=_time(now))
+                    )
+                return _assistant(_get(connection, collection, assistant_id)), True
+
+        return await self._run(create)
+
+    async def get_assistant(self, collection: str, assistant_id: str) -> Assistant:
+        return await self._run(lambda connection: _assistant(_get(connection, collection, assistant_id)))
+
+    async def list_messages(self, collection: str, assistant_id: str, listing: Listing) -> Page:
+        oldest_first = listing.order is Order.OLDEST_FIRST
+        after_index = listing.after_index
+        if after_index is None:
+            after_index = 0 if oldest_first else MAX_MESSAGES + 1
+        query = (
+            f"SELECT {MESSAGE_COLUMNS} FROM messages"  # noqa: S608 - built of constants
+            f' WHERE assistant = ? AND created_at > ? AND "index" {">" if oldest_first else "<"} ?'
+            f' ORDER BY "index" {"ASC" if oldest_first else "DESC"} LIMIT ?'
+        )
+        after_time = -1 if listing.after_time is None else _microseconds(listing.after_time)
+
+        def select(connection: sqlite3.Connection) -> Page:
+            with _transaction(connection, "DEFERRED"):
+                key = _get(connection, collection, assistant_id)["key"]
+                # One row more than the page holds tells whether there are more.
+                rows = connection.execute(query, (key, after_time, after_index, listing.limit + 1))
+                return page(map(_message, rows), listing.limit)
+
+        return await self._run(select)
+
+    async def delete_assistant(self, collection: str, assistant_id: str) -> None:
+        def delete(connection: sqlite3.Connection) -> None:
+            with _transaction(connection):
+                key = _get(connection, collection, assistant_id)["key"]
+                connection.execute("DELETE FROM assistants WHERE key = ?", (key,))
+
+        await self._run(delete)
+
+    async def read_window(self, collection: str, assistant_id: str, max_messages: int) -> Window:
+        def read(connection: sqlite3.Connection) -> Window:
+            with _transaction(connection, "DEFERRED"):
+                row = _get(connection, collection, assistant_id)
+                first = _messages(
+                    connection.execute(
+                        f'SELECT {MESSAGE_COLUMNS} FROM messages WHERE assistant = ? AND "index" = 1 AND role = ?',  # noqa: S608
+                        (row["key"], Role.SYSTEM.value),
+                    )
+                )
+                lowest = max(row["total_messages"] - max_messages + 1, len(first) + 1)
+                messages = _messages(
+                    connection.execute(
+                        f'SELECT {MESSAGE_COLUMNS} FROM messages WHERE assistant = ? AND "index" >= ? ORDER BY "index"',  # noqa: S608
+                        (row["key"], lowest),
+                    )
+                )
+            return Window(_assistant(row), _version(row), first[0] if first else None, messages)
+
+        return await self._run(read)
+
+    async def commit_turn(self, collection: str, assistant_id: str, version: str, turn: FinishedTurn) -> StoredTurn:
+        def commit(connection: sqlite3.Connection) -> StoredTurn:
+            with _transaction(connection):
+                row = _find(connection, collection, assistant_id)
+                if row is None or _version(row) != version:
+                    raise ConcurrentWrite("somebody else wrote to the conversation during the turn")
+                first_index = row["total_messages"] + 1
+                last_index = row["total_messages"] + len(turn.messages)
+                if last_index > MAX_MESSAGES:
+                    raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
+                # A clock that was set back must not hide the messages from callers that poll by time.
+                start = max(_now(), row["updated_at"] + 1)
+                messages = tuple(
+                    Message(
+                        draft.role,
+                        draft.content,
+                        draft.skill_calls,
+                        draft.skill_call_id,
+                        index=first_index + offset,
+                        create_time=_time(start + offset),
+                        request_id=turn.request_id,
+                    )
+                    for offset, draft in enumerate(turn.messages)
+                )
+                for message in messages:
+                    _insert_message(connection, row["key"], message)
+                connection.execute(
+                    "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                    (row["key"], turn.request_id, turn.request_hash, first_index, last_index, turn.finish_reason.value,
+                     json.dumps(asdict(turn.usage)), turn.chat_model),
+                )  # fmt: skip
+                connection.execute(
+                    "UPDATE assistants SET updated_at = ?, total_messages = ?, total_tokens = ? WHERE key = ?",
+                    (start + len(messages) - 1, last_index, turn.total_tokens, row["key"]),
+                )
+                return StoredTurn(_assistant(_get(connection, collection, assistant_id)), messages)
+
+        return await self._run(commit)
+
+    async def close(self) -> None:
+        def close() -> None:
+            if self._connection is not None:
+                self._connection.close()
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, close)
+        self._thread.shutdown()
+
+    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def run() -> T:
+            with _store_errors():
+                if self._connection is None:
+                    self._connection = _connect(self._path)
+                return work(self._connection)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, run)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailable("the folder of the database can't be made") from error
+    # The connection is made in the store's thread but may be closed by the interpreter's at its end.
+    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+    try:
+        connection.row_factory = sqlite3.Row
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # a turn that was acknowledged survives a power failure
+        connection.execute("PRAGMA foreign_keys = ON")
+        with _transaction(connection):
+            _check_or_create_schema(connection)
+        _check_pages(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_pages(connection: sqlite3.Connection) -> None:
+    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        raise StoreCorrupt("the database is damaged")
+
+
+def _check_or_create_schema(connection: sqlite3.Connection) -> None:
+    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        for statement in SCHEMA.split(";\n"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise StoreCorrupt("the database is not one of Palaver's")
+    elif (found := connection.execute("PRAGMA user_version").fetchone()[0]) != SCHEMA_VERSION:
+        raise StoreCorrupt(f"the database has schema version {found}; this server knows version {SCHEMA_VERSION}")
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
+    connection.execute(f"BEGIN {kind}")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # SQLite ends the transaction by itself after some errors, a full disk among them.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+@contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "disk is full" in text:
+            raise StoreFull("the disk of the database is full") from error
+        # Only DatabaseError itself says that the file is damaged; its subclasses say what failed in a sound one.
+        if type(error) is sqlite3.DatabaseError or "malformed" in text:
+            raise StoreCorrupt("the database is damaged") from error
+        if isinstance(error, sqlite3.OperationalError):
+            raise StoreUnavailable("the database can't be used right now") from error
+        raise
+
+
+def _find(connection: sqlite3.Connection, collection: str, assistant_id: str) -> sqlite3.Row | None:
+    row: sqlite3.Row | None = connection.execute(
+        f"SELECT {ASSISTANT_COLUMNS} FROM assistants WHERE collection = ? AND id = ?",  # noqa: S608 - built of constants
+        (collection, assistant_id),
+    ).fetchone()
+    return row
+
+
+def _get(connection: sqlite3.Connection, collection: str, assistant_id: str) -> sqlite3.Row:
+    row = _find(connection, collection, assistant_id)
+    if row is None:
+        raise AssistantNotFound(assistant_id, collection)
+    return row
+
+
+def _version(row: sqlite3.Row) -> str:
+    return f"{row['key']}:{row['total_messages']}"
+
+
+def _assistant(row: sqlite3.Row) -> Assistant:
+    return Assistant(
+        id=row["id"],
+        create_time=_time(row["created_at"]),
+        update_time=_time(row["updated_at"]),
+        total_messages=row["total_messages"],
+        total_tokens=row["total_tokens"],
+    )
+
+
+def _insert_message(connection: sqlite3.Connection, key: int | None, message: Message) -> None:
+    calls = json.dumps([(call.id, call.name, call.arguments_json) for call in message.skill_calls])
+    connection.execute(
+        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (key, message.index, message.role.value, message.content, _microseconds(message.create_time),
+         calls if message.skill_calls else "", message.skill_call_id, message.request_id),
+    )  # fmt: skip
+
+
+def _messages(rows: Iterable[sqlite3.Row]) -> tuple[Message, ...]:
+    return tuple(map(_message, rows))
+
+
+def _message(row: sqlite3.Row) -> Message:
+    try:
+        return Message(
+            role=Role(row["role"]),
+            content=row["content"],
+            skill_calls=tuple(SkillCall(*call) for call in json.loads(row["skill_calls"] or "[]")),
+            skill_call_id=row["skill_call_id"],
+            index=row["index"],
+            create_time=_time(row["created_at"]),
+            request_id=row["request_id"],
+        )
+    except (TypeError, ValueError) as error:
+        raise StoreCorrupt("a stored message can't be read") from error
+
+
+def _now() -> int:
+    return _microseconds(datetime.now(timezone.utc))
+
+
+def _microseconds(time: datetime) -> int:
+    return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def _time(microseconds: int) -> datetime:
+    return EPOCH + timedelta(microseconds=microseconds)

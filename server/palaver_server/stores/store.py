@@ -1,0 +1,126 @@
+"""The interface of a store, which `tests/stores` holds every implementation to.
+
+A store keeps the conversations of one storage connection. All of its methods raise `StoreUnavailable`,
+`StoreCredentialsRejected` or `StoreCorrupt` as things are, and `AssistantNotFound` where they say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from palaver_server.models import Assistant, Draft, FinishReason, IfExists, Message, Order, Usage
+
+MAX_MESSAGES = 0xFFFF
+"""The most messages of a conversation: the extension's row keys, `msg-0001` to `msg-FFFF`, sort only so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a turn reads of a conversation, as it was at one moment."""
+
+    assistant: Assistant
+    version: str
+    """Names this state of this conversation; `commit_turn` refuses to write over any other."""
+    instructions: Message | None
+    """The system message that the conversation begins with, if it has one."""
+    messages: tuple[Message, ...]
+    """The newest messages besides the instructions, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Which messages to list."""
+
+    order: Order = Order.OLDEST_FIRST
+    after_time: datetime | None = None
+    """Only messages with a later `create_time`."""
+    after_index: int | None = None
+    """Go on behind the message with this index, in the given order."""
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of the messages that a listing asks for."""
+
+    messages: tuple[Message, ...]
+    has_more: bool
+
+
+MAX_PAGE_BYTES = 3 * 1024 * 1024
+"""A page stays below this in UTF-8, so that it fits into a gRPC message of 4 MiB, the limit of most clients."""
+
+
+def page(messages: Iterable[Message], limit: int) -> Page:
+    """Takes a page from messages that are read lazily; it has one message at least if there is any."""
+    taken: list[Message] = []
+    size = 0
+    for message in messages:
+        size += len(message.content.encode()) + sum(len(call.arguments_json.encode()) for call in message.skill_calls)
+        if taken and (len(taken) == limit or size > MAX_PAGE_BYTES):
+            return Page(tuple(taken), has_more=True)
+        taken.append(message)
+    return Page(tuple(taken), has_more=False)
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedTurn:
+    """A turn that is ready to be stored."""
+
+    request_id: str
+    request_hash: str
+    """Tells a repeated request from another one with the same `request_id`."""
+    messages: tuple[Draft, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    total_tokens: int
+    """The `total_tokens` of the latest model call, which becomes the assistant's."""
+    chat_model: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """What a turn looks like once it is stored."""
+
+    assistant: Assistant
+    messages: tuple[Message, ...]
+
+
+class Store(Protocol):
+    """The conversations of one storage connection."""
+
+    async def create_assistant(
+        self, collection: str, assistant_id: str, instructions: str, if_exists: IfExists
+    ) -> tuple[Assistant, bool]:
+        """Creates an assistant, and the collection where needed; blank instructions make no message.
+
+        Returns the assistant, and whether its conversation is new. Raises `AssistantExists` as `if_exists` says.
+        """
+
+    async def get_assistant(self, collection: str, assistant_id: str) -> Assistant:
+        """Returns the state of an assistant, or raises `AssistantNotFound`."""
+
+    async def list_messages(self, collection: str, assistant_id: str, listing: Listing) -> Page:
+        """Returns the first messages that the listing asks for, or raises `AssistantNotFound`."""
+
+    async def delete_assistant(self, collection: str, assistant_id: str) -> None:
+        """Deletes an assistant whole, or raises `AssistantNotFound`."""
+
+    async def read_window(self, collection: str, assistant_id: str, max_messages: int) -> Window:
+        """Reads the instructions and at most so many of the newest messages, or raises `AssistantNotFound`.
+
+        Its cost does not depend on the length of the conversation.
+        """
+
+    async def commit_turn(self, collection: str, assistant_id: str, version: str, turn: FinishedTurn) -> StoredTurn:
+        """Appends a turn in one transaction.
+
+        Its messages get the next indexes and strictly growing times. Raises `ConcurrentWrite` when the conversation is
+        not the one that `version` names any more, `ConversationFull` or `StoreFull`; then nothing is stored.
+        """
+
+    async def close(self) -> None:
+        """Ends the calls under way and releases everything. No call may follow."""

@@ -1,0 +1,85 @@
+"""Several processes that share one port, each with an event loop of its own.
+
+gRPC does not survive a fork, so the workers are spawned, and the operating system spreads the connections among them
+(SO_REUSEPORT).
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from types import FrameType
+
+from palaver_server.settings import Settings, SettingsError
+
+logger = logging.getLogger(__name__)
+
+Work = Callable[[Settings, Connection], None]
+
+
+def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -> None:
+    """Runs the workers until SIGTERM or SIGINT; announces the port once all of them listen.
+
+    When a worker dies the others are stopped too, and the program ends with status 1: what restarts the service then
+    restarts it whole. Raises `SettingsError` when the port is taken.
+    """
+    context = multiprocessing.get_context("spawn")
+    with _reserved_port(settings.listen) as reserved:
+        host, _, _ = settings.listen.rpartition(":")
+        port = reserved.getsockname()[1]
+        settings = settings.model_copy(update={"listen": f"{host}:{port}"})
+        pipes = [context.Pipe(duplex=False) for _ in range(settings.workers)]
+        processes = [context.Process(target=work, args=(settings, sending)) for _, sending in pipes]
+
+        def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
+            for process in processes:
+                if process.is_alive():
+                    process.terminate()
+
+        for process in processes:
+            process.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        for _, sending in pipes:
+            sending.close()  # the worker has its own copy, and the end of the pipe must be seen when it dies
+        if all(_is_ready(receiving) for receiving, _ in pipes):
+            announce(port)
+        wait([process.sentinel for process in processes])
+        stop()
+        for process in processes:
+            process.join()
+    if any(process.exitcode for process in processes):
+        logger.error("a worker ended unexpectedly; exit codes: %s", [process.exitcode for process in processes])
+        sys.exit(1)
+
+
+def _is_ready(receiving: Connection) -> bool:
+    try:
+        return bool(receiving.recv())
+    except EOFError:
+        return False
+
+
+def _reserved_port(listen: str) -> socket.socket:
+    """Takes the port, so that port 0 becomes one that all workers know; the socket never listens itself."""
+    host, _, port = listen.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # Another server that shares its port as well would go unnoticed without this first, exclusive bind.
+        with socket.socket(family, kind, protocol) as exclusive:
+            exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            exclusive.bind(address)
+            address = exclusive.getsockname()
+        reserved = socket.socket(family, kind, protocol)
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(address)
+    except OSError as error:
+        raise SettingsError(f"PALAVER_LISTEN: can't listen on {listen}: {error.strerror}") from error
+    return reserved
