@@ -19,7 +19,7 @@ demo: $(RUNTIME) ## start a server, create an assistant, ask a question and stre
 	@$(BIN)/python examples/demo.py
 
 run: $(RUNTIME) ## run the server on 127.0.0.1:50051, with the offline model unless a key is set (ARGS="--help" for flags)
-	@$(BIN)/python examples/run.py $(ARGS)
+	@$(BIN)/palaver-server --reflection $(if $(OPENAI_API_KEY)$(AZURE_OPENAI_ENDPOINT),,--offline-model) $(ARGS)
 
 chat: $(RUNTIME) ## chat in the terminal with the server that `make run` started
 	@$(BIN)/palaver chat $(ARGS)
