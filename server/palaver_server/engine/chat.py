@@ -128,8 +128,10 @@ class ChatEngine:
             if window.assistant.total_messages + 2 > MAX_MESSAGES:
                 raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
             turn.publish(TurnStarted(call.request_id, call.ai_connection, call.parameters))
-            reader = ReplyReader(turn, size, self._options, deadline=_now() + self._options.turn_timeout)
-            reply, finish_reason = await reader.read(call.model, prompt(window, user_message, call.parameters))
+            deadline = _now() + self._options.turn_timeout
+            retry_until = min(deadline, call.caller_deadline or deadline)
+            reader = ReplyReader(turn, size, self._options, deadline=deadline, retry_until=retry_until)
+            reply = await reader.read(call.model, prompt(window, user_message, call.parameters))
             turn.seal()
             stored = await call.store.commit_turn(
                 key.collection,
@@ -139,13 +141,15 @@ class ChatEngine:
                     request_id=call.request_id,
                     request_hash=call.query.request_hash,
                     messages=(user_message, Draft(Role.ASSISTANT, reply.text)),
-                    finish_reason=finish_reason,
+                    finish_reason=reply.finish_reason,
                     usage=reply.usage,
                     total_tokens=reply.usage.total_tokens,
                     chat_model=reply.chat_model,
                 ),
             )
-            turn.publish(TurnCompleted(stored.assistant, stored.messages, finish_reason, reply.usage, reply.chat_model))
+            turn.publish(
+                TurnCompleted(stored.assistant, stored.messages, reply.finish_reason, reply.usage, reply.chat_model)
+            )
 
     def _store(self, key: AssistantKey) -> Store:
         try:

@@ -21,58 +21,72 @@ MAX_RETRY_AFTER = 10.0
 """Seconds: an endpoint that asks for a longer pause is not asked again; the caller is told the pause."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model answered."""
+    """What the model answered, whole."""
+
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    chat_model: str
+
+
+@dataclass(slots=True)
+class _Collector:
+    """Puts the deltas of a model call together."""
 
     chat_model: str
     pieces: list[str] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
 
-    @property
-    def text(self) -> str:
-        """The whole text so far."""
-        return "".join(self.pieces)
-
     def add(self, delta: ModelDelta) -> None:
-        """Adds what came from the model."""
         if delta.text:
             self.pieces.append(delta.text)
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.chat_model = delta.chat_model or self.chat_model
 
+    def reply(self) -> Reply:
+        if self.finish_reason is None:
+            raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
+        usage = replace(self.usage, model_calls=1)
+        return Reply("".join(self.pieces), self.finish_reason, usage, self.chat_model)
+
 
 class ReplyReader:
     """Reads one reply into a turn."""
 
-    def __init__(self, turn: Turn, size: TurnSize, options: EngineOptions, deadline: float) -> None:
-        """Sets where the pieces go and what limits them; the deadline of the turn is a time of the event loop."""
+    def __init__(
+        self, turn: Turn, size: TurnSize, options: EngineOptions, *, deadline: float, retry_until: float
+    ) -> None:
+        """Sets where the pieces go and what limits them.
+
+        `deadline` is that of the turn, and no retry begins after `retry_until`, because nobody would wait for its
+        reply; both are times of the event loop.
+        """
         self._turn = turn
         self._size = size
         self._options = options
         self._deadline = deadline
+        self._retry_until = retry_until
         self._has_begun = False
 
-    async def read(self, model: ChatModel, prompt: Prompt) -> tuple[Reply, FinishReason]:
+    async def read(self, model: ChatModel, prompt: Prompt) -> Reply:
         """Asks the model, again where that is allowed, until there is a whole reply; raises a `ModelError`."""
         async for attempt in stamina.retry_context(
             on=self._pause_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
         ):
             with attempt:
                 reply = await self._read_once(model, prompt)
-        if reply.finish_reason is None:
-            raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
-        reply.usage = replace(reply.usage, model_calls=1)
-        return reply, reply.finish_reason
+        return reply
 
     async def _read_once(self, model: ChatModel, prompt: Prompt) -> Reply:
-        reply = Reply(prompt.parameters.chat_model)
+        collector = _Collector(prompt.parameters.chat_model)
         with anyio.CancelScope(deadline=self._until(self._options.first_token_timeout)) as scope:
             async with aclosing(model.stream(prompt)) as deltas:
                 async for delta in deltas:
-                    reply.add(delta)
+                    collector.add(delta)
                     if delta.text:
                         await self._pass_on(delta.text, scope)
                     # Comments and empty deltas are no sign of progress; what is written or thought is.
@@ -80,7 +94,7 @@ class ReplyReader:
                         scope.deadline = self._until(self._options.token_timeout)
         if scope.cancelled_caught:
             raise self._timeout()
-        return reply
+        return collector.reply()
 
     async def _pass_on(self, text: str, scope: anyio.CancelScope) -> None:
         self._has_begun = True
@@ -107,6 +121,6 @@ class ReplyReader:
             return False
         if error.retry_after is None:
             return True
-        if error.retry_after > MAX_RETRY_AFTER or anyio.current_time() + error.retry_after > self._deadline:
+        if error.retry_after > MAX_RETRY_AFTER or anyio.current_time() + error.retry_after > self._retry_until:
             return False
         return error.retry_after + random.uniform(0, 0.25)  # noqa: S311 - it spreads callers, it keeps no secret
