@@ -16,7 +16,7 @@ import openai
 from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient
 
 from palaver_server.engine.model import ModelDelta, Prompt
-from palaver_server.engine.openai_stream import ChunkReader, ErrorEvent, merge
+from palaver_server.engine.openai_stream import Chunk, ChunkReader, ErrorEvent, merge
 from palaver_server.errors import (
     ContextLengthExceeded,
     ModelContentFiltered,
@@ -72,9 +72,13 @@ class OpenAIModel:
             async with self._open(prompt) as response:
                 reads = response.iter_bytes()
                 async for data in reads:
-                    chunks = reader.feed(data)
-                    if chunks:
-                        yield merge(chunks)
+                    chunks: list[Chunk] = []
+                    try:
+                        for chunk in reader.feed(data):
+                            chunks.append(chunk)  # noqa: PERF402 - the chunks before an error must not be lost
+                    finally:
+                        if chunks:
+                            yield merge(chunks)
                     if reader.is_done:
                         await _drain(reads)
                         return

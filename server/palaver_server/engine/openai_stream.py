@@ -6,6 +6,7 @@ used, so the SDK opens the request and this module reads its answer. A property 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -93,12 +94,11 @@ class ChunkReader:
         self.is_done = False
         """Whether the endpoint said that the stream is over. What follows then is ignored."""
 
-    def feed(self, data: bytes) -> list[Chunk]:
-        """Takes the next bytes and returns the chunks that they complete.
+    def feed(self, data: bytes) -> Iterator[Chunk]:
+        """Takes the next bytes and yields the chunks that they complete.
 
-        Raises `ModelStreamBroken` for what is no chunk, and `ErrorEvent`.
+        Raises `ModelStreamBroken` for what is no chunk, and `ErrorEvent`, behind the good chunks before it.
         """
-        chunks: list[Chunk] = []
         buffer = self._rest + data if self._rest else data
         if b"\r" in buffer:
             buffer, held = (buffer[:-1], b"\r") if buffer.endswith(b"\r") else (buffer, b"")
@@ -115,10 +115,9 @@ class ChunkReader:
             elif self._data:
                 chunk = self._dispatch()
                 if chunk is not None:
-                    chunks.append(chunk)
+                    yield chunk
         if len(self._rest) + self._size > MAX_EVENT_BYTES:
             raise ModelStreamBroken("the endpoint sent an event without an end")
-        return chunks
 
     def _take_field(self, line: bytes) -> None:
         if line.startswith(b"data:"):

@@ -1,0 +1,180 @@
+"""The chat engine without gRPC: a SQLite file, an endpoint on a socket, and callers who come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from palaver_server.engine.chat import ChatEngine
+from palaver_server.engine.model import ChatModel
+from palaver_server.engine.openai_model import OpenAIModel
+from palaver_server.errors import ConcurrentWrite, ConversationFull, ModelStreamBroken
+from palaver_server.models import (
+    AssistantKey,
+    Draft,
+    FinishReason,
+    IfExists,
+    Role,
+    TextDelta,
+    TurnCompleted,
+    TurnStarted,
+    Usage,
+    UserQuery,
+)
+from palaver_server.stores.sqlite import SqliteStore
+from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, Listing
+from tests.support.endpoint import RESET, Endpoint, Stream
+
+KEY = AssistantKey("AzureWebJobsStorage", "ChatState", "a")
+
+
+@dataclass(frozen=True)
+class OneModel:
+    """The AI connections of a test: one."""
+
+    model: ChatModel
+
+    def resolve(self, _name: str) -> tuple[str, ChatModel]:
+        return "OPENAI", self.model
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = SqliteStore(tmp_path / "palaver.db")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def engine(store: SqliteStore, endpoint: Endpoint) -> AsyncIterator[ChatEngine]:
+    model = OpenAIModel(api_key="x", base_url=endpoint.url)
+    running = ChatEngine({KEY.connection: store}, OneModel(model))
+    await running.create_assistant(KEY, "Be brief.", IfExists.FAIL)
+    yield running
+    await running.drain(grace=0)
+    await model.close()
+
+
+async def test_a_turn_is_streamed_stored_and_then_completed(engine: ChatEngine, endpoint: Endpoint):
+    endpoint.script(Stream("Hel", "lo"))
+    turn = engine.post(UserQuery(KEY, "Hi"))
+    events = [event async for event in turn]
+    assert isinstance(events[0], TurnStarted)
+    assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Hello"
+    completed = events[-1]
+    assert isinstance(completed, TurnCompleted)
+    page = await engine.list_messages(KEY, Listing())
+    assert page.messages[1:] == completed.messages
+    assert [(message.role, message.content) for message in page.messages] == [
+        (Role.SYSTEM, "Be brief."),
+        (Role.USER, "Hi"),
+        (Role.ASSISTANT, "Hello"),
+    ]
+
+
+async def test_a_caller_that_reads_late_gets_the_text_in_one_piece(engine: ChatEngine, endpoint: Endpoint):
+    endpoint.script(Stream(*["word "] * 50))
+    turn = engine.post(UserQuery(KEY, "Hi"))
+    assert isinstance(await anext(turn), TurnStarted)
+    await (await endpoint.call()).finished.wait()
+    while (await engine.get_assistant(KEY)).total_messages == 1:
+        pass
+    rest = [event async for event in turn]
+    assert [event.text for event in rest if isinstance(event, TextDelta)] == ["word " * 50]
+
+
+async def test_the_turn_of_a_caller_that_leaves_after_the_last_piece_is_either_whole_or_not_there(
+    engine: ChatEngine, endpoint: Endpoint
+):
+    # However far the turn has come when the caller leaves, the conversation holds both messages or none of them.
+    for steps in range(40):
+        before = (await engine.get_assistant(KEY)).total_messages
+        turn = engine.post(UserQuery(KEY, f"question {steps}"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        async for event in turn:
+            if isinstance(event, TextDelta) or steps % 2:
+                break
+        turn.leave()
+        follower = engine.post(UserQuery(KEY, "next"))
+        await follower.completed()
+        follower.leave()
+        added = (await engine.get_assistant(KEY)).total_messages - before
+        assert added in (2, 4)
+
+
+async def test_an_error_reaches_the_caller_as_what_it_is(engine: ChatEngine, endpoint: Endpoint):
+    endpoint.script(Stream("Hel", RESET))
+    turn = engine.post(UserQuery(KEY, "Hi"))
+    with pytest.raises(ModelStreamBroken):
+        await turn.completed()
+
+
+async def test_a_write_by_a_stranger_is_noticed(engine: ChatEngine, store: SqliteStore, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream("Hel", gate))
+    turn = engine.post(UserQuery(KEY, "Hi"))
+    assert isinstance(await anext(turn), TurnStarted)
+    window = await store.read_window(KEY.collection, KEY.id, 0)
+    strange = FinishedTurn("r", "", (Draft(Role.USER, "strange"),), FinishReason.STOP, Usage(), 0, "")
+    await store.commit_turn(KEY.collection, KEY.id, window.version, strange)
+    gate.set()
+    with pytest.raises(ConcurrentWrite):
+        await turn.completed()
+    page = await engine.list_messages(KEY, Listing())
+    assert [message.content for message in page.messages] == ["Be brief.", "strange"]
+
+
+async def test_a_full_conversation_is_refused_before_the_model_is_called(
+    engine: ChatEngine, store: SqliteStore, endpoint: Endpoint
+):
+    drafts = tuple(Draft(Role.USER, "x") for _ in range(MAX_MESSAGES - 2))
+    window = await store.read_window(KEY.collection, KEY.id, 0)
+    turn = FinishedTurn("r", "", drafts, FinishReason.STOP, Usage(), 0, "")
+    await store.commit_turn(KEY.collection, KEY.id, window.version, turn)
+    with pytest.raises(ConversationFull):
+        await engine.post(UserQuery(KEY, "Hi")).completed()
+    assert not endpoint.calls
+
+
+async def test_turns_that_are_cancelled_and_turns_that_complete_leave_nothing_behind(
+    engine: ChatEngine, endpoint: Endpoint
+):
+    """A short run of the soak in `tests/soak.py`."""
+    process, memory = psutil.Process(), []
+    never = asyncio.Event()
+
+    async def turns(number: int) -> None:
+        key = AssistantKey(KEY.connection, KEY.collection, f"assistant-{number}")
+        await engine.create_assistant(key, "", IfExists.KEEP)
+        for step in range(20):
+            if step % 3 == 0:
+                endpoint.script(Stream("Hel", never))
+            turn = engine.post(UserQuery(key, "Hi", max_messages=2))
+            async for event in turn:
+                if isinstance(event, TextDelta) and step % 3 == 0:
+                    break
+            turn.leave()
+
+    for _ in range(4):
+        for number in range(5):
+            await turns(number)
+        endpoint.calls.clear()
+        gc.collect()
+        memory.append(process.memory_info().rss)
+    assert len(engine._turns) == 0
+    assert endpoint.connections <= 2
+    assert len(asyncio.all_tasks()) < 10
+    assert memory[-1] - memory[1] < 4 * 1024 * 1024

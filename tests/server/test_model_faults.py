@@ -1,0 +1,231 @@
+"""Whatever the endpoint does wrong has its status and reason, and nothing of the turn is stored."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.endpoint import (
+    HANG_UP,
+    RESET,
+    Answer,
+    Endpoint,
+    HangUp,
+    Refusal,
+    Stream,
+    comments_without_end,
+    drip_without_end,
+    empty_deltas_without_end,
+    event,
+    line_without_end,
+)
+from tests.support.palaver_server import Served, palaver_server
+from tests.support.statuses import failure_of
+
+NEVER = asyncio.Event()
+QUERY = pb.PostUserQueryRequest(id="a", user_message="Hello")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What the endpoint does, and what the caller is told."""
+
+    answer: Answer
+    code: grpc.StatusCode
+    reason: str
+    words: str = ""
+    calls: int = 1
+    """How often the endpoint is asked: what is worth trying again is tried twice more, before the reply has begun."""
+
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+TIMEOUT = grpc.StatusCode.DEADLINE_EXCEEDED
+
+FAULTS = {
+    "400": Fault(Refusal(400, "top_p is odd"), INVALID, "MODEL_REJECTED_REQUEST", "top_p is odd"),
+    "413": Fault(Refusal(413, body=b"<html>too big</html>"), INVALID, "MODEL_REJECTED_REQUEST"),
+    "422": Fault(Refusal(422, "no such role"), INVALID, "MODEL_REJECTED_REQUEST", "no such role"),
+    "401": Fault(Refusal(401, "Incorrect API key provided: sk-secret-key"), PRECONDITION, "MODEL_CREDENTIALS_REJECTED"),
+    "403": Fault(Refusal(403), PRECONDITION, "MODEL_CREDENTIALS_REJECTED"),
+    "404": Fault(Refusal(404, "no model gpt-9"), INVALID, "MODEL_NOT_FOUND", "gpt-9"),
+    "unknown model as 400": Fault(
+        Refusal(400, "no gpt-9", code="model_not_found"), INVALID, "MODEL_NOT_FOUND", "gpt-9"
+    ),
+    "content filter": Fault(Refusal(400, "filtered", code="content_filter"), INVALID, "MODEL_CONTENT_FILTERED"),
+    "context too long": Fault(
+        Refusal(400, "max is 4096 tokens", code="context_length_exceeded"),
+        PRECONDITION,
+        "CONTEXT_LENGTH_EXCEEDED",
+        "history.max_messages",
+    ),
+    "quota gone": Fault(Refusal(429, code="insufficient_quota"), PRECONDITION, "MODEL_QUOTA_EXHAUSTED"),
+    "429": Fault(Refusal(429), EXHAUSTED, "MODEL_RATE_LIMITED", calls=3),
+    "429 with a short Retry-After": Fault(
+        Refusal(429, headers={"Retry-After": "0"}), EXHAUSTED, "MODEL_RATE_LIMITED", calls=3
+    ),
+    "429 with a long Retry-After": Fault(
+        Refusal(429, headers={"Retry-After": "11"}), EXHAUSTED, "MODEL_RATE_LIMITED", calls=1
+    ),
+    "500": Fault(Refusal(500, "secret detail"), UNAVAILABLE, "MODEL_UNAVAILABLE", "500", calls=3),
+    "503 that is no JSON": Fault(Refusal(503, body=b"<html>"), UNAVAILABLE, "MODEL_UNAVAILABLE", "503", calls=3),
+    "hangs up": Fault(HangUp(), UNAVAILABLE, "MODEL_UNAVAILABLE", calls=3),
+    "slow head": Fault(Stream(NEVER), TIMEOUT, "MODEL_TIMEOUT", "did not begin"),
+    "slow first piece": Fault(Stream(b": hi\n\n", NEVER), TIMEOUT, "MODEL_TIMEOUT", "did not begin"),
+    "comments only": Fault(Stream(comments_without_end), TIMEOUT, "MODEL_TIMEOUT", "did not begin"),
+    "empty deltas only": Fault(Stream(empty_deltas_without_end), TIMEOUT, "MODEL_TIMEOUT", "did not begin"),
+    "stalls": Fault(Stream("Hi", NEVER), TIMEOUT, "MODEL_TIMEOUT", "wrote nothing"),
+    "comments after the first piece": Fault(
+        Stream("Hi", comments_without_end), TIMEOUT, "MODEL_TIMEOUT", "wrote nothing"
+    ),
+    "drips for ever": Fault(Stream(drip_without_end), TIMEOUT, "MODEL_TIMEOUT", "longer than"),
+    "reset before the first piece": Fault(Stream(b": hi\n\n", RESET), UNAVAILABLE, "MODEL_STREAM_BROKEN", calls=3),
+    "reset in the middle": Fault(Stream("Hi", RESET), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
+    "breaks off in the middle": Fault(Stream("Hi", HANG_UP), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
+    "no finish reason": Fault(Stream("Hi", finish=None), UNAVAILABLE, "MODEL_STREAM_BROKEN", "finish reason"),
+    "no finish reason and no end mark": Fault(
+        Stream("Hi", finish=None, done=False), UNAVAILABLE, "MODEL_STREAM_BROKEN", "finish reason"
+    ),
+    "nothing at all": Fault(Stream(finish=None, usage=None, done=False), UNAVAILABLE, "MODEL_STREAM_BROKEN", calls=3),
+    "HTML": Fault(Refusal(200, body=b"<html></html>"), UNAVAILABLE, "MODEL_STREAM_BROKEN", calls=3),
+    "malformed JSON": Fault(Stream("Hi", b"data: {nonsense\n\n"), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
+    "JSON of another kind": Fault(Stream("Hi", event([1, 2])), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
+    "bad UTF-8": Fault(
+        Stream("Hi", b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'), UNAVAILABLE, "MODEL_STREAM_BROKEN"
+    ),
+    "a lone surrogate": Fault(
+        Stream("Hi", b'data: {"choices": [{"delta": {"content": "\\ud800"}}]}\n\n'), UNAVAILABLE, "MODEL_STREAM_BROKEN"
+    ),
+    "an endless line": Fault(Stream("Hi", line_without_end), UNAVAILABLE, "MODEL_STREAM_BROKEN", "without an end"),
+    "an error in the stream": Fault(
+        Stream("Hi", event({"error": {"message": "secret detail"}})), UNAVAILABLE, "MODEL_STREAM_BROKEN"
+    ),
+    "context too long, in the stream": Fault(
+        Stream(event({"error": {"message": "too long", "code": "context_length_exceeded"}})),
+        PRECONDITION,
+        "CONTEXT_LENGTH_EXCEEDED",
+    ),
+}
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
+    # Only the time-outs that a fault runs into are short; the pieces of the others arrive in microseconds.
+    limits = {"first_token_timeout": 0.4, "token_timeout": 0.4, "turn_timeout": 4}
+    async with palaver_server(tmp_path, endpoint.url, **limits) as running:
+        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        yield running
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+async def test_a_fault_has_its_status_and_stores_nothing(served: Served, endpoint: Endpoint, fault: Fault):
+    endpoint.script(*[fault.answer] * fault.calls)
+    failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
+    assert (failure.code, failure.reason) == (fault.code, fault.reason), failure.text
+    assert fault.words in failure.text
+    assert (failure.retry_delay is not None) == (fault.code in (UNAVAILABLE, EXHAUSTED))
+    for secret in ("sk-secret", "secret detail", "127.0.0.1", "http"):
+        assert secret not in failure.text
+    assert len(endpoint.calls) == fault.calls
+    assert (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant.total_messages == 0
+    # The next turn of the same assistant works.
+    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    assert completed.messages[-1].content == "Hello, world"
+
+
+async def test_the_pause_that_the_endpoint_asks_for_is_passed_on(served: Served, endpoint: Endpoint):
+    for headers, delay in (
+        ({"Retry-After": "30"}, 30),
+        ({"retry-after-ms": "20500", "Retry-After": "20"}, 20.5),
+        ({"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}, None),
+        ({"Retry-After": "soon"}, None),
+    ):
+        endpoint.script(*[Refusal(429, headers=headers)] * (1 if delay else 3))
+        failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
+        assert failure.reason == "MODEL_RATE_LIMITED"
+        if delay:
+            assert failure.retry_delay == delay
+
+
+async def test_a_passing_fault_is_not_noticed(served: Served, endpoint: Endpoint):
+    endpoint.script(Refusal(503), Stream(b": hi\n\n", RESET), Stream("Hi"))
+    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    assert completed.messages[-1].content == "Hi"
+    assert completed.usage.model_calls == 1
+
+
+async def test_a_retry_that_would_outlive_the_deadline_is_not_waited_for(served: Served, endpoint: Endpoint):
+    endpoint.script(Refusal(429, headers={"Retry-After": "9"}))
+    failure = await failure_of(served.stub.PostUserQueryUnary(QUERY, timeout=5))
+    assert (failure.reason, failure.retry_delay) == ("MODEL_RATE_LIMITED", 9)
+    assert len(endpoint.calls) == 1
+
+
+async def test_pieces_that_came_before_the_fault_were_streamed(served: Served, endpoint: Endpoint):
+    endpoint.script(Stream("Hi", RESET))
+    call = served.stub.PostUserQuery(QUERY)
+    events = [(await call.read()).WhichOneof("event") for _ in range(2)]
+    assert events == ["started", "text_delta"]
+    failure = await failure_of(call.read())
+    assert failure.reason == "MODEL_STREAM_BROKEN"
+
+
+async def test_a_stream_without_the_end_mark_is_whole_when_it_has_a_finish_reason(served: Served, endpoint: Endpoint):
+    endpoint.script(Stream("Hi", done=False))
+    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    assert completed.messages[-1].content == "Hi"
+
+
+async def test_an_endpoint_that_goes_on_after_the_end_mark_does_not_hold_the_turn_up(
+    served: Served, endpoint: Endpoint
+):
+    endpoint.script(Stream("Hi", event({"choices": [{"finish_reason": "stop"}]}), b"data: [DONE]\n\n", NEVER))
+    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    assert completed.messages[-1].content == "Hi"
+
+
+async def test_reasoning_is_progress_but_no_part_of_the_reply(served: Served, endpoint: Endpoint):
+    async def think(call: Any) -> None:
+        for _ in range(8):  # longer in all than the model may take to begin, and shorter each time than it may pause
+            await call.send(call.chunk({"reasoning_content": "hm"}))
+            await asyncio.sleep(0.06)
+
+    endpoint.script(Stream(think, "Hi"))
+    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    assert completed.messages[-1].content == "Hi"
+
+
+async def test_an_endpoint_that_is_not_there_is_unavailable(tmp_path: Path):
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        url = f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"
+        async with palaver_server(tmp_path, url) as served:
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+            failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
+    assert (failure.code, failure.reason) == (UNAVAILABLE, "MODEL_UNAVAILABLE")
+    assert failure.retry_delay is not None
+    assert "127.0.0.1" not in failure.text
+
+
+async def test_an_endpoint_without_stream_options_is_asked_without_them(served: Served, endpoint: Endpoint):
+    refusal = Refusal(400, "Unrecognized request argument supplied: stream_options")
+    endpoint.script(refusal, Stream("Hi"), Stream("Hi"))
+    for _ in range(2):
+        await served.stub.PostUserQueryUnary(QUERY)
+    assert ["stream_options" in call.body for call in endpoint.calls] == [True, False, False]

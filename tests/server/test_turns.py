@@ -1,0 +1,392 @@
+"""Turns over a socket: what streams, what the endpoint is sent, what is stored, and what leaving does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from palaver.v1 import assistant_pb2
+from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.endpoint import Endpoint, Stream, UnlessRenamed, fire_hose
+from tests.support.palaver_server import Served, palaver_server
+from tests.support.statuses import failure_of
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
+    async with palaver_server(tmp_path, endpoint.url) as running:
+        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+        yield running
+
+
+def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
+    return pb.PostUserQueryRequest(id="a", user_message=user_message, **fields)
+
+
+async def rest(call: Any) -> None:
+    """Reads a stream to its end."""
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+async def contents(served: Served) -> list[str]:
+    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+    return [message.content for message in response.messages]
+
+
+async def test_a_turn_streams_started_the_pieces_and_completed(served: Served, endpoint: Endpoint):
+    first, second = asyncio.Event(), asyncio.Event()
+    endpoint.script(Stream("Hel", first, "lo ", second, "you"))
+    call = served.stub.PostUserQuery(query())
+    started = await call.read()
+    assert started.WhichOneof("event") == "started"
+    assert len(started.started.request_id) == 32
+    assert not started.started.replayed
+    # Each piece arrives before the model has written the next one.
+    assert (await call.read()).text_delta.text == "Hel"
+    first.set()
+    assert (await call.read()).text_delta.text == "lo "
+    assert await contents(served) == ["Be brief."]
+    second.set()
+    assert (await call.read()).text_delta.text == "you"
+    end = await call.read()
+    assert end.sequence == 5
+    completed = end.completed
+    assert completed.finish_reason == pb.FINISH_REASON_STOP
+    assert completed.chat_model == "gpt-3.5-turbo-2026"
+    assert completed.usage == pb.Usage(
+        prompt_tokens=11, completion_tokens=7, total_tokens=18, cached_tokens=4, reasoning_tokens=3, model_calls=1
+    )
+    assert (completed.assistant.total_messages, completed.assistant.total_tokens) == (3, 18)
+    assert [(m.index, m.role, m.content, m.request_id) for m in completed.messages] == [
+        (2, assistant_pb2.ROLE_USER, "Hello", started.started.request_id),
+        (3, assistant_pb2.ROLE_ASSISTANT, "Hello you", started.started.request_id),
+    ]
+    assert await call.read() is grpc.aio.EOF
+    listed = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+    assert list(listed.messages[1:]) == list(completed.messages)
+    assert (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant == completed.assistant
+
+
+async def test_the_unary_twin_answers_what_the_stream_ends_with(served: Served):
+    response = await served.stub.PostUserQueryUnary(query())
+    assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
+    assert response.completed.usage.total_tokens == 18
+
+
+DEFAULTS = {"temperature": 0.5, "max_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    ("fields", "sent"),
+    [
+        ({}, DEFAULTS),
+        ({"temperature": 0}, DEFAULTS | {"temperature": 0}),
+        ({"top_p": 0.3}, {"top_p": 0.3, "max_tokens": 100}),
+        ({"top_p": 0.3, "temperature": 1.5}, {"top_p": 0.3, "temperature": 1.5, "max_tokens": 100}),
+        ({"max_tokens": 7}, DEFAULTS | {"max_tokens": 7}),
+        ({"is_reasoning_model": True}, {}),
+        ({"is_reasoning_model": True, "temperature": 1, "top_p": 0.1}, {}),
+        ({"is_reasoning_model": True, "max_tokens": 7}, {"max_completion_tokens": 7}),
+    ],
+)
+async def test_the_parameters_in_effect_are_sent_and_told(
+    served: Served, endpoint: Endpoint, fields: dict[str, Any], sent: dict[str, Any]
+):
+    call = served.stub.PostUserQuery(query(chat_model="gpt-x", **fields))
+    started = (await call.read()).started
+    body = (await endpoint.call()).body
+    parameters = {k: v for k, v in body.items() if k not in ("model", "messages", "stream", "stream_options")}
+    assert parameters == sent
+    assert body["model"] == started.chat_model == "gpt-x"
+    assert started.ai_connection_name == "OPENAI"
+    told = {name: getattr(started, name) for name in ("temperature", "top_p", "max_tokens") if started.HasField(name)}
+    assert told == {name.replace("completion_", ""): value for name, value in sent.items()}
+    call.cancel()
+
+
+async def test_the_operator_changes_the_defaults_and_caps_the_tokens(tmp_path: Path, endpoint: Endpoint):
+    settings = {
+        "default_chat_model": "gpt-y",
+        "default_temperature": 1.0,
+        "default_max_tokens": 500,
+        "max_tokens_cap": 300,
+    }
+    async with palaver_server(tmp_path, endpoint.url, **settings) as served:
+        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+        for fields, limit in (
+            ({}, {"max_tokens": 300}),
+            ({"max_tokens": 200}, {"max_tokens": 200}),
+            ({"is_reasoning_model": True}, {"max_completion_tokens": 300}),
+        ):
+            await served.stub.PostUserQueryUnary(query(**fields))
+            assert endpoint.calls[-1].body.items() >= limit.items()
+        assert endpoint.calls[0].body["model"] == "gpt-y"
+        assert endpoint.calls[0].body["temperature"] == 1.0
+
+
+async def test_an_endpoint_that_refuses_max_tokens_is_asked_in_its_own_words(served: Served, endpoint: Endpoint):
+    endpoint.script(*[UnlessRenamed(Stream("Hi"))] * 3)
+    for _ in range(2):
+        response = await served.stub.PostUserQueryUnary(query(max_tokens=9))
+        assert response.completed.messages[-1].content == "Hi"
+    # The second turn knows already.
+    assert ["max_tokens" in call.body for call in endpoint.calls] == [True, False, False]
+    assert endpoint.calls[-1].body["max_completion_tokens"] == 9
+
+
+async def test_the_prompt_holds_instructions_history_and_the_new_message(served: Served, endpoint: Endpoint):
+    endpoint.script(Stream("one"), Stream("two"), Stream("three"))
+    for number in range(3):
+        await served.stub.PostUserQueryUnary(query(f"question {number}"))
+    assert endpoint.calls[-1].body["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "question 0"},
+        {"role": "assistant", "content": "one"},
+        {"role": "user", "content": "question 1"},
+        {"role": "assistant", "content": "two"},
+        {"role": "user", "content": "question 2"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("max_messages", "history"),
+    [(0, []), (1, ["a1"]), (3, ["a0", "q1", "a1"]), (65_535, ["q0", "a0", "q1", "a1"])],
+)
+async def test_the_window_of_history_keeps_the_instructions(
+    served: Served, endpoint: Endpoint, max_messages: int, history: list[str]
+):
+    endpoint.script(Stream("a0"), Stream("a1"))
+    for number in range(2):
+        await served.stub.PostUserQueryUnary(query(f"q{number}"))
+    await served.stub.PostUserQueryUnary(query("new", history=pb.History(max_messages=max_messages)))
+    sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
+    assert sent == ["Be brief.", *history, "new"]
+
+
+async def test_the_operator_sets_the_default_window(tmp_path: Path, endpoint: Endpoint):
+    async with palaver_server(tmp_path, endpoint.url, history_messages=2) as served:
+        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+        for number in range(3):
+            await served.stub.PostUserQueryUnary(query(f"q{number}"))
+    sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
+    assert sent == ["Be brief.", "q1", "Hello, world", "q2"]
+
+
+@pytest.mark.parametrize(
+    ("finish", "reason"),
+    [
+        ("stop", pb.FINISH_REASON_STOP),
+        ("length", pb.FINISH_REASON_LENGTH),
+        ("content_filter", pb.FINISH_REASON_CONTENT_FILTER),
+        ("something new", pb.FINISH_REASON_UNSPECIFIED),
+    ],
+)
+async def test_the_finish_reason_is_the_endpoints(
+    served: Served, endpoint: Endpoint, finish: str, reason: pb.FinishReason
+):
+    endpoint.script(Stream("cut", finish=finish))
+    completed = (await served.stub.PostUserQueryUnary(query())).completed
+    assert completed.finish_reason == reason
+    assert completed.messages[-1].content == "cut"
+
+
+async def test_a_reply_without_usage_or_text_is_a_turn_all_the_same(served: Served, endpoint: Endpoint):
+    endpoint.script(Stream(usage=None))
+    completed = (await served.stub.PostUserQueryUnary(query())).completed
+    assert completed.messages[-1].content == ""
+    assert completed.usage == pb.Usage(model_calls=1)
+
+
+async def test_text_of_every_plane_arrives_and_is_stored_unchanged(served: Served, endpoint: Endpoint):
+    text = "\x00 é 界 \u202eright to left 😀 e\u0301 \U0010ffff \ufeff\r\n"
+    endpoint.script(Stream(text))
+    completed = (await served.stub.PostUserQueryUnary(query(text))).completed
+    assert [message.content for message in completed.messages] == [text, text]
+    assert endpoint.calls[0].body["messages"][-1]["content"] == text
+    assert await contents(served) == ["Be brief.", text, text]
+
+
+async def test_ai_connections_are_used_by_name_with_a_fallback(tmp_path: Path):
+    async with Endpoint() as fallback, Endpoint() as azure:
+        environment = {"Sweden__Endpoint": azure.url.removesuffix("/v1"), "Sweden__Key": "azure-key"}
+        async with palaver_server(tmp_path, fallback.url, environment, ai_connections=("Sweden",)) as served:
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+            for name, used in (("Sweden", "Sweden"), ("", "OPENAI"), ("Elsewhere", "OPENAI")):
+                call = served.stub.PostUserQuery(query(ai_connection_name=name))
+                assert (await call.read()).started.ai_connection_name == used
+                await rest(call)
+        [call] = azure.calls
+        assert call.path == "/openai/v1/chat/completions"
+        assert call.headers["authorization"] == "bearer azure-key"
+        assert len(fallback.calls) == 2
+
+
+async def test_turns_of_one_assistant_run_one_at_a_time_in_order(served: Served, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream("first", gate))
+    running = served.stub.PostUserQuery(query("q0"))
+    await running.read()
+    waiting = []
+    for number in range(1, 4):
+        waiting.append(served.stub.PostUserQuery(query(f"q{number}")))
+        # The server takes calls of a connection in their order: when this is answered, the turn waits.
+        await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+    assert len(endpoint.calls) == 1
+    gate.set()
+    for call in (running, *waiting):
+        await rest(call)
+    assert (await contents(served))[1::2] == ["q0", "q1", "q2", "q3"]
+
+
+async def test_turns_of_different_assistants_run_side_by_side(served: Served, endpoint: Endpoint):
+    await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="b"))
+    gate = asyncio.Event()
+    endpoint.script(Stream("first", gate))
+    running = served.stub.PostUserQuery(query())
+    await running.read()
+    await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="b", user_message="Hello"))
+    gate.set()
+    await rest(running)
+
+
+async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_call(tmp_path: Path, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream("first", gate))
+    async with palaver_server(tmp_path, endpoint.url, queue_limit=1) as served:
+        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+        running = served.stub.PostUserQuery(query())
+        await running.read()
+        # The first waits until shortly before its deadline; while it does, the queue is full for the next.
+        waiting = asyncio.ensure_future(failure_of(served.stub.PostUserQueryUnary(query(), timeout=2)))
+        failures = []
+        while not failures:
+            outcome = await failure_of(served.stub.PostUserQueryUnary(query(), timeout=1))
+            failures += [outcome] if "wait for this assistant already" in outcome.text else []
+        failures.append(await waiting)
+        for failure in failures:
+            assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "ASSISTANT_BUSY")
+            assert failure.retry_delay is not None
+        assert "took too long" in failures[-1].text
+        gate.set()
+        await rest(running)
+    assert len(endpoint.calls) == 1
+
+
+async def test_too_many_turns_are_refused(tmp_path: Path, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream("first", gate))
+    async with palaver_server(tmp_path, endpoint.url, max_turns=1) as served:
+        for name in ("a", "b"):
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id=name))
+        running = served.stub.PostUserQuery(query())
+        await running.read()
+        request = pb.PostUserQueryRequest(id="b", user_message="Hello")
+        failure = await failure_of(served.stub.PostUserQueryUnary(request))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TURNS")
+        assert failure.retry_delay is not None
+        gate.set()
+        await rest(running)
+        await served.stub.PostUserQueryUnary(request)
+
+
+@pytest.mark.parametrize("stage", ["before the head", "before the first piece", "in the middle"])
+@pytest.mark.parametrize("way", ["cancel", "deadline", "disconnect"])
+async def test_leaving_closes_the_upstream_request_and_stores_nothing(
+    served: Served, endpoint: Endpoint, stage: str, way: str
+):
+    never = asyncio.Event()
+    items = {"before the head": [never], "before the first piece": [b": hi\n\n", never], "in the middle": ["Hi", never]}
+    endpoint.script(Stream(*items[stage]))
+    channel = grpc.aio.insecure_channel(served.target, options=[("grpc.use_local_subchannel_pool", 1)])
+    post = channel.unary_stream(
+        "/palaver.v1.AssistantService/PostUserQuery",
+        request_serializer=pb.PostUserQueryRequest.SerializeToString,
+        response_deserializer=pb.PostUserQueryResponse.FromString,
+    )
+    call = post(query(), timeout=1 if way == "deadline" else None)
+    await call.read()
+    if stage == "in the middle":
+        await call.read()
+    upstream = await endpoint.call()
+    if way == "cancel":
+        call.cancel()
+    elif way == "disconnect":
+        await channel.close()
+    await asyncio.wait_for(upstream.closed.wait(), 5)
+    assert await contents(served) == ["Be brief."]
+    # The assistant is free again.
+    await served.stub.PostUserQueryUnary(query("again"))
+    assert await contents(served) == ["Be brief.", "again", "Hello, world"]
+    await channel.close()
+
+
+async def test_leaving_the_queue_lets_the_next_one_through(served: Served, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream("first", gate))
+    running = served.stub.PostUserQuery(query("q0"))
+    await running.read()
+    leaving = served.stub.PostUserQuery(query("q1"))
+    staying = served.stub.PostUserQuery(query("q2"))
+    await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+    leaving.cancel()
+    gate.set()
+    for call in (running, staying):
+        await rest(call)
+    assert [content for content in await contents(served) if content.startswith("q")] == ["q0", "q2"]
+
+
+async def test_a_caller_that_does_not_read_holds_the_endpoint_back(served: Served, endpoint: Endpoint):
+    endpoint.script(Stream(fire_hose))
+    call = served.stub.PostUserQuery(query())
+    await call.read()
+    upstream = await endpoint.call()
+    # The endpoint sends until every buffer on the way is full, and then no more.
+    sent = -1
+    while upstream.sent != sent:
+        sent = upstream.sent
+        await asyncio.sleep(0.3)
+    assert sent < 8 * 1024 * 1024
+    call.cancel()
+    await asyncio.wait_for(upstream.closed.wait(), 5)
+
+
+async def test_a_reply_that_is_too_large_is_ended_and_not_stored(served: Served, endpoint: Endpoint):
+    endpoint.script(Stream(fire_hose))
+    failure = await failure_of(served.stub.PostUserQueryUnary(query()))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TURN_TOO_LARGE")
+    assert failure.retry_delay is None
+    await asyncio.wait_for(endpoint.calls[0].closed.wait(), 5)
+    assert await contents(served) == ["Be brief."]
+
+
+async def test_the_connection_to_the_endpoint_is_kept_for_the_next_turn(served: Served, endpoint: Endpoint):
+    for _ in range(5):
+        await served.stub.PostUserQueryUnary(query())
+        assert endpoint.connections == 1
+    assert len(endpoint.calls) == 5
+
+
+async def test_an_assistant_that_was_reset_during_a_turn_keeps_nothing_of_it(served: Served, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream("first", gate))
+    call = served.stub.PostUserQuery(query())
+    await call.read()
+    await served.stub.CreateAssistant(
+        pb.CreateAssistantRequest(id="a", instructions="Anew.", if_exists=pb.IF_EXISTS_RESET)
+    )
+    gate.set()
+    failure = await failure_of(rest(call))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE")
+    assert await contents(served) == ["Anew."]

@@ -1,0 +1,316 @@
+"""An endpoint that speaks OpenAI's chat completions on a real socket and does what a test scripts, faults included.
+
+    async with Endpoint() as endpoint:
+        endpoint.script(Stream("Hel", "lo"), Refusal(429, headers={"Retry-After": "1"}))
+        ...  # the first call streams "Hello", the second is refused, and every further one gets `Endpoint.default`
+        [call, *_] = endpoint.calls
+        await call.closed.wait()
+
+A `Stream` is played item by item: a `str` is a piece of the reply, `bytes` go out as they are, an `asyncio.Event` is
+waited for, a callable is called with the `Call`, and `RESET` tears the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections import deque
+from collections.abc import Awaitable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from typing_extensions import Self
+
+RESET = object()
+"""In a `Stream`: tear the connection down with a TCP reset."""
+
+HANG_UP = object()
+"""In a `Stream`: close the connection without ending the body."""
+
+HEAD = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\n"
+    b"x-request-id: req-1\r\n\r\n"
+)
+
+
+@dataclass(eq=False)
+class Call:
+    """One request to the endpoint, and what has become of it."""
+
+    path: str
+    headers: dict[str, str]
+    body: dict[str, Any]
+    writer: asyncio.StreamWriter
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the caller has closed the connection while it was being answered."""
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the answer has been sent whole, or can't be any more."""
+    sent: int = 0
+    """Bytes of the answer's body that the socket has taken."""
+
+    async def send(self, data: bytes) -> None:
+        """Sends a piece of a chunked body, as fast as the caller reads."""
+        self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+        await self.writer.drain()
+        self.sent += len(data)
+
+    def hang_up(self, *, reset: bool = False) -> None:
+        """Closes the connection at once, by a TCP reset or in an orderly way."""
+        if reset:
+            linger = struct.pack("ii", 1, 0)
+            self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.writer.transport.abort()
+        else:
+            self.writer.close()
+
+    def chunk(self, delta: dict[str, Any] | None = None, **fields: Any) -> bytes:
+        """Makes an event with a chunk of the reply."""
+        choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": None}]
+        return event(
+            {
+                "id": "chatcmpl-1",
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": f"{self.body.get('model')}-2026",
+                "choices": choices,
+                **fields,
+            }
+        )
+
+
+def event(data: Any) -> bytes:
+    """Makes a server-sent event."""
+    return b"data: " + json.dumps(data).encode() + b"\n\n"
+
+
+USAGE = {
+    "prompt_tokens": 11,
+    "completion_tokens": 7,
+    "total_tokens": 18,
+    "prompt_tokens_details": {"cached_tokens": 4},
+    "completion_tokens_details": {"reasoning_tokens": 3},
+}
+
+
+@dataclass(frozen=True, init=False)
+class Stream:
+    """A streamed reply of the items given. `finish=None` leaves the finish reason out, `done=False` the end mark."""
+
+    items: tuple[Any, ...]
+    finish: str | None
+    usage: dict[str, Any] | None
+    done: bool
+
+    def __init__(
+        self, *items: Any, finish: str | None = "stop", usage: dict[str, Any] | None = USAGE, done: bool = True
+    ) -> None:
+        for name, value in (("items", items), ("finish", finish), ("usage", usage), ("done", done)):
+            object.__setattr__(self, name, value)
+
+    async def play(self, call: Call) -> None:
+        items = list(self.items)
+        while items and isinstance(items[0], asyncio.Event):
+            await items.pop(0).wait()  # an event in front of everything makes the head of the response late
+        call.writer.write(HEAD)
+        if items:
+            await call.send(call.chunk({"role": "assistant", "content": ""}))
+        for item in items:
+            if item is RESET or item is HANG_UP:
+                call.hang_up(reset=item is RESET)
+                return
+            await _play_item(item, call)
+        await self._end(call)
+
+    async def _end(self, call: Call) -> None:
+        if self.finish is not None:
+            await call.send(call.chunk(choices=[{"index": 0, "delta": {}, "finish_reason": self.finish}]))
+        if self.usage is not None and call.body.get("stream_options", {}).get("include_usage"):
+            await call.send(call.chunk(usage=self.usage))
+        if self.done:
+            await call.send(b"data: [DONE]\n\n")
+        call.writer.write(b"0\r\n\r\n")
+
+
+async def _play_item(item: Any, call: Call) -> None:
+    if isinstance(item, str):
+        await call.send(call.chunk({"content": item}))
+    elif isinstance(item, bytes):
+        await call.send(item)
+    elif isinstance(item, asyncio.Event):
+        await item.wait()
+    else:
+        await item(call)
+
+
+async def fire_hose(call: Call) -> None:
+    """Sends pieces without end, as fast as the caller reads."""
+    data = call.chunk({"content": "water " * 200})
+    while True:
+        await call.send(data)
+
+
+async def comments_without_end(call: Call) -> None:
+    """Keeps the connection busy with comments alone."""
+    while True:
+        await call.send(b": still here\n\n")
+        await asyncio.sleep(0.01)  # the pace of a keep-alive, not a synchronisation
+
+
+async def drip_without_end(call: Call) -> None:
+    """Writes a word now and then, for ever."""
+    while True:
+        await call.send(call.chunk({"content": "drip "}))
+        await asyncio.sleep(0.01)  # the pace of the drip, not a synchronisation
+
+
+async def empty_deltas_without_end(call: Call) -> None:
+    """Sends chunks that hold nothing."""
+    while True:
+        await call.send(call.chunk({}))
+        await asyncio.sleep(0.01)  # the pace of the chunks, not a synchronisation
+
+
+async def line_without_end(call: Call) -> None:
+    """Sends a line that never ends."""
+    while True:
+        await call.send(b"data: " + b"x" * 65_536)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """An HTTP error in OpenAI's shape, or with any body."""
+
+    status: int
+    message: str = "something went wrong"
+    code: str | None = None
+    param: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+
+    async def play(self, call: Call) -> None:
+        error = {"message": self.message, "type": "error", "param": self.param, "code": self.code}
+        body = json.dumps({"error": error}).encode() if self.body is None else self.body
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **self.headers}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        call.writer.write(f"HTTP/1.1 {self.status} Status\r\n{lines}\r\n".encode() + body)
+        await call.writer.drain()
+
+
+@dataclass(frozen=True)
+class HangUp:
+    """Closes the connection without an answer."""
+
+    async def play(self, call: Call) -> None:
+        call.hang_up()
+
+
+@dataclass(frozen=True)
+class UnlessRenamed:
+    """Refuses `max_tokens` as newer models do; a request without it gets the answer."""
+
+    answer: Stream
+
+    async def play(self, call: Call) -> None:
+        if "max_tokens" in call.body:
+            message = (
+                "Unsupported parameter: 'max_tokens' is not supported with this model. "
+                "Use 'max_completion_tokens' instead."
+            )
+            await Refusal(400, message, code="unsupported_parameter", param="max_tokens").play(call)
+        else:
+            await self.answer.play(call)
+
+
+Answer = Stream | Refusal | HangUp | UnlessRenamed
+
+
+class Endpoint:
+    """The endpoint, for the time of its `async with` block."""
+
+    default: Answer = Stream("Hello", ", ", "world")
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.connections = 0
+        """Connections that are open now."""
+        self._answers: deque[Answer] = deque()
+        self._arrived = asyncio.Condition()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self.url = ""
+
+    def script(self, *answers: Answer) -> None:
+        """Appends answers for the next calls."""
+        self._answers.extend(answers)
+
+    async def call(self, number: int = 1) -> Call:
+        """Waits until so many calls have arrived, and returns the last of these."""
+        async with self._arrived:
+            await self._arrived.wait_for(lambda: len(self.calls) >= number)
+        return self.calls[number - 1]
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=64 * 1024 * 1024)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        try:
+            head: asyncio.Future[bytes] = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
+            while (request := await _none_at_end(head)) is not None:
+                call = await self._accept(request, reader, writer)
+                # The next request can't come before this answer ends, so this ends first when the caller leaves.
+                head = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
+                answer = self._answers.popleft() if self._answers else self.default
+                await _first(answer.play(call), head)
+                call.finished.set()
+                if head.done() and head.exception() is not None:
+                    call.closed.set()
+        finally:
+            head.cancel()
+            self.connections -= 1
+            self._tasks.discard(task)
+            writer.close()
+            with suppress(ConnectionError, asyncio.CancelledError):
+                await writer.wait_closed()
+
+    async def _accept(self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Call:
+        first, *lines = request.decode().split("\r\n")
+        headers = dict(line.lower().split(": ", 1) for line in lines if line)
+        body = await reader.readexactly(int(headers.get("content-length", 0)))
+        call = Call(first.split(" ")[1], headers, json.loads(body) if body else {}, writer)
+        async with self._arrived:
+            self.calls.append(call)
+            self._arrived.notify_all()
+        return call
+
+
+async def _none_at_end(head: Awaitable[bytes]) -> bytes | None:
+    with suppress(asyncio.IncompleteReadError, ConnectionError):
+        return await head
+    return None
+
+
+async def _first(answer: Awaitable[None], head: asyncio.Future[bytes]) -> None:
+    """Plays the answer until it is over or the caller has gone."""
+    playing = asyncio.ensure_future(answer)
+    try:
+        await asyncio.wait([playing, head], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        playing.cancel()
+        with suppress(asyncio.CancelledError, ConnectionError):
+            await playing
