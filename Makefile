@@ -1,4 +1,4 @@
-# Every target sets up what it needs: a virtual environment in .venv, and one in .venv-generate for the code generators.
+# Every target sets up what it needs: a virtual environment in .venv, and others for what can't be installed beside it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ GENERATE := $(GENERATE_VENV)/.installed
 STUBS := client/python/palaver/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run chat test lint format generate check-generate bench check clean
+.PHONY: help demo run chat test soak compatibility lint format generate check-generate bench check setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -26,6 +26,12 @@ chat: $(RUNTIME) ## chat in the terminal with the server that `make run` started
 
 test: $(DEV) ## run the tests (ARGS="-k name" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
+
+soak: $(DEV) ## post many turns, a third of them cancelled: memory, tasks and sockets must stay flat
+	@$(BIN)/python -m tests.soak $(ARGS)
+
+compatibility: $(DEV) .venv-litellm/.installed .venv-llama/.installed ## converse through servers that are not ours
+	@$(BIN)/python -m tests.compatibility litellm=.venv-litellm llama=.venv-llama
 
 lint: $(DEV) ## check format, lint, types, import arrows and the contract
 	$(BIN)/ruff format --check .
@@ -52,10 +58,13 @@ check-generate: $(GENERATE) ## fail when the committed stubs are not those of th
 bench: $(DEV) ## measure the cost of a streamed token, of a turn and of an open stream (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
 
+setup: $(DEV) $(GENERATE) ## install everything that development needs, and the checks at each commit
+	@$(BIN)/pre-commit install
+
 check: lint check-generate test ## all that a change must pass
 
 clean: ## remove what the other targets have made
-	rm -rf $(VENV) $(GENERATE_VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@echo "Setting up $(VENV) ..."
@@ -72,6 +81,12 @@ $(DEV): pyproject.toml $(RUNTIME)
 	@echo "Installing the development tools ..."
 	@$(BIN)/python -m pip install --quiet --group dev
 	@touch $@ $(RUNTIME)
+
+.venv-%/.installed: requirements/compatibility-%.txt
+	@echo "Installing $*, which may take long ..."
+	@$(PYTHON) -m venv .venv-$*
+	@.venv-$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
 
 $(GENERATE): requirements/generate.txt
 	@$(PYTHON) -m venv $(GENERATE_VENV)

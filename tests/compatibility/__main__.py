@@ -1,0 +1,172 @@
+"""Holds a conversation of several turns with each of the servers named, through a real Palaver server.
+
+    python -m tests.compatibility litellm=VENV llama=VENV
+
+VENV is the virtual environment that the server is installed in. Prints what was checked; fails with what was wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import palaver
+
+HERE = Path(__file__).parent
+START_TIMEOUT = 120.0
+QUESTIONS = ("What is a palaver?", "Who takes part in it?", "And how long does it last?")
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A server that is not ours."""
+
+    name: str
+    key: str
+    health: str
+    command: Callable[[Path, int, Path], list[str]]
+    """Makes its command line from its environment, the port and a folder for its files."""
+    obeys_max_tokens: bool
+    """Whether its model counts: a mocked answer does not."""
+    unknown_model: tuple[str, ...]
+    """The reasons that are right for a model that it does not know; empty where it takes any name."""
+
+
+def _litellm(venv: Path, port: int, _folder: Path) -> list[str]:
+    config = str(HERE / "litellm.yaml")
+    return [str(venv / "bin/litellm"), "--config", config, "--host", "127.0.0.1", "--port", str(port)]
+
+
+def _llama(venv: Path, port: int, folder: Path) -> list[str]:
+    python, model = str(venv / "bin/python"), str(folder / "tiny.gguf")
+    subprocess.run([python, str(HERE / "tiny_model.py"), model], check=True)
+    return [python, "-m", "llama_cpp.server", "--model", model, "--model_alias", "palaver", "--n_ctx", "4096",
+            "--host", "127.0.0.1", "--port", str(port), "--chat_format", "chatml"]  # fmt: skip
+
+
+FOREIGN = {
+    # Its refusal of an unknown model has neither a status nor a code of its own.
+    "litellm": Foreign(
+        "LiteLLM's proxy", "sk-compatibility", "/health/liveliness", _litellm,
+        obeys_max_tokens=False, unknown_model=("MODEL_NOT_FOUND", "MODEL_REJECTED_REQUEST"),
+    ),
+    "llama": Foreign(
+        "the server of llama-cpp-python", "none", "/v1/models", _llama, obeys_max_tokens=True, unknown_model=()
+    ),
+}  # fmt: skip
+
+
+@contextmanager
+def process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[str]]:
+    """Runs a program for the time of the block."""
+    with log.open("w") as errors:
+        started = subprocess.Popen(
+            command, env=os.environ | environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        try:
+            yield started
+        finally:
+            started.terminate()
+            started.wait()
+
+
+def free_port() -> int:
+    """Finds a port for a server that can't choose one itself."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until_healthy(url: str, key: str) -> None:
+    """Asks until the server answers; it offers nothing better to wait for."""
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
+    give_up = time.monotonic() + START_TIMEOUT
+    while not _answers(request):
+        if time.monotonic() > give_up:
+            raise SystemExit(f"  FAILED  {url} does not answer")
+        time.sleep(0.5)
+
+
+def _answers(request: urllib.request.Request) -> bool:
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except (urllib.error.URLError, ConnectionError):
+        return False
+    return True
+
+
+def check(condition: bool, claim: str) -> None:
+    """Says what holds, or ends the run with what does not."""
+    if not condition:
+        raise SystemExit(f"  FAILED  {claim}")
+    print(f"  ok      {claim}")
+
+
+def conversation(client: palaver.Client, foreign: Foreign) -> None:
+    """Holds a conversation and checks what its caller would notice."""
+    client.create_assistant("a", instructions="Answer in one sentence.")
+    prompt_tokens = []
+    for question in QUESTIONS:
+        reply = client.post_user_query("a", question, chat_model="palaver", max_tokens=40)
+        pieces = list(reply.text)
+        completed = reply.completed
+        usage = completed.usage
+        prompt_tokens.append(usage.prompt_tokens)
+        print(f"          {len(pieces)} pieces, {usage.prompt_tokens} + {usage.completion_tokens} tokens, "
+              f"{completed.finish_reason.name}, {completed.chat_model}: {''.join(pieces)[:60]!r}")  # fmt: skip
+        check(completed.messages[-1].content == "".join(pieces) != "", "the reply is stored as it was streamed")
+        check(len(pieces) > 1, "it came in pieces")
+        check(
+            completed.finish_reason in (palaver.FinishReason.STOP, palaver.FinishReason.LENGTH),
+            "it has a finish reason",
+        )
+        check(
+            usage.prompt_tokens > 0 < usage.completion_tokens
+            and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens,
+            "usage adds up",
+        )
+    check(prompt_tokens == sorted(set(prompt_tokens)), f"the prompt grows with the history: {prompt_tokens}")
+    if foreign.obeys_max_tokens:
+        cut = client.post_user_query_unary("a", "Go on.", chat_model="palaver", max_tokens=3)
+        check(cut.finish_reason is palaver.FinishReason.LENGTH, "max_tokens ends a reply as LENGTH")
+        check(cut.usage.completion_tokens <= 4, "max_tokens is obeyed")
+    if foreign.unknown_model:
+        try:
+            client.post_user_query_unary("a", "Hello", chat_model="nonsense")
+        except palaver.InvalidArgumentError as error:
+            check(error.reason in foreign.unknown_model, f"an unknown model is {error.reason}: {error.message}")
+        else:
+            check(False, "an unknown model is refused")
+
+
+def run(name: str, venv: Path) -> None:
+    """Starts a foreign server and Palaver, and runs the conversation."""
+    foreign, port = FOREIGN[name], free_port()
+    print(f"{foreign.name}:")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(process(foreign.command(venv, port, folder), {}, folder / f"{name}.log"))
+        base = f"http://127.0.0.1:{port}"
+        wait_until_healthy(base + foreign.health, foreign.key)
+        command = [sys.executable, "-m", "palaver_server", "--listen", "127.0.0.1:0", "--data-dir", str(folder)]
+        environment = {"OPENAI_API_KEY": foreign.key, "OPENAI_BASE_URL": f"{base}/v1"}
+        server = stack.enter_context(process(command, environment, folder / "palaver.log"))
+        assert server.stdout is not None
+        address = server.stdout.readline().split()[-1]
+        conversation(stack.enter_context(palaver.Client(address, timeout=120)), foreign)
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        name, _, folder = argument.partition("=")
+        run(name, Path(folder))
