@@ -1,0 +1,6 @@
+"""Runs the command `palaver`, as `python -m palaver`."""
+
+from palaver.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What `--json` prints: the contract's messages in Protobuf's JSON, with the contract's names for fields and enums.
+
+Any program can read a line with its generated classes. All fields are always there; what is unset is null.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime
+from typing import Any
+
+import palaver
+
+_EVENT_FIELDS: dict[type[palaver.Event], str] = {
+    palaver.TurnStarted: "started",
+    palaver.TextDelta: "text_delta",
+    palaver.SkillCall: "skill_call",
+    palaver.SkillResult: "skill_result",
+    palaver.TurnCompleted: "completed",
+}
+_ENUM_PREFIXES: dict[type[palaver.Role | palaver.FinishReason], str] = {
+    palaver.Role: "ROLE_",
+    palaver.FinishReason: "FINISH_REASON_",
+}
+
+
+def message_line(message: palaver.Message | palaver.CreateAssistantResult) -> str:
+    """Returns the line for a message of the contract."""
+    return _line(_value(message))
+
+
+def event_line(event: palaver.Event) -> str:
+    """Returns the line for an event: a `PostUserQueryResponse` without its sequence."""
+    return _line({_EVENT_FIELDS[type(event)]: _value(event)})
+
+
+def error_line(error: palaver.PalaverError) -> str:
+    """Returns the line for an error."""
+    return _line(
+        {
+            "error": {
+                "status": error.status.name,
+                "reason": error.reason,
+                "message": error.message,
+                "field_violations": [violation._asdict() for violation in error.field_violations],
+                "retry_delay": error.retry_delay,
+            }
+        }
+    )
+
+
+def _line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _value(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _value(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_value(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    if isinstance(value, palaver.Role | palaver.FinishReason):
+        return _ENUM_PREFIXES[type(value)] + ("UNSPECIFIED" if value.name == "UNKNOWN" else value.name)
+    return value

@@ -1,0 +1,96 @@
+"""What goes to standard output and standard error, outside of the interactive chat."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+
+import palaver
+from palaver.cli import _json
+
+# Everything that could steer a terminal: a model, or whoever wrote into a conversation, must not be able to.
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_FINISH_NOTES = {
+    palaver.FinishReason.LENGTH: "The reply was cut off at its token limit{limit}; set a higher --max-tokens.",
+    palaver.FinishReason.CONTENT_FILTER: "The reply was cut off by the endpoint's content filter.",
+    palaver.FinishReason.SKILL_LIMIT: "The model kept asking for skills until the server's limit.",
+    palaver.FinishReason.SKILL_CALLS: "The model waits for the results of skills that the caller runs.",
+}
+
+
+def use_utf8() -> None:
+    """Makes output UTF-8 where no terminal decides, and keeps a terminal that knows less from failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
+
+
+def write(text: str) -> None:
+    """Writes text to standard output at once; a terminal gets no control characters."""
+    sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Writes a line for people to standard error."""
+    print(f"palaver: {text}", file=sys.stderr)  # noqa: T201 - this is what the terminal prints with
+
+
+def safe(text: str) -> str:
+    """Returns text without control characters, but for line feeds and tabs."""
+    return _CONTROL_CHARACTERS.sub("", text)
+
+
+def error_lines(error: palaver.PalaverError, server: str) -> list[str]:
+    """Returns what to tell about an error: a line, and one for each invalid field."""
+    message = error.message
+    if error.field_violations:  # whose descriptions the server's message repeats
+        message = "the request is invalid"
+    elif isinstance(error, palaver.UnavailableError) and not error.reason:
+        message = f"can't reach the server at {server}: {message}"
+    codes = ", ".join(filter(None, (error.status.name, error.reason)))
+    lines = [f"{message} ({codes})"]
+    lines += [f"  {violation.field}: {violation.description}" for violation in error.field_violations]
+    return [safe(" ".join(line.splitlines())) for line in lines]
+
+
+def show_error(error: palaver.PalaverError, server: str, *, as_json: bool) -> None:
+    """Writes an error to standard error."""
+    if as_json:
+        print(_json.error_line(error), file=sys.stderr)  # noqa: T201 - this is what the terminal prints with
+        return
+    first, *others = error_lines(error, server)
+    note(first)
+    for line in others:
+        print(line, file=sys.stderr)  # noqa: T201 - this is what the terminal prints with
+
+
+def finish_note(reply: palaver.Reply, started: palaver.TurnStarted | None) -> str:
+    """Returns what a person should know about the end of a reply; empty when it ended well."""
+    limit = f" of {started.max_tokens}" if started and started.max_tokens is not None else ""
+    return _FINISH_NOTES.get(reply.completed.finish_reason, "").format(limit=limit)
+
+
+def stream_reply(reply: palaver.Reply, *, as_json: bool) -> None:
+    """Writes a reply to standard output as it arrives: its text, or a line of JSON for each event."""
+    with reply:
+        if as_json:
+            for event in reply:
+                write(_json.event_line(event) + "\n")
+            return
+        started = None
+        last = ""
+        try:
+            for event in reply:
+                if isinstance(event, palaver.TextDelta):
+                    write(event.text)
+                    last = event.text
+                elif isinstance(event, palaver.TurnStarted):
+                    started = event
+        finally:
+            if last and not last.endswith("\n"):
+                write("\n")
+        if text := finish_note(reply, started):
+            note(text)

@@ -1,0 +1,343 @@
+"""The commands, what they send, print and answer to the shell; run inside the test's own process."""
+
+from __future__ import annotations
+
+import json
+
+import grpc
+import pytest
+import trustme
+from click.testing import CliRunner
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+
+from palaver.cli._app import palaver_command
+from palaver.v1 import assistant_pb2, assistant_service_pb2
+from tests.support import replies
+from tests.support.scripted_server import HANG, Failure, ScriptedServer
+
+INVALID = Failure(
+    grpc.StatusCode.INVALID_ARGUMENT,
+    "temperature: must be from 0 to 2; top_p: must be greater than 0",
+    (
+        error_details_pb2.ErrorInfo(domain="palaver.v1", reason="INVALID_FIELD"),
+        error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(field="temperature", description="must be from 0 to 2"),
+                error_details_pb2.BadRequest.FieldViolation(field="top_p", description="must be greater than 0"),
+            ]
+        ),
+        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1)),
+    ),
+)
+LENGTH = assistant_service_pb2.FINISH_REASON_LENGTH
+
+
+@pytest.fixture
+def palaver(server):
+    def run(*arguments, **options):
+        return CliRunner().invoke(palaver_command, ["--server", server.target, *arguments], **options)
+
+    return run
+
+
+def test_create(palaver, server, tmp_path):
+    file = tmp_path / "instructions.txt"
+    file.write_text("Be kind.\nBe brief.\n", "utf-8")
+    result = palaver("create", "support", "--instructions", f"@{file}", "--if-exists", "reset")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, 'Created the assistant "support".\n', "")
+    assert server.requests("CreateAssistant") == [
+        assistant_service_pb2.CreateAssistantRequest(
+            id="support",
+            instructions="Be kind.\nBe brief.\n",
+            if_exists=assistant_service_pb2.IF_EXISTS_RESET,
+        )
+    ]
+
+
+def test_create_without_instructions_leaves_them_to_the_server(palaver, server):
+    palaver("create", "support")
+    palaver("create", "support", "--instructions", "")
+    assert [request.HasField("instructions") for request in server.requests("CreateAssistant")] == [False, True]
+
+
+def test_create_tells_when_the_assistant_was_kept(palaver, server):
+    server.script(
+        "CreateAssistant", assistant_service_pb2.CreateAssistantResponse(assistant=replies.assistant(), created=False)
+    )
+    assert "Kept" in palaver("create", "support", "--if-exists", "keep").stdout
+
+
+def test_ask_streams_plain_text(palaver, server):
+    server.script("PostUserQuery", replies.turn("Hi **", "there**"))
+    result = palaver("ask", "support", "Hello!")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "Hi **there**\n", "")
+    assert server.requests("PostUserQuery") == [
+        assistant_service_pb2.PostUserQueryRequest(id="support", user_message="Hello!")
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["-"], []])
+def test_ask_reads_standard_input(palaver, server, arguments):
+    assert palaver("ask", "support", *arguments, input="first\nsecond ü\n").exit_code == 0
+    assert server.requests("PostUserQuery")[0].user_message == "first\nsecond ü"
+
+
+def test_ask_refuses_input_that_is_no_text(palaver, server):
+    result = palaver("ask", "support", input=b"\xff\xfe")
+    assert result.exit_code == 2
+    assert "not UTF-8" in result.stderr
+    assert server.calls == []
+
+
+def test_ask_creates_the_assistant_on_demand(palaver, server):
+    assert palaver("ask", "support", "Hello!", "--create").exit_code == 0
+    assert server.requests("CreateAssistant")[0].if_exists == assistant_service_pb2.IF_EXISTS_KEEP
+
+
+def test_every_option_reaches_the_request(palaver, server):
+    palaver(
+        *["--connection", "Archive", "--collection", "Chats", "ask", "support", "Hello!"],
+        *["--model", "gpt-x", "--temperature", "0", "--top-p", "0.5", "--max-tokens", "7", "--reasoning"],
+        *["--ai-connection", "Main", "--max-history", "0"],
+    )
+    assert server.requests("PostUserQuery") == [
+        assistant_service_pb2.PostUserQueryRequest(
+            id="support",
+            user_message="Hello!",
+            chat_model="gpt-x",
+            temperature=0,
+            top_p=0.5,
+            max_tokens=7,
+            is_reasoning_model=True,
+            ai_connection_name="Main",
+            chat_storage_connection_setting="Archive",
+            collection_name="Chats",
+            history=assistant_service_pb2.History(max_messages=0),
+        )
+    ]
+
+
+def test_global_options_may_stand_behind_the_command(server):
+    arguments = ["--server", "127.0.0.1:1", "ask", "support", "Hello!", "--server", server.target]
+    result = CliRunner().invoke(palaver_command, [*arguments, "--collection", "Chats", "--timeout", "1000"])
+    assert result.exit_code == 0, result.stderr
+    assert server.calls[0].request.collection_name == "Chats"
+    assert server.calls[0].time_remaining < 1100
+
+
+def test_server_and_token_come_from_the_environment(server):
+    environment = {"PALAVER_SERVER": server.target, "PALAVER_TOKEN": "s3cret"}
+    assert CliRunner().invoke(palaver_command, ["ask", "support", "Hello!"], env=environment).exit_code == 0
+    assert server.calls[0].metadata["authorization"] == "Bearer s3cret"
+
+
+def test_tls_with_an_authority_of_ones_own(tmp_path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = authority.issue_cert("127.0.0.1")
+    pair = (certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())
+    with ScriptedServer(grpc.ssl_server_credentials([pair])) as server:
+        server.script("PostUserQuery", replies.turn("Hi"))
+        arguments = ["--server", server.target, "ask", "a", "b"]
+        trusted = CliRunner().invoke(palaver_command, [*arguments, "--ca", str(tmp_path / "ca.pem")])
+        unknown = CliRunner().invoke(palaver_command, [*arguments, "--tls"])
+    assert trusted.stdout == "Hi\n"
+    assert unknown.exit_code == 1
+
+
+def test_ask_tells_when_the_reply_is_cut_off(palaver, server):
+    server.script(
+        "PostUserQuery", [replies.started(max_tokens=100), replies.delta("Hi"), replies.completed("Hi", LENGTH)]
+    )
+    result = palaver("ask", "support", "Hello!")
+    assert (result.exit_code, result.stdout) == (0, "Hi\n")
+    assert result.stderr == "palaver: The reply was cut off at its token limit of 100; set a higher --max-tokens.\n"
+
+
+def test_history(palaver, server):
+    server.script(
+        "ListMessages",
+        assistant_service_pb2.ListMessagesResponse(
+            messages=[
+                replies.message(1, assistant_pb2.ROLE_SYSTEM, "Be kind."),
+                replies.message(2, assistant_pb2.ROLE_USER, "What time is it? " * 20),
+                replies.message(
+                    3,
+                    assistant_pb2.ROLE_ASSISTANT,
+                    "",
+                    skill_calls=[assistant_pb2.SkillCall(id="c", name="clock", arguments_json="{}")],
+                ),
+            ]
+        ),
+    )
+    result = palaver("history", "support", "--collection", "Chats")
+    assert result.exit_code == 0
+    heads = [line.partition(",")[0] for line in result.stdout.splitlines() if line.startswith("#")]
+    assert heads == ["#1 system", "#2 user", "#3 assistant"]
+    assert "What time is it? " * 20 + "\n" in result.stdout  # not wrapped
+    assert "[calls clock {}]" in result.stdout
+    assert server.requests("ListMessages") == [
+        assistant_service_pb2.ListMessagesRequest(
+            id="support",
+            collection_name="Chats",
+            order=assistant_service_pb2.ORDER_OLDEST_FIRST,
+            page_size=1000,
+        )
+    ]
+
+
+def test_history_has_a_limit_and_an_order(palaver, server):
+    page = assistant_service_pb2.ListMessagesResponse(
+        messages=[replies.message(index) for index in (9, 8, 7)], next_page_token="more"
+    )
+    server.script("ListMessages", page)
+    result = palaver("history", "support", "--newest-first", "--limit", "2", "--json")
+    assert [json.loads(line)["index"] for line in result.stdout.splitlines()] == [9, 8]
+    (request,) = server.requests("ListMessages")
+    assert (request.order, request.page_size) == (assistant_service_pb2.ORDER_NEWEST_FIRST, 2)
+
+
+def test_delete(palaver, server):
+    server.script("DeleteAssistant", assistant_service_pb2.DeleteAssistantResponse())
+    assert palaver("delete", "support").stdout == 'Deleted the assistant "support".\n'
+    assert palaver("delete", "support", "--json").stdout == "{}\n"
+
+
+# JSON: every line is a message of the contract, in Protobuf's own JSON with the contract's field names.
+
+
+def _parse(line, message):
+    assert set(json.loads(line)) <= {field.name for field in message.DESCRIPTOR.fields}  # not "fieldName"
+    return json_format.Parse(line, message)
+
+
+def test_ask_prints_an_event_per_line(palaver, server):
+    events = [
+        replies.started(temperature=0.5),
+        assistant_service_pb2.PostUserQueryResponse(
+            skill_call=assistant_pb2.SkillCall(id="c1", name="clock", arguments_json="{}")
+        ),
+        assistant_service_pb2.PostUserQueryResponse(skill_result=assistant_pb2.SkillResult(id="c1", error="broken")),
+        replies.delta("Grüße\n\x1b[31m"),
+        replies.completed("Hi", LENGTH),
+    ]
+    server.script("PostUserQuery", events)
+    result = palaver("ask", "support", "Hello!", "--json")
+    lines = result.stdout.splitlines()
+    parsed = [_parse(line, assistant_service_pb2.PostUserQueryResponse()) for line in lines]
+    for event in events:
+        event.ClearField("sequence")
+    assert parsed == events
+    assert json.loads(lines[0])["started"]["max_tokens"] is None
+    assert json.loads(lines[-1])["completed"]["finish_reason"] == "FINISH_REASON_LENGTH"
+    assert result.stderr == ""  # the finish reason says it
+
+
+def test_create_and_history_print_the_messages_of_the_contract(palaver, server):
+    created = assistant_service_pb2.CreateAssistantResponse(assistant=replies.assistant(), created=True)
+    messages = [replies.message(1, 99), replies.message(2, assistant_pb2.ROLE_TOOL, "noon", skill_call_id="c1")]
+    server.script("CreateAssistant", created)
+    server.script("ListMessages", assistant_service_pb2.ListMessagesResponse(messages=messages))
+    assert _parse(palaver("create", "a", "--json").stdout, assistant_service_pb2.CreateAssistantResponse()) == created
+    lines = palaver("history", "a", "--json").stdout.splitlines()
+    messages[0].role = assistant_pb2.ROLE_UNSPECIFIED
+    assert [_parse(line, assistant_pb2.Message()) for line in lines] == messages
+
+
+# Errors.
+
+
+def test_an_error_is_one_line_with_its_reason(palaver, server):
+    details = (error_details_pb2.ErrorInfo(domain="palaver.v1", reason="ASSISTANT_NOT_FOUND"),)
+    server.script("PostUserQuery", [Failure(grpc.StatusCode.NOT_FOUND, "there is no\nsuch assistant", details)])
+    result = palaver("ask", "support", "Hello!")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "palaver: there is no such assistant (NOT_FOUND, ASSISTANT_NOT_FOUND)\n"
+
+
+def test_every_bad_field_has_a_line(palaver, server):
+    server.script("PostUserQuery", [INVALID])
+    result = palaver("ask", "support", "Hello!")
+    assert result.stderr.splitlines() == [
+        "palaver: the request is invalid (INVALID_ARGUMENT, INVALID_FIELD)",
+        "  temperature: must be from 0 to 2",
+        "  top_p: must be greater than 0",
+    ]
+
+
+def test_an_error_as_json(palaver, server):
+    server.script("PostUserQuery", [replies.started(), INVALID])
+    result = palaver("ask", "support", "Hello!", "--json")
+    assert result.exit_code == 1
+    assert len(result.stdout.splitlines()) == 1
+    assert json.loads(result.stderr) == {
+        "error": {
+            "status": "INVALID_ARGUMENT",
+            "reason": "INVALID_FIELD",
+            "message": INVALID.message,
+            "field_violations": [
+                {"field": "temperature", "description": "must be from 0 to 2"},
+                {"field": "top_p", "description": "must be greater than 0"},
+            ],
+            "retry_delay": 1.0,
+        }
+    }
+
+
+def test_the_text_that_came_before_an_error_is_kept_apart_from_it(palaver, server):
+    server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), Failure(grpc.StatusCode.INTERNAL, "oh")])
+    result = palaver("ask", "support", "Hello!")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "Hi\n", "palaver: oh (INTERNAL)\n")
+
+
+def test_no_server():
+    result = CliRunner().invoke(palaver_command, ["--server", "127.0.0.1:1", "delete", "support"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("palaver: can't reach the server at 127.0.0.1:1: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_deadline(palaver, server):
+    server.script("PostUserQuery", [HANG])
+    result = palaver("ask", "support", "Hello!", "--timeout", "0.2")
+    assert result.exit_code == 1
+    assert "DEADLINE_EXCEEDED" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["ask"], "Missing argument 'ID'"),
+        (["ask", "a", "b", "--max-tokens", "99999999999"], "out of range"),
+        (["ask", "a", "b", "--max-tokens", "many"], "not a whole number"),
+        (["ask", "a", "b\udcff"], "not UTF-8"),
+        (["ask", "a", "b", "--timeout", "0"], "--timeout"),
+        (["create", "a", "--instructions", "@/nowhere"], "No such file"),
+        (["create", "a", "--if-exists", "perhaps"], "--if-exists"),
+        (["ask", "a", "b", "--server", "palaver.example:1", "--token", "t"], "use TLS"),
+        (["ask", "a", "b", "--ca", "/nowhere"], "--ca"),
+    ],
+)
+def test_wrong_usage(palaver, server, arguments, complaint):
+    result = palaver(*arguments)
+    assert result.exit_code == 2
+    assert complaint in result.stderr
+    assert server.calls == []
+
+
+# Chat without a terminal.
+
+
+def test_chat_without_a_terminal_takes_a_message_a_line(palaver, server):
+    server.script("PostUserQuery", replies.turn("one"), [Failure(grpc.StatusCode.ABORTED, "busy")], replies.turn("two"))
+    result = palaver("chat", "--instructions", "Be kind.", input="eins\n\nzwei\ndrei")
+    assert (result.exit_code, result.stdout, result.stderr) == (1, "one\ntwo\n", "palaver: busy (ABORTED)\n")
+    (creation,) = server.requests("CreateAssistant")
+    assert (creation.id, creation.instructions, creation.if_exists) == (
+        "chat",
+        "Be kind.",
+        assistant_service_pb2.IF_EXISTS_KEEP,
+    )
+    assert [request.user_message for request in server.requests("PostUserQuery")] == ["eins", "zwei", "drei"]

@@ -1,0 +1,172 @@
+"""Every status becomes its exception, with all that came along; nothing of gRPC's leaks out."""
+
+from __future__ import annotations
+
+import pickle
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+
+import palaver
+from palaver.v1 import assistant_service_pb2
+from tests.support import replies
+from tests.support.scripted_server import HANG, Failure
+
+CLASSES = {
+    grpc.StatusCode.INVALID_ARGUMENT: palaver.InvalidArgumentError,
+    grpc.StatusCode.NOT_FOUND: palaver.NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: palaver.AlreadyExistsError,
+    grpc.StatusCode.ABORTED: palaver.AbortedError,
+    grpc.StatusCode.FAILED_PRECONDITION: palaver.FailedPreconditionError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: palaver.ResourceExhaustedError,
+    grpc.StatusCode.UNAVAILABLE: palaver.UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: palaver.DeadlineExceededError,
+    grpc.StatusCode.CANCELLED: palaver.CanceledError,
+    grpc.StatusCode.DATA_LOSS: palaver.DataLossError,
+    grpc.StatusCode.INTERNAL: palaver.InternalError,
+    grpc.StatusCode.UNIMPLEMENTED: palaver.UnimplementedError,
+    grpc.StatusCode.UNAUTHENTICATED: palaver.UnauthenticatedError,
+    grpc.StatusCode.PERMISSION_DENIED: palaver.PermissionDeniedError,
+    grpc.StatusCode.UNKNOWN: palaver.PalaverError,
+    grpc.StatusCode.OUT_OF_RANGE: palaver.PalaverError,
+}
+
+
+def _details(reason: str, domain: str = "palaver.v1"):
+    return (
+        error_details_pb2.ErrorInfo(domain=domain, reason=reason),
+        error_details_pb2.BadRequest(
+            field_violations=[
+                error_details_pb2.BadRequest.FieldViolation(field="id", description="must not be empty"),
+                error_details_pb2.BadRequest.FieldViolation(
+                    field="history.max_messages", description="must be at most 65,535"
+                ),
+            ]
+        ),
+        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2, nanos=500_000_000)),
+        replies.assistant(),  # a detail that nobody has heard of
+    )
+
+
+def test_every_status_is_tested():
+    assert set(CLASSES) == set(grpc.StatusCode) - {grpc.StatusCode.OK}
+
+
+@pytest.mark.parametrize("status", CLASSES, ids=lambda status: status.name)
+async def test_a_status_becomes_its_exception(driver, server, status):
+    failure = Failure(status, "that went wrong", _details("SOME_REASON"))
+    server.script("DeleteAssistant", failure)
+    server.script("PostUserQuery", [replies.started(), failure])
+    for call in (driver.call("delete_assistant", "support"), driver.post("support", "Hello!")):
+        with pytest.raises(palaver.PalaverError) as caught:
+            await call
+        error = caught.value
+        assert type(error) is CLASSES[status]
+        assert error.status is status
+        assert error.message == "that went wrong"
+        assert error.reason == "SOME_REASON"
+        assert error.field_violations == (
+            palaver.FieldViolation("id", "must not be empty"),
+            palaver.FieldViolation("history.max_messages", "must be at most 65,535"),
+        )
+        assert error.retry_delay == 2.5
+        assert str(error) == f"that went wrong ({status.name}, SOME_REASON)"
+        assert isinstance(error.__cause__, grpc.RpcError)
+
+
+async def test_an_error_without_details(driver, server):
+    server.script("DeleteAssistant", Failure(grpc.StatusCode.NOT_FOUND, "no such thing"))
+    with pytest.raises(palaver.NotFoundError) as caught:
+        await driver.call("delete_assistant", "support")
+    error = caught.value
+    assert (error.reason, error.field_violations, error.retry_delay) == ("", (), None)
+    assert str(error) == "no such thing (NOT_FOUND)"
+
+
+async def test_the_reason_of_somebody_else_is_not_taken_for_ours(driver, server):
+    server.script("DeleteAssistant", Failure(grpc.StatusCode.ABORTED, "proxy", _details("BUSY", "proxy.example")))
+    with pytest.raises(palaver.AbortedError) as caught:
+        await driver.call("delete_assistant", "support")
+    assert caught.value.reason == ""
+
+
+@pytest.mark.parametrize("trailer", [b"\xff\xff", b"\x08\x05\x12\x05other"], ids=["unreadable", "contradictory"])
+async def test_details_that_can_not_be_read_do_not_hide_the_status(driver, server, trailer):
+    class Broken(Failure):
+        def end(self, context):
+            context.set_trailing_metadata((("grpc-status-details-bin", trailer),))
+            context.abort(self.status, self.message)
+
+    server.script("DeleteAssistant", Broken(grpc.StatusCode.UNAVAILABLE, "no upstream"))
+    with pytest.raises(palaver.UnavailableError, match="no upstream") as caught:
+        await driver.call("delete_assistant", "support")
+    assert caught.value.reason == ""
+
+
+async def test_no_server(connect):
+    driver = await connect("127.0.0.1:1")
+    for call in (driver.call("delete_assistant", "support"), driver.post("support", "Hello!")):
+        with pytest.raises(palaver.UnavailableError) as caught:
+            await call
+        assert caught.value.reason == ""
+
+
+async def test_the_deadline_ends_calls_and_replies(driver, server):
+    server.script("DeleteAssistant", HANG)
+    server.script("PostUserQuery", [replies.started(), HANG])
+    for call in (driver.call("delete_assistant", "a", timeout=0.2), driver.post("a", "Hello!", timeout=0.2)):
+        with pytest.raises(palaver.DeadlineExceededError):
+            await call
+    for call in server.calls:
+        assert call.abandoned.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("method", "rpc"),
+    [
+        ("create_assistant", "CreateAssistant"),
+        ("get_assistant", "GetAssistant"),
+        ("delete_assistant", "DeleteAssistant"),
+        ("post_user_query_unary", "PostUserQueryUnary"),
+    ],
+)
+async def test_a_reply_that_does_not_parse_is_an_error(driver, server, method, rpc):
+    server.script(rpc, b"\xff\xff\xff")
+    arguments = ["support", "Hello!"] if method == "post_user_query_unary" else ["support"]
+    with pytest.raises(palaver.InternalError):
+        await driver.call(method, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("method", "rpc"),
+    [
+        ("create_assistant", "CreateAssistant"),
+        ("get_assistant", "GetAssistant"),
+        ("post_user_query_unary", "PostUserQueryUnary"),
+    ],
+)
+async def test_a_reply_without_its_contents_is_an_error(driver, server, method, rpc):
+    server.script(rpc, b"")
+    arguments = ["support", "Hello!"] if method == "post_user_query_unary" else ["support"]
+    with pytest.raises(palaver.InternalError, match="can't be understood"):
+        await driver.call(method, *arguments)
+
+
+async def test_a_time_that_no_calendar_has_is_an_error(driver, server):
+    assistant = replies.assistant()
+    assistant.create_time.seconds = 2**60
+    server.script("GetAssistant", assistant_service_pb2.GetAssistantResponse(assistant=assistant))
+    with pytest.raises(palaver.InternalError, match="out of range"):
+        await driver.call("get_assistant", "support")
+
+
+def test_errors_survive_the_way_between_processes():
+    error = palaver.InvalidArgumentError(
+        "bad", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", (palaver.FieldViolation("id", "empty"),), 1.5
+    )
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is palaver.InvalidArgumentError
+    assert vars(copy) == vars(error)
+    assert str(copy) == "bad (INVALID_ARGUMENT, INVALID_FIELD)"

@@ -1,0 +1,81 @@
+"""The face of the library: its names, its types, and what importing it costs."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+
+import palaver
+
+
+def test_everything_public_is_exported_and_nothing_else():
+    public = {name for name, value in vars(palaver).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert set(palaver.__all__) == public
+    assert palaver.__all__ == sorted(palaver.__all__)
+
+
+def test_every_error_is_exported():
+    assert {error.__name__ for error in palaver.PalaverError.__subclasses__()} <= set(palaver.__all__)
+
+
+def test_importing_the_library_does_not_import_the_terminal_or_the_server():
+    code = """
+import sys, palaver
+print(*sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert {"click", "rich", "prompt_toolkit", "palaver_server", "openai"}.isdisjoint(output.split())
+
+
+TYPED_USAGE = """
+from collections.abc import AsyncIterator, Iterator
+
+from typing_extensions import assert_type
+
+import palaver
+
+
+def synchronous(client: palaver.Client) -> str:
+    created = client.create_assistant("a", if_exists="keep")
+    assert_type(created.assistant, palaver.Assistant)
+    assert_type(client.list_messages("a", order=palaver.Order.NEWEST_FIRST), Iterator[palaver.Message])
+    options: palaver.QueryOptions = {"temperature": 0, "max_tokens": None}
+    with client.post_user_query("a", "b", timeout=3, **options) as reply:
+        assert_type(reply, palaver.Reply)
+        for event in reply:
+            assert_type(event, palaver.Event)
+            if isinstance(event, palaver.TextDelta):
+                return event.text
+    assert_type(reply.text, Iterator[str])
+    assert_type(reply.completed.finish_reason, palaver.FinishReason)
+    return client.post_user_query_unary("a", "b", on_disconnect="continue").text
+
+
+async def asynchronous(client: palaver.AsyncClient) -> None:
+    async with client:
+        assert_type(await client.get_assistant("a"), palaver.Assistant)
+        assert_type(client.list_messages("a"), AsyncIterator[palaver.Message])
+        async with client.post_user_query("a", "b") as reply:
+            assert_type(reply, palaver.AsyncReply)
+            async for text in reply.text:
+                assert_type(text, str)
+
+
+def wrong(client: palaver.Client) -> None:
+    client.create_assistant("a", if_exists="replace")
+    client.post_user_query("a", "b", temprature=1)
+    client.post_user_query("a", "b", temperature="hot")
+"""
+
+
+def test_the_library_is_typed(tmp_path):
+    file = tmp_path / "usage.py"
+    file.write_text(TYPED_USAGE)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={tmp_path}", str(file)]
+    output = subprocess.run(command, check=False, capture_output=True, text=True).stdout
+    wrong = TYPED_USAGE.splitlines().index("def wrong(client: palaver.Client) -> None:") + 1
+    expected = [f"{file}:{wrong + line}" for line in (1, 2, 3)]
+    errors = [line for line in output.splitlines() if ": error:" in line]
+    assert len(errors) == 3, output
+    assert all(error.startswith(place) for error, place in zip(errors, expected, strict=True)), output
