@@ -12,6 +12,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -57,22 +58,24 @@ class OfflineModel:
             "created": int(time.time()),
             "model": "offline",
         }
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        for piece in written:
-            await asyncio.sleep(self._pause)
-            choice = {"index": 0, "delta": {"role": "assistant", "content": piece}, "finish_reason": None}
-            await _send(response, {**chunk, "choices": [choice]})
         finish_reason = "stop" if len(written) == len(pieces) else "length"
-        await _send(response, {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": finish_reason}]})
         prompt_tokens = sum(len(list(_pieces(message["content"] or ""))) for message in body["messages"])
         usage = {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": len(written),
             "total_tokens": prompt_tokens + len(written),
         }
-        await _send(response, {**chunk, "choices": [], "usage": usage})
-        await response.write(b"data: [DONE]\n\n")
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        # A caller that stops the reply closes the connection, which is nothing to report.
+        with suppress(ConnectionResetError):
+            await response.prepare(request)
+            for piece in written:
+                await asyncio.sleep(self._pause)
+                choice = {"index": 0, "delta": {"role": "assistant", "content": piece}, "finish_reason": None}
+                await _send(response, {**chunk, "choices": [choice]})
+            await _send(response, {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": finish_reason}]})
+            await _send(response, {**chunk, "choices": [], "usage": usage})
+            await response.write(b"data: [DONE]\n\n")
         return response
 
 

@@ -19,6 +19,7 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 """The largest event of a stream. A reply that may be stored is smaller even if it came as a single event."""
 
 DONE = b"[DONE]"
+MARKED_DATA = b"\xef\xbb\xbfdata:"  # some servers begin with a byte order mark
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
@@ -89,6 +90,7 @@ class ChunkReader:
 
     def __init__(self) -> None:
         self._rest = b""
+        self._ended_with_cr = False
         self._data: list[bytes] = []
         self._size = 0
         self.is_done = False
@@ -99,14 +101,14 @@ class ChunkReader:
 
         Raises `ModelStreamBroken` for what is no chunk, and `ErrorEvent`, behind the good chunks before it.
         """
-        buffer = self._rest + data if self._rest else data
-        if b"\r" in buffer:
-            buffer, held = (buffer[:-1], b"\r") if buffer.endswith(b"\r") else (buffer, b"")
-            buffer = buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        else:
-            held = b""
-        lines = buffer.split(b"\n")
-        self._rest = lines.pop() + held
+        if self._ended_with_cr and data:
+            data = data.removeprefix(b"\n")  # the other half of a line end that was cut in two
+            self._ended_with_cr = False
+        if b"\r" in data:
+            self._ended_with_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = (self._rest + data if self._rest else data).split(b"\n")
+        self._rest = lines.pop()
         for line in lines:
             if self.is_done:
                 break
@@ -124,10 +126,13 @@ class ChunkReader:
             value = line[6:] if line.startswith(b"data: ") else line[5:]
         elif line == b"data":
             value = b""
+        elif line.startswith(MARKED_DATA):
+            self._take_field(line[3:])
+            return
         else:
             return  # comments, and the fields `event`, `id` and `retry`, which mean nothing here
         self._data.append(value)
-        self._size += len(value)
+        self._size += len(line) + 1
 
     def _dispatch(self) -> Chunk | None:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
@@ -138,7 +143,7 @@ class ChunkReader:
             return None
         try:
             chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ModelStreamBroken("the endpoint sent an event that is not a chat completion chunk") from error
         if chunk.error:
             raise ErrorEvent(chunk.error)

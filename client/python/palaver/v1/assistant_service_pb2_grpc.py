@@ -30,8 +30,8 @@ class AssistantServiceStub(object):
 
     Three fields mean the same in every request:
 
-    * `id` names the assistant: 1 to 255 characters, none of `/`, `\`, `#`, `?` and no control characters (the rule of
-    Azure Table Storage for keys).
+    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
+    of Azure Table Storage for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
     `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
     `CONNECTION_NOT_CONFIGURED`.
@@ -93,8 +93,8 @@ class AssistantServiceServicer(object):
 
     Three fields mean the same in every request:
 
-    * `id` names the assistant: 1 to 255 characters, none of `/`, `\`, `#`, `?` and no control characters (the rule of
-    Azure Table Storage for keys).
+    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
+    of Azure Table Storage for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
     `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
     `CONNECTION_NOT_CONFIGURED`.
@@ -229,8 +229,8 @@ class AssistantService(object):
 
     Three fields mean the same in every request:
 
-    * `id` names the assistant: 1 to 255 characters, none of `/`, `\`, `#`, `?` and no control characters (the rule of
-    Azure Table Storage for keys).
+    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
+    of Azure Table Storage for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
     `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
     `CONNECTION_NOT_CONFIGURED`.

@@ -31,8 +31,8 @@ class AssistantServiceStub:
 
     Three fields mean the same in every request:
 
-    * `id` names the assistant: 1 to 255 characters, none of `/`, `\\`, `#`, `?` and no control characters (the rule of
-      Azure Table Storage for keys).
+    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
+      of Azure Table Storage for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
       `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
       `CONNECTION_NOT_CONFIGURED`.
@@ -99,8 +99,8 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
 
     Three fields mean the same in every request:
 
-    * `id` names the assistant: 1 to 255 characters, none of `/`, `\\`, `#`, `?` and no control characters (the rule of
-      Azure Table Storage for keys).
+    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
+      of Azure Table Storage for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
       `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
       `CONNECTION_NOT_CONFIGURED`.
@@ -163,8 +163,8 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
 
     Three fields mean the same in every request:
 
-    * `id` names the assistant: 1 to 255 characters, none of `/`, `\\`, `#`, `?` and no control characters (the rule of
-      Azure Table Storage for keys).
+    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
+      of Azure Table Storage for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
       `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
       `CONNECTION_NOT_CONFIGURED`.
