@@ -96,7 +96,11 @@ class OpenAIModel:
             body = _body(prompt)
             for parameter in dialect & body.keys():
                 DIALECTS[parameter].change(body)
-            call = self._client.chat.completions.with_streaming_response.create(**body)
+            # The SDK walks through typed parameters to transform them, which cost a third of a turn with twenty
+            # messages of history. An extra body is taken as it is.
+            call = self._client.chat.completions.with_streaming_response.create(
+                model=model, messages=[], stream=True, extra_body=body
+            )
             try:
                 response = await call.__aenter__()
             except openai.APIStatusError as error:

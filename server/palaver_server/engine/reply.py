@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -71,6 +72,8 @@ class ReplyReader:
         self._deadline = deadline
         self._retry_until = retry_until
         self._has_begun = False
+        self._extend_at = 0.0
+        self._now = asyncio.get_running_loop().time
 
     async def read(self, model: ChatModel, prompt: Prompt) -> Reply:
         """Asks the model, again where that is allowed, until there is a whole reply; raises a `ModelError`."""
@@ -83,7 +86,9 @@ class ReplyReader:
 
     async def _read_once(self, model: ChatModel, prompt: Prompt) -> Reply:
         collector = _Collector(prompt.parameters.chat_model)
-        with anyio.CancelScope(deadline=self._until(self._options.first_token_timeout)) as scope:
+        self._extend_at = 0.0
+        first_token_deadline = min(self._now() + self._options.first_token_timeout, self._deadline)
+        with anyio.CancelScope(deadline=first_token_deadline) as scope:
             async with aclosing(model.stream(prompt)) as deltas:
                 async for delta in deltas:
                     collector.add(delta)
@@ -91,7 +96,7 @@ class ReplyReader:
                         await self._pass_on(delta.text, scope)
                     # Comments and empty deltas are no sign of progress; what is written or thought is.
                     if delta.text or delta.thinking:
-                        scope.deadline = self._until(self._options.token_timeout)
+                        self._extend(scope)
         if scope.cancelled_caught:
             raise self._timeout()
         return collector.reply()
@@ -104,12 +109,22 @@ class ReplyReader:
             # The caller is slow, not the endpoint: only the limit of the whole turn goes on counting.
             scope.deadline = self._deadline
             await self._turn.room()
+            self._extend_at = 0.0
 
-    def _until(self, timeout: float) -> float:
-        return min(anyio.current_time() + timeout, self._deadline)
+    def _extend(self, scope: anyio.CancelScope) -> None:
+        """Gives the model the pause between two tokens from now on.
+
+        Moving the deadline costs as much as all else that is done for a token here. So it is moved a tenth further
+        than asked, and only when that tenth is used up.
+        """
+        now = self._now()
+        if now >= self._extend_at:
+            margin = self._options.token_timeout / 10
+            scope.deadline = min(now + self._options.token_timeout + margin, self._deadline)
+            self._extend_at = now + margin
 
     def _timeout(self) -> ModelTimeout:
-        if anyio.current_time() >= self._deadline:
+        if self._now() >= self._deadline:
             return ModelTimeout(f"the turn took longer than {self._options.turn_timeout:g} seconds")
         if self._has_begun:
             return ModelTimeout(f"the model wrote nothing for {self._options.token_timeout:g} seconds")
@@ -121,6 +136,6 @@ class ReplyReader:
             return False
         if error.retry_after is None:
             return True
-        if error.retry_after > MAX_RETRY_AFTER or anyio.current_time() + error.retry_after > self._retry_until:
+        if error.retry_after > MAX_RETRY_AFTER or self._now() + error.retry_after > self._retry_until:
             return False
         return error.retry_after + random.uniform(0, 0.25)  # noqa: S311 - it spreads callers, it keeps no secret

@@ -1,0 +1,79 @@
+"""The processes that are measured, and the one that answers them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A process that listens."""
+
+    name: str
+    target: str
+    process: psutil.Process
+
+    def cpu(self) -> float:
+        """CPU seconds since the start, user and system."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    def memory(self) -> int:
+        """Bytes of memory that the process holds."""
+        return int(self.process.memory_info().rss)
+
+
+@contextmanager
+def started(name: str, *command: str, **environment: str) -> Iterator[Measured]:
+    """Runs a Python module for the time of the block; its first line ends with its address."""
+    # The benchmark's own settings alone count.
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PALAVER_", "OPENAI_"))}
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], env=inherited | environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    try:
+        line = process.stdout.readline()
+        yield Measured(name, line.split()[-1], psutil.Process(process.pid))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@contextmanager
+def endpoint() -> Iterator[Measured]:
+    """Runs the endpoint."""
+    with started("endpoint", "bench.endpoint") as running:
+        yield running
+
+
+@contextmanager
+def echo() -> Iterator[Measured]:
+    """Runs the bare echo."""
+    with started("bare echo", "bench.echo") as running:
+        yield running
+
+
+@contextmanager
+def typed(upstream: Measured, folder: Path) -> Iterator[Measured]:
+    """Runs Palaver with the SDK's typed stream."""
+    with started("typed stream", "bench.typed", f"http://{upstream.target}/v1", str(folder)) as running:
+        yield running
+
+
+@contextmanager
+def palaver(upstream: Measured, folder: Path) -> Iterator[Measured]:
+    """Runs the server as an operator would."""
+    command = ("palaver_server", "--listen", "127.0.0.1:0", "--data-dir", str(folder))
+    environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": f"http://{upstream.target}/v1"}
+    with started("Palaver", *command, **environment) as running:
+        yield running

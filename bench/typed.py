@@ -1,0 +1,61 @@
+"""Palaver as it is, but for one thing: the endpoint's reply is read with the SDK's typed stream."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import grpc
+import uvloop
+from openai import AsyncOpenAI
+
+from palaver.v1 import assistant_service_pb2_grpc as pb_grpc
+from palaver_server.app import CHANNEL_OPTIONS, AIConnections
+from palaver_server.engine.chat import ChatEngine
+from palaver_server.engine.model import ModelDelta, Prompt
+from palaver_server.models import FinishReason, Usage
+from palaver_server.rpc.assistant_service import AssistantService
+from palaver_server.rpc.interceptor import ErrorInterceptor
+from palaver_server.stores.sqlite import SqliteStore
+
+
+class TypedModel:
+    """A `ChatModel` as the SDK's own examples read a stream."""
+
+    def __init__(self, base_url: str) -> None:
+        self._client = AsyncOpenAI(api_key="none", base_url=base_url)
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[ModelDelta, None]:
+        """Makes a model call."""
+        stream = await self._client.chat.completions.create(
+            model=prompt.parameters.chat_model,
+            messages=[{"role": "user", "content": message.content} for message in prompt.messages],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        async for chunk in stream:
+            delta = ModelDelta(chat_model=chunk.model)
+            if chunk.usage:
+                delta.usage = Usage(chunk.usage.prompt_tokens, chunk.usage.completion_tokens, chunk.usage.total_tokens)
+            if chunk.choices:
+                delta.text = chunk.choices[0].delta.content or ""
+                if chunk.choices[0].finish_reason:
+                    delta.finish_reason = FinishReason(chunk.choices[0].finish_reason)
+            yield delta
+
+
+async def main(base_url: str, folder: Path) -> None:
+    """Serves until it is killed."""
+    models = AIConnections({"OPENAI": TypedModel(base_url)}, "OPENAI")
+    engine = ChatEngine({"AzureWebJobsStorage": SqliteStore(folder / "typed.db")}, models)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=CHANNEL_OPTIONS)
+    pb_grpc.add_AssistantServiceServicer_to_server(AssistantService(engine), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    print(f"typed listening on 127.0.0.1:{port}", flush=True)
+    await server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(sys.argv[1], Path(sys.argv[2])))
