@@ -30,8 +30,8 @@ test: $(DEV) ## run the tests (ARGS="-k name" for some of them)
 soak: $(DEV) ## post many turns, a third of them cancelled: memory, tasks and sockets must stay flat
 	@$(BIN)/python -m tests.soak $(ARGS)
 
-compatibility: $(DEV) .venv-litellm/.installed .venv-llama/.installed ## converse through servers that are not ours
-	@$(BIN)/python -m tests.compatibility litellm=.venv-litellm llama=.venv-llama
+compatibility: $(DEV) .venv-litellm/.installed .venv-llama/bin/llama-server ## converse through servers that are not ours
+	@$(BIN)/python -m tests.compatibility litellm=.venv-litellm llama-cpp=.venv-llama llama-cpp-python=.venv-llama
 
 lint: $(DEV) ## check format, lint, types, import arrows and the contract
 	$(BIN)/ruff format --check .
@@ -87,6 +87,10 @@ $(DEV): pyproject.toml $(RUNTIME)
 	@$(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/python -m pip install --quiet --requirement $<
 	@touch $@
+
+.venv-llama/bin/llama-server: .venv-llama/.installed
+	@echo "Building llama.cpp's server, which takes minutes ..."
+	@tools/build-llama-server.sh .venv-llama >/dev/null
 
 $(GENERATE): requirements/generate.txt
 	@$(PYTHON) -m venv $(GENERATE_VENV)
