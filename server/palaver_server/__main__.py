@@ -27,7 +27,7 @@ def main() -> None:
     """Runs the server until SIGTERM or SIGINT."""
     _log_to_stderr()
     try:
-        settings = load(sys.argv[1:], os.environ)
+        settings = load(sys.argv[1:])
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this server", name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -143,12 +144,27 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:
+    credentials = _credentials(settings)
     try:
-        if settings.tls_certificate and settings.tls_key:
-            pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
-            return server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
-        return server.add_insecure_port(settings.listen)
+        if credentials is None:
+            return server.add_insecure_port(settings.listen)
+        return server.add_secure_port(settings.listen, credentials)
     except RuntimeError as error:
         raise SettingsError(f"PALAVER_LISTEN: can't listen on {settings.listen}; is the port taken?") from error
+
+
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    names = "PALAVER_TLS_CERTIFICATE, PALAVER_TLS_KEY"
+    try:
+        # gRPC itself only says that it can't listen. What Python's own TLS loads, gRPC's does too.
+        # An empty password keeps an encrypted key from being asked for on the terminal.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, password="")
+        pair = (settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())
+    except ssl.SSLError as error:
+        raise SettingsError(f"{names}: not a certificate and its key in PEM: {error.reason or error}") from error
     except OSError as error:
-        raise SettingsError(f"PALAVER_TLS_CERTIFICATE, PALAVER_TLS_KEY: {error.strerror}: {error.filename}") from error
+        raise SettingsError(f"{names}: {error.strerror}: {error.filename}") from error
+    return grpc.ssl_server_credentials([pair])

@@ -6,6 +6,7 @@ Connections are the exception: they have the names that the Azure Functions exte
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,8 @@ from pydantic import Field, FilePath, NonNegativeFloat, PositiveFloat, PositiveI
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from palaver_server.engine.options import EngineOptions
+
+MAX_PORT = 65_535
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -61,6 +64,15 @@ class Settings(BaseSettings):
     queue_limit: int = Field(32, description="turns that may wait for one assistant", ge=0)
     grace_period: NonNegativeFloat = Field(30, description="seconds that running turns get when the server stops")
 
+    @field_validator("listen")
+    @classmethod
+    def _check_listen(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        is_port = port.isascii() and port.isdigit() and int(port) <= MAX_PORT
+        if not (value.startswith("unix:") or (host and is_port)):
+            raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}, or unix:PATH")
+        return value
+
     @field_validator("storage_connections", "ai_connections", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -97,10 +109,10 @@ NOT_IMPLEMENTED_YET = {
 CLIENT_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN"})
 
 
-def load(arguments: Sequence[str], environment: Mapping[str, str]) -> Settings:
-    """Reads flags and environment; raises `SettingsError`."""
+def load(arguments: Sequence[str]) -> Settings:
+    """Reads flags and the environment; raises `SettingsError`."""
     for name, feature in NOT_IMPLEMENTED_YET.items():
-        if environment.get(name):
+        if os.environ.get(name):
             raise SettingsError(f"{name}: this version does not have {feature} yet; unset it")
     try:
         settings = Settings(_cli_parse_args=list(arguments))  # type: ignore[call-arg]

@@ -36,9 +36,14 @@ def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -
         pipes = [context.Pipe(duplex=False) for _ in range(settings.workers)]
         processes = [context.Process(target=work, args=(settings, sending)) for _, sending in pipes]
 
+        is_stopping = False
+
         def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
-            for process in processes:
-                if process.is_alive():
+            # Once and no more: a worker at the very end of its graceful stop would be killed by a second signal.
+            nonlocal is_stopping
+            if not is_stopping:
+                is_stopping = True
+                for process in processes:
                     process.terminate()
 
         for process in processes:
@@ -50,10 +55,12 @@ def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -
         if all(_is_ready(receiving) for receiving, _ in pipes):
             announce(port)
         wait([process.sentinel for process in processes])
+        # A service manager may signal the workers as well as the supervisor, which meets some of them at their very end.
+        expected = (0, -signal.SIGTERM) if is_stopping else (0,)
         stop()
         for process in processes:
             process.join()
-    if any(process.exitcode for process in processes):
+    if any(process.exitcode not in expected for process in processes):
         logger.error("a worker ended unexpectedly; exit codes: %s", [process.exitcode for process in processes])
         sys.exit(1)
 

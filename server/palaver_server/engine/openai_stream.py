@@ -18,6 +18,8 @@ from palaver_server.models import FinishReason, Usage
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """The largest event of a stream. A reply that may be stored is smaller even if it came as a single event."""
 
+MAX_COUNT = 2**31 - 1
+
 DONE = b"[DONE]"
 MARKED_DATA = b"\xef\xbb\xbfdata:"  # some servers begin with a byte order mark
 
@@ -41,7 +43,7 @@ class FunctionDelta(msgspec.Struct, frozen=True):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True):
-    index: int = 0
+    index: int | None = 0
     id: str | None = None
     function: FunctionDelta | None = None
 
@@ -54,7 +56,7 @@ class Delta(msgspec.Struct, frozen=True):
 
 
 class Choice(msgspec.Struct, frozen=True):
-    index: int = 0
+    index: int | None = 0
     delta: Delta | None = None
     finish_reason: str | None = None
 
@@ -160,7 +162,7 @@ def merge(chunks: list[Chunk]) -> ModelDelta:
         if chunk.usage is not None:
             delta.usage = _usage(chunk.usage)
         for choice in chunk.choices or ():
-            if choice.index != 0:
+            if choice.index:
                 continue
             if choice.finish_reason:
                 delta.finish_reason = _FINISH_REASONS.get(choice.finish_reason, FinishReason.UNKNOWN)
@@ -178,9 +180,14 @@ def _usage(usage: ChunkUsage) -> Usage:
     prompt_details = usage.prompt_tokens_details or TokenDetails()
     completion_details = usage.completion_tokens_details or TokenDetails()
     return Usage(
-        prompt_tokens=usage.prompt_tokens or 0,
-        completion_tokens=usage.completion_tokens or 0,
-        total_tokens=usage.total_tokens or 0,
-        cached_tokens=prompt_details.cached_tokens or 0,
-        reasoning_tokens=completion_details.reasoning_tokens or 0,
+        prompt_tokens=_count(usage.prompt_tokens),
+        completion_tokens=_count(usage.completion_tokens),
+        total_tokens=_count(usage.total_tokens),
+        cached_tokens=_count(prompt_details.cached_tokens),
+        reasoning_tokens=_count(completion_details.reasoning_tokens),
     )
+
+
+def _count(tokens: int | None) -> int:
+    # The contract and the tables of the extension hold 32 bits, and a paid turn must not fail for a figure.
+    return min(max(tokens or 0, 0), MAX_COUNT)

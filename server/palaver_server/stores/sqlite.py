@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -236,16 +237,30 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
-        connection.execute("PRAGMA journal_mode = WAL")
+        with _transaction(connection):
+            _check_or_create_schema(connection)  # first of all: the database of another program is not touched
+        _use_write_ahead_log(connection)
         connection.execute("PRAGMA synchronous = FULL")  # a turn that was acknowledged survives a power failure
         connection.execute("PRAGMA foreign_keys = ON")
-        with _transaction(connection):
-            _check_or_create_schema(connection)
         _check_pages(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    give_up = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:  # noqa: PERF203 - it is tried again
+            # The change of mode needs the database for itself, and SQLite does not wait for that by itself.
+            if "locked" not in str(error) or time.monotonic() > give_up:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _check_pages(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,85 @@
+"""How much a message and a turn may hold."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palaver_server.engine.limits import MAX_MESSAGE_UNITS, MAX_TURN_BYTES, TurnSize, encoded_bytes, utf16_units
+from palaver_server.errors import TurnTooLarge
+
+texts = st.text(st.characters(codec="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("text", "units", "size"),
+    [
+        ("", 0, 0),
+        ("a", 1, 1),
+        ("\n", 1, 2),
+        ('"\\', 2, 4),
+        ("\x00", 1, 6),
+        ("\x7f", 1, 6),
+        ("é", 1, 6),
+        ("語", 1, 6),
+        ("😀", 2, 12),
+        ("𠀀a", 3, 13),
+        ("👩‍👩‍👧", 8, 48),
+        ("\ud83d", 1, 6),
+    ],
+)
+def test_texts_have_a_size_in_utf16_and_in_json(text: str, units: int, size: int):
+    assert (utf16_units(text), encoded_bytes(text)) == (units, size)
+
+
+@given(texts)
+def test_sizes_are_those_of_the_encoded_text(text: str):
+    assert utf16_units(text) == len(text.encode("utf-16-le")) // 2
+    assert encoded_bytes(text) == len(json.dumps(text)) - 2
+
+
+def test_a_turn_may_be_as_large_as_the_limits_say():
+    size = TurnSize("x" * MAX_MESSAGE_UNITS)
+    size.add_reply("語" * (MAX_MESSAGE_UNITS - 1))
+    size.add_reply("a")
+    with pytest.raises(TurnTooLarge, match="the reply has more than 450,000 UTF-16 code units; set max_tokens"):
+        size.add_reply("a")
+
+
+@pytest.mark.parametrize("character", ["a", "é", "😀"])
+def test_a_reply_ends_the_turn_with_the_piece_that_is_too_much(character: str):
+    size = TurnSize("")
+    room = MAX_MESSAGE_UNITS // utf16_units(character)
+    for _ in range(room // 1000):
+        size.add_reply(character * 1000)
+    size.add_reply(character * (room % 1000))
+    with pytest.raises(TurnTooLarge):
+        size.add_reply(character)
+
+
+def test_the_user_message_counts_towards_the_bytes_of_the_turn():
+    # 450,000 units of text outside ASCII are 2.7 MB as encoded, so two such messages are too much.
+    size = TurnSize("語" * MAX_MESSAGE_UNITS)
+    room = (MAX_TURN_BYTES - 6 * MAX_MESSAGE_UNITS) // 6
+    size.add_reply("語" * room)
+    with pytest.raises(TurnTooLarge, match="the turn has more than 3,670,016 bytes as encoded; set max_tokens"):
+        size.add_reply("語")
+
+
+def test_the_user_message_does_not_count_towards_the_length_of_the_reply():
+    size = TurnSize("x" * MAX_MESSAGE_UNITS)
+    size.add_reply("y" * MAX_MESSAGE_UNITS)
+
+
+@given(st.lists(texts, max_size=20))
+def test_pieces_count_as_much_as_the_whole(pieces: list[str]):
+    whole = "".join(pieces)
+    padding = "x" * (MAX_MESSAGE_UNITS - utf16_units(whole))
+    size = TurnSize("")
+    for piece in (padding, *pieces):
+        size.add_reply(piece)
+    with pytest.raises(TurnTooLarge):
+        size.add_reply("x")

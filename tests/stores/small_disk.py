@@ -1,0 +1,102 @@
+"""What happens on a disk that is full or read-only.
+
+`python -m tests.stores.small_disk STORY FOLDER` plays a story on a small file system that is mounted at the folder.
+`play` runs it so that nobody else sees the file system, and needs no root where user namespaces are allowed.
+"""
+
+# ruff: noqa: ASYNC221 - nothing else runs in the event loop meanwhile
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from palaver_server.errors import StoreFull, StoreUnavailable
+from palaver_server.models import IfExists
+from palaver_server.stores.sqlite import SqliteStore
+from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, say, version_of
+
+ROOT = Path(__file__).parents[2]
+
+
+def play(story: str, folder: Path) -> None:
+    """Plays a story in a process of its own, or skips the test where no small disk can be had."""
+    folder.mkdir()
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    script = 'mount -t tmpfs -o size=2m tmpfs "$0" && echo mounted && exec "$@"'
+    command = ["unshare", *user, "--mount", "--propagation", "private", "sh", "-c", script, str(folder),
+               sys.executable, "-m", "tests.stores.small_disk", story, str(folder)]  # fmt: skip
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    except FileNotFoundError:
+        pytest.skip("NOT TESTED: there is no unshare(1) to make a small disk with")
+    if "mounted" not in result.stdout:
+        pytest.skip(f"NOT TESTED: no small disk can be mounted here: {result.stderr.strip()}")
+    assert result.returncode == 0, result.stderr
+
+
+async def full(folder: Path) -> None:
+    store = SqliteStore(folder / "palaver.db")
+    await create(store)
+    stored = await say(store, *exchange("Before"))
+    _fill(folder / "filler")
+    version = await version_of(store)
+    turn = finished(*exchange("During", "x" * 200_000))
+    for _ in range(3):
+        with pytest.raises(StoreFull, match="the disk of the database is full"):
+            await store.commit_turn(COLLECTION, "a", version, turn)
+        assert await store.get_assistant(COLLECTION, "a") == stored.assistant
+        assert await contents(store) == ["Be brief.", "Before", "Fine."]
+    with pytest.raises(StoreFull):
+        await store.create_assistant(COLLECTION, "a", "x" * 200_000, IfExists.RESET)
+    (folder / "filler").unlink()
+    await store.commit_turn(COLLECTION, "a", version, turn)
+    assert await contents(store) == ["Be brief.", "Before", "Fine.", "During", "x" * 200_000]
+    await store.close()
+    store = SqliteStore(folder / "palaver.db")
+    assert (await store.get_assistant(COLLECTION, "a")).total_messages == 5
+    await store.close()
+
+
+async def full_from_the_start(folder: Path) -> None:
+    store = SqliteStore(folder / "palaver.db")
+    _fill(folder / "filler")
+    for _ in range(2):
+        with pytest.raises(StoreFull):
+            await store.open()
+    (folder / "filler").unlink()
+    await create(store)
+    await say(store)
+    await store.close()
+
+
+async def read_only(folder: Path) -> None:
+    store = SqliteStore(folder / "palaver.db")
+    await create(store)
+    await store.close()
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+    store = SqliteStore(folder / "palaver.db")
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await store.create_assistant(COLLECTION, "b", "", IfExists.FAIL)
+    subprocess.run(["mount", "-o", "remount,bind,rw", str(folder)], check=True)
+    await store.create_assistant(COLLECTION, "b", "", IfExists.FAIL)
+    assert await contents(store) == ["Be brief."]
+    await store.close()
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+if __name__ == "__main__":
+    _, chosen, place = sys.argv
+    asyncio.run({story.__name__: story for story in (full, full_from_the_start, read_only)}[chosen](Path(place)))

@@ -1,0 +1,327 @@
+"""What is SQLite's own: what a crash, a damaged file, a full disk and other processes do to it."""
+
+# ruff: noqa: ASYNC220, ASYNC240 - nothing else runs in the event loop meanwhile
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from palaver_server.errors import StoreCorrupt, StoreUnavailable
+from palaver_server.models import Draft, IfExists, Role
+from palaver_server.stores import sqlite
+from palaver_server.stores.sqlite import SqliteStore
+from palaver_server.stores.store import Listing
+from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, history, say, version_of
+from tests.stores.small_disk import play
+
+COMMITTING_PROCESS = Path(__file__).with_name("committing_process.py")
+
+
+@asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path)
+    try:
+        await store.open()
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "palaver.db"
+
+
+@pytest.fixture
+async def sound(path: Path) -> Path:
+    """A database with a conversation of many pages, which nobody has open."""
+    async with opened(path) as store:
+        await create(store)
+        for number in range(20):
+            await say(store, *exchange(f"Question {number}", "x" * 5000))
+    return path
+
+
+@contextmanager
+def another_process_holds_the_lock(path: Path, begin: str = "BEGIN IMMEDIATE") -> Iterator[Callable[[], None]]:
+    """Another process has begun to write. Yields what makes it end its transaction."""
+    script = (
+        "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1], isolation_level=None);"
+        "connection.executescript(sys.argv[2]); print('locked', flush=True);"
+        "sys.stdin.readline(); connection.execute('ROLLBACK'); print('released', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(path), begin]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+
+        def release() -> None:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "released\n"
+
+        try:
+            yield release
+        finally:
+            process.kill()
+
+
+class TestCrash:
+    @pytest.mark.parametrize("acknowledged", [1, 10, 60])
+    async def test_every_acknowledged_turn_outlives_a_kill(self, path: Path, acknowledged: int):
+        command = [sys.executable, str(COMMITTING_PROCESS), str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for _ in range(acknowledged):
+                said = process.stdout.readline()
+            process.kill()
+            said = ([said, *process.stdout.read().splitlines()])[-1]
+        assert path.with_name("palaver.db-wal").stat().st_size > 0  # nobody has tidied up
+        async with opened(path) as store:
+            messages = await history(store)
+            assistant = await store.get_assistant(COLLECTION, "a")
+            # The turn after the last acknowledged one may be there too, but only whole.
+            assert len(messages) in (int(said), int(said) + 2)
+            assert [message.index for message in messages] == list(range(1, len(messages) + 1))
+            assert assistant.total_messages == len(messages)
+            for number, (question, answer) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
+                assert (question.content, len(answer.content)) == (f"Question {2 * number}", 2 * number * 997 % 30_000)
+                assert question.request_id == answer.request_id == f"r{2 * number}"
+            await say(store)
+
+    async def test_a_kill_of_one_process_disturbs_no_other(self, path: Path):
+        async with opened(path) as store:
+            command = [sys.executable, str(COMMITTING_PROCESS), str(path)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+                for _ in range(5):
+                    process.stdout.readline()
+                process.kill()
+            stored = await say(store, *exchange("Still here"))
+            assert stored.messages[0].index >= 11
+            assert (await contents(store))[-2:] == ["Still here", "Fine."]
+
+
+def garbage_header(data: bytes) -> bytes:
+    return b"This was a database once." + data[25:]
+
+
+def garbage_in_the_middle(data: bytes) -> bytes:
+    middle = len(data) // 2
+    return data[:middle] + b"\xa5" * 20_000 + data[middle + 20_000 :]
+
+
+def truncated(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def nearly_all_lost(data: bytes) -> bytes:
+    return data[:50]
+
+
+def garbage_alone(_data: bytes) -> bytes:
+    return b"\x00\xff" * 50_000
+
+
+DAMAGES = [garbage_header, garbage_in_the_middle, truncated, nearly_all_lost, garbage_alone]
+
+
+async def assert_refused(path: Path, text: str) -> None:
+    """The store refuses the file, at the start and at each call, and leaves it as it is."""
+    before = path.read_bytes()
+    store = SqliteStore(path)
+    try:
+        with pytest.raises(StoreCorrupt, match=text):
+            await store.open()
+        with pytest.raises(StoreCorrupt, match=text):
+            await store.get_assistant(COLLECTION, "a")
+        with pytest.raises(StoreCorrupt, match=text):
+            await store.create_assistant(COLLECTION, "a", "", IfExists.RESET)
+    finally:
+        await store.close()
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+class TestDamage:
+    @pytest.mark.parametrize("damage", DAMAGES)
+    async def test_a_damaged_file_is_refused_and_never_made_anew(self, sound: Path, damage: Callable[[bytes], bytes]):
+        sound.write_bytes(damage(sound.read_bytes()))
+        await assert_refused(sound, "the database is damaged")
+
+    @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+    async def test_the_database_of_another_program_is_refused(self, path: Path, journal_mode: str):
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"PRAGMA journal_mode = {journal_mode}")
+            connection.execute("CREATE TABLE assistants (name TEXT)")
+        await assert_refused(path, "not one of Palaver's")
+
+    @pytest.mark.parametrize("version", [0, sqlite.SCHEMA_VERSION + 1])
+    async def test_a_schema_of_another_version_is_refused(self, sound: Path, version: int):
+        with closing(sqlite3.connect(sound)) as connection:
+            connection.execute(f"PRAGMA user_version = {version}")
+        await assert_refused(sound, f"schema version {version}; this server knows version {sqlite.SCHEMA_VERSION}")
+
+    async def test_a_store_works_as_soon_as_its_file_is_whole_again(self, sound: Path):
+        whole = sound.read_bytes()
+        sound.write_bytes(garbage_header(whole))
+        store = SqliteStore(sound)
+        try:
+            with pytest.raises(StoreCorrupt):
+                await store.open()
+            sound.write_bytes(whole)
+            assert len(await history(store)) == 41
+            await say(store)
+        finally:
+            await store.close()
+
+    async def test_an_empty_file_becomes_a_database(self, path: Path):
+        path.touch()
+        async with opened(path) as store:
+            await create(store)
+            assert await contents(store) == ["Be brief."]
+
+    @pytest.mark.parametrize("damage", ["role = 'nobody'", "skill_calls = '{'", "skill_calls = '[[1]]'"])
+    async def test_a_message_that_makes_no_sense_is_reported_and_stops_no_turn_that_does_without_it(
+        self, sound: Path, damage: str
+    ):
+        with closing(sqlite3.connect(sound)) as connection, connection:
+            connection.execute(f'UPDATE messages SET {damage} WHERE "index" = 10')
+        async with opened(sound) as store:
+            with pytest.raises(StoreCorrupt, match="a stored message can't be read"):
+                await store.list_messages(COLLECTION, "a", Listing())
+            with pytest.raises(StoreCorrupt):
+                await store.read_window(COLLECTION, "a", 32)
+            assert len((await store.read_window(COLLECTION, "a", 31)).messages) == 31
+            await say(store)
+
+
+class TestDisk:
+    def test_a_full_disk_refuses_the_turn_whole_and_takes_it_once_there_is_room(self, tmp_path: Path):
+        play("full", tmp_path / "disk")
+
+    def test_a_disk_that_is_full_from_the_start_can_be_used_once_there_is_room(self, tmp_path: Path):
+        play("full_from_the_start", tmp_path / "disk")
+
+    def test_a_read_only_disk_is_unavailable_until_it_can_be_written(self, tmp_path: Path):
+        play("read_only", tmp_path / "disk")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="NOT TESTED: root may write everywhere")
+    async def test_a_folder_that_can_not_be_written_can_not_be_used_right_now(self, tmp_path: Path):
+        tmp_path.chmod(0o500)
+        store = SqliteStore(tmp_path / "palaver.db")
+        with pytest.raises(StoreUnavailable):
+            await store.open()
+        await store.close()
+        tmp_path.chmod(0o700)
+
+    @pytest.mark.parametrize("name", ["file/palaver.db", "file/folder/palaver.db", "folder"])
+    async def test_a_path_that_can_not_be_a_file_can_not_be_used_right_now(self, tmp_path: Path, name: str):
+        (tmp_path / "file").write_text("not a folder")
+        (tmp_path / "folder").mkdir()
+        store = SqliteStore(tmp_path / name)
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await store.open()
+        await store.close()
+        assert (tmp_path / "file").read_text() == "not a folder"
+
+    async def test_missing_folders_are_made(self, tmp_path: Path):
+        async with opened(tmp_path / "some" / "where" / "palaver.db") as store:
+            await create(store)
+        assert (tmp_path / "some" / "where" / "palaver.db").is_file()
+
+
+class TestOtherProcesses:
+    async def test_a_lock_that_is_not_released_makes_writing_unavailable(
+        self, sound: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
+        async with opened(sound) as store:
+            version = await version_of(store)
+            with another_process_holds_the_lock(sound) as release:
+                for _ in range(2):
+                    with pytest.raises(StoreUnavailable):
+                        await store.commit_turn(COLLECTION, "a", version, finished())
+                # Who only reads does not wait for who writes.
+                assert len(await history(store)) == 41
+                release()
+                await store.commit_turn(COLLECTION, "a", version, finished())
+
+    async def test_a_lock_that_is_released_in_time_is_waited_for(self, sound: Path):
+        async with opened(sound) as store:
+            with another_process_holds_the_lock(sound) as release:
+                writing = asyncio.create_task(store.create_assistant(COLLECTION, "b", "Late", IfExists.FAIL))
+                done, _ = await asyncio.wait([writing], timeout=0.05)
+                assert not done
+                await asyncio.to_thread(release)
+                await writing
+                assert await contents(store, "b") == ["Late"]
+
+    @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN; SELECT count(*) FROM sqlite_schema"])
+    @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+    @pytest.mark.parametrize("exists", [False, True])
+    async def test_opening_waits_for_another_process_that_is_doing_the_same(
+        self, path: Path, begin: str, journal_mode: str, exists: bool
+    ):
+        if exists:
+            async with opened(path) as store:
+                await create(store)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute(f"PRAGMA journal_mode = {journal_mode}")
+        store = SqliteStore(path)
+        try:
+            with another_process_holds_the_lock(path, begin) as release:
+                opening = asyncio.create_task(store.open())
+                await asyncio.wait([opening], timeout=0.05)
+                await asyncio.to_thread(release)
+                await opening
+            await say(store, name="a") if exists else await create(store)
+        finally:
+            await store.close()
+
+    async def test_many_that_open_a_new_database_at_once_can_all_use_it(self, tmp_path: Path):
+        for number in range(20):
+            stores = [SqliteStore(tmp_path / f"{number}.db") for _ in range(4)]
+            try:
+                await asyncio.gather(*(store.open() for store in stores))
+                await create(stores[0])
+                assert {(await store.get_assistant(COLLECTION, "a")).total_messages for store in stores} == {1}
+            finally:
+                for store in stores:
+                    await store.close()
+
+    async def test_a_reader_that_stays_keeps_nobody_from_writing(self, sound: Path):
+        with closing(sqlite3.connect(sound, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM messages").fetchone()
+            async with opened(sound) as store:
+                await say(store)
+                assert len(await history(store)) == 43
+            assert reader.execute("SELECT count(*) FROM messages").fetchone() == (41,)
+
+    @pytest.mark.parametrize("if_exists", [IfExists.RESET, None], ids=["reset", "delete"])
+    async def test_nothing_is_left_in_the_tables_of_what_was_forgotten(self, sound: Path, if_exists: IfExists | None):
+        async with opened(sound) as store:
+            if if_exists is None:
+                await store.delete_assistant(COLLECTION, "a")
+            else:
+                await store.create_assistant(COLLECTION, "a", "", if_exists)
+        with closing(sqlite3.connect(sound)) as connection:
+            for table in ("messages", "turns"):
+                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+    async def test_a_turn_of_which_a_message_can_not_be_stored_leaves_nothing_behind(self, sound: Path):
+        async with opened(sound) as store:
+            before = await history(store)
+            version = await version_of(store)
+            with pytest.raises(UnicodeEncodeError):  # the engine lets no lone surrogate through
+                await store.commit_turn(COLLECTION, "a", version, finished(*exchange(), Draft(Role.USER, "\ud800")))
+            assert await history(store) == before
+            await store.commit_turn(COLLECTION, "a", version, finished())

@@ -1,0 +1,703 @@
+"""What every store does, whatever it keeps its conversations in (`palaver_server.stores.store`)."""
+
+from __future__ import annotations
+
+import asyncio
+import unicodedata
+import uuid
+from datetime import datetime, timedelta, timezone
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from palaver_server.engine.limits import MAX_MESSAGE_UNITS, utf16_units
+from palaver_server.errors import AssistantExists, AssistantNotFound, ConcurrentWrite, ConversationFull
+from palaver_server.models import Draft, IfExists, Message, Order, Role, SkillCall
+from palaver_server.stores.store import MAX_MESSAGES, MAX_PAGE_BYTES, Listing, Store
+from palaver_server.stores.store import page as take_page
+from tests.stores.conftest import Place
+from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, history, say, version_of
+
+IDS = [
+    "x' or PartitionKey eq 'victim",
+    "' or '1' eq '1",
+    "' OR 1=1 --",
+    "'; DROP TABLE assistants; --",
+    '"victim"',
+    "vic%",
+    "victi_",
+    "*",
+    "%27%20or%20true",
+    "victim' ",
+    "victim ",
+    "Victim",
+    "victim\u200b",
+    "v\u00edctim",
+    "v\u0069\u0301ctim",
+    "👩‍👩‍👧‍👦",
+    "助手",
+    "مساعد",
+    "\u202emitciv",
+    "𝔳𝔦𝔠𝔱𝔦𝔪",
+    ".",
+    "..",
+    "state",
+    "msg-0001",
+    "a" * 255,
+]
+
+# Anything that UTF-8 can carry, and more often what stores have stumbled over.
+nasty = "a\0\r\n\t\\\"'%_\x7f\x85\u2028\ufeff\uffff😀𠀀ß"
+texts = st.text(st.characters(codec="utf-8")) | st.text(st.sampled_from(nasty))
+shared_place = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+
+
+class TestCreating:
+    async def test_a_new_assistant_holds_its_instructions_as_the_first_message(self, store: Store):
+        before = datetime.now(timezone.utc)
+        assistant, created = await store.create_assistant(COLLECTION, "a", " Be brief.\n", IfExists.FAIL)
+        after = datetime.now(timezone.utc)
+        assert created
+        assert (assistant.id, assistant.total_messages, assistant.total_tokens) == ("a", 1, 0)
+        assert before - timedelta(milliseconds=1) <= assistant.create_time <= after
+        assert assistant.update_time == assistant.create_time
+        assert await store.get_assistant(COLLECTION, "a") == assistant
+        assert await history(store) == [
+            Message(Role.SYSTEM, " Be brief.\n", index=1, create_time=assistant.create_time, request_id="")
+        ]
+
+    @pytest.mark.parametrize("blank", ["", " ", "\n\t", "\u00a0\u3000"])
+    async def test_blank_instructions_make_no_message(self, store: Store, blank: str):
+        assistant, created = await store.create_assistant(COLLECTION, "a", blank, IfExists.FAIL)
+        assert (created, assistant.total_messages) == (True, 0)
+        assert assistant.update_time == assistant.create_time
+        assert await history(store) == []
+        stored = await say(store, *exchange("First", "Second"))
+        assert [message.index for message in stored.messages] == [1, 2]
+        window = await store.read_window(COLLECTION, "a", 10)
+        assert window.instructions is None
+        assert window.messages == stored.messages
+
+    async def test_fail_refuses_an_assistant_that_exists_and_changes_nothing(self, store: Store):
+        await create(store)
+        await say(store)
+        before = await store.get_assistant(COLLECTION, "a"), await history(store), await version_of(store)
+        with pytest.raises(AssistantExists):
+            await store.create_assistant(COLLECTION, "a", "Other instructions", IfExists.FAIL)
+        assert (await store.get_assistant(COLLECTION, "a"), await history(store), await version_of(store)) == before
+
+    async def test_keep_returns_an_assistant_that_exists_as_it_is(self, store: Store):
+        await create(store)
+        stored = await say(store)
+        before, version = await history(store), await version_of(store)
+        kept = await store.create_assistant(COLLECTION, "a", "Other instructions", IfExists.KEEP)
+        assert kept == (stored.assistant, False)
+        assert await history(store) == before
+        assert await version_of(store) == version
+
+    @pytest.mark.parametrize("if_exists", [IfExists.KEEP, IfExists.RESET])
+    async def test_keep_and_reset_create_an_assistant_that_does_not_exist(self, store: Store, if_exists: IfExists):
+        assistant, created = await store.create_assistant(COLLECTION, "a", "Be brief.", if_exists)
+        assert (created, assistant.total_messages) == (True, 1)
+        assert await contents(store) == ["Be brief."]
+
+    @pytest.mark.parametrize("instructions", ["Start over.", ""])
+    async def test_reset_forgets_the_conversation(self, store: Store, instructions: str):
+        await create(store)
+        old = await say(store)
+        assistant, created = await store.create_assistant(COLLECTION, "a", instructions, IfExists.RESET)
+        expected = [instructions] if instructions else []
+        assert (created, assistant.total_messages, assistant.total_tokens) == (True, len(expected), 0)
+        assert assistant.create_time == assistant.update_time > old.assistant.create_time
+        assert await store.get_assistant(COLLECTION, "a") == assistant
+        assert await contents(store) == expected
+        window = await store.read_window(COLLECTION, "a", 100)
+        assert window.messages == ()
+
+    async def test_reset_forgets_the_turns_so_that_a_request_id_can_come_again(self, store: Store):
+        await create(store)
+        turn = finished(request_id="r")
+        await store.commit_turn(COLLECTION, "a", await version_of(store), turn)
+        await store.create_assistant(COLLECTION, "a", "", IfExists.RESET)
+        again = await store.commit_turn(COLLECTION, "a", await version_of(store), turn)
+        assert [message.index for message in again.messages] == [1, 2]
+
+    @pytest.mark.parametrize("messages_after_reset", [0, 1])
+    async def test_a_turn_from_before_a_reset_is_refused(self, store: Store, messages_after_reset: int):
+        await create(store)
+        old = await version_of(store)
+        await store.create_assistant(COLLECTION, "a", "x" * messages_after_reset, IfExists.RESET)
+        with pytest.raises(ConcurrentWrite):
+            await store.commit_turn(COLLECTION, "a", old, finished())
+        assert await contents(store) == ["x"] * messages_after_reset
+
+    async def test_instructions_of_full_size_are_kept(self, store: Store):
+        instructions = "é" * MAX_MESSAGE_UNITS
+        await create(store, instructions=instructions)
+        assert await contents(store) == [instructions]
+
+
+class TestFinding:
+    @pytest.mark.parametrize("collection", [COLLECTION, "NeverUsed"])
+    async def test_an_unknown_assistant_is_not_found(self, store: Store, collection: str):
+        await create(store, "other")
+        for call in (
+            store.get_assistant(collection, "a"),
+            store.list_messages(collection, "a", Listing()),
+            store.delete_assistant(collection, "a"),
+            store.read_window(collection, "a", 10),
+        ):
+            with pytest.raises(AssistantNotFound, match=f'"a" in the collection "{collection}"'):
+                await call
+
+    async def test_a_deleted_assistant_is_gone_with_its_messages(self, store: Store):
+        await create(store)
+        await say(store)
+        await store.delete_assistant(COLLECTION, "a")
+        with pytest.raises(AssistantNotFound):
+            await store.get_assistant(COLLECTION, "a")
+        with pytest.raises(AssistantNotFound):
+            await store.delete_assistant(COLLECTION, "a")
+        await create(store, instructions="New")
+        assert await contents(store) == ["New"]
+
+    async def test_deleting_one_assistant_leaves_the_others(self, store: Store):
+        for name in ("a", "b"):
+            await create(store, name)
+            await say(store, name=name)
+        before = await store.get_assistant(COLLECTION, "b"), await history(store, "b")
+        await store.delete_assistant(COLLECTION, "a")
+        assert (await store.get_assistant(COLLECTION, "b"), await history(store, "b")) == before
+
+    async def test_collections_are_separate(self, store: Store):
+        await create(store, instructions="One", collection="One")
+        await create(store, instructions="Two", collection="Two")
+        await say(store, *exchange("To one"), collection="One")
+        assert await contents(store, collection="One") == ["One", "To one", "Fine."]
+        assert await contents(store, collection="Two") == ["Two"]
+        await store.delete_assistant("One", "a")
+        assert await contents(store, collection="Two") == ["Two"]
+
+    async def test_collections_are_the_same_in_upper_and_lower_case(self, store: Store):
+        await create(store, collection="ChatState")
+        with pytest.raises(AssistantExists):
+            await create(store, collection="CHATSTATE")
+        await say(store, collection="chatstate")
+        assert (await store.get_assistant("cHATsTATE", "a")).total_messages == 3
+        await store.delete_assistant("chatSTATE", "a")
+        with pytest.raises(AssistantNotFound):
+            await store.get_assistant("ChatState", "a")
+
+    @pytest.mark.parametrize("name", IDS, ids=ascii)
+    async def test_an_id_means_itself_and_nothing_else(self, store: Store, name: str):
+        await create(store, "victim", instructions="Secret")
+        victim = await say(store, *exchange("Secret question"), name="victim")
+        for call in (
+            store.get_assistant(COLLECTION, name),
+            store.list_messages(COLLECTION, name, Listing()),
+            store.read_window(COLLECTION, name, 10),
+            store.delete_assistant(COLLECTION, name),
+        ):
+            with pytest.raises(AssistantNotFound):
+                await call
+        with pytest.raises(ConcurrentWrite):
+            await store.commit_turn(COLLECTION, name, await version_of(store, "victim"), finished())
+
+        await create(store, name, instructions="Mine")
+        stored = await say(store, *exchange("My question"), name=name)
+        assert stored.assistant.id == name
+        assert await store.get_assistant(COLLECTION, name) == stored.assistant
+        assert await contents(store, name) == ["Mine", "My question", "Fine."]
+        await store.create_assistant(COLLECTION, name, "", IfExists.RESET)
+        await store.delete_assistant(COLLECTION, name)
+
+        assert await store.get_assistant(COLLECTION, "victim") == victim.assistant
+        assert await contents(store, "victim") == ["Secret", "Secret question", "Fine."]
+
+    async def test_ids_that_look_alike_are_different_assistants(self, store: Store):
+        alike = ["é", unicodedata.normalize("NFD", "é"), "É", "e", "ß", "ss", "I", "i", "\u0131", "K", "\u212a"]
+        for name in alike:
+            await create(store, name, instructions=f"I am {name}")
+        for name in alike:
+            assert await contents(store, name) == [f"I am {name}"]
+
+
+class TestListing:
+    @pytest.fixture
+    async def messages(self, store: Store) -> list[Message]:
+        """Seven messages; turns of different lengths, with instructions."""
+        await create(store)
+        for turn in ("bc", "d", "efg"):
+            await say(store, *(Draft(Role.USER, text) for text in turn))
+        return await history(store)
+
+    async def test_messages_come_in_both_orders(self, store: Store, messages: list[Message]):
+        assert [message.content for message in messages] == ["Be brief.", *"bcdefg"]
+        assert [message.index for message in messages] == [1, 2, 3, 4, 5, 6, 7]
+        newest_first = await store.list_messages(COLLECTION, "a", Listing(Order.NEWEST_FIRST))
+        assert list(newest_first.messages) == messages[::-1]
+
+    @pytest.mark.parametrize("order", Order)
+    @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8, 1000])
+    async def test_pages_join_up_to_the_whole(self, store: Store, messages: list[Message], order: Order, limit: int):
+        expected = messages if order is Order.OLDEST_FIRST else messages[::-1]
+        after_index = None
+        found: list[Message] = []
+        while True:
+            page = await store.list_messages(
+                COLLECTION, "a", Listing(order=order, after_index=after_index, limit=limit)
+            )
+            assert len(page.messages) == min(limit, len(expected) - len(found))
+            found += page.messages
+            assert page.has_more == (len(found) < len(expected))
+            if not page.has_more:
+                break
+            after_index = found[-1].index
+        assert found == expected
+
+    @pytest.mark.parametrize("order", Order)
+    async def test_after_time_leaves_out_what_is_not_later(self, store: Store, messages: list[Message], order: Order):
+        for position, message in enumerate(messages):
+            page = await store.list_messages(COLLECTION, "a", Listing(order, after_time=message.create_time))
+            expected = messages[position + 1 :]
+            assert list(page.messages) == (expected if order is Order.OLDEST_FIRST else expected[::-1])
+            assert not page.has_more
+
+    async def test_after_time_is_exact_to_the_microsecond(self, store: Store, messages: list[Message]):
+        for message in messages:
+            just_before = message.create_time - timedelta(microseconds=1)
+            page = await store.list_messages(COLLECTION, "a", Listing(after_time=just_before))
+            assert page.messages[0] == message
+
+    async def test_after_time_may_be_in_any_time_zone_and_in_any_year(self, store: Store, messages: list[Message]):
+        elsewhere = messages[3].create_time.astimezone(timezone(timedelta(hours=-9, minutes=-30)))
+        page = await store.list_messages(COLLECTION, "a", Listing(after_time=elsewhere))
+        assert list(page.messages) == messages[4:]
+        beginning, end = (time.replace(tzinfo=timezone.utc) for time in (datetime.min, datetime.max))  # noqa: DTZ901
+        for time, expected in ((beginning, messages), (end, [])):
+            page = await store.list_messages(COLLECTION, "a", Listing(after_time=time))
+            assert list(page.messages) == expected
+
+    @pytest.mark.parametrize("order", Order)
+    @pytest.mark.parametrize("after_index", [0, 1, 4, 7, 8, MAX_MESSAGES])
+    async def test_after_index_goes_on_in_the_given_order(
+        self, store: Store, messages: list[Message], order: Order, after_index: int
+    ):
+        page = await store.list_messages(COLLECTION, "a", Listing(order, after_index=after_index))
+        if order is Order.OLDEST_FIRST:
+            assert list(page.messages) == messages[after_index:]
+        else:
+            assert list(page.messages) == messages[: max(0, after_index - 1)][::-1]
+
+    async def test_a_page_stays_below_its_size_in_bytes(self, store: Store):
+        await create(store, instructions="")
+        large = "語" * MAX_MESSAGE_UNITS  # 1.3 MiB in UTF-8: a page has room for two
+        for number in range(3):
+            await say(store, Draft(Role.USER, large), Draft(Role.ASSISTANT, str(number)))
+        page, sizes = None, []
+        found: list[Message] = []
+        while page is None or page.has_more:
+            page = await store.list_messages(
+                COLLECTION, "a", Listing(after_index=found[-1].index if found else None, limit=1000)
+            )
+            found += page.messages
+            sizes.append(sum(len(message.content.encode()) for message in page.messages))
+        assert [message.index for message in found] == [1, 2, 3, 4, 5, 6]
+        assert len(sizes) == 2
+        assert max(sizes) <= MAX_PAGE_BYTES
+
+    async def test_the_arguments_of_skill_calls_count_towards_the_size_of_a_page(self, store: Store):
+        await create(store, instructions="")
+        call = SkillCall("c", "skill", "x" * 400_000)
+        for _ in range(9):
+            await say(store, Draft(Role.ASSISTANT, "", (call,)))
+        page = await store.list_messages(COLLECTION, "a", Listing())
+        assert (len(page.messages), page.has_more) == (MAX_PAGE_BYTES // 400_000, True)
+
+    def test_a_message_larger_than_a_page_is_a_page_of_its_own(self):
+        now = datetime.now(timezone.utc)
+        messages = [
+            Message(Role.USER, text, index=index, create_time=now)
+            for index, text in enumerate(["a", "x" * (MAX_PAGE_BYTES + 1), "b"])
+        ]
+        assert take_page(messages, 10).messages == (messages[0],)
+        assert take_page(messages[1:], 10).messages == (messages[1],)
+        assert take_page(messages[1:], 10).has_more
+        assert take_page(messages[2:], 10).messages == (messages[2],)
+        assert not take_page(messages[2:], 10).has_more
+
+
+class TestTimes:
+    async def test_times_grow_strictly_within_turns_and_between_them(self, store: Store):
+        await create(store)
+        for _ in range(10):
+            stored = await say(store, *[Draft(Role.USER, "x")] * 20)
+            assert stored.assistant.update_time == stored.messages[-1].create_time
+        messages = await history(store)
+        assert all(earlier.create_time < later.create_time for earlier, later in pairwise(messages))
+        assert messages[0].create_time == stored.assistant.create_time
+        assert all(message.create_time.utcoffset() == timedelta(0) for message in messages)
+
+    async def test_times_go_on_growing_when_the_clock_was_set_back(self, place: Place, store: Store):
+        await create(store)
+        await say(store)
+        place.move_into_future(timedelta(hours=1))
+        last_seen = (await history(store))[-1].create_time
+        stored = await say(store, *exchange("Question", "Answer"))
+        times = [message.create_time for message in stored.messages]
+        assert last_seen < times[0] < times[1] == stored.assistant.update_time
+        assert times[1] - last_seen < timedelta(seconds=1)
+        assert (await history(store))[-2:] == list(stored.messages)
+        page = await store.list_messages(COLLECTION, "a", Listing(after_time=last_seen))
+        assert page.messages == stored.messages
+
+    async def test_who_polls_by_time_sees_every_message_once(self, store: Store):
+        await create(store)
+        seen: list[Message] = []
+        for number in range(6):
+            await say(store, *exchange(f"Question {number}"))
+            after_time = seen[-1].create_time if seen else None
+            seen += (await store.list_messages(COLLECTION, "a", Listing(after_time=after_time))).messages
+        assert [message.index for message in seen] == list(range(1, 14))
+
+
+class TestWindow:
+    @pytest.mark.parametrize("instructions", ["Be brief.", ""])
+    @pytest.mark.parametrize("size", [0, 1, 2, 3, 4, 5, 6, 100, MAX_MESSAGES])
+    async def test_a_window_has_the_instructions_and_the_newest_messages(
+        self, store: Store, instructions: str, size: int
+    ):
+        await create(store, instructions=instructions)
+        for question in "bdf":
+            await say(store, *exchange(question))
+        messages = await history(store)
+        window = await store.read_window(COLLECTION, "a", size)
+        first, rest = (messages[0], messages[1:]) if instructions else (None, messages)
+        assert window.instructions == first
+        assert list(window.messages) == (rest[-size:] if size else [])
+        assert window.assistant == await store.get_assistant(COLLECTION, "a")
+
+    async def test_a_new_assistant_has_an_empty_window(self, store: Store):
+        await create(store)
+        window = await store.read_window(COLLECTION, "a", 100)
+        assert window.instructions is not None
+        assert window.instructions.content == "Be brief."
+        assert window.messages == ()
+
+    async def test_the_version_does_not_depend_on_the_size_of_the_window(self, store: Store):
+        await create(store)
+        await say(store)
+        versions = {(await store.read_window(COLLECTION, "a", size)).version for size in (0, 1, 100)}
+        assert len(versions) == 1
+
+    async def test_a_window_is_of_one_moment_while_another_store_writes(self, place: Place, store: Store):
+        await create(store, instructions="")
+        writer = await place.connect()
+
+        async def write() -> None:
+            for _ in range(40):
+                await say(writer, *[Draft(Role.USER, "x")] * 3)
+
+        writing = asyncio.create_task(write())
+        seen = set()
+        while not writing.done():
+            window = await store.read_window(COLLECTION, "a", 1000)
+            count = window.assistant.total_messages
+            seen.add(count)
+            assert [message.index for message in window.messages] == list(range(1, count + 1))
+            if count:
+                assert window.assistant.update_time == window.messages[-1].create_time
+        await writing
+        assert all(count % 3 == 0 for count in seen)
+        assert len(seen) > 1
+
+
+class TestCommitting:
+    async def test_a_turn_is_stored_as_it_is_and_returned_as_it_is_stored(self, store: Store):
+        await create(store)
+        calls = (SkillCall("call-1", "weather", '{"city": "Zürich"}'), SkillCall("call-2", "time", ""))
+        turn = finished(
+            Draft(Role.USER, "How is the weather?"),
+            Draft(Role.ASSISTANT, "", calls),
+            Draft(Role.TOOL, "Rain", skill_call_id="call-1"),
+            Draft(Role.TOOL, "", skill_call_id="call-2"),
+            Draft(Role.ASSISTANT, "It rains."),
+            request_id="r1",
+            total_tokens=123,
+        )
+        before = await store.get_assistant(COLLECTION, "a")
+        stored = await store.commit_turn(COLLECTION, "a", await version_of(store), turn)
+        assert [message.index for message in stored.messages] == [2, 3, 4, 5, 6]
+        for draft, message in zip(turn.messages, stored.messages, strict=True):
+            assert message == Message(
+                draft.role,
+                draft.content,
+                draft.skill_calls,
+                draft.skill_call_id,
+                index=message.index,
+                create_time=message.create_time,
+                request_id="r1",
+            )
+        assert (stored.assistant.total_messages, stored.assistant.total_tokens) == (6, 123)
+        assert stored.assistant.create_time == before.create_time
+        assert stored.assistant.update_time > before.update_time
+        assert await store.get_assistant(COLLECTION, "a") == stored.assistant
+        assert (await history(store))[1:] == list(stored.messages)
+        assert (await store.read_window(COLLECTION, "a", 5)).messages == stored.messages
+
+    async def test_the_tokens_are_those_of_the_latest_turn_and_not_a_sum(self, store: Store):
+        await create(store)
+        for tokens in (100, 30):
+            turn = finished(total_tokens=tokens)
+            stored = await store.commit_turn(COLLECTION, "a", await version_of(store), turn)
+            assert stored.assistant.total_tokens == tokens
+
+    async def test_a_version_can_be_written_to_only_once(self, store: Store):
+        await create(store)
+        version = await version_of(store)
+        stored = await store.commit_turn(COLLECTION, "a", version, finished(*exchange("First")))
+        with pytest.raises(ConcurrentWrite):
+            await store.commit_turn(COLLECTION, "a", version, finished(*exchange("Second")))
+        assert await contents(store) == ["Be brief.", "First", "Fine."]
+        assert await store.get_assistant(COLLECTION, "a") == stored.assistant
+
+    async def test_a_version_is_good_for_its_own_conversation_alone(self, store: Store):
+        await create(store, "a")
+        await create(store, "b")
+        with pytest.raises(ConcurrentWrite):
+            await store.commit_turn(COLLECTION, "b", await version_of(store, "a"), finished())
+        assert await contents(store, "b") == ["Be brief."]
+
+    @pytest.mark.parametrize("create_again", [False, True])
+    async def test_a_turn_of_a_deleted_conversation_is_refused(self, store: Store, create_again: bool):
+        await create(store)
+        version = await version_of(store)
+        await store.delete_assistant(COLLECTION, "a")
+        if create_again:
+            await create(store)
+        with pytest.raises(ConcurrentWrite):
+            await store.commit_turn(COLLECTION, "a", version, finished())
+        if create_again:
+            assert await contents(store) == ["Be brief."]
+
+    async def test_a_refused_turn_can_be_stored_on_top_of_what_came_first(self, store: Store):
+        await create(store)
+        old, turn = await version_of(store), finished(*exchange("Mine"), request_id="r")
+        await say(store, *exchange("Theirs"))
+        with pytest.raises(ConcurrentWrite):
+            await store.commit_turn(COLLECTION, "a", old, turn)
+        await store.commit_turn(COLLECTION, "a", await version_of(store), turn)
+        assert await contents(store) == ["Be brief.", "Theirs", "Fine.", "Mine", "Fine."]
+
+    async def test_one_of_two_stores_wins_when_both_commit_at_once(self, place: Place):
+        stores = [await place.connect(), await place.connect()]
+        await create(stores[0])
+        for round_ in range(15):
+            versions = [await version_of(store) for store in stores]
+            results = await asyncio.gather(
+                *(
+                    store.commit_turn(COLLECTION, "a", version, finished(*exchange(f"{round_}/{number}")))
+                    for number, (store, version) in enumerate(zip(stores, versions, strict=True))
+                ),
+                return_exceptions=True,
+            )
+            [lost] = [result for result in results if isinstance(result, BaseException)]
+            assert isinstance(lost, ConcurrentWrite)
+            [won] = [result for result in results if result is not lost]
+            for store in stores:
+                assert (await history(store))[-2:] == list(won.messages)
+        assert (await stores[0].get_assistant(COLLECTION, "a")).total_messages == 1 + 15 * 2
+
+    async def test_nothing_is_lost_when_several_stores_write_and_try_again(self, place: Place):
+        stores = [await place.connect() for _ in range(3)]
+        await create(stores[0], instructions="")
+
+        async def write(store: Store, name: str) -> None:
+            for number in range(10):
+                while True:
+                    try:
+                        await say(store, *exchange(f"{name}{number}"))
+                        break
+                    except ConcurrentWrite:
+                        pass
+
+        await asyncio.gather(*(write(store, name) for store, name in zip(stores, "xyz", strict=True)))
+        messages = await history(stores[0])
+        assert [message.index for message in messages] == list(range(1, 61))
+        questions = [message.content for message in messages[::2]]
+        for name in "xyz":
+            assert [question for question in questions if question[0] == name] == [f"{name}{n}" for n in range(10)]
+
+    async def test_a_conversation_ends_at_its_last_index(self, store: Store):
+        await create(store, instructions="")
+        batch = [Draft(Role.USER, "x")] * 99
+        version, count = await version_of(store), 0
+        while count + 99 < MAX_MESSAGES:
+            stored = await store.commit_turn(COLLECTION, "a", version, finished(*batch))
+            count = stored.assistant.total_messages
+            version = await version_of(store)
+        room = MAX_MESSAGES - count
+        assert 0 < room <= 99
+
+        with pytest.raises(ConversationFull):
+            await store.commit_turn(COLLECTION, "a", version, finished(*batch[: room - 1], *exchange()))
+        assert await store.get_assistant(COLLECTION, "a") == stored.assistant
+        newest = await store.list_messages(COLLECTION, "a", Listing(Order.NEWEST_FIRST, limit=1))
+        assert newest.messages[0].index == count
+
+        stored = await store.commit_turn(COLLECTION, "a", version, finished(*batch[:room]))
+        assert stored.messages[-1].index == stored.assistant.total_messages == MAX_MESSAGES
+        version = await version_of(store)
+        with pytest.raises(ConversationFull):
+            await store.commit_turn(COLLECTION, "a", version, finished(Draft(Role.USER, "x")))
+
+        window = await store.read_window(COLLECTION, "a", 2)
+        assert window.messages == stored.messages[-2:]
+        newest = await store.list_messages(COLLECTION, "a", Listing(Order.NEWEST_FIRST, limit=1))
+        assert newest.messages == stored.messages[-1:]
+        await store.create_assistant(COLLECTION, "a", "Start over.", IfExists.RESET)
+        await say(store)
+        assert await contents(store) == ["Start over.", "How are you?", "Fine."]
+
+    @pytest.mark.parametrize("character", ["a", "é", "語", "😀", "𠀀", "\U000e0001", "\U0010fffd"], ids=ascii)
+    async def test_messages_of_full_size_are_kept(self, store: Store, character: str):
+        units = utf16_units(character)
+        # The second one is shifted, so that no cut after an even number of units spares all the surrogate pairs.
+        even, odd = character * (MAX_MESSAGE_UNITS // units), f"a{character * (MAX_MESSAGE_UNITS // units - 1)}"
+        await create(store)
+        stored = await say(store, Draft(Role.USER, even), Draft(Role.ASSISTANT, odd))
+        assert [message.content for message in stored.messages] == [even, odd]
+        for message, expected in zip((await history(store))[1:], (even, odd), strict=True):
+            assert message.content == expected
+
+    async def test_a_turn_of_99_messages_is_kept(self, store: Store):
+        await create(store)
+        drafts = [Draft(Role.USER, str(number)) for number in range(99)]
+        stored = await say(store, *drafts)
+        assert len(stored.messages) == 99
+        assert await contents(store) == ["Be brief.", *map(str, range(99))]
+
+
+class TestTexts:
+    @shared_place
+    @given(
+        instructions=texts,
+        content=texts,
+        calls=st.lists(st.builds(SkillCall, id=texts, name=texts, arguments_json=texts), max_size=3),
+        skill_call_id=texts,
+        request_id=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=128),
+    )
+    async def test_what_is_stored_is_read_back_unchanged(
+        self, store: Store, instructions: str, content: str, calls: list[SkillCall], skill_call_id: str, request_id: str
+    ):
+        name = uuid.uuid4().hex
+        draft = Draft(Role.ASSISTANT, content, tuple(calls), skill_call_id)
+        await create(store, name, instructions)
+        stored = await store.commit_turn(
+            COLLECTION, name, await version_of(store, name), finished(draft, request_id=request_id)
+        )
+        read = await history(store, name)
+        if instructions.strip():
+            assert read.pop(0).content == instructions
+        assert tuple(read) == stored.messages
+        assert (read[0].content, read[0].skill_calls, read[0].skill_call_id, read[0].request_id) == (
+            content,
+            tuple(calls),
+            skill_call_id,
+            request_id,
+        )
+
+    @shared_place
+    @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1), unique=True))
+    async def test_ids_of_any_characters_are_kept_apart(self, store: Store, names: list[str]):
+        collection = f"c{uuid.uuid4().hex}"
+        for name in names:
+            await create(store, name, f"I am {name}", collection)
+        for name in names:
+            assert (await store.get_assistant(collection, name)).id == name
+            assert await contents(store, name, collection) == [f"I am {name}"]
+            await store.delete_assistant(collection, name)
+
+
+class TestSeveralStores:
+    async def test_stores_on_one_place_see_what_the_other_wrote(self, place: Place):
+        here, there = await place.connect(), await place.connect()
+        await create(here)
+        assert await contents(there) == ["Be brief."]
+        with pytest.raises(AssistantExists):
+            await create(there)
+        stored = await say(there, *exchange("From there"))
+        assert (await here.read_window(COLLECTION, "a", 10)).messages == stored.messages
+        await here.create_assistant(COLLECTION, "a", "", IfExists.RESET)
+        assert await contents(there) == []
+        await there.delete_assistant(COLLECTION, "a")
+        with pytest.raises(AssistantNotFound):
+            await here.get_assistant(COLLECTION, "a")
+
+    async def test_what_is_stored_outlives_the_store(self, place: Place):
+        first = await place.connect()
+        await create(first)
+        stored = await say(first)
+        version = await version_of(first)
+        await place.close(first)
+        second = await place.connect()
+        assert await second.get_assistant(COLLECTION, "a") == stored.assistant
+        assert (await history(second))[1:] == list(stored.messages)
+        await second.commit_turn(COLLECTION, "a", version, finished())
+
+    async def test_stores_that_connect_at_once_to_an_empty_place_can_all_be_used(self, place: Place):
+        stores = await asyncio.gather(*(place.connect() for _ in range(4)))
+        for number, store in enumerate(stores):
+            await create(store, f"a{number}")
+        for store in stores:
+            for number in range(4):
+                assert await contents(store, f"a{number}") == ["Be brief."]
+
+    @pytest.mark.parametrize("if_exists", [IfExists.FAIL, IfExists.KEEP])
+    async def test_one_of_several_creations_at_once_makes_the_assistant(self, place: Place, if_exists: IfExists):
+        stores = [await place.connect() for _ in range(3)]
+        for round_ in range(10):
+            results = await asyncio.gather(
+                *(
+                    store.create_assistant(COLLECTION, f"a{round_}", f"By {number}", if_exists)
+                    for number, store in enumerate(stores)
+                ),
+                return_exceptions=True,
+            )
+            made = [number for number, result in enumerate(results) if isinstance(result, tuple) and result[1]]
+            assert len(made) == 1
+            assert await contents(stores[0], f"a{round_}") == [f"By {made[0]}"]
+            others = [result for number, result in enumerate(results) if number != made[0]]
+            if if_exists is IfExists.FAIL:
+                assert all(isinstance(other, AssistantExists) for other in others)
+            else:
+                assert all(other == (results[made[0]][0], False) for other in others)
+
+    async def test_closing_tears_no_call(self, place: Place):
+        store = await place.connect()
+        await create(store)
+        version = await version_of(store)
+        calls = [asyncio.create_task(store.create_assistant(COLLECTION, f"b{n}", "", IfExists.FAIL)) for n in range(20)]
+        turn = asyncio.create_task(store.commit_turn(COLLECTION, "a", version, finished(*exchange() * 30)))
+        await asyncio.sleep(0)  # lets the calls begin
+        await place.close(store)
+        *created, committed = await asyncio.gather(*calls, turn, return_exceptions=True)
+        other = await place.connect()
+        for number, result in enumerate(created):
+            if not isinstance(result, BaseException):
+                assert await other.get_assistant(COLLECTION, f"b{number}") == result[0]
+        stored = () if isinstance(committed, BaseException) else committed.messages
+        assert (await history(other))[1:] == list(stored)
+
+    async def test_a_call_that_was_abandoned_disturbs_no_other(self, store: Store):
+        await create(store)
+        await say(store)
+        for _ in range(20):
+            reading = asyncio.create_task(store.read_window(COLLECTION, "a", 10))
+            await asyncio.sleep(0)  # lets the call begin
+            reading.cancel()
+        window = await store.read_window(COLLECTION, "a", 10)
+        stored = await store.commit_turn(COLLECTION, "a", window.version, finished())
+        assert stored.assistant.total_messages == 5

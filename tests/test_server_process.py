@@ -1,0 +1,338 @@
+"""The `palaver-server` command as a process: how it starts, says what is wrong, serves, and stops."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import psutil
+import pytest
+import trustme
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
+
+from palaver.v1 import assistant_service_pb2 as pb
+from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
+from palaver_server.settings import Settings
+
+COMMAND = Path(sys.executable).with_name("palaver-server")
+SERVICE = "palaver.v1.AssistantService"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to run the command in, with none of the settings that the machine may have."""
+    for name in list(os.environ):
+        if name.startswith(("PALAVER_", "OPENAI_", "AZURE_", "AzureWebJobsStorage")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@dataclass(frozen=True)
+class Process:
+    """A server that has said where it listens."""
+
+    popen: subprocess.Popen[str]
+    address: str
+
+    def workers(self) -> list[psutil.Process]:
+        children = psutil.Process(self.popen.pid).children()
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    def end(self) -> tuple[int, str, str]:
+        """Waits for the end; returns the exit status and what else was printed to stdout and to stderr."""
+        stdout, stderr = self.popen.communicate(timeout=60)
+        return self.popen.returncode, stdout, stderr
+
+
+def popen(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [COMMAND, *arguments],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@contextmanager
+def started(*arguments: str, **environment: str) -> Iterator[Process]:
+    """Runs a server on a free port until the end of the block."""
+    with popen("--listen", "127.0.0.1:0", "--offline-model", *arguments, **environment) as process:
+        try:
+            line = process.stdout.readline()
+            match = re.fullmatch(r"palaver-server listening on (127\.0\.0\.1:[1-9]\d*)\n", line)
+            assert match, line + process.stderr.read()
+            yield Process(process, match.group(1))
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def failed(*arguments: str, **environment: str) -> str:
+    """Runs a server that refuses to start; returns the one line of its own that says why."""
+    with popen(*arguments, **environment) as process:
+        try:
+            assert process.stdout.readline() == ""
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode != 0
+    assert "Traceback" not in stderr
+    lines = {line for line in stderr.splitlines() if line.startswith("palaver-server: ")}
+    assert len(lines) == 1, stderr
+    return lines.pop().removeprefix("palaver-server: ")
+
+
+@contextmanager
+def stub(address: str) -> Iterator[AssistantServiceStub]:
+    with grpc.insecure_channel(address) as channel:
+        yield AssistantServiceStub(channel)
+
+
+def serves(address: str) -> bool:
+    with grpc.insecure_channel(address) as channel:
+        response = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=30)
+        return response.status == health_pb2.HealthCheckResponse.SERVING
+
+
+class TestStarting:
+    def test_it_prints_one_line_and_nothing_else_until_it_is_stopped(self, folder: Path):
+        with started() as server:
+            assert serves(server.address)
+            server.popen.terminate()
+            assert server.end() == (0, "", "")
+        assert (folder / "palaver-data" / "palaver.db").is_file()
+
+    @pytest.mark.parametrize(
+        ("workers", "number", "whole_group"),
+        [
+            (1, signal.SIGTERM, False),
+            (1, signal.SIGINT, True),
+            (2, signal.SIGTERM, False),
+            (2, signal.SIGTERM, True),
+            (2, signal.SIGINT, True),
+        ],
+    )
+    def test_a_signal_stops_it_with_status_0(
+        self, folder: Path, workers: int, number: signal.Signals, whole_group: bool
+    ):
+        with started("--workers", str(workers)) as server:
+            # Ctrl-C and most service managers signal all processes of the group, others the first one.
+            (os.killpg if whole_group else os.kill)(server.popen.pid, number)
+            assert server.end() == (0, "", "")
+
+    def test_what_it_stored_is_there_when_it_starts_again(self, folder: Path):
+        with started() as server:
+            with stub(server.address) as calls:
+                calls.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+                query = pb.PostUserQueryRequest(id="a", user_message="Hello", max_tokens=3)
+                completed = calls.PostUserQueryUnary(query).completed
+            server.popen.kill()
+            server.popen.wait()
+        with started() as server, stub(server.address) as calls:
+            messages = calls.ListMessages(pb.ListMessagesRequest(id="a")).messages
+            assert list(messages[1:]) == list(completed.messages)
+
+    def test_help_names_every_setting(self, folder: Path):
+        with popen("--help") as process:
+            stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stderr) == (0, "")
+        for name, field in Settings.model_fields.items():
+            assert f"--{name.replace('_', '-')} " in stdout
+            assert field.description in re.sub(r"\s+", " ", stdout)
+
+    def test_a_variable_that_is_no_setting_is_mentioned(self, folder: Path):
+        with started(PALAVER_LISTENS="127.0.0.1:1", PALAVER_TOKEN="a client's") as server:
+            server.popen.terminate()
+            status, stdout, stderr = server.end()
+        assert (status, stdout) == (0, "")
+        [line] = stderr.splitlines()
+        assert line.endswith("PALAVER_LISTENS is not a setting of this server")
+
+    def test_a_server_without_any_model_says_so(self, folder: Path):
+        with started("--no-offline-model") as server:
+            server.popen.terminate()
+            status, stdout, stderr = server.end()
+        assert (status, stdout) == (0, "")
+        [line] = stderr.splitlines()
+        assert "no AI connection is configured" in line
+
+
+class TestRefusingToStart:
+    @pytest.mark.parametrize(
+        ("workers", "variables", "line"),
+        [
+            ("1", {"PALAVER_TURN_TIMEOUT": "0"}, "PALAVER_TURN_TIMEOUT: .*greater than 0, not '0'"),
+            ("2", {"PALAVER_TURN_TIMEOUT": "0"}, "PALAVER_TURN_TIMEOUT: .*greater than 0, not '0'"),
+            ("1", {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}, "AzureWebJobsStorage: .*not have Azure Table"),
+            ("1", {"PALAVER_AI_CONNECTIONS": "Mine"}, "Mine__Endpoint: the AI connection Mine needs the URL"),
+            ("1", {"PALAVER_DATA_DIR": "/dev/null"}, "the database /dev/null/palaver.db can't be used: the folder"),
+            ("1", {"PALAVER_LISTEN": "127.0.0.1"}, "PALAVER_LISTEN: .*not '127.0.0.1'"),
+            ("2", {"PALAVER_LISTEN": "127.0.0.1:99999"}, "PALAVER_LISTEN: .*not '127.0.0.1:99999'"),
+        ],
+    )
+    def test_a_wrong_setting_is_named(self, folder: Path, workers: str, variables: dict[str, str], line: str):
+        environment = {"PALAVER_LISTEN": "127.0.0.1:0", "PALAVER_WORKERS": workers, **variables}
+        assert re.match(line, failed(**environment))
+
+    def test_an_unknown_flag_is_named(self, folder: Path):
+        with popen("--listens", "x") as process:
+            stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (2, "")
+        assert stderr.splitlines()[-1] == "palaver-server: error: unrecognized arguments: --listens x"
+
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_a_port_that_another_program_has_is_refused(self, folder: Path, workers: str):
+        with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+            address = f"127.0.0.1:{taken.getsockname()[1]}"
+            line = failed("--listen", address, "--workers", workers, "--offline-model")
+        assert line.startswith(f"PALAVER_LISTEN: can't listen on {address}")
+
+    @pytest.mark.parametrize(("first_workers", "workers"), [("1", "1"), ("2", "2")])
+    def test_a_port_that_another_palaver_server_has_is_refused(self, folder: Path, first_workers: str, workers: str):
+        with started("--workers", first_workers) as server:
+            line = failed("--listen", server.address, "--workers", workers, "--data-dir", "other", "--offline-model")
+            assert line.startswith(f"PALAVER_LISTEN: can't listen on {server.address}")
+            assert serves(server.address)
+
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_a_corrupt_default_database_stops_the_start_and_stays_as_it_is(self, folder: Path, workers: str):
+        database = folder / "palaver-data" / "palaver.db"
+        database.parent.mkdir()
+        database.write_bytes(b"This was a database once." * 1000)
+        line = failed("--listen", "127.0.0.1:0", "--workers", workers)
+        assert line == "the database palaver-data/palaver.db can't be used: the database is damaged"
+        assert database.read_bytes() == b"This was a database once." * 1000
+
+    def test_another_corrupt_database_is_the_trouble_of_its_own_callers(self, folder: Path):
+        (folder / "other.db").write_bytes(b"This was a database once." * 1000)
+        environment = {"PALAVER_STORAGE_CONNECTIONS": "AzureWebJobsStorage,Other", "Other": "sqlite:other.db"}
+        with started(**environment) as server, stub(server.address) as calls:
+            calls.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+            request = pb.CreateAssistantRequest(id="a", chat_storage_connection_setting="Other")
+            with pytest.raises(grpc.RpcError) as caught:
+                calls.CreateAssistant(request)
+            assert caught.value.code() is grpc.StatusCode.DATA_LOSS
+
+
+class TestWorkers:
+    def test_they_share_one_port_and_one_store(self, folder: Path):
+        with started("--workers", "2") as server:
+            workers = server.workers()
+            assert len(workers) == 2
+            port = int(server.address.rpartition(":")[2])
+            for worker in workers:
+                listening = {c.laddr.port for c in worker.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+                assert port in listening
+            with stub(server.address) as calls:
+                calls.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+            # Each channel is a connection of its own, and the system spreads connections over the workers.
+            served_by = set()
+            for number in range(200):
+                options = [("grpc.use_local_subchannel_pool", 1)]
+                with grpc.insecure_channel(server.address, options) as channel:
+                    calls = AssistantServiceStub(channel)
+                    assert calls.GetAssistant(pb.GetAssistantRequest(id="a")).assistant.total_messages == 1
+                    for worker in workers:
+                        if any(c.status == psutil.CONN_ESTABLISHED and c.laddr.port == port
+                               for c in worker.net_connections("tcp")):  # fmt: skip
+                            served_by.add(worker.pid)
+                if len(served_by) == 2 and number >= 3:
+                    break
+            assert served_by == {worker.pid for worker in workers}
+
+    def test_the_death_of_one_ends_the_program_with_status_1(self, folder: Path):
+        with started("--workers", "2") as server:
+            workers = server.workers()
+            workers[0].kill()
+            status, stdout, stderr = server.end()
+            assert (status, stdout) == (1, "")
+            assert "a worker ended unexpectedly" in stderr
+            assert not any(worker.is_running() for worker in workers)
+
+    def test_the_death_of_the_program_ends_them(self, folder: Path):
+        with started("--workers", "2") as server:
+            workers = server.workers()
+            server.popen.kill()
+            _, alive = psutil.wait_procs(workers, timeout=60)
+            for worker in alive:
+                worker.kill()
+            assert alive == []
+
+
+class TestServing:
+    def test_health_is_answered_for_the_server_and_for_each_service(self, folder: Path):
+        with started() as server, grpc.insecure_channel(server.address) as channel:
+            check = health_pb2_grpc.HealthStub(channel).Check
+            for service in ("", SERVICE):
+                response = check(health_pb2.HealthCheckRequest(service=service))
+                assert response.status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.RpcError) as caught:
+                check(health_pb2.HealthCheckRequest(service="unknown"))
+            assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+    def test_reflection_is_served_with_the_flag(self, folder: Path):
+        with started("--reflection") as server, grpc.insecure_channel(server.address) as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+            file = database.FindFileContainingSymbol(SERVICE)
+            assert file.name == "palaver/v1/assistant_service.proto"
+
+    def test_reflection_is_not_served_without_the_flag(self, folder: Path):
+        with started() as server, grpc.insecure_channel(server.address) as channel:
+            database = ProtoReflectionDescriptorDatabase(channel)
+            with pytest.raises(grpc.RpcError) as caught:
+                database.get_services()
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+class TestTls:
+    @pytest.fixture
+    def authority(self, folder: Path) -> trustme.CA:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("localhost", "127.0.0.1")
+        certificate.private_key_pem.write_to_path("key.pem")
+        for blob in certificate.cert_chain_pems:
+            blob.write_to_path("certificate.pem", append=True)
+        return authority
+
+    FLAGS = ("--tls-certificate", "certificate.pem", "--tls-key", "key.pem")
+
+    def test_who_trusts_the_certificate_is_served_encrypted(self, authority: trustme.CA):
+        credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        with started(*self.FLAGS, "--workers", "2") as server:
+            with grpc.secure_channel(server.address, credentials) as channel:
+                response = AssistantServiceStub(channel).CreateAssistant(pb.CreateAssistantRequest(id="a"))
+            assert response.created
+
+    def test_who_does_not_encrypt_or_does_not_trust_is_not_served(self, authority: trustme.CA):
+        stranger = grpc.ssl_channel_credentials(trustme.CA().cert_pem.bytes())
+        with started(*self.FLAGS) as server:
+            for channel in (grpc.insecure_channel(server.address), grpc.secure_channel(server.address, stranger)):
+                with channel, pytest.raises(grpc.RpcError) as caught:
+                    AssistantServiceStub(channel).GetAssistant(pb.GetAssistantRequest(id="a"), timeout=30)
+                assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+    @pytest.mark.parametrize("broken", ["certificate.pem", "key.pem"])
+    def test_a_file_that_is_no_certificate_or_key_is_named(self, authority: trustme.CA, broken: str):
+        Path(broken).write_text("nonsense")
+        line = failed("--listen", "127.0.0.1:0", *self.FLAGS, "--offline-model")
+        assert line.startswith("PALAVER_TLS_CERTIFICATE")
+
+    def test_a_key_of_another_certificate_is_named(self, authority: trustme.CA):
+        authority.issue_cert("elsewhere").private_key_pem.write_to_path("key.pem")
+        line = failed("--listen", "127.0.0.1:0", *self.FLAGS, "--offline-model")
+        assert line.startswith("PALAVER_TLS_CERTIFICATE")

@@ -1,0 +1,255 @@
+"""Settings and connections: what is read from where, and what is said about what is wrong."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from palaver_server.connections import AIConnection, ai_connections, fallback_connection, storage_connections
+from palaver_server.engine.options import EngineOptions
+from palaver_server.settings import NOT_IMPLEMENTED_YET, Settings, SettingsError, load, unknown_variables
+
+# A value for every setting that is not its default, as it is written and as it is read.
+EXAMPLES = {
+    "listen": ("[::1]:0", "[::1]:0"),
+    "data_dir": ("some/where", Path("some/where")),
+    "offline_model": ("true", True),
+    "reflection": ("1", True),
+    "workers": ("3", 3),
+    "tls_certificate": (__file__, Path(__file__)),
+    "tls_key": (__file__, Path(__file__)),
+    "storage_connections": ("AzureWebJobsStorage, Other,,", ("AzureWebJobsStorage", "Other")),
+    "ai_connections": (" One ,Two", ("One", "Two")),
+    "default_chat_model": ("gpt-4o-mini", "gpt-4o-mini"),
+    "default_temperature": ("0", 0.0),
+    "default_max_tokens": ("2000", 2000),
+    "max_tokens_cap": ("4000", 4000),
+    "history_messages": ("0", 0),
+    "first_token_timeout": ("1.5", 1.5),
+    "token_timeout": ("2.5", 2.5),
+    "turn_timeout": ("3.5", 3.5),
+    "max_turns": ("7", 7),
+    "queue_limit": ("0", 0),
+    "grace_period": ("0", 0.0),
+}
+TOGETHER = {"tls_certificate": "tls_key", "tls_key": "tls_certificate"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The settings of the machine that runs the tests are none of ours."""
+    for name in list(os.environ):
+        if name.upper().startswith("PALAVER_"):
+            monkeypatch.delenv(name)
+    return monkeypatch
+
+
+def variable(name: str) -> str:
+    return f"PALAVER_{name.upper()}"
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def line_for(*arguments: str) -> str:
+    """What is said about the settings, which must be one line."""
+    with pytest.raises(SettingsError) as caught:
+        load(arguments)
+    line = str(caught.value)
+    assert "\n" not in line
+    return line
+
+
+class TestSettings:
+    def test_there_is_an_example_of_every_setting(self):
+        assert EXAMPLES.keys() == Settings.model_fields.keys()
+
+    @pytest.mark.parametrize("name", EXAMPLES)
+    def test_a_setting_is_an_environment_variable(self, environment: pytest.MonkeyPatch, name: str):
+        for each in {name, TOGETHER.get(name, name)}:
+            environment.setenv(variable(each), EXAMPLES[each][0])
+        assert getattr(load([]), name) == EXAMPLES[name][1]
+        assert unknown_variables(os.environ) == []
+
+    @pytest.mark.parametrize("name", EXAMPLES)
+    def test_a_setting_is_a_flag_which_goes_before_the_variable(self, environment: pytest.MonkeyPatch, name: str):
+        written, read = EXAMPLES[name]
+        arguments = []
+        for each in {name, TOGETHER.get(name, name)}:
+            is_switch = isinstance(read, bool)
+            arguments += [flag(each)] if is_switch else [flag(each), EXAMPLES[each][0]]
+        other = {"true": "false", "1": "0"}.get(written, "9") if name not in TOGETHER else __file__
+        environment.setenv(variable(name), "127.0.0.1:9" if name == "listen" else other)
+        assert getattr(load(arguments), name) == read
+
+    def test_without_any_the_defaults_apply(self):
+        settings = load([])
+        assert (settings.listen, settings.data_dir, settings.workers) == ("127.0.0.1:50051", Path("palaver-data"), 1)
+        assert (settings.offline_model, settings.reflection) == (False, False)
+        assert (settings.storage_connections, settings.ai_connections) == (("AzureWebJobsStorage",), ())
+        assert settings.engine_options() == EngineOptions()
+
+    @pytest.mark.parametrize("name", [field.name for field in fields(EngineOptions)])
+    def test_what_is_set_reaches_the_engine(self, environment: pytest.MonkeyPatch, name: str):
+        environment.setenv(variable(name), EXAMPLES[name][0])
+        assert getattr(load([]).engine_options(), name) == EXAMPLES[name][1]
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("listen", ["", "localhost", "127.0.0.1:", "127.0.0.1:99999", "127.0.0.1:-1", "127.0.0.1:http", ":50051"]),
+            ("offline_model", ["", "maybe"]),
+            ("reflection", ["2"]),
+            ("workers", ["", "0", "-1", "1.5", "many"]),
+            ("tls_certificate", ["missing.pem", "."]),
+            ("tls_key", ["missing.pem", "."]),
+            ("default_chat_model", [""]),
+            ("default_temperature", ["-0.1", "2.1", "nan", "hot"]),
+            ("default_max_tokens", ["0", "-1"]),
+            ("max_tokens_cap", ["0", "x"]),
+            ("history_messages", ["-1", "65536"]),
+            ("first_token_timeout", ["0", "-1", "nan", "1 s"]),
+            ("token_timeout", ["0"]),
+            ("turn_timeout", ["0"]),
+            ("max_turns", ["0"]),
+            ("queue_limit", ["-1"]),
+            ("grace_period", ["-1"]),
+        ],
+    )
+    def test_a_wrong_value_is_named_in_one_line(self, environment: pytest.MonkeyPatch, name: str, values: list[str]):
+        for value in values:
+            with environment.context() as patch:
+                patch.setenv(variable(name), value)
+                assert re.fullmatch(f"{variable(name)}: .+, not {re.escape(repr(value))}", line_for())
+            if value and not name.startswith(("offline", "reflection")):
+                assert line_for(f"{flag(name)}={value}").startswith(f"{variable(name)}: ")
+
+    def test_all_wrong_values_are_named_at_once(self, environment: pytest.MonkeyPatch):
+        environment.setenv("PALAVER_WORKERS", "many")
+        environment.setenv("PALAVER_TURN_TIMEOUT", "long")
+        line = line_for("--queue-limit", "x")
+        for name in ("PALAVER_WORKERS", "PALAVER_TURN_TIMEOUT", "PALAVER_QUEUE_LIMIT"):
+            assert f"{name}: " in line
+
+    @pytest.mark.parametrize("name", TOGETHER)
+    def test_a_certificate_needs_its_key_and_a_key_its_certificate(self, environment: pytest.MonkeyPatch, name: str):
+        environment.setenv(variable(name), __file__)
+        assert line_for() == "PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither"
+
+    @pytest.mark.parametrize("name", NOT_IMPLEMENTED_YET)
+    def test_what_is_not_implemented_yet_is_refused_rather_than_ignored(
+        self, environment: pytest.MonkeyPatch, name: str
+    ):
+        environment.setenv(name, "15")
+        assert line_for() == f"{name}: this version does not have {NOT_IMPLEMENTED_YET[name]} yet; unset it"
+        environment.setenv(name, "")
+        load([])
+
+    def test_variables_that_look_like_settings_and_are_none_are_found(self):
+        names = ["PALAVER_LISTENS", "PALAVER_", "PALAVER_WORKERS", "palaver_workers", "PALAVER_SERVER", "PALAVER_TOKEN",
+                 "PALAVERS", "PATH", "PALAVER_DATADIR"]  # fmt: skip
+        found = unknown_variables(dict.fromkeys(names, "x"))
+        assert found == ["PALAVER_", "PALAVER_DATADIR", "PALAVER_LISTENS"]
+
+
+class TestStorageConnections:
+    def test_the_default_is_a_database_in_the_data_folder(self):
+        assert storage_connections(Settings(data_dir=Path("data")), {}) == {
+            "AzureWebJobsStorage": Path("data/palaver.db")
+        }
+
+    @pytest.mark.parametrize("path", ["one.db", "/some/where/one.db", "with space:and colon.db"])
+    def test_a_connection_is_the_path_of_a_database(self, path: str):
+        settings = Settings(storage_connections="AzureWebJobsStorage,Other")
+        environment = {"AzureWebJobsStorage": f"sqlite:{path}", "Other": "sqlite:other.db"}
+        assert storage_connections(settings, environment) == {
+            "AzureWebJobsStorage": Path(path),
+            "Other": Path("other.db"),
+        }
+
+    def test_what_is_not_listed_is_not_offered(self):
+        settings = Settings(storage_connections="Other")
+        environment = {"AzureWebJobsStorage": "sqlite:one.db", "Other": "sqlite:two.db", "Third": "sqlite:three.db"}
+        assert storage_connections(settings, environment) == {"Other": Path("two.db")}
+
+    @pytest.mark.parametrize(
+        ("name", "environment", "line"),
+        [
+            ("Other", {}, 'Other: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value; use "sqlite:PATH"'),
+            ("Other", {"Other": ""}, "Other: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value"),
+            ("Other", {"Other": "sqlite:"}, 'Other: write "sqlite:PATH"'),
+            ("AzureWebJobsStorage", {"AzureWebJobsStorage": "sqlite:"}, 'AzureWebJobsStorage: write "sqlite:PATH"'),
+            (
+                "AzureWebJobsStorage",
+                {"AzureWebJobsStorage": "UseDevelopmentStorage=true"},
+                "AzureWebJobsStorage: this version does not have Azure Table Storage yet",
+            ),
+            (
+                "Other",
+                {"Other": "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2VjcmV0;EndpointSuffix=x"},
+                "Other: this version does not have Azure Table Storage yet",
+            ),
+            (
+                "AzureWebJobsStorage",
+                {"AzureWebJobsStorage__tableServiceUri": "https://a.table.core.windows.net"},
+                "AzureWebJobsStorage: this version does not have Azure Table Storage yet",
+            ),
+        ],
+    )
+    def test_what_can_not_be_used_is_named_without_its_value(self, name: str, environment: dict[str, str], line: str):
+        with pytest.raises(SettingsError) as caught:
+            storage_connections(Settings(storage_connections=name), environment)
+        assert str(caught.value).startswith(line)
+        assert "c2VjcmV0" not in str(caught.value)
+
+
+class TestAIConnections:
+    def test_none_is_offered_by_default(self):
+        assert ai_connections(Settings(), {"Mine__Endpoint": "https://mine.example", "Mine__Key": "k"}) == []
+
+    @pytest.mark.parametrize("endpoint", ["https://mine.example", "https://mine.example/"])
+    def test_a_listed_one_has_an_endpoint_and_a_key(self, endpoint: str):
+        environment = {"Mine__Endpoint": endpoint, "Mine__Key": "k1", "Other__Endpoint": "http://o", "Other__Key": "k2"}
+        assert ai_connections(Settings(ai_connections="Other,Mine"), environment) == [
+            AIConnection("Other", "k2", "http://o/openai/v1/"),
+            AIConnection("Mine", "k1", "https://mine.example/openai/v1/"),
+        ]
+
+    @pytest.mark.parametrize(
+        ("environment", "line"),
+        [
+            ({}, "Mine__Endpoint: the AI connection Mine needs the URL of its endpoint here"),
+            ({"Mine__Key": "secret"}, "Mine__Endpoint: the AI connection Mine needs the URL of its endpoint here"),
+            ({"Mine__Endpoint": "mine.example", "Mine__Key": "secret"}, "Mine__Endpoint: the AI connection Mine needs"),
+            ({"Mine__Endpoint": "https://mine.example"}, "Mine__Key: this version does not have managed identity yet"),
+        ],
+    )
+    def test_one_without_endpoint_or_key_is_named(self, environment: dict[str, str], line: str):
+        with pytest.raises(SettingsError) as caught:
+            ai_connections(Settings(ai_connections="Mine"), environment)
+        assert str(caught.value).startswith(line)
+        assert "secret" not in str(caught.value)
+
+    def test_the_fallback_is_openai_then_azure_then_nothing(self):
+        azure = {"AZURE_OPENAI_ENDPOINT": "https://mine.example/", "AZURE_OPENAI_KEY": "azure"}
+        openai = {"OPENAI_API_KEY": "open"}
+        assert fallback_connection({}) is None
+        assert fallback_connection({"AZURE_OPENAI_KEY": "azure"}) is None
+        assert fallback_connection(openai) == AIConnection("OPENAI", "open", None)
+        assert fallback_connection(azure) == AIConnection("AZURE_OPENAI", "azure", "https://mine.example/openai/v1/")
+        assert fallback_connection({**azure, **openai}) == AIConnection("OPENAI", "open", None)
+        assert fallback_connection({**azure, "OPENAI_API_KEY": ""}) == fallback_connection(azure)
+
+    @pytest.mark.parametrize(("value", "base_url"), [("http://localhost:1/v1", "http://localhost:1/v1"), ("", None)])
+    def test_openai_may_be_any_compatible_server(self, value: str, base_url: str | None):
+        environment = {"OPENAI_API_KEY": "open", "OPENAI_BASE_URL": value}
+        assert fallback_connection(environment) == AIConnection("OPENAI", "open", base_url)
+
+    def test_a_fallback_without_its_key_is_named(self):
+        with pytest.raises(SettingsError, match=r"^AZURE_OPENAI_KEY: "):
+            fallback_connection({"AZURE_OPENAI_ENDPOINT": "https://mine.example"})
