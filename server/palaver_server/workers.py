@@ -55,7 +55,7 @@ def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -
         if all(_is_ready(receiving) for receiving, _ in pipes):
             announce(port)
         wait([process.sentinel for process in processes])
-        # A service manager may signal the workers as well as the supervisor, which meets some of them at their very end.
+        # A service manager may signal the workers as well, which then meets some of them at their very end.
         expected = (0, -signal.SIGTERM) if is_stopping else (0,)
         stop()
         for process in processes:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import subprocess
 import sys
@@ -211,15 +210,6 @@ class TestDisk:
 
     def test_a_read_only_disk_is_unavailable_until_it_can_be_written(self, tmp_path: Path):
         play("read_only", tmp_path / "disk")
-
-    @pytest.mark.skipif(os.geteuid() == 0, reason="NOT TESTED: root may write everywhere")
-    async def test_a_folder_that_can_not_be_written_can_not_be_used_right_now(self, tmp_path: Path):
-        tmp_path.chmod(0o500)
-        store = SqliteStore(tmp_path / "palaver.db")
-        with pytest.raises(StoreUnavailable):
-            await store.open()
-        await store.close()
-        tmp_path.chmod(0o700)
 
     @pytest.mark.parametrize("name", ["file/palaver.db", "file/folder/palaver.db", "folder"])
     async def test_a_path_that_can_not_be_a_file_can_not_be_used_right_now(self, tmp_path: Path, name: str):
