@@ -1,4 +1,4 @@
-"""Measures and prints; `--check` fails when a bar is missed, `--quick` runs each comparison once."""
+"""Measures and prints; `--check` fails when a bar is missed, `--quick` takes about a minute, all of it about five."""
 
 from __future__ import annotations
 
@@ -6,95 +6,169 @@ import argparse
 import statistics
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvloop
 
 from bench import measure, processes
+from bench.load import MAX_HISTORY
 from bench.measure import Scenario
 from bench.pace import Pace
+from bench.processes import Measured
 
-PACED, UNPACED = Pace(40, 200), Pace(0, 500)
-SCENARIOS = (
-    Scenario("1 paced stream", 1, PACED),
-    Scenario("50 paced streams", 50, PACED),
-    Scenario("400 paced streams", 400, PACED),
-    Scenario("200 unpaced streams", 200, UNPACED),
-)
 CPU_BARS = {"50 paced streams": 2.5, "200 unpaced streams": 1.0}
 """The most that Palaver may cost per token, as a multiple of the bare echo."""
 
 HISTORY_BAR = 1.2
 """The most that a turn after 20,000 messages may cost, as a multiple of one after 20."""
 
-
-def verdict(ratio: float, bar: float | None, missed: list[str], what: str) -> str:
-    """Says how a ratio stands to its bar."""
-    if bar is None:
-        return ""
-    if ratio > bar:
-        missed.append(f"{what}: {ratio:.2f}, at most {bar:g} is allowed")
-    return f"  bar {bar:g}: {'met' if ratio <= bar else 'MISSED'}"
+LONGEST_HISTORY = "after 20,000 messages"
+PALAVER = "Palaver"
 
 
-async def run(quick: bool, folder: Path) -> list[str]:
+@dataclass(frozen=True)
+class Effort:
+    """How much is measured. A reply has many pieces, so that what a call costs once is spread over them."""
+
+    rounds: int
+    paced: Pace
+    crowd: Pace
+    """The pace of the most streams; the typed stream does not keep up with it, and takes many times as long."""
+    unpaced: Pace
+    first_pieces: int
+    turns: int
+    turn_rounds: int
+
+    @property
+    def scenarios(self) -> tuple[Scenario, ...]:
+        """What the server CPU per token is measured for."""
+        return (
+            Scenario("1 paced stream", 1, self.paced),
+            Scenario("50 paced streams", 50, self.paced),
+            Scenario("400 paced streams", 400, self.crowd),
+            Scenario("200 unpaced streams", 200, self.unpaced),
+        )
+
+
+QUICK = Effort(
+    rounds=1, paced=Pace(40, 120), crowd=Pace(40, 80), unpaced=Pace(0, 200), first_pieces=200, turns=30, turn_rounds=5
+)
+FULL = Effort(
+    rounds=3, paced=Pace(40, 200), crowd=Pace(40, 120), unpaced=Pace(0, 500), first_pieces=500, turns=60, turn_rounds=9
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Prints the tables and remembers the bars that were missed."""
+
+    missed: list[str] = field(default_factory=list)
+
+    def title(self, text: str, *columns: str) -> None:
+        """Begins a table."""
+        print(f"\n{text}")
+        if columns:
+            print(" " * 26 + "".join(f"{column:>16}" for column in columns))
+
+    def row(self, name: str, *cells: str, note: str = "") -> None:
+        """Adds a row to the table."""
+        print(f"    {name:<22}" + "".join(f"{cell:>16}" for cell in cells) + note, flush=True)
+
+    def verdict(self, ratio: float, bar: float | None, what: str) -> str:
+        """Says how a ratio stands to its bar, if it has one."""
+        if bar is None:
+            return ""
+        if ratio > bar:
+            self.missed.append(f"{what}: {ratio:.2f}, at most {bar:g} is allowed")
+        return f"  bar {bar:g}: {'met' if ratio <= bar else 'MISSED'}"
+
+
+async def tokens(report: Report, servers: tuple[Measured, ...], effort: Effort) -> None:
+    """Reports what a streamed token costs."""
+    results = await measure.cpu_per_token(servers, effort.scenarios, effort.rounds)
+    report.title(
+        f"Server CPU per streamed token (median of {effort.rounds})", "µs", "times the echo", "tokens/s/stream"
+    )
+    for scenario, by_server in results.items():
+        print(f"  {scenario}")
+        echo = [run.cpu for run in by_server[servers[0].name]]
+        for name, runs in by_server.items():
+            cpu = [run.cpu for run in runs]
+            ratio = measure.median_ratio(cpu, echo)
+            bar = CPU_BARS.get(scenario.name) if name == PALAVER else None
+            report.row(
+                name,
+                f"{statistics.median(cpu):.1f}",
+                f"{ratio:.2f}",
+                f"{statistics.median(run.rate for run in runs):,.1f}",
+                note=report.verdict(ratio, bar, f"server CPU per token, {scenario.name}"),
+            )
+
+
+async def first_pieces(report: Report, upstream: Measured, servers: tuple[Measured, ...], effort: Effort) -> None:
+    """Reports how long the first piece takes."""
+    results = await measure.first_piece(upstream, servers, effort.first_pieces)
+    cuts = {name: statistics.quantiles(times, n=100) for name, times in results.items()}
+    report.title(
+        f"Time to the first piece, one stream at a time, {effort.first_pieces} calls, ms",
+        "p50", "p99", "p50 added", "p99 added",
+    )  # fmt: skip
+    direct = cuts["direct"]
+    for name, cut in cuts.items():
+        values = (cut[49], cut[98], cut[49] - direct[49], cut[98] - direct[98])
+        report.row(name, *(f"{value:.2f}" for value in values))
+
+
+async def histories(report: Report, server: Measured, steps: dict[str, int], effort: Effort) -> None:
+    """Reports what a turn costs when the conversation is long already."""
+    results = await measure.turn_cost(server, effort.turns, effort.turn_rounds)
+    report.title(
+        f"A turn that sends {MAX_HISTORY} messages of a long conversation (median of {effort.turn_rounds})",
+        "CPU ms", "times the first", "wall ms", "times the first", "SQLite steps",
+    )  # fmt: skip
+    first_cpu, first_wall = next(iter(results.values()))
+    for name, (cpu, wall) in results.items():
+        ratio = measure.median_ratio(cpu, first_cpu)
+        report.row(
+            name,
+            f"{statistics.median(cpu):.2f}",
+            f"{ratio:.2f}",
+            f"{statistics.median(wall):.2f}",
+            f"{measure.median_ratio(wall, first_wall):.2f}",
+            f"{steps[name]:,}",
+            note=report.verdict(ratio, HISTORY_BAR if name == LONGEST_HISTORY else None, f"CPU of a turn {name}"),
+        )
+
+
+async def run(effort: Effort, folder: Path) -> list[str]:
     """Runs everything and returns the bars that were missed."""
-    missed: list[str] = []
-    rounds = 1 if quick else 3
+    report = Report()
     await measure.fill(folder)
+    steps = await measure.store_steps(folder)
     with (
         processes.endpoint() as upstream,
         processes.echo() as echo,
         processes.typed(upstream, folder) as typed,
         processes.palaver(upstream, folder) as server,
     ):
-        print(f"Server CPU per streamed token, µs, and as a multiple of the bare echo (median of {rounds})")
-        results = await measure.cpu_per_token((echo, typed, server), SCENARIOS, rounds)
-        for scenario, by_server in results.items():
-            base = by_server[echo.name]
-            print(f"  {scenario}")
-            for name, values in by_server.items():
-                ratio = measure.median_ratio(values, base)
-                bar = CPU_BARS.get(scenario) if name == server.name else None
-                note = verdict(ratio, bar, missed, f"server CPU per token, {scenario}")
-                print(f"    {name:<14}{statistics.median(values):8.1f}  {ratio:6.2f}{note}")
-
-        direct, through = await measure.first_piece(upstream, server, 200 if quick else 1_000)
-        print("Time to the first piece, one stream, ms")
-        for name, times in (("direct", direct), ("Palaver", through)):
-            cuts = statistics.quantiles(times, n=100)
-            print(f"    {name:<14}p50 {cuts[49] * 1e3:6.2f}  p99 {cuts[98] * 1e3:6.2f}")
-        added = [
-            statistics.quantiles(through, n=100)[cut] - statistics.quantiles(direct, n=100)[cut] for cut in (49, 98)
-        ]
-        print(f"    {'added':<14}p50 {added[0] * 1e3:6.2f}  p99 {added[1] * 1e3:6.2f}")
-
-        print("A turn in a conversation that is long already, ms (median), and as a multiple of the first")
-        costs = await measure.turn_cost(server, 50 if quick else 100, 3 if quick else 7)
-        first_cpu, first_wall = next(iter(costs.values()))
-        for name, (cpu, wall) in costs.items():
-            ratio = measure.median_ratio(cpu, first_cpu)
-            bar = HISTORY_BAR if name == "after 20,000 messages" else None
-            note = verdict(ratio, bar, missed, f"CPU of a turn {name}")
-            print(
-                f"    {name:<22}CPU {statistics.median(cpu):6.2f} {ratio:5.2f}   "
-                f"wall {statistics.median(wall):6.2f} {measure.median_ratio(wall, first_wall):5.2f}{note}"
-            )
-
-    print("Memory per open stream at 400 paced streams, KiB")
+        await tokens(report, (echo, typed, server), effort)
+        await first_pieces(report, upstream, (echo, typed, server), effort)
+        await histories(report, server, steps, effort)
+    report.title("Memory per open stream, 400 streams", "KiB")
     for name, growth in (await measure.memory(folder, 400)).items():
-        print(f"    {name:<14}{growth / 1024:6.1f}")
-    return missed
+        report.row(name, f"{growth / 1024:.1f}")
+    return report.missed
 
 
 def main() -> None:
     """Reads the arguments and runs."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of each comparison")
+    parser.add_argument("--quick", action="store_true", help="one round of shorter replies, about a minute")
     parser.add_argument("--check", action="store_true", help="fail when a bar is missed")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="palaver-bench-") as folder:
-        missed = uvloop.run(run(arguments.quick, Path(folder)))
+        missed = uvloop.run(run(QUICK if arguments.quick else FULL, Path(folder)))
     for line in missed:
         print(f"MISSED {line}")
     sys.exit(bool(missed) and arguments.check)

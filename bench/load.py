@@ -15,6 +15,8 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 
 CONNECTIONS = 4
+MAX_HISTORY = 20
+"""Messages that a turn sends to the model besides the new one, however many are stored."""
 
 
 class Callers:
@@ -32,7 +34,7 @@ class Callers:
     def post(self, name: str, pace: Pace, channel: int = 0) -> grpc.aio.UnaryStreamCall:
         """Posts a query; the messages of the call are bytes."""
         post = self._channels[channel % CONNECTIONS].unary_stream("/palaver.v1.AssistantService/PostUserQuery")
-        history = pb.History(max_messages=20)
+        history = pb.History(max_messages=MAX_HISTORY)
         request = pb.PostUserQueryRequest(id=name, user_message="Hello", chat_model=str(pace), history=history)
         return post(request.SerializeToString())
 
@@ -43,7 +45,7 @@ class Callers:
             pass
 
     async def streams(self, number: int, pace: Pace) -> None:
-        """Reads so many replies side by side, each of an assistant of its own."""
+        """Reads so many replies side by side, each of an assistant of its own; all must come to their end."""
         await asyncio.gather(*(self.read(f"stream-{index}", pace, index) for index in range(number)))
 
     async def time_to_first_piece(self, name: str, pace: Pace) -> float:
@@ -64,8 +66,7 @@ async def callers(server: Measured, assistants: int = 0) -> AsyncIterator[Caller
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
     channels = [grpc.aio.insecure_channel(server.target, options) for _ in range(CONNECTIONS)]
     connected = Callers(channels)
-    for index in range(assistants):
-        await connected.create(f"stream-{index}")
+    await asyncio.gather(*(connected.create(f"stream-{index}") for index in range(assistants)))
     yield connected
     for channel in channels:
         await channel.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from bench import processes
-from bench.load import callers
+from bench.load import MAX_HISTORY, callers
 from bench.pace import Pace
 from bench.processes import Measured
 from palaver_server.models import Draft, FinishReason, IfExists, Role, Usage
@@ -31,12 +31,26 @@ class Scenario:
     streams: int
     pace: Pace
 
+    def __str__(self) -> str:
+        pace = f"{self.pace.per_second} tokens/s, " if self.pace.per_second else ""
+        return f"{self.name}, {pace}{self.pace.pieces} tokens each"
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What one run of a scenario cost."""
+
+    cpu: float
+    """Microseconds of server CPU per token."""
+    rate: float
+    """Tokens per second and stream that arrived: less than the pace when the machine can't keep up."""
+
 
 async def cpu_per_token(
     servers: Sequence[Measured], scenarios: Sequence[Scenario], rounds: int
-) -> dict[str, dict[str, list[float]]]:
-    """Returns the microseconds of server CPU per token: by scenario, by server, one for each round."""
-    results: dict[str, dict[str, list[float]]] = {s.name: {m.name: [] for m in servers} for s in scenarios}
+) -> dict[Scenario, dict[str, list[Streamed]]]:
+    """Returns what a token costs: by scenario, by server, one for each round."""
+    results: dict[Scenario, dict[str, list[Streamed]]] = {s: {m.name: [] for m in servers} for s in scenarios}
     async with AsyncExitStack() as stack:
         most = max(scenario.streams for scenario in scenarios)
         connected = [(server, await stack.enter_async_context(callers(server, most))) for server in servers]
@@ -45,38 +59,48 @@ async def cpu_per_token(
         for _ in range(rounds):
             for scenario in scenarios:
                 for server, caller in connected:
-                    before = server.cpu()
+                    before, begun = server.cpu(), time.perf_counter()
                     await caller.streams(scenario.streams, scenario.pace)
+                    rate = scenario.pace.pieces / (time.perf_counter() - begun)
                     tokens = scenario.streams * scenario.pace.pieces
-                    results[scenario.name][server.name].append((server.cpu() - before) / tokens * 1e6)
+                    results[scenario][server.name].append(Streamed((server.cpu() - before) / tokens * 1e6, rate))
     return results
 
 
-async def first_piece(upstream: Measured, server: Measured, calls: int) -> tuple[list[float], list[float]]:
-    """Returns the seconds to the first piece, asked of the endpoint directly and through a server."""
-    pace, direct, through = Pace(0, 1), [], []
+async def first_piece(upstream: Measured, servers: Sequence[Measured], calls: int) -> dict[str, list[float]]:
+    """Returns the milliseconds to the first piece, asked of the endpoint directly and through each server."""
+    pace = Pace(0, 1)
     body = {"model": str(pace), "messages": [{"role": "user", "content": "Hello"}], "stream": True}
-    async with callers(server) as caller, aiohttp.ClientSession() as session:
-        await caller.create("first-piece")
+    results: dict[str, list[float]] = {"direct": [], **{server.name: [] for server in servers}}
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        connected = [(server, await stack.enter_async_context(callers(server))) for server in servers]
+        for _, caller in connected:
+            await caller.create("first-piece")
+            await caller.read("first-piece", pace)
         for _ in range(calls):
             begun = time.perf_counter()
             async with session.post(f"http://{upstream.target}/v1/chat/completions", json=body) as response:
                 await response.content.readany()
-                direct.append(time.perf_counter() - begun)
+                results["direct"].append((time.perf_counter() - begun) * 1e3)
                 await response.read()
-            through.append(await caller.time_to_first_piece("first-piece", pace))
-    return direct, through
+            for server, caller in connected:
+                results[server.name].append(await caller.time_to_first_piece("first-piece", pace) * 1e3)
+    return results
 
 
 async def memory_per_stream(server: Measured, streams: int) -> float:
-    """Returns the bytes that an open stream adds, of streams that are in the middle of a paced reply."""
+    """Returns the bytes that an open stream adds, its connection to the endpoint included.
+
+    The pace is one that every server keeps up with: what is measured is an open stream and not a backlog.
+    """
     async with callers(server, streams) as caller:
-        await caller.streams(streams, Pace(0, 1))  # opens the connections, which stay open afterwards
-        idle = server.memory()
-        running = asyncio.ensure_future(caller.streams(streams, Pace(40, 160)))
-        peak = idle
+        # One stream loads everything that is loaded only once. More would leave memory behind that is used again.
+        await caller.streams(1, Pace(0, 1))
+        idle = peak = server.memory()
+        running = asyncio.ensure_future(caller.streams(streams, Pace(5, 25)))
         while not running.done():
-            await asyncio.sleep(0.2)
+            await asyncio.wait([running], timeout=0.2)
             peak = max(peak, server.memory())
         await running
         return (peak - idle) / streams
@@ -93,6 +117,34 @@ async def fill(folder: Path) -> None:
             turn = FinishedTurn(f"fill-{first}", "", drafts, FinishReason.STOP, Usage(), 0, "")
             await store.commit_turn("ChatState", name, window.version, turn)
     await store.close()
+
+
+class CountingStore(SqliteStore):
+    """Counts the instructions of SQLite's virtual machine: what a store call costs, without the noise of a clock."""
+
+    steps = 0
+
+    def _count(self) -> None:
+        self.steps += 1
+
+    async def open(self) -> None:
+        await self._run(lambda connection: connection.set_progress_handler(self._count, 1))
+
+
+async def store_steps(folder: Path) -> dict[str, int]:
+    """Returns the steps of SQLite for what a turn reads and writes, by how long the conversation is already."""
+    store = CountingStore(folder / "palaver.db")
+    await store.open()
+    drafts = (Draft(Role.USER, "Hello"), Draft(Role.ASSISTANT, "word"))
+    turn = FinishedTurn("steps", "", drafts, FinishReason.STOP, Usage(), 0, "")
+    results = {}
+    for name in HISTORY:
+        before = store.steps
+        window = await store.read_window("ChatState", name, MAX_HISTORY)
+        await store.commit_turn("ChatState", name, window.version, turn)
+        results[name] = store.steps - before
+    await store.close()
+    return results
 
 
 async def turn_cost(server: Measured, turns: int, rounds: int) -> dict[str, tuple[list[float], list[float]]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ class Measured:
 
     def cpu(self) -> float:
         """CPU seconds since the start, user and system."""
+        if sys.platform == "linux":
+            # What clock_getcpuclockid(3) returns. It counts nanoseconds, and the other one hundredths of a second,
+            # of which a single paced stream uses no more than a few.
+            return time.clock_gettime(~self.process.pid << 3 | 2)
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
