@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import httpx2
@@ -40,6 +40,9 @@ MAX_CONNECTIONS = 10_000
 DRAIN_TIMEOUT = 0.1
 """Seconds that the end of a finished stream may take, so that the connection can serve the next call."""
 
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
+"""Compression would hold pieces back; without it the bytes of the connection are those of the stream."""
+
 MAX_WORDS = 400
 """Characters of an endpoint's own words that are passed on."""
 
@@ -70,7 +73,8 @@ class OpenAIModel:
         reader = ChunkReader()
         try:
             async with self._open(prompt) as response:
-                reads = response.iter_bytes()
+                # What the transport reads, without the layers that decode and cut it again.
+                reads = aiter(cast("httpx2.AsyncByteStream", response.http_response.stream))
                 async for data in reads:
                     chunks: list[Chunk] = []
                     try:
@@ -99,7 +103,7 @@ class OpenAIModel:
             # The SDK walks through typed parameters to transform them, which cost a third of a turn with twenty
             # messages of history. An extra body is taken as it is.
             call = self._client.chat.completions.with_streaming_response.create(
-                model=model, messages=[], stream=True, extra_body=body
+                model=model, messages=[], stream=True, extra_body=body, extra_headers=UNCOMPRESSED
             )
             try:
                 response = await call.__aenter__()

@@ -103,6 +103,9 @@ class ChunkReader:
 
         Raises `ModelStreamBroken` for what is no chunk, and `ErrorEvent`, behind the good chunks before it.
         """
+        if self._is_one_event(data):
+            yield _chunk(data[6:-2])
+            return
         if self._ended_with_cr and data:
             data = data.removeprefix(b"\n")  # the other half of a line end that was cut in two
             self._ended_with_cr = False
@@ -122,6 +125,16 @@ class ChunkReader:
                     yield chunk
         if len(self._rest) + self._size > MAX_EVENT_BYTES:
             raise ModelStreamBroken("the endpoint sent an event without an end")
+
+    def _is_one_event(self, data: bytes) -> bool:
+        """Whether the bytes are one event and nothing else, as they are with a model that writes piece by piece."""
+        return (
+            data.startswith(b"data: {")
+            and data.endswith(b"\n\n")
+            and data.count(b"\n") == 2
+            and b"\r" not in data
+            and not (self._rest or self._data or self._ended_with_cr or self.is_done)
+        )
 
     def _take_field(self, line: bytes) -> None:
         if line.startswith(b"data:"):
@@ -143,13 +156,17 @@ class ChunkReader:
         if data.startswith(DONE):
             self.is_done = True
             return None
-        try:
-            chunk = _decode_chunk(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ModelStreamBroken("the endpoint sent an event that is not a chat completion chunk") from error
-        if chunk.error:
-            raise ErrorEvent(chunk.error)
-        return chunk
+        return _chunk(data)
+
+
+def _chunk(data: bytes) -> Chunk:
+    try:
+        chunk = _decode_chunk(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ModelStreamBroken("the endpoint sent an event that is not a chat completion chunk") from error
+    if chunk.error:
+        raise ErrorEvent(chunk.error)
+    return chunk
 
 
 def merge(chunks: list[Chunk]) -> ModelDelta:

@@ -93,7 +93,9 @@ class ReplyReader:
                 async for delta in deltas:
                     collector.add(delta)
                     if delta.text:
-                        await self._pass_on(delta.text, scope)
+                        self._pass_on(delta.text)
+                        if self._turn.is_far_ahead:
+                            await self._wait_for_the_callers(scope)
                     # Comments and empty deltas are no sign of progress; what is written or thought is.
                     if delta.text or delta.thinking:
                         self._extend(scope)
@@ -101,15 +103,16 @@ class ReplyReader:
             raise self._timeout()
         return collector.reply()
 
-    async def _pass_on(self, text: str, scope: anyio.CancelScope) -> None:
+    def _pass_on(self, text: str) -> None:
         self._has_begun = True
         self._size.add_reply(text)
         self._turn.publish(TextDelta(text))
-        if self._turn.is_far_ahead:
-            # The caller is slow, not the endpoint: only the limit of the whole turn goes on counting.
-            scope.deadline = self._deadline
-            await self._turn.room()
-            self._extend_at = 0.0
+
+    async def _wait_for_the_callers(self, scope: anyio.CancelScope) -> None:
+        # They are slow, not the endpoint: only the limit of the whole turn goes on counting.
+        scope.deadline = self._deadline
+        await self._turn.room()
+        self._extend_at = 0.0
 
     def _extend(self, scope: anyio.CancelScope) -> None:
         """Gives the model the pause between two tokens from now on.

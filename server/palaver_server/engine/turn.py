@@ -25,6 +25,7 @@ class Turn:
         self._error: BaseException | None = None
         self._ended = False
         self._produced = 0
+        self._consumed = 0
         self._followers: set[Follower] = set()
         self._room: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -57,7 +58,7 @@ class Turn:
     @property
     def is_far_ahead(self) -> bool:
         """Whether even the fastest follower is so far behind that reading on would only fill the memory."""
-        return bool(self._followers) and self._produced - max(f.consumed for f in self._followers) > MAX_LEAD
+        return self._produced - self._consumed > MAX_LEAD and bool(self._followers)
 
     async def room(self) -> None:
         """Waits until a follower has caught up, so that a slow caller slows the model."""
@@ -105,6 +106,12 @@ class Turn:
         for follower in self._followers:
             follower.wake()
 
+    def _has_read(self, characters: int) -> None:
+        """Notes how far a follower is; the fastest one counts, which is why one that leaves is not subtracted."""
+        if characters > self._consumed:
+            self._consumed = characters
+            self._make_room()
+
     def _make_room(self) -> None:
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
@@ -120,8 +127,7 @@ class Follower:
         self._turn = turn
         self._next = 0
         self._news: asyncio.Future[None] | None = None
-        self.consumed = 0
-        """Characters of the reply that were read."""
+        self._consumed = 0
 
     def __aiter__(self) -> Follower:
         return self
@@ -140,16 +146,17 @@ class Follower:
         return self._whole_text(event) if isinstance(event, TextDelta) else event
 
     def _whole_text(self, first: TextDelta) -> TextDelta:
-        pieces = [first.text]
-        for event in self._turn._events[self._next :]:
-            if not isinstance(event, TextDelta):
-                break
-            pieces.append(event.text)
-        self._next += len(pieces) - 1
-        text = "".join(pieces)
-        self.consumed += len(text)
-        self._turn._make_room()
-        return first if len(pieces) == 1 else TextDelta(text)
+        text = first.text
+        events = self._turn._events
+        if self._next < len(events):
+            pieces = [text]
+            while self._next < len(events) and isinstance(event := events[self._next], TextDelta):
+                pieces.append(event.text)
+                self._next += 1
+            text = "".join(pieces)
+        self._consumed += len(text)
+        self._turn._has_read(self._consumed)
+        return TextDelta(text)
 
     def wake(self) -> None:
         """Tells the follower that there is something new."""
