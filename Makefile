@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GENERATE_VENV := .venv-generate
+# The commit that the contract must stay compatible with: the newest release, or before there is one, the last commit.
+BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 
 RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
@@ -40,6 +42,7 @@ lint: $(DEV) ## check format, lint, types, import arrows and the contract
 	$(BIN)/lint-imports
 	$(BIN)/buf lint
 	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf breaking --against ".git#ref=$(BASE)"
 
 format: $(DEV) ## format code and contract, and mend what the linter can mend
 	$(BIN)/ruff format .
