@@ -250,6 +250,20 @@ async def test_turns_of_one_assistant_run_one_at_a_time_in_order(served: Served,
     assert (await contents(served))[1::2] == ["q0", "q1", "q2", "q3"]
 
 
+async def test_the_letter_case_of_a_collection_does_not_make_another_assistant(served: Served, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream("first", gate))
+    running = served.stub.PostUserQuery(query("q0"))
+    await running.read()
+    waiting = served.stub.PostUserQuery(query("q1", collection_name="CHATSTATE"))
+    await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+    assert len(endpoint.calls) == 1
+    gate.set()
+    await rest(running)
+    await rest(waiting)
+    assert (await contents(served))[1::2] == ["q0", "q1"]
+
+
 async def test_turns_of_different_assistants_run_side_by_side(served: Served, endpoint: Endpoint):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="b"))
     gate = asyncio.Event()
