@@ -1,10 +1,13 @@
-"""What holds for all tests: where CI runs them, none may be skipped."""
+"""What holds for all tests: gRPC keeps out of forks, and where CI runs, no test may be skipped."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+
+# Before gRPC is imported: its fork handlers would run in the children that tests start, and now and then end them.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
