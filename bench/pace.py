@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+
+GOLDEN_RATIO = 0.618034
+_streams = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,11 @@ class Pace:
     async def ticks(self) -> AsyncIterator[None]:
         """Yields when a piece is due, without falling behind when one was late."""
         loop = asyncio.get_running_loop()
-        due = loop.time()
+        # Models do not write in step. Streams that begin together, as those of the echo do, would: all of their pieces
+        # would be due in one turn of the event loop, which sends them for half the price. So each has a phase of its
+        # own, and multiples of this number spread them evenly, however many there are.
+        phase = next(_streams) * GOLDEN_RATIO % 1
+        due = loop.time() + (phase / self.per_second if self.per_second else 0)
         for _ in range(self.pieces):
             if self.per_second:
                 due += 1 / self.per_second
