@@ -12,7 +12,7 @@ GENERATE := $(GENERATE_VENV)/.installed
 STUBS := client/python/palaver/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run chat test soak compatibility lint format generate check-generate bench check setup clean
+.PHONY: help demo run chat test azurite soak compatibility lint format generate check-generate bench check setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -26,8 +26,11 @@ run: $(RUNTIME) ## run the server on 127.0.0.1:50051, with the offline model unl
 chat: $(RUNTIME) ## chat in the terminal with the server that `make run` started
 	@$(BIN)/palaver chat $(ARGS)
 
-test: $(DEV) ## run the tests (ARGS="-k name" for some of them)
+test: $(DEV) azurite ## run the tests (ARGS="-k name" for some of them)
 	@$(BIN)/python -m pytest $(ARGS)
+
+azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js where the machine has none
+	@tools/install-azurite.sh $(BIN)
 
 soak: $(DEV) ## post many turns, a third of them cancelled: memory, tasks and sockets must stay flat
 	@$(BIN)/python -m tests.soak $(ARGS)
@@ -58,7 +61,7 @@ check-generate: $(GENERATE) ## fail when the committed stubs are not those of th
 	@rm -rf build/committed && mkdir -p build/committed && cp $(STUBS)/*_pb2* build/committed/
 	@diff -r build/generated/palaver/v1 build/committed && echo "The committed stubs are those of the contract."
 
-bench: $(DEV) ## measure the cost of a streamed token, of a turn and of an open stream (ARGS="--help")
+bench: $(DEV) azurite ## measure the cost of a streamed token, of a turn and of an open stream (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
 
 setup: $(DEV) $(GENERATE) ## install everything that development needs, and the checks at each commit
@@ -67,7 +70,7 @@ setup: $(DEV) $(GENERATE) ## install everything that development needs, and the 
 check: lint check-generate test ## all that a change must pass
 
 clean: ## remove what the other targets have made
-	rm -rf .venv* build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv* tests/azurite/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(BIN)/python:
 	@echo "Setting up $(VENV) ..."

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
+from tests.support import azurite as azurite_process
+
 # Before gRPC is imported: its fork handlers would run in the children that tests start, and now and then end them.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+
+
+@pytest.fixture(scope="session")
+def azurite() -> Iterator[azurite_process.Azurite]:
+    """Azure Table Storage for all tests that need it; each takes an account of its own."""
+    if missing := azurite_process.why_missing():
+        pytest.skip(missing)
+    with azurite_process.Azurite() as running:
+        yield running
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

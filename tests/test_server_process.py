@@ -177,7 +177,11 @@ class TestRefusingToStart:
         [
             ("1", {"PALAVER_TURN_TIMEOUT": "0"}, "PALAVER_TURN_TIMEOUT: .*greater than 0, not '0'"),
             ("2", {"PALAVER_TURN_TIMEOUT": "0"}, "PALAVER_TURN_TIMEOUT: .*greater than 0, not '0'"),
-            ("1", {"AzureWebJobsStorage": "UseDevelopmentStorage=true"}, "AzureWebJobsStorage: .*not have Azure Table"),
+            (
+                "1",
+                {"AzureWebJobsStorage": "nonsense"},
+                'AzureWebJobsStorage: must be a connection string .* or "sqlite:P',
+            ),
             ("1", {"PALAVER_AI_CONNECTIONS": "Mine"}, "Mine__Endpoint: the AI connection Mine needs the URL"),
             ("1", {"PALAVER_DATA_DIR": "/dev/null"}, "the database /dev/null/palaver.db can't be used: the folder"),
             ("1", {"PALAVER_LISTEN": "127.0.0.1"}, "PALAVER_LISTEN: .*not '127.0.0.1'"),

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from palaver_server.connections import AIConnection, ai_connections, fallback_connection, storage_connections
+from palaver_server.connections import (
+    AIConnection,
+    Database,
+    Identity,
+    TableAccount,
+    ai_connections,
+    fallback_connection,
+    storage_connections,
+)
 from palaver_server.engine.options import EngineOptions
 from palaver_server.settings import NOT_IMPLEMENTED_YET, Settings, SettingsError, load, unknown_variables
 
@@ -160,7 +168,7 @@ class TestSettings:
 class TestStorageConnections:
     def test_the_default_is_a_database_in_the_data_folder(self):
         assert storage_connections(Settings(data_dir=Path("data")), {}) == {
-            "AzureWebJobsStorage": Path("data/palaver.db")
+            "AzureWebJobsStorage": Database(Path("data/palaver.db"))
         }
 
     @pytest.mark.parametrize("path", ["one.db", "/some/where/one.db", "with space:and colon.db"])
@@ -168,36 +176,61 @@ class TestStorageConnections:
         settings = Settings(storage_connections="AzureWebJobsStorage,Other")
         environment = {"AzureWebJobsStorage": f"sqlite:{path}", "Other": "sqlite:other.db"}
         assert storage_connections(settings, environment) == {
-            "AzureWebJobsStorage": Path(path),
-            "Other": Path("other.db"),
+            "AzureWebJobsStorage": Database(Path(path)),
+            "Other": Database(Path("other.db")),
         }
 
     def test_what_is_not_listed_is_not_offered(self):
         settings = Settings(storage_connections="Other")
         environment = {"AzureWebJobsStorage": "sqlite:one.db", "Other": "sqlite:two.db", "Third": "sqlite:three.db"}
-        assert storage_connections(settings, environment) == {"Other": Path("two.db")}
+        assert storage_connections(settings, environment) == {"Other": Database(Path("two.db"))}
+
+    @pytest.mark.parametrize("value", ["UseDevelopmentStorage=true", "AccountName=a;AccountKey=c2VjcmV0"])
+    def test_a_connection_is_a_connection_string_of_azure(self, value: str):
+        connections = storage_connections(Settings(), {"AzureWebJobsStorage": value})
+        assert connections == {"AzureWebJobsStorage": TableAccount(connection_string=value)}
+        assert "c2VjcmV0" not in repr(connections)
+
+    @pytest.mark.parametrize(
+        ("variables", "identity"),
+        [
+            ({}, Identity()),
+            ({"credential": "managedidentity"}, Identity(is_managed=True)),
+            ({"credential": "ManagedIdentity", "clientId": "c"}, Identity(is_managed=True, client_id="c")),
+            ({"clientId": "c"}, Identity(client_id="c")),
+        ],
+    )
+    def test_a_connection_is_the_uri_of_an_account_and_an_identity(self, variables: dict[str, str], identity: Identity):
+        uri = "https://a.table.core.windows.net"
+        environment = {"One__tableServiceUri": uri, **{f"One__{name}": value for name, value in variables.items()}}
+        found = storage_connections(Settings(storage_connections="One"), environment)
+        assert found == {"One": TableAccount(uri=uri, identity=identity)}
 
     @pytest.mark.parametrize(
         ("name", "environment", "line"),
         [
-            ("Other", {}, 'Other: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value; use "sqlite:PATH"'),
+            (
+                "Other",
+                {},
+                "Other: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value: set it to a connection str",
+            ),
             ("Other", {"Other": ""}, "Other: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value"),
             ("Other", {"Other": "sqlite:"}, 'Other: write "sqlite:PATH"'),
             ("AzureWebJobsStorage", {"AzureWebJobsStorage": "sqlite:"}, 'AzureWebJobsStorage: write "sqlite:PATH"'),
             (
-                "AzureWebJobsStorage",
-                {"AzureWebJobsStorage": "UseDevelopmentStorage=true"},
-                "AzureWebJobsStorage: this version does not have Azure Table Storage yet",
+                "Other",
+                {"Other": "AccountKey=c2VjcmV0", "Other__tableServiceUri": "https://a.table.core.windows.net"},
+                "Other, Other__tableServiceUri: set one of them",
             ),
             (
                 "Other",
-                {"Other": "DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2VjcmV0;EndpointSuffix=x"},
-                "Other: this version does not have Azure Table Storage yet",
+                {"Other__tableServiceUri": "http://a.table.core.windows.net"},
+                "Other__tableServiceUri: must begin with https://, not 'http://a.table.core.windows.net'",
             ),
             (
-                "AzureWebJobsStorage",
-                {"AzureWebJobsStorage__tableServiceUri": "https://a.table.core.windows.net"},
-                "AzureWebJobsStorage: this version does not have Azure Table Storage yet",
+                "Other",
+                {"Other__tableServiceUri": "https://a.table.core.windows.net", "Other__credential": "clientsecret"},
+                """Other__credential: must be "managedidentity" or unset, not 'clientsecret'""",
             ),
         ],
     )
@@ -216,9 +249,32 @@ class TestAIConnections:
     def test_a_listed_one_has_an_endpoint_and_a_key(self, endpoint: str):
         environment = {"Mine__Endpoint": endpoint, "Mine__Key": "k1", "Other__Endpoint": "http://o", "Other__Key": "k2"}
         assert ai_connections(Settings(ai_connections="Other,Mine"), environment) == [
-            AIConnection("Other", "k2", "http://o/openai/v1/"),
-            AIConnection("Mine", "k1", "https://mine.example/openai/v1/"),
+            AIConnection("Other", "http://o/openai/v1/", "k2"),
+            AIConnection("Mine", "https://mine.example/openai/v1/", "k1"),
         ]
+
+    def test_one_without_a_key_has_an_identity(self):
+        environment = {"One__Endpoint": "https://one", "Two__Endpoint": "https://two", "Two__Key": ""}
+        environment |= {"Two__credential": "managedidentity", "Two__clientId": "c"}
+        assert ai_connections(Settings(ai_connections="One,Two"), environment) == [
+            AIConnection("One", "https://one/openai/v1/", identity=Identity()),
+            AIConnection("Two", "https://two/openai/v1/", identity=Identity(is_managed=True, client_id="c")),
+        ]
+
+    def test_a_dated_api_version_leaves_the_paths_to_the_sdk(self):
+        environment = {"Mine__Endpoint": "https://mine/", "Mine__Key": "k", "Mine__ApiVersion": "2024-10-21"}
+        [connection] = ai_connections(Settings(ai_connections="Mine"), environment)
+        assert connection == AIConnection("Mine", "https://mine", "k", api_version="2024-10-21")
+
+    def test_a_key_is_not_printed(self):
+        [connection] = ai_connections(Settings(ai_connections="A"), {"A__Endpoint": "https://a", "A__Key": "secret"})
+        assert "secret" not in repr(connection)
+
+    @pytest.mark.parametrize("name", ["OPENAI", "AZURE_OPENAI", "OFFLINE"])
+    def test_the_names_of_the_fallbacks_are_taken(self, name: str):
+        environment = {f"{name}__Endpoint": "https://mine", f"{name}__Key": "k"}
+        with pytest.raises(SettingsError, match=f"^PALAVER_AI_CONNECTIONS: {name} is the name of a fallback"):
+            ai_connections(Settings(ai_connections=name), environment)
 
     @pytest.mark.parametrize(
         ("environment", "line"),
@@ -226,10 +282,10 @@ class TestAIConnections:
             ({}, "Mine__Endpoint: the AI connection Mine needs the URL of its endpoint here"),
             ({"Mine__Key": "secret"}, "Mine__Endpoint: the AI connection Mine needs the URL of its endpoint here"),
             ({"Mine__Endpoint": "mine.example", "Mine__Key": "secret"}, "Mine__Endpoint: the AI connection Mine needs"),
-            ({"Mine__Endpoint": "https://mine.example"}, "Mine__Key: this version does not have managed identity yet"),
+            ({"Mine__Endpoint": "https://mine.example", "Mine__credential": "x"}, "Mine__credential: must be"),
         ],
     )
-    def test_one_without_endpoint_or_key_is_named(self, environment: dict[str, str], line: str):
+    def test_one_that_can_not_be_used_is_named(self, environment: dict[str, str], line: str):
         with pytest.raises(SettingsError) as caught:
             ai_connections(Settings(ai_connections="Mine"), environment)
         assert str(caught.value).startswith(line)
@@ -240,16 +296,18 @@ class TestAIConnections:
         openai = {"OPENAI_API_KEY": "open"}
         assert fallback_connection({}) is None
         assert fallback_connection({"AZURE_OPENAI_KEY": "azure"}) is None
-        assert fallback_connection(openai) == AIConnection("OPENAI", "open", None)
-        assert fallback_connection(azure) == AIConnection("AZURE_OPENAI", "azure", "https://mine.example/openai/v1/")
-        assert fallback_connection({**azure, **openai}) == AIConnection("OPENAI", "open", None)
+        assert fallback_connection(openai) == AIConnection("OPENAI", None, "open")
+        assert fallback_connection(azure) == AIConnection("AZURE_OPENAI", "https://mine.example/openai/v1/", "azure")
+        assert fallback_connection({**azure, **openai}) == AIConnection("OPENAI", None, "open")
         assert fallback_connection({**azure, "OPENAI_API_KEY": ""}) == fallback_connection(azure)
 
     @pytest.mark.parametrize(("value", "base_url"), [("http://localhost:1/v1", "http://localhost:1/v1"), ("", None)])
     def test_openai_may_be_any_compatible_server(self, value: str, base_url: str | None):
         environment = {"OPENAI_API_KEY": "open", "OPENAI_BASE_URL": value}
-        assert fallback_connection(environment) == AIConnection("OPENAI", "open", base_url)
+        assert fallback_connection(environment) == AIConnection("OPENAI", base_url, "open")
 
-    def test_a_fallback_without_its_key_is_named(self):
-        with pytest.raises(SettingsError, match=r"^AZURE_OPENAI_KEY: "):
-            fallback_connection({"AZURE_OPENAI_ENDPOINT": "https://mine.example"})
+    def test_the_azure_fallback_without_a_key_has_an_identity(self):
+        environment = {"AZURE_OPENAI_ENDPOINT": "https://mine.example", "AZURE_OPENAI__clientId": "c"}
+        assert fallback_connection(environment) == AIConnection(
+            "AZURE_OPENAI", "https://mine.example/openai/v1/", identity=Identity(client_id="c")
+        )

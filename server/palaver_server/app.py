@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha import reflection
 
 from palaver.v1 import assistant_service_pb2_grpc
 from palaver_server import connections
-from palaver_server.connections import AIConnection
+from palaver_server.azure_credentials import Credential, TokenProvider, credential, token_provider
+from palaver_server.connections import AIConnection, Database, Identity, TableAccount
 from palaver_server.engine.chat import ChatEngine
 from palaver_server.engine.model import ChatModel
 from palaver_server.engine.openai_model import OpenAIModel
@@ -23,7 +24,9 @@ from palaver_server.offline_model import OfflineModel
 from palaver_server.rpc.assistant_service import NAME, AssistantService
 from palaver_server.rpc.interceptor import ErrorInterceptor
 from palaver_server.settings import Settings, SettingsError
+from palaver_server.stores.azure_tables import AzureTablesStore
 from palaver_server.stores.sqlite import SqliteStore
+from palaver_server.stores.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -110,26 +113,55 @@ async def application(
         yield Application(port, server, engine, checks)
 
 
-async def _open_stores(databases: Mapping[str, Path], stack: AsyncExitStack) -> dict[str, SqliteStore]:
-    stores = {}
-    for name, path in databases.items():
-        store = stores[name] = SqliteStore(path)
-        stack.push_async_callback(store.close)
-        try:
-            await store.open()
-        except StoreError as error:
-            # Callers of another connection should not suffer from this one; without the default, few can do anything.
-            if name == connections.DEFAULT_STORAGE:
-                raise SettingsError(f"the database {path} can't be used: {error}") from error
-            logger.exception("the database %s of %s can't be used; each call will try again", path, name)
-    return stores
+async def _open_stores(configured: Mapping[str, Database | TableAccount], stack: AsyncExitStack) -> dict[str, Store]:
+    return {
+        name: await (
+            _open_database(name, connection.path, stack)
+            if isinstance(connection, Database)
+            else _open_tables(name, connection, stack)
+        )
+        for name, connection in configured.items()
+    }
+
+
+async def _open_database(name: str, path: Path, stack: AsyncExitStack) -> SqliteStore:
+    store = SqliteStore(path)
+    stack.push_async_callback(store.close)
+    try:
+        await store.open()
+    except StoreError as error:
+        # Callers of another connection should not suffer from this one; without the default, few can do anything.
+        if name == connections.DEFAULT_STORAGE:
+            raise SettingsError(f"the database {path} can't be used: {error}") from error
+        logger.exception("the database %s of %s can't be used; each call will try again", path, name)
+    return store
+
+
+async def _open_tables(name: str, account: TableAccount, stack: AsyncExitStack) -> AzureTablesStore:
+    identity = None if account.identity is None else await _credential(account.identity, stack)
+    store = AzureTablesStore(connection_string=account.connection_string, uri=account.uri, credential=identity)
+    try:
+        await store.open()
+    except ValueError as error:
+        # The SDK's own words may quote the key.
+        raise SettingsError(
+            f'{name}: must be a connection string of Azure Storage, "UseDevelopmentStorage=true" or "sqlite:PATH"'
+        ) from error
+    stack.push_async_callback(store.close)
+    return store
+
+
+async def _credential(identity: Identity, stack: AsyncExitStack) -> Credential:
+    made = credential(identity)
+    stack.push_async_callback(made.close)
+    return made
 
 
 async def _open_models(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> AIConnections:
     configured = connections.ai_connections(settings, environment)
     if settings.offline_model:
         offline = await stack.enter_async_context(OfflineModel())
-        fallback: AIConnection | None = AIConnection("OFFLINE", "offline", offline.base_url)
+        fallback: AIConnection | None = AIConnection(connections.OFFLINE, offline.base_url, "offline")
     else:
         fallback = connections.fallback_connection(environment)
     if fallback is not None:
@@ -138,7 +170,12 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
         logger.warning("no AI connection is configured: every user query will fail; see the README on real models")
     models = {}
     for connection in configured:
-        model = models[connection.name] = OpenAIModel(api_key=connection.api_key, base_url=connection.base_url)
+        api_key: str | TokenProvider = connection.api_key or ""
+        if connection.identity is not None:
+            api_key = token_provider(await _credential(connection.identity, stack))
+        model = models[connection.name] = OpenAIModel(
+            api_key=api_key, base_url=connection.base_url, api_version=connection.api_version
+        )
         stack.push_async_callback(model.close)
     return AIConnections(models, fallback.name if fallback else None)
 

@@ -7,63 +7,136 @@ caller must not be able to make the server read a variable.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from palaver_server.settings import Settings, SettingsError
 
 DEFAULT_STORAGE = "AzureWebJobsStorage"
 DATABASE_NAME = "palaver.db"
+MANAGED_IDENTITY = "managedidentity"
+
+OPENAI, AZURE_OPENAI, OFFLINE = "OPENAI", "AZURE_OPENAI", "OFFLINE"
+"""The names by which `started` tells of the fallbacks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who the server is to Azure where a connection has no key."""
+
+    is_managed: bool = False
+    """The managed identity of the machine; otherwise what DefaultAzureCredential finds."""
+    client_id: str | None = None
+    """Which of the user-assigned managed identities; None is the system-assigned one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A SQLite file."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class TableAccount:
+    """An account of Azure Table Storage or Cosmos DB for Table: its connection string, or its URI and an identity."""
+
+    connection_string: str = field(default="", repr=False)
+    uri: str = ""
+    identity: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AIConnection:
-    """An endpoint and its key."""
+    """An endpoint that speaks OpenAI's protocol, and the key or the identity to call it with."""
 
     name: str
-    api_key: str
     base_url: str | None
+    """Where the paths of OpenAI's API begin, or with an API version, the Azure resource; None is OpenAI itself."""
+    api_key: str | None = field(default=None, repr=False)
+    identity: Identity | None = None
+    api_version: str | None = None
+    """A dated version of Azure OpenAI's older API, with deployments in its paths."""
 
 
-def storage_connections(settings: Settings, environment: Mapping[str, str]) -> dict[str, Path]:
-    """Returns the database file of each storage connection; raises `SettingsError`."""
-    return {name: _database(name, settings, environment) for name in settings.storage_connections}
+def storage_connections(settings: Settings, environment: Mapping[str, str]) -> dict[str, Database | TableAccount]:
+    """Returns the storage connections that callers may name; raises `SettingsError`."""
+    return {name: _storage(name, settings, environment) for name in settings.storage_connections}
 
 
-def _database(name: str, settings: Settings, environment: Mapping[str, str]) -> Path:
-    value = environment.get(name, "")
+def _storage(name: str, settings: Settings, environment: Mapping[str, str]) -> Database | TableAccount:
+    value, uri = environment.get(name, ""), environment.get(f"{name}__tableServiceUri", "")
+    if value and uri:
+        raise SettingsError(f"{name}, {name}__tableServiceUri: set one of them")
     if value.startswith("sqlite:"):
         if path := value.removeprefix("sqlite:"):
-            return Path(path)
+            return Database(Path(path))
         raise SettingsError(f'{name}: write "sqlite:PATH"')
-    if value or environment.get(f"{name}__tableServiceUri"):
-        raise SettingsError(
-            f'{name}: this version does not have Azure Table Storage yet; use "sqlite:PATH" or unset it'
-        )
+    if value:
+        return TableAccount(connection_string=value)
+    if uri:
+        # Without TLS anybody on the way could read the token.
+        if not uri.startswith("https://"):
+            raise SettingsError(f"{name}__tableServiceUri: must begin with https://, not {uri!r}")
+        return TableAccount(uri=uri, identity=_identity(name, environment))
     if name == DEFAULT_STORAGE:
-        return settings.data_dir / DATABASE_NAME
-    raise SettingsError(f'{name}: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value; use "sqlite:PATH"')
+        return Database(settings.data_dir / DATABASE_NAME)
+    raise SettingsError(
+        f"{name}: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value: set it to a connection string or to "
+        f'"sqlite:PATH", or set {name}__tableServiceUri'
+    )
 
 
 def ai_connections(settings: Settings, environment: Mapping[str, str]) -> list[AIConnection]:
     """Returns the AI connections that callers may name; raises `SettingsError`."""
-    return [_azure(name, f"{name}__Endpoint", f"{name}__Key", environment) for name in settings.ai_connections]
+    for name in (OPENAI, AZURE_OPENAI, OFFLINE):
+        if name in settings.ai_connections:
+            raise SettingsError(f"PALAVER_AI_CONNECTIONS: {name} is the name of a fallback; choose another one")
+    return [
+        _azure_openai(
+            name,
+            f"{name}__Endpoint",
+            environment,
+            api_key=environment.get(f"{name}__Key"),
+            api_version=environment.get(f"{name}__ApiVersion"),
+        )
+        for name in settings.ai_connections
+    ]
 
 
 def fallback_connection(environment: Mapping[str, str]) -> AIConnection | None:
     """Returns what serves the requests that name no AI connection, or an unknown one; raises `SettingsError`."""
-    if key := environment.get("OPENAI_API_KEY"):
-        return AIConnection("OPENAI", key, environment.get("OPENAI_BASE_URL") or None)
+    if api_key := environment.get("OPENAI_API_KEY"):
+        return AIConnection(OPENAI, environment.get("OPENAI_BASE_URL") or None, api_key)
     if environment.get("AZURE_OPENAI_ENDPOINT"):
-        return _azure("AZURE_OPENAI", "AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_KEY", environment)
+        return _azure_openai(
+            AZURE_OPENAI, "AZURE_OPENAI_ENDPOINT", environment, api_key=environment.get("AZURE_OPENAI_KEY")
+        )
     return None
 
 
-def _azure(name: str, endpoint_variable: str, key_variable: str, environment: Mapping[str, str]) -> AIConnection:
-    endpoint = environment.get(endpoint_variable, "")
+def _azure_openai(
+    name: str,
+    endpoint_variable: str,
+    environment: Mapping[str, str],
+    *,
+    api_key: str | None,
+    api_version: str | None = None,
+) -> AIConnection:
+    endpoint = environment.get(endpoint_variable, "").rstrip("/")
     if not endpoint.startswith(("https://", "http://")):
         raise SettingsError(f"{endpoint_variable}: the AI connection {name} needs the URL of its endpoint here")
-    key = environment.get(key_variable)
-    if not key:
-        raise SettingsError(f"{key_variable}: this version does not have managed identity yet; set a key")
-    return AIConnection(name, key, f"{endpoint.rstrip('/')}/openai/v1/")
+    return AIConnection(
+        name,
+        base_url=endpoint if api_version else f"{endpoint}/openai/v1/",
+        api_key=api_key or None,
+        identity=None if api_key else _identity(name, environment),
+        api_version=api_version or None,
+    )
+
+
+def _identity(name: str, environment: Mapping[str, str]) -> Identity:
+    kind = environment.get(f"{name}__credential", "")
+    if kind.lower() not in ("", MANAGED_IDENTITY):
+        raise SettingsError(f'{name}__credential: must be "{MANAGED_IDENTITY}" or unset, not {kind!r}')
+    return Identity(is_managed=bool(kind), client_id=environment.get(f"{name}__clientId") or None)

@@ -25,6 +25,7 @@
          ├─ ConcurrentWrite
          ├─ ConversationFull
          ├─ StoreFull
+         ├─ StoreCredentialsRejected
          ├─ StoreUnavailable
          └─ StoreCorrupt
 
@@ -220,6 +221,12 @@ class StoreFull(StoreError):
     """The store has no space left."""
 
     reason = "STORE_FULL"
+
+
+class StoreCredentialsRejected(StoreError):
+    """The store refused the server's credentials."""
+
+    reason = "STORE_CREDENTIALS_REJECTED"
 
 
 class StoreUnavailable(RetryableError, StoreError):

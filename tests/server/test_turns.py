@@ -255,6 +255,7 @@ async def test_the_letter_case_of_a_collection_does_not_make_another_assistant(s
     endpoint.script(Stream("first", gate))
     running = served.stub.PostUserQuery(query("q0"))
     await running.read()
+    await endpoint.call(1)
     waiting = served.stub.PostUserQuery(query("q1", collection_name="CHATSTATE"))
     await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
     assert len(endpoint.calls) == 1

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
+from typing import Any
 
 import pytest
+from azure.data.tables import TableEntity, TableServiceClient
 
+from palaver_server.stores.azure_tables import AzureTablesStore
 from palaver_server.stores.sqlite import SqliteStore
 from palaver_server.stores.store import Store
 
@@ -25,11 +27,15 @@ class Place:
     """Closes a store during the test."""
     move_into_future: Callable[[timedelta], None]
     """Moves all times that are stored, which for the stores is as if the clock had been set back."""
+    skip_to: Callable[[int], None]
+    """Makes the newest message of the only assistant one with this index; what is before it may be missing."""
+    ignores_case: bool = True
+    """Azure finds tables in upper and lower case alike, as SQLite does here. Azurite does not."""
 
 
 @asynccontextmanager
-async def sqlite(folder: Path) -> AsyncIterator[Place]:
-    path = folder / "contract.db"
+async def sqlite(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    path = request.getfixturevalue("tmp_path") / "contract.db"
     async with AsyncExitStack() as stack:
         opened: dict[int, AsyncExitStack] = {}
 
@@ -52,15 +58,53 @@ async def sqlite(folder: Path) -> AsyncIterator[Place]:
                 connection.execute("UPDATE messages SET created_at = created_at + ?", (step,))
             connection.close()
 
-        yield Place(connect, close, move_into_future)
+        def skip_to(count: int) -> None:
+            with sqlite3.connect(path) as connection:
+                connection.execute("UPDATE assistants SET total_messages = ?", (count,))
+            connection.close()
+
+        yield Place(connect, close, move_into_future, skip_to)
 
 
-BACKENDS: dict[str, Callable[[Path], AbstractAsyncContextManager[Place]]] = {"sqlite": sqlite}
+@asynccontextmanager
+async def azure_tables(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    account = request.getfixturevalue("azurite").account()
+    async with AsyncExitStack() as stack:
+        opened: dict[int, AsyncExitStack] = {}
+
+        async def connect() -> Store:
+            store = AzureTablesStore(connection_string=account.connection_string)
+            closing = opened[id(store)] = await stack.enter_async_context(AsyncExitStack())
+            await store.open()
+            closing.push_async_callback(store.close)
+            return store
+
+        async def close(store: Store) -> None:
+            await opened[id(store)].aclose()
+
+        def change(row_changes: Callable[[TableEntity], dict[str, Any]]) -> None:
+            with TableServiceClient.from_connection_string(account.connection_string) as service:
+                for table in service.list_tables():
+                    client = service.get_table_client(table.name)
+                    for row in client.list_entities():
+                        keys = {"PartitionKey": row["PartitionKey"], "RowKey": row["RowKey"]}
+                        client.update_entity(keys | row_changes(row))
+
+        def move_into_future(by: timedelta) -> None:
+            change(lambda row: {name: value + by for name, value in row.items() if isinstance(value, datetime)})
+
+        def skip_to(count: int) -> None:
+            change(lambda row: {"TotalMessages": count} if row["RowKey"] == "state" else {})
+
+        yield Place(connect, close, move_into_future, skip_to, ignores_case=False)
+
+
+BACKENDS = {"sqlite": sqlite, "azure_tables": azure_tables}
 
 
 @pytest.fixture(params=BACKENDS)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    async with BACKENDS[request.param](tmp_path) as place:
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    async with BACKENDS[request.param](request) as place:
         yield place
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from palaver_server.engine.limits import MAX_MESSAGE_UNITS, utf16_units
 from palaver_server.errors import AssistantExists, AssistantNotFound, ConcurrentWrite, ConversationFull
 from palaver_server.models import Draft, IfExists, Message, Order, Role, SkillCall
-from palaver_server.stores.store import MAX_MESSAGES, MAX_PAGE_BYTES, Listing, Store
+from palaver_server.stores.store import MAX_MESSAGES, MAX_PAGE_BYTES, MAX_TURN_MESSAGES, Listing, Store
 from palaver_server.stores.store import page as take_page
 from tests.stores.conftest import Place
 from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, history, say, version_of
@@ -180,7 +180,9 @@ class TestFinding:
         await store.delete_assistant("One", "a")
         assert await contents(store, collection="Two") == ["Two"]
 
-    async def test_collections_are_the_same_in_upper_and_lower_case(self, store: Store):
+    async def test_collections_are_the_same_in_upper_and_lower_case(self, place: Place, store: Store):
+        if not place.ignores_case:
+            pytest.xfail("Azurite finds a table by its exact name only, where Azure ignores the case")
         await create(store, collection="ChatState")
         with pytest.raises(AssistantExists):
             await create(store, collection="CHATSTATE")
@@ -530,16 +532,14 @@ class TestCommitting:
         for name in "xyz":
             assert [question for question in questions if question[0] == name] == [f"{name}{n}" for n in range(10)]
 
-    async def test_a_conversation_ends_at_its_last_index(self, store: Store):
+    async def test_a_conversation_ends_at_its_last_index(self, place: Place, store: Store):
+        room = 50
+        batch = [Draft(Role.USER, "x")] * room
+        count = MAX_MESSAGES - room
         await create(store, instructions="")
-        batch = [Draft(Role.USER, "x")] * 99
-        version, count = await version_of(store), 0
-        while count + 99 < MAX_MESSAGES:
-            stored = await store.commit_turn(COLLECTION, "a", version, finished(*batch))
-            count = stored.assistant.total_messages
-            version = await version_of(store)
-        room = MAX_MESSAGES - count
-        assert 0 < room <= 99
+        place.skip_to(count - 1)
+        stored = await say(store, Draft(Role.USER, "The last before"))
+        version = await version_of(store)
 
         with pytest.raises(ConversationFull):
             await store.commit_turn(COLLECTION, "a", version, finished(*batch[: room - 1], *exchange()))
@@ -567,17 +567,19 @@ class TestCommitting:
         # The second one is shifted, so that no cut after an even number of units spares all the surrogate pairs.
         even, odd = character * (MAX_MESSAGE_UNITS // units), f"a{character * (MAX_MESSAGE_UNITS // units - 1)}"
         await create(store)
-        stored = await say(store, Draft(Role.USER, even), Draft(Role.ASSISTANT, odd))
-        assert [message.content for message in stored.messages] == [even, odd]
+        # Together they would be more than a turn may have as encoded.
+        for role, content in ((Role.USER, even), (Role.ASSISTANT, odd)):
+            stored = await say(store, Draft(role, content))
+            assert [message.content for message in stored.messages] == [content]
         for message, expected in zip((await history(store))[1:], (even, odd), strict=True):
             assert message.content == expected
 
-    async def test_a_turn_of_99_messages_is_kept(self, store: Store):
+    async def test_a_turn_of_the_most_messages_is_kept(self, store: Store):
         await create(store)
-        drafts = [Draft(Role.USER, str(number)) for number in range(99)]
+        drafts = [Draft(Role.USER, str(number)) for number in range(MAX_TURN_MESSAGES)]
         stored = await say(store, *drafts)
-        assert len(stored.messages) == 99
-        assert await contents(store) == ["Be brief.", *map(str, range(99))]
+        assert len(stored.messages) == MAX_TURN_MESSAGES
+        assert await contents(store) == ["Be brief.", *map(str, range(MAX_TURN_MESSAGES))]
 
 
 class TestTexts:
@@ -610,7 +612,12 @@ class TestTexts:
         )
 
     @shared_place
-    @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1), unique=True))
+    @given(
+        st.lists(
+            st.text(st.characters(codec="utf-8", exclude_categories=["Cc"], exclude_characters="/\\#?"), min_size=1),
+            unique=True,
+        )
+    )
     async def test_ids_of_any_characters_are_kept_apart(self, store: Store, names: list[str]):
         collection = f"c{uuid.uuid4().hex}"
         for name in names:

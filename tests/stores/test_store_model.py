@@ -74,6 +74,9 @@ class Comparison:
         return self._conversations.get((key[0].lower(), key[1]))
 
     async def make(self, call: str, *arguments: object) -> None:
+        if arguments and not self._place.ignores_case:
+            (collection, name), *arguments = arguments
+            arguments = ((collection.capitalize(), name), *arguments)
         await getattr(self, call)(*arguments)
         self._stores.append(self._stores.pop(0))  # the next call is the next store's
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -13,7 +13,7 @@ from typing import Any, cast
 import anyio
 import httpx2
 import openai
-from openai import AsyncAPIResponse, AsyncOpenAI, DefaultAioHttpClient
+from openai import AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
 from palaver_server.engine.model import ModelDelta, Prompt
 from palaver_server.engine.openai_stream import Chunk, ChunkReader, ErrorEvent, merge
@@ -52,16 +52,34 @@ Body = dict[str, Any]
 class OpenAIModel:
     """A `ChatModel` behind an endpoint that speaks OpenAI's protocol."""
 
-    def __init__(self, *, api_key: str, base_url: str | None = None) -> None:
-        """Makes the one client that serves this connection for the life of the process."""
-        self._client = AsyncOpenAI(
-            api_key=api_key,
-            base_url=base_url,
-            max_retries=0,  # the engine retries, because it knows whether the reply has begun
-            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
-            http_client=DefaultAioHttpClient(limits=httpx2.Limits(max_connections=MAX_CONNECTIONS)),
-        )
-        self._secret = api_key
+    def __init__(
+        self,
+        *,
+        api_key: str | Callable[[], Awaitable[str]],
+        base_url: str | None = None,
+        api_version: str | None = None,
+    ) -> None:
+        """Makes the one client that serves this connection for the life of the process.
+
+        `api_key` may be what returns the token for each request. With an `api_version`, which only Azure OpenAI's older
+        API has, `base_url` is the address of the resource, and models are called by the paths of their deployments.
+        """
+        options: dict[str, Any] = {
+            "max_retries": 0,  # the engine retries, because it knows whether the reply has begun
+            "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
+            "http_client": DefaultAioHttpClient(limits=httpx2.Limits(max_connections=MAX_CONNECTIONS)),
+        }
+        if api_version is None:
+            self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, **options)
+        elif isinstance(api_key, str):
+            self._client = AsyncAzureOpenAI(
+                azure_endpoint=base_url or "", api_version=api_version, api_key=api_key, **options
+            )
+        else:
+            self._client = AsyncAzureOpenAI(
+                azure_endpoint=base_url or "", api_version=api_version, azure_ad_token_provider=api_key, **options
+            )
+        self._secret = api_key if isinstance(api_key, str) else ""
         self._dialects: dict[str, frozenset[str]] = {}
 
     async def close(self) -> None:
@@ -152,7 +170,7 @@ class OpenAIModel:
     def _words(self, text: str) -> str:
         """Makes the endpoint's words fit for callers: short, and without the key or an address."""
         text = text.replace(self._secret, "[key]") if self._secret else text
-        text = re.sub(r"\b(sk|key)-[\w*-]+", "[key]", text)
+        text = re.sub(r"\b(sk|key)-[\w*-]+|\beyJ[\w.-]+", "[key]", text)
         text = re.sub(r"\b[a-z]+://\S+", "[address]", text)
         return text if len(text) <= MAX_WORDS else text[: MAX_WORDS - 1] + "…"
 

