@@ -23,7 +23,6 @@ from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import (
     AzureError,
     ClientAuthenticationError,
-    DecodeError,
     HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
@@ -477,8 +476,6 @@ async def _call() -> AsyncIterator[None]:
         raise
     except ClientAuthenticationError as error:
         raise StoreCredentialsRejected("the store refused the server's credentials, or it has none") from error
-    except DecodeError as error:
-        raise StoreUnavailable("the store gave an answer that can't be read") from error
     except HttpResponseError as error:
         if (mapped := _by_status(error)) is None:
             raise
@@ -489,6 +486,8 @@ async def _call() -> AsyncIterator[None]:
 
 def _by_status(error: HttpResponseError) -> StoreError | TurnTooLarge | None:
     status = error.status_code or 0
+    if status < 400:
+        return StoreUnavailable("the store gave an answer that can't be read")
     if status == 413 or getattr(error, "error_code", None) in TOO_LARGE:
         return TurnTooLarge("the turn is larger than the store takes at once")
     if status in (401, 403):

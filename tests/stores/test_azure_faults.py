@@ -1,0 +1,334 @@
+"""Faults of Azure Table Storage: a status in time, nothing lost, nothing doubled and nothing half."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from azure.data.tables.aio import TableServiceClient
+
+from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.errors import AssistantNotFound, StoreError
+from palaver_server.models import Draft, IfExists, Role
+from palaver_server.stores.azure_tables import AzureTablesStore
+from palaver_server.stores.store import Listing, Order
+from tests.stores.conversations import COLLECTION, contents, create, finished, history, say, version_of
+from tests.support import table_proxy as proxy_faults
+from tests.support.azurite import Account, Azurite
+from tests.support.endpoint import Endpoint
+from tests.support.palaver_server import Served, palaver_server
+from tests.support.statuses import failure_of
+from tests.support.table_proxy import Exchange, Fault, TableProxy, refuse
+
+UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+REJECTED = (grpc.StatusCode.FAILED_PRECONDITION, "STORE_CREDENTIALS_REJECTED")
+IN_TIME = 5.0
+"""Seconds; a call that takes longer ends in DEADLINE_EXCEEDED."""
+
+CALLS: dict[str, Callable[[Served], Awaitable[Any]]] = {
+    "CreateAssistant": lambda served: served.stub.CreateAssistant(
+        pb.CreateAssistantRequest(id="b", instructions="Be brief."), timeout=IN_TIME
+    ),
+    "GetAssistant": lambda served: served.stub.GetAssistant(pb.GetAssistantRequest(id="a"), timeout=IN_TIME),
+    "ListMessages": lambda served: served.stub.ListMessages(pb.ListMessagesRequest(id="a"), timeout=IN_TIME),
+    "DeleteAssistant": lambda served: served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a"), timeout=IN_TIME),
+    "PostUserQuery": lambda served: served.stub.PostUserQuery(query(), timeout=IN_TIME).read(),
+    "PostUserQueryUnary": lambda served: served.stub.PostUserQueryUnary(query(), timeout=IN_TIME),
+}
+FAULTS: dict[str, tuple[Fault, tuple[grpc.StatusCode, str], float | None]] = {
+    "hangs": (proxy_faults.hang, UNAVAILABLE, 1),
+    "breaks off": (proxy_faults.drop_request, UNAVAILABLE, 1),
+    "fails": (proxy_faults.fail_before, UNAVAILABLE, 1),
+    "answers with garbage": (proxy_faults.garbage, UNAVAILABLE, 1),
+    "is cut off": (proxy_faults.cut_answer, UNAVAILABLE, 1),
+    "throttles": (refuse(503, "ServerBusy"), UNAVAILABLE, 1),
+    "throttles for a while": (refuse(503, "ServerBusy", Retry_After="30"), UNAVAILABLE, 30),
+    "limits the rate": (refuse(429, "TooManyRequests", Retry_After="7"), UNAVAILABLE, 7),
+    "refuses the key": (refuse(403, "AuthenticationFailed"), REJECTED, None),
+    "refuses the account": (refuse(403, "AuthorizationFailure"), REJECTED, None),
+    "wants a token": (refuse(401, "InvalidAuthenticationInfo"), REJECTED, None),
+}
+
+
+def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
+    return pb.PostUserQueryRequest(id="a", user_message=user_message, **fields)
+
+
+@pytest.fixture
+def account(azurite: Azurite) -> Account:
+    return azurite.account()
+
+
+@pytest.fixture
+async def proxy(account: Account) -> AsyncIterator[TableProxy]:
+    async with TableProxy(account) as running:
+        yield running
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+async def served(tmp_path: Path, proxy: TableProxy, endpoint: Endpoint) -> AsyncIterator[Served]:
+    """A server whose store is behind the proxy, with an assistant."""
+    async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": proxy.connection_string}) as running:
+        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+        yield running
+
+
+@asynccontextmanager
+async def store_at(connection_string: str) -> AsyncIterator[AzureTablesStore]:
+    store = AzureTablesStore(connection_string=connection_string)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@pytest.fixture
+async def store(proxy: TableProxy) -> AsyncIterator[AzureTablesStore]:
+    async with store_at(proxy.connection_string) as opened:
+        yield opened
+
+
+async def row_keys(account: Account, name: str = "a") -> list[str]:
+    """All rows of an assistant, by the service's own account."""
+    async with TableServiceClient.from_connection_string(account.connection_string) as service:
+        rows = service.get_table_client(COLLECTION).query_entities(
+            "PartitionKey eq @name", parameters={"name": name}, select=["RowKey"]
+        )
+        return sorted([row["RowKey"] async for row in rows])
+
+
+async def said(served: Served) -> list[str]:
+    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+    return [message.content for message in response.messages]
+
+
+class TestStatuses:
+    @pytest.mark.parametrize("call", CALLS)
+    @pytest.mark.parametrize("name", FAULTS)
+    async def test_a_store_that_fails_has_its_status_in_time_and_no_model_is_called(
+        self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str, call: str
+    ):
+        proxy.fault, expected, retry_delay = FAULTS[name]
+        failure = await failure_of(CALLS[call](served))
+        assert (failure.code, failure.reason) == expected
+        assert failure.retry_delay == retry_delay
+        assert not any(secret in failure.text for secret in ("127.0.0.1", "tests0", "odata", "RequestId"))
+        assert endpoint.calls == []
+        proxy.fault = proxy_faults.none
+        assert await said(served) == ["Be brief."]
+        response = await served.stub.PostUserQueryUnary(query())
+        assert response.completed.assistant.total_messages == 3
+
+    @pytest.mark.parametrize("call", CALLS)
+    async def test_a_store_that_is_down_is_unavailable(
+        self, tmp_path: Path, account: Account, endpoint: Endpoint, call: str
+    ):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            nobody = f"http://127.0.0.1:{listener.getsockname()[1]}/{account.name}"
+        variables = {"AzureWebJobsStorage": account.connection_string_at(nobody)}
+        async with palaver_server(tmp_path, endpoint.url, variables) as served:
+            failure = await failure_of(CALLS[call](served))
+        assert (failure.code, failure.reason) == UNAVAILABLE
+        assert endpoint.calls == []
+
+    @pytest.mark.parametrize("call", CALLS)
+    async def test_a_wrong_key_is_refused(self, tmp_path: Path, account: Account, endpoint: Endpoint, call: str):
+        wrong = account.connection_string.replace(account.key, "d3Jvbmcga2V5")
+        async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": wrong}) as served:
+            failure = await failure_of(CALLS[call](served))
+        assert (failure.code, failure.reason) == REJECTED
+        assert "d3Jvbmcga2V5" not in failure.text
+        assert endpoint.calls == []
+
+
+LOST: dict[str, Fault] = {
+    "answer cut off": proxy_faults.cut_answer,
+    "answer lost": proxy_faults.drop_answer,
+    "error after it was applied": proxy_faults.fail_after,
+    "error before it was applied": proxy_faults.fail_before,
+    "request lost": proxy_faults.drop_request,
+}
+
+
+class TestCommitting:
+    @pytest.mark.parametrize("name", LOST)
+    async def test_a_commit_that_goes_wrong_once_stores_the_turn_once(
+        self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str
+    ):
+        proxy.fault = proxy_faults.once(LOST[name], lambda exchange: exchange.is_commit)
+        response = await served.stub.PostUserQueryUnary(query())
+        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert response.completed.assistant.total_messages == 3
+        assert [message.index for message in response.completed.messages] == [2, 3]
+        assert len(endpoint.calls) == 1
+
+    @pytest.mark.parametrize("name", ["answer cut off", "answer lost", "error after it was applied"])
+    async def test_a_commit_whose_answers_all_get_lost_is_found_to_be_stored(
+        self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str
+    ):
+        proxy.fault = proxy_faults.always(LOST[name], lambda exchange: exchange.is_commit)
+        await served.stub.PostUserQueryUnary(query())
+        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+
+    async def test_a_commit_is_not_tried_for_ever(self, served: Served, proxy: TableProxy, endpoint: Endpoint):
+        throttled = refuse(503, "ServerBusy", Retry_After="60")
+        proxy.fault = proxy_faults.always(throttled, lambda exchange: exchange.is_commit)
+        failure = await failure_of(served.stub.PostUserQueryUnary(query()))
+        assert (failure.code, failure.reason) == UNAVAILABLE
+        assert failure.retry_delay == 60
+        assert await said(served) == ["Be brief."]
+        assert len(endpoint.calls) == 1
+
+    async def test_a_short_pause_that_the_store_asks_for_saves_the_turn(self, served: Served, proxy: TableProxy):
+        proxy.fault = proxy_faults.once(refuse(503, "ServerBusy", Retry_After="2"), lambda exchange: exchange.is_commit)
+        await served.stub.PostUserQueryUnary(query())
+        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+
+    async def test_another_turn_in_the_place_of_a_lost_one_is_noticed(self, store: AzureTablesStore, proxy: TableProxy):
+        await create(store)
+        version = await version_of(store)
+        ours, theirs = finished(Draft(Role.USER, "ours")), finished(Draft(Role.USER, "theirs"))
+
+        async def theirs_first(exchange: Exchange) -> bytes | None:
+            proxy.fault = proxy_faults.none
+            await store.commit_turn(COLLECTION, "a", version, theirs)
+            return None
+
+        proxy.fault = proxy_faults.always(theirs_first, lambda exchange: exchange.is_commit)
+        with pytest.raises(StoreError) as caught:
+            await store.commit_turn(COLLECTION, "a", version, ours)
+        assert caught.value.reason == "CONCURRENT_WRITE"
+        assert await contents(store) == ["Be brief.", "theirs"]
+
+
+class TestCreatingAndDeleting:
+    @pytest.mark.parametrize("if_exists", IfExists)
+    @pytest.mark.parametrize("name", LOST)
+    @pytest.mark.parametrize("number", range(6))
+    async def test_creating_makes_one_assistant_whatever_write_goes_wrong_once(
+        self, store: AzureTablesStore, proxy: TableProxy, account: Account, name: str, if_exists: IfExists, number: int
+    ):
+        if if_exists is IfExists.RESET:
+            await create(store, instructions="Old")
+            await say(store)
+        proxy.fault = nth(LOST[name], number)
+        assistant, created = await store.create_assistant(COLLECTION, "a", "Be brief.", if_exists)
+        proxy.fault = proxy_faults.none
+        assert created
+        assert await store.get_assistant(COLLECTION, "a") == assistant
+        assert await row_keys(account) == ["msg-0001", "state"]
+        assert await contents(store) == ["Be brief."]
+
+    @pytest.mark.parametrize("name", LOST)
+    @pytest.mark.parametrize("number", range(3))
+    async def test_deleting_deletes_whatever_goes_wrong_once(
+        self, store: AzureTablesStore, proxy: TableProxy, account: Account, name: str, number: int
+    ):
+        await create(store)
+        await say(store)
+        proxy.fault = nth(LOST[name], number)
+        await store.delete_assistant(COLLECTION, "a")
+        assert await row_keys(account) == []
+
+    @pytest.mark.parametrize("operation", ["create", "reset", "delete"])
+    async def test_an_assistant_is_whole_or_does_not_exist_when_the_server_dies_at_any_point(
+        self, store: AzureTablesStore, proxy: TableProxy, account: Account, operation: str
+    ):
+        await create(store, "other")  # makes the table
+        for requests in range(30):
+            if operation != "create":
+                await store.create_assistant(COLLECTION, "a", "Old", IfExists.RESET)
+                for _ in range(3):
+                    await say(store, *[Draft(Role.USER, "old")] * 90)
+            proxy.fault = proxy_faults.cut_after(requests)
+            async with store_at(proxy.connection_string) as dying:
+                try:
+                    if operation == "delete":
+                        await dying.delete_assistant(COLLECTION, "a")
+                    else:
+                        await dying.create_assistant(COLLECTION, "a", "New", IfExists.RESET)
+                    is_done = True
+                except StoreError:
+                    is_done = False
+            proxy.fault = proxy_faults.none
+            old, new = ["Old"] + ["old"] * 270, ["New"]
+            possible = {"create": [[], new], "reset": [old, [], new], "delete": [old, []]}[operation]
+            assert await whole_or_nothing(store) in possible
+            await store.create_assistant(COLLECTION, "a", "Again", IfExists.RESET)
+            assert await row_keys(account) == ["msg-0001", "state"]
+            assert await contents(store) == ["Again"]
+            await store.delete_assistant(COLLECTION, "a")
+            if is_done:
+                return
+        pytest.fail("the operation never came to its end")
+
+    async def test_deleting_what_does_not_exist_removes_what_an_interrupted_deletion_left(
+        self, store: AzureTablesStore, proxy: TableProxy, account: Account
+    ):
+        await create(store)
+        await say(store)
+        proxy.fault = proxy_faults.cut_after(2)  # the state is read and deleted
+        async with store_at(proxy.connection_string) as dying:
+            with pytest.raises(StoreError):
+                await dying.delete_assistant(COLLECTION, "a")
+        proxy.fault = proxy_faults.none
+        assert len(await row_keys(account)) == 4
+        with pytest.raises(AssistantNotFound):
+            await store.delete_assistant(COLLECTION, "a")
+        assert await row_keys(account) == []
+
+
+class TestOrder:
+    async def test_messages_are_in_order_whatever_the_order_of_the_rows(
+        self, store: AzureTablesStore, proxy: TableProxy
+    ):
+        await create(store, instructions="0")
+        for start in range(1, 150, 10):
+            await say(store, *(Draft(Role.USER, str(number)) for number in range(start, start + 10)))
+        proxy.fault = proxy_faults.shuffle
+        messages = await history(store)
+        assert [message.content for message in messages] == [str(number) for number in range(151)]
+        for limit in (1, 7, 100, 1000):
+            newest = await store.list_messages(COLLECTION, "a", Listing(Order.NEWEST_FIRST, limit=limit))
+            assert list(newest.messages) == messages[::-1][:limit]
+        later = await store.list_messages(COLLECTION, "a", Listing(after_time=messages[100].create_time, limit=20))
+        assert list(later.messages) == messages[101:121]
+        window = await store.read_window(COLLECTION, "a", 12)
+        assert (window.instructions, list(window.messages)) == (messages[0], messages[-12:])
+        await say(store, Draft(Role.USER, "151"))
+        assert (await contents(store))[-2:] == ["150", "151"]
+
+
+def nth(fault: Fault, number: int) -> Fault:
+    """The fault hits the request with this number, counted from 0."""
+    count = 0
+
+    async def pick(exchange: Exchange) -> bytes | None:
+        nonlocal count
+        count += 1
+        return await (fault if count == number + 1 else proxy_faults.none)(exchange)
+
+    return pick
+
+
+async def whole_or_nothing(store: AzureTablesStore) -> list[str]:
+    """The contents of an assistant whose state and messages agree, or nothing where there is none."""
+    try:
+        assistant = await store.get_assistant(COLLECTION, "a")
+    except AssistantNotFound:
+        return []
+    found = await contents(store)
+    assert assistant.total_messages == len(found)
+    return found
