@@ -474,9 +474,10 @@ async def _call() -> AsyncIterator[None]:
         raise StoreUnavailable("the store did not answer in time") from error
     except ResourceNotFoundError:
         raise
-    except ClientAuthenticationError as error:
-        raise StoreCredentialsRejected("the store refused the server's credentials, or it has none") from error
     except HttpResponseError as error:
+        # The SDK also wraps what `azure-identity` has raised, with the status that its endpoint had.
+        if isinstance(error, ClientAuthenticationError) or isinstance(error.__cause__, ClientAuthenticationError):
+            raise StoreCredentialsRejected("the store refused the server's credentials, or it has none") from error
         if (mapped := _by_status(error)) is None:
             raise
         raise mapped from error

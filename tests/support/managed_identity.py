@@ -1,0 +1,98 @@
+"""The endpoint from which an Azure machine gets the tokens of its managed identity, as App Service has it.
+
+    async with ManagedIdentity() as identity:
+        environment = identity.environment  # where `azure-identity` looks for it
+        identity.lifetimes.append(60)  # seconds of the next token; a day where nothing is said
+
+Its tokens have the form and the claims of real ones; only their signature is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from base64 import urlsafe_b64encode
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+from typing_extensions import Self
+
+SECRET = "the header that proves that the caller is on this machine"
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class TokenRequest:
+    """What somebody wanted a token for, and the token that it got."""
+
+    resource: str
+    client_id: str | None
+    token: str
+
+
+class ManagedIdentity:
+    """The endpoint, for the time of its `async with` block."""
+
+    def __init__(self) -> None:
+        self.requests: list[TokenRequest] = []
+        self.lifetimes: deque[int] = deque()
+        self.status = 200
+        self._server: asyncio.Server | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        assert self._server is not None
+        port = self._server.sockets[0].getsockname()[1]
+        return {"IDENTITY_ENDPOINT": f"http://127.0.0.1:{port}/msi/token", "IDENTITY_HEADER": SECRET}
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in lines if line)
+            status, content = self._answer(first.split(" ")[1], headers)
+            body = json.dumps(content).encode()
+            head = (
+                f"HTTP/1.1 {status} Status\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+                "Connection: close\r\n\r\n"
+            )
+            writer.write(head.encode() + body)
+            await writer.drain()
+        writer.close()
+
+    def _answer(self, target: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
+        if self.status != 200:
+            return self.status, {"message": "no identity for you"}
+        if headers.get("x-identity-header") != SECRET:
+            return 401, {"message": "not from this machine"}
+        query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
+        now = int(time.time())
+        expires_on = now + (self.lifetimes.popleft() if self.lifetimes else DAY)
+        claims = {
+            "aud": query["resource"],
+            "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",
+            "iat": now - 10,
+            "nbf": now - 10,
+            "exp": expires_on,
+            "jti": str(len(self.requests)),
+        }
+        token = ".".join(urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (
+            {"typ": "JWT", "alg": "RS256"}, claims, "signature"
+        ))  # fmt: skip
+        self.requests.append(TokenRequest(query["resource"], query.get("client_id"), token))
+        return 200, {
+            "access_token": token,
+            "expires_on": str(expires_on),
+            "resource": query["resource"],
+            "token_type": "Bearer",
+        }
