@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import uvloop
 
-from bench import measure, processes
+from bench import measure, processes, tables
 from bench.load import MAX_HISTORY
 from bench.measure import Scenario
 from bench.pace import Pace
@@ -22,6 +23,9 @@ CPU_BARS = {"50 paced streams": 2.5, "200 unpaced streams": 1.0}
 
 HISTORY_BAR = 1.2
 """The most that a turn after 20,000 messages may cost, as a multiple of one after 20."""
+
+TRAFFIC_BAR = 1.01
+"""The same for its bytes to and from Azure Table Storage, where numbers get longer. Its requests must be equal."""
 
 LONGEST_HISTORY = "after 20,000 messages"
 PALAVER = "Palaver"
@@ -141,6 +145,32 @@ async def histories(report: Report, server: Measured, steps: dict[str, int], eff
         )
 
 
+async def table_traffic(report: Report) -> None:
+    """Reports what a turn costs in Azure Table Storage."""
+    results = await tables.traffic()
+    report.title(
+        f"The same turn in Azure Table Storage (Azurite), {MAX_HISTORY} messages in its window",
+        "requests", "bytes sent", "bytes received", "times the first", "ms",
+    )  # fmt: skip
+    if isinstance(results, str):
+        report.missed.append(f"traffic of Azure Table Storage, not measured: {results}")
+        return
+    first = next(iter(results.values()))
+    for size, traffic in results.items():
+        ratio = (traffic.sent + traffic.received) / (first.sent + first.received)
+        if traffic.requests != first.requests:
+            ratio = math.inf
+        report.row(
+            f"after {size:,} messages",
+            f"{traffic.requests}",
+            f"{traffic.sent:,}",
+            f"{traffic.received:,}",
+            f"{ratio:.3f}",
+            f"{traffic.milliseconds:.1f}",
+            note=report.verdict(ratio, TRAFFIC_BAR if size == max(results) else None, "traffic of a turn"),
+        )
+
+
 async def run(effort: Effort, folder: Path) -> list[str]:
     """Runs everything and returns the bars that were missed."""
     report = Report()
@@ -155,6 +185,7 @@ async def run(effort: Effort, folder: Path) -> list[str]:
         await tokens(report, (echo, typed, server), effort)
         await first_pieces(report, upstream, (echo, typed, server), effort)
         await histories(report, server, steps, effort)
+    await table_traffic(report)
     report.title("Memory per open stream, 400 streams", "KiB")
     for name, growth in (await measure.memory(folder, 400)).items():
         report.row(name, f"{growth / 1024:.1f}")

@@ -1,0 +1,71 @@
+"""What a turn costs in Azure Table Storage: requests and bytes, counted between the store and its emulator."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from bench.load import MAX_HISTORY
+from palaver_server.models import Draft, FinishReason, IfExists, Role, Usage
+from palaver_server.stores.azure_tables import AzureTablesStore
+from palaver_server.stores.store import MAX_TURN_MESSAGES, FinishedTurn
+from tests.support.azurite import Azurite, why_missing
+from tests.support.table_proxy import TableProxy
+
+SIZES = (20, 2_000, 20_000)
+COLLECTION = "ChatState"
+
+
+@dataclass(frozen=True)
+class TurnTraffic:
+    """What goes over the wire for the window and the commit of a turn."""
+
+    requests: int
+    sent: int
+    received: int
+    milliseconds: float
+    """Tells more of the emulator than of Azure, which is a network away."""
+
+
+async def traffic() -> dict[int, TurnTraffic] | str:
+    """Returns the traffic of a turn by how long the conversation is already, or why it can't be measured."""
+    if missing := why_missing():
+        return missing
+    with Azurite() as azurite:
+        account = azurite.account()
+        async with TableProxy(account) as proxy:
+            directly = AzureTablesStore(connection_string=account.connection_string)
+            counted = AzureTablesStore(connection_string=proxy.connection_string)
+            for store in (directly, counted):
+                await store.open()
+            try:
+                return {size: await _measure(directly, counted, proxy, size) for size in SIZES}
+            finally:
+                for store in (directly, counted):
+                    await store.close()
+
+
+async def _measure(directly: AzureTablesStore, counted: AzureTablesStore, proxy: TableProxy, size: int) -> TurnTraffic:
+    name = f"after {size:06}"  # names of one length, because each row holds it
+    await directly.create_assistant(COLLECTION, name, "Be brief.", IfExists.FAIL)
+    stored = 1
+    while stored < size:
+        count = min(MAX_TURN_MESSAGES, size - stored)
+        await _turn(directly, name, *[Draft(Role.USER, "word " * 20)] * count, max_messages=0)
+        stored += count
+    proxy.exchanges.clear()
+    begun = time.perf_counter()
+    await _turn(counted, name, Draft(Role.USER, "Hello"), Draft(Role.ASSISTANT, "word"), max_messages=MAX_HISTORY)
+    return TurnTraffic(
+        requests=len(proxy.exchanges),
+        sent=sum(len(exchange.request) for exchange in proxy.exchanges),
+        received=sum(len(exchange.response) for exchange in proxy.exchanges),
+        milliseconds=(time.perf_counter() - begun) * 1e3,
+    )
+
+
+async def _turn(store: AzureTablesStore, name: str, *drafts: Draft, max_messages: int) -> None:
+    window = await store.read_window(COLLECTION, name, max_messages)
+    request_id = f"turn {window.assistant.total_messages:06}"
+    turn = FinishedTurn(request_id, "", drafts, FinishReason.STOP, Usage(), 0, "")
+    await store.commit_turn(COLLECTION, name, window.version, turn)
