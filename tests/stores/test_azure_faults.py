@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -288,6 +289,31 @@ class TestCreatingAndDeleting:
         with pytest.raises(AssistantNotFound):
             await store.delete_assistant(COLLECTION, "a")
         assert await row_keys(account) == []
+
+
+class TestReading:
+    async def test_a_window_is_of_one_conversation_when_it_is_started_over_meanwhile(
+        self, store: AzureTablesStore, proxy: TableProxy, account: Account
+    ):
+        await create(store, instructions="Old")
+        has_read_old = asyncio.Event()
+
+        async def start_over(exchange: Exchange) -> bytes | None:
+            response = await exchange.forward() if "msg-0001" in exchange.target else None
+            if response is not None:
+                has_read_old.set()
+                return response
+            if "filter=" in exchange.target:
+                await has_read_old.wait()
+                proxy.fault = proxy_faults.none
+                async with store_at(account.connection_string) as other:
+                    await other.create_assistant(COLLECTION, "a", "New", IfExists.RESET)
+            return await exchange.forward()
+
+        proxy.fault = start_over
+        window = await store.read_window(COLLECTION, "a", 10)
+        assert window.instructions is not None
+        assert window.instructions.content == "New"
 
 
 class TestOrder:

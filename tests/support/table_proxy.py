@@ -114,14 +114,27 @@ async def shuffle(exchange: Exchange) -> bytes | None:
     """The store returns rows in no order, as Cosmos DB for Table may."""
     response = await exchange.forward()
     head, _, body = response.partition(b"\r\n\r\n")
-    try:
-        content = json.loads(body)
-        random.Random(len(body)).shuffle(content["value"])
-    except (KeyError, TypeError, ValueError):
+    lines = head.split(b"\r\n")
+    if b"Transfer-Encoding: chunked" in lines:
+        body = unchunk(body)
+    content = json.loads(body) if body.startswith(b"{") else {}
+    if "value" not in content:
         return response
+    content["value"].reverse()
+    random.Random(len(body)).shuffle(content["value"])
     body = json.dumps(content).encode()
-    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length")]
+    framing = (b"content-length:", b"transfer-encoding:")
+    lines = [line for line in lines if not line.lower().startswith(framing)]
     return b"\r\n".join([*lines, b"Content-Length: %d" % len(body), b"", body])
+
+
+def unchunk(body: bytes) -> bytes:
+    parts = []
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        parts.append(rest[: int(size, 16)])
+        body = rest[int(size, 16) + 2 :]
+    return b"".join(parts)
 
 
 def once(fault: Fault, when: Callable[[Exchange], bool] = lambda exchange: True) -> Fault:
