@@ -299,16 +299,15 @@ class TestReading:
         has_read_old = asyncio.Event()
 
         async def start_over(exchange: Exchange) -> bytes | None:
-            response = await exchange.forward() if "msg-0001" in exchange.target else None
-            if response is not None:
-                has_read_old.set()
-                return response
             if "filter=" in exchange.target:
                 await has_read_old.wait()
                 proxy.fault = proxy_faults.none
                 async with store_at(account.connection_string) as other:
                     await other.create_assistant(COLLECTION, "a", "New", IfExists.RESET)
-            return await exchange.forward()
+            response = await exchange.forward()
+            if "msg-0001" in exchange.target:
+                has_read_old.set()
+            return response
 
         proxy.fault = start_over
         window = await store.read_window(COLLECTION, "a", 10)
