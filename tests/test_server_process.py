@@ -162,6 +162,20 @@ class TestStarting:
         [line] = stderr.splitlines()
         assert line.endswith("PALAVER_LISTENS is not a setting of this server")
 
+    def test_what_it_tries_again_is_logged_with_the_reason(self, folder: Path):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            nobody = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        variables = {"OPENAI_API_KEY": "sk-secret", "OPENAI_BASE_URL": nobody}
+        with started("--no-offline-model", **variables) as server:
+            with stub(server.address) as calls:
+                calls.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+                with pytest.raises(grpc.RpcError):
+                    calls.PostUserQueryUnary(pb.PostUserQueryRequest(id="a", user_message="Hello"))
+            server.popen.terminate()
+            _, _, stderr = server.end()
+        assert "ModelUnavailable: the endpoint can't be reached; retry 1 in 0." in stderr
+        assert "sk-secret" not in stderr
+
     def test_a_server_without_any_model_says_so(self, folder: Path):
         with started("--no-offline-model") as server:
             server.popen.terminate()

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
+
 from palaver_server.app import application
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 from palaver_server.workers import supervise
@@ -77,6 +79,12 @@ async def serve(settings: Settings, announce: Callable[[int], None], *, share_po
 
 def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    set_on_retry_hooks([_log_retry])  # its own says nothing but that there is one
+
+
+def _log_retry(details: RetryDetails) -> None:
+    error = details.caused_by
+    logger.warning("%s: %s; retry %d in %.1f s", type(error).__name__, error, details.retry_num, details.wait_for)
 
 
 if __name__ == "__main__":
