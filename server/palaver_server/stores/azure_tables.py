@@ -11,24 +11,19 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import aiohttp
-import anyio
 import stamina
 from azure.core import MatchConditions
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import (
-    AzureError,
-    ClientAuthenticationError,
     HttpResponseError,
     ResourceExistsError,
     ResourceModifiedError,
     ResourceNotFoundError,
 )
-from azure.core.pipeline import PipelineResponse
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.data.tables import TableEntity, TableErrorCode, UpdateMode
 from azure.data.tables.aio import TableClient, TableServiceClient
@@ -38,13 +33,23 @@ from palaver_server.errors import (
     AssistantNotFound,
     ConcurrentWrite,
     ConversationFull,
-    StoreCredentialsRejected,
     StoreError,
     StoreUnavailable,
     TurnTooLarge,
 )
 from palaver_server.models import Assistant, IfExists, Message, Order, Role
 from palaver_server.stores import azure_rows as rows
+from palaver_server.stores.azure_calls import (
+    COMMIT_TIMEOUT,
+    CONNECT_TIMEOUT,
+    READ_TIMEOUT,
+    RETRIES,
+    RETRY_BACKOFF,
+    Patience,
+    call,
+    refuse_long_wait,
+    wait_before_retry,
+)
 from palaver_server.stores.azure_rows import Row, Version
 from palaver_server.stores.store import (
     MAX_MESSAGES,
@@ -57,27 +62,9 @@ from palaver_server.stores.store import (
     Window,
 )
 
-CONNECT_TIMEOUT = 2
-READ_TIMEOUT = 4
-RETRIES = 2
-RETRY_BACKOFF = 0.2
-CALL_TIMEOUT = 4.5
-"""Seconds for a call with all its retries, so that a caller hears of a store that hangs within 5 seconds."""
-
-COMMIT_TIMEOUT = 15.0
-"""Seconds in which a commit is tried again: the model is paid for, and giving up early would waste that."""
-
-MAX_RETRY_AFTER = 1.0
-"""Seconds that a throttling store is waited for within a call; a caller is told of any longer time at once."""
-
 MAX_OPERATIONS = 100
 """The most operations of a transaction; beyond it the service's answer can't be read."""
 
-TOO_LARGE = (
-    TableErrorCode.ENTITY_TOO_LARGE,
-    TableErrorCode.PROPERTY_VALUE_TOO_LARGE,
-    TableErrorCode.REQUEST_BODY_TOO_LARGE,
-)
 MAX_CONNECTIONS = 1000
 PAGE_ROWS = 1000
 """The most rows of an answer of the service."""
@@ -121,7 +108,7 @@ class AzureTablesStore:
             "read_timeout": READ_TIMEOUT,
             "retry_total": RETRIES,
             "retry_backoff_factor": RETRY_BACKOFF,
-            "raw_response_hook": _refuse_long_wait,
+            "raw_response_hook": refuse_long_wait,
         }
         try:
             if self._connection_string:
@@ -137,7 +124,7 @@ class AzureTablesStore:
     ) -> tuple[Assistant, bool]:
         table = self._table(collection)
         creation_id = uuid.uuid4().hex
-        patience = _Patience()
+        patience = Patience()
         for _ in range(MAX_ATTEMPTS):
             found = await _get(table, assistant_id, rows.STATE)
             if found is not None:
@@ -170,7 +157,7 @@ class AzureTablesStore:
         try:
             await _submit(table, operations)
         except ResourceNotFoundError:
-            async with _call():
+            async with call():
                 await self._service.create_table_if_not_exists(table.table_name)
             try:
                 await _submit(table, operations)
@@ -253,7 +240,7 @@ class AzureTablesStore:
             raise TurnTooLarge(f"a turn holds {MAX_TURN_MESSAGES} messages at most")
         # The same transaction can be sent again and again, because only one of them can find the state as it was.
         async for attempt in stamina.retry_context(
-            on=_wait_before_retry, attempts=None, timeout=COMMIT_TIMEOUT, wait_initial=RETRY_BACKOFF, wait_max=2
+            on=wait_before_retry, attempts=None, timeout=COMMIT_TIMEOUT, wait_initial=RETRY_BACKOFF, wait_max=2
         ):
             with attempt:
                 try:
@@ -347,7 +334,7 @@ async def _messages(
 
 
 async def _get(table: TableClient, partition: str, key: str) -> TableEntity | None:
-    async with _call():
+    async with call():
         try:
             return await table.get_entity(partition, key)
         except ResourceNotFoundError:
@@ -364,7 +351,7 @@ async def _query(
     select: list[str] | None = None,
 ) -> list[TableEntity]:
     """Returns the rows of a partition with keys from `first` to `last`, in no certain order."""
-    async with _call():
+    async with call():
         found = table.query_entities(
             f"PartitionKey eq @partition and RowKey ge @first and RowKey le @last{filters}",
             parameters={"partition": partition, "first": first, "last": last, **(parameters or {})},
@@ -382,7 +369,7 @@ async def _submit(table: TableClient, operations: Sequence[Operation]) -> None:
     Raises `ResourceNotFoundError` or `ConcurrentWrite` where a row is not as expected. They and any other error leave
     open which of the two it was, because the SDK may have sent the operations more than once.
     """
-    async with _call():
+    async with call():
         try:
             await table.submit_transaction(operations)
         except (ResourceExistsError, ResourceModifiedError) as error:
@@ -399,7 +386,7 @@ async def _submit(table: TableClient, operations: Sequence[Operation]) -> None:
 
 async def _delete_state(table: TableClient, state: TableEntity) -> bool:
     """Ends the existence of an assistant; False where its state is not this one any more."""
-    async with _call():
+    async with call():
         try:
             await table.delete_entity(state, etag=state.metadata["etag"], match_condition=MatchConditions.IfNotModified)
         except ResourceModifiedError:
@@ -412,7 +399,7 @@ async def _purge(table: TableClient, partition: str) -> bool:
 
     A row is deleted only as it was seen before its assistant was seen not to exist, so a new assistant loses none.
     """
-    attempts, patience = 0, _Patience()
+    attempts, patience = 0, Patience()
     while attempts < MAX_ATTEMPTS:
         found = await _some_rows(table, partition)
         if not found:
@@ -422,7 +409,7 @@ async def _purge(table: TableClient, partition: str) -> bool:
         try:
             for start in range(0, len(found), MAX_OPERATIONS):
                 await _submit(table, [_deletion(row) for row in found[start : start + MAX_OPERATIONS]])
-                attempts, patience = 0, _Patience()
+                attempts, patience = 0, Patience()
         except (ConcurrentWrite, ResourceNotFoundError):
             attempts += 1  # somebody else removes them as well, or the answer got lost
         except StoreUnavailable as error:
@@ -432,7 +419,7 @@ async def _purge(table: TableClient, partition: str) -> bool:
 
 
 async def _some_rows(table: TableClient, partition: str) -> list[TableEntity]:
-    async with _call():
+    async with call():
         found = table.query_entities(
             "PartitionKey eq @partition",
             parameters={"partition": partition},
@@ -451,72 +438,6 @@ async def _some_rows(table: TableClient, partition: str) -> list[TableEntity]:
 def _deletion(row: TableEntity) -> Operation:
     condition = {"etag": row.metadata["etag"], "match_condition": MatchConditions.IfNotModified}
     return ("delete", row, condition)
-
-
-class _Patience:
-    """How long a write is tried again before the caller hears that the store fails."""
-
-    def __init__(self) -> None:
-        self._ends = _now() + timedelta(seconds=CALL_TIMEOUT)
-
-    def has_time_after(self, error: StoreUnavailable) -> bool:
-        """Tells whether to try again; not where the store has said when, which is the caller's to follow."""
-        return error.retry_after is None and _now() < self._ends
-
-
-@asynccontextmanager
-async def _call() -> AsyncIterator[None]:
-    """Limits the time of a call, and says in our words what went wrong."""
-    try:
-        with anyio.fail_after(CALL_TIMEOUT):
-            yield
-    except TimeoutError as error:
-        raise StoreUnavailable("the store did not answer in time") from error
-    except ResourceNotFoundError:
-        raise
-    except HttpResponseError as error:
-        # The SDK also wraps what `azure-identity` has raised, with the status that its endpoint had.
-        if isinstance(error, ClientAuthenticationError) or isinstance(error.__cause__, ClientAuthenticationError):
-            raise StoreCredentialsRejected("the store refused the server's credentials, or it has none") from error
-        if (mapped := _by_status(error)) is None:
-            raise
-        raise mapped from error
-    except AzureError as error:
-        raise StoreUnavailable("the store can't be reached") from error
-
-
-def _by_status(error: HttpResponseError) -> StoreError | TurnTooLarge | None:
-    status = error.status_code or 0
-    if status < 400:
-        return StoreUnavailable("the store gave an answer that can't be read")
-    if status == 413 or getattr(error, "error_code", None) in TOO_LARGE:
-        return TurnTooLarge("the turn is larger than the store takes at once")
-    if status in (401, 403):
-        return StoreCredentialsRejected("the store refused the server's credentials")
-    if status in (408, 409, 429) or status >= 500:
-        return StoreUnavailable(f"the store failed with HTTP status {status}", retry_after=_retry_after(error.response))
-    return None
-
-
-def _refuse_long_wait(response: PipelineResponse[Any, Any]) -> None:
-    """Keeps the SDK from waiting as long as a throttling store says: the caller should know, and wait itself."""
-    retry_after = _retry_after(response.http_response)
-    if retry_after is not None and retry_after > MAX_RETRY_AFTER:
-        raise StoreUnavailable("the store limits the rate of calls", retry_after=retry_after)
-
-
-def _retry_after(response: Any) -> float | None:
-    value = "" if response is None else response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else None
-
-
-def _wait_before_retry(error: Exception) -> bool | float:
-    """Says whether a commit is tried again, and when where the store has said so."""
-    if not isinstance(error, StoreUnavailable):
-        return False
-    if error.retry_after is None:
-        return True
-    return error.retry_after if error.retry_after < COMMIT_TIMEOUT else False
 
 
 def _now() -> datetime:
