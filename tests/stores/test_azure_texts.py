@@ -70,7 +70,7 @@ async def test_texts_come_back_unchanged_or_are_refused_by_name(
     expected = [instructions] if instructions.strip() else []
     answer = answer or "…"
     post = served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id=name, user_message=question))
-    if not question.strip():
+    if not question:
         assert (await failure_of(post)).violations.keys() == {"user_message"}
     else:
         endpoint.script(Stream(answer))
