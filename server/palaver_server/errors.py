@@ -6,10 +6,13 @@
      ├─ AssistantNotFound       the assistant
      ├─ AssistantExists
      ├─ AssistantBusy
+     ├─ RequestIdReused         the turn
+     ├─ TurnNotFound
+     ├─ TurnCancelled
+     ├─ TurnTooLarge
      ├─ TooManyTurns            the server
      ├─ ConnectionNotConfigured
      ├─ ShuttingDown
-     ├─ TurnTooLarge            the turn
      ├─ ModelError              the model's endpoint
      │   ├─ ModelRejectedRequest
      │   ├─ ModelNotFound
@@ -129,6 +132,24 @@ class ShuttingDown(RetryableError):
     """The server takes no more work."""
 
     reason = "SHUTTING_DOWN"
+
+
+class RequestIdReused(PalaverError):
+    """Another request has had this `request_id`."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class TurnNotFound(PalaverError):
+    """No such turn is running."""
+
+    reason = "TURN_NOT_FOUND"
+
+
+class TurnCancelled(PalaverError):
+    """Somebody has ended the turn."""
+
+    reason = "TURN_CANCELLED"
 
 
 class TurnTooLarge(PalaverError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
@@ -51,6 +51,10 @@ class AssistantKey:
     connection: str
     collection: str
     id: str
+
+    def folded(self) -> AssistantKey:
+        """The same for every spelling of the collection, where letter case does not matter."""
+        return replace(self, collection=self.collection.lower())
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +139,12 @@ class UserQuery:
     sampling: Sampling = Sampling()
     ai_connection: str = ""
     max_messages: int | None = None
+    request_id: str = ""
+    """The caller's name of the turn; empty: the server makes one."""
     request_hash: str = ""
     """Tells this request from another one that a caller might post with the same `request_id`."""
+    continues: bool = False
+    """Whether the turn runs on when nobody follows it any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,12 +165,6 @@ async def test_a_request_may_have_two_mebibytes_and_no_more(served: Served):
 @pytest.mark.parametrize(
     ("method", "request_", "name"),
     [
-        ("PostUserQueryUnary", pb.PostUserQueryRequest(**QUERY, request_id="r"), "request_id"),
-        (
-            "PostUserQueryUnary",
-            pb.PostUserQueryRequest(**QUERY, on_disconnect=pb.ON_DISCONNECT_CONTINUE),
-            "ON_DISCONNECT_CONTINUE",
-        ),
         (
             "PostUserQueryUnary",
             pb.PostUserQueryRequest(**QUERY, caller_skills=[assistant_pb2.Skill(name="s")]),
@@ -182,7 +176,6 @@ async def test_a_request_may_have_two_mebibytes_and_no_more(served: Served):
             pb.PostUserQueryRequest(id="a", skill_results=[assistant_pb2.SkillResult(id="1", content="x")]),
             "skill_results",
         ),
-        ("CancelTurn", pb.CancelTurnRequest(id="a", request_id="r"), "CancelTurn"),
     ],
 )
 async def test_what_is_not_there_yet_is_refused_by_name(served: Served, method: str, request_: Any, name: str):

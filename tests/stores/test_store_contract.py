@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 
 from palaver_server.engine.limits import MAX_MESSAGE_UNITS, utf16_units
 from palaver_server.errors import AssistantExists, AssistantNotFound, ConcurrentWrite, ConversationFull
-from palaver_server.models import Draft, IfExists, Message, Order, Role, SkillCall
-from palaver_server.stores.store import MAX_MESSAGES, MAX_PAGE_BYTES, MAX_TURN_MESSAGES, Listing, Store
+from palaver_server.models import Draft, FinishReason, IfExists, Message, Order, Role, SkillCall, Usage
+from palaver_server.stores.store import (
+    MAX_MESSAGES,
+    MAX_PAGE_BYTES,
+    MAX_TURN_MESSAGES,
+    FinishedTurn,
+    FoundTurn,
+    Listing,
+    Store,
+)
 from palaver_server.stores.store import page as take_page
 from tests.stores.conftest import Place
 from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, history, say, version_of
@@ -580,6 +588,52 @@ class TestCommitting:
         stored = await say(store, *drafts)
         assert len(stored.messages) == MAX_TURN_MESSAGES
         assert await contents(store) == ["Be brief.", *map(str, range(MAX_TURN_MESSAGES))]
+
+
+class TestFindingTurns:
+    async def test_a_stored_turn_is_found_with_all_that_it_was(self, store: Store):
+        await create(store)
+        call = SkillCall("c", "add", "{}")
+        drafts = (Draft(Role.USER, "q"), Draft(Role.ASSISTANT, "", (call,)), Draft(Role.TOOL, "t", (), "c"))
+        turn = FinishedTurn(
+            "r", "a hash", drafts, FinishReason.LENGTH, Usage(1, 2, 3, 4, 5, 6), total_tokens=9, chat_model="gpt-x"
+        )
+        stored = await store.commit_turn(COLLECTION, "a", await version_of(store), turn)
+        later = await say(store)
+        found = await store.find_turn(COLLECTION, "a", "r")
+        assert found == FoundTurn(
+            later.assistant, stored.messages, "a hash", FinishReason.LENGTH, Usage(1, 2, 3, 4, 5, 6), "gpt-x"
+        )
+
+    @pytest.mark.parametrize("request_id", ["R", "r ", "r'", "", "x' or '1' eq '1", "/#?%"])
+    async def test_no_other_name_finds_it(self, store: Store, request_id: str):
+        await create(store)
+        await store.commit_turn(COLLECTION, "a", await version_of(store), finished(request_id="r"))
+        assert await store.find_turn(COLLECTION, "a", request_id) is None
+
+    async def test_it_is_found_at_its_own_assistant_alone(self, store: Store):
+        for name in ("a", "b"):
+            await create(store, name)
+        await store.commit_turn(COLLECTION, "a", await version_of(store), finished(request_id="r"))
+        for collection, name in ((COLLECTION, "b"), (COLLECTION, "nobody"), ("Other", "a")):
+            assert await store.find_turn(collection, name, "r") is None
+
+    @pytest.mark.parametrize("instructions", ["", "Be brief."])
+    async def test_it_is_gone_with_its_conversation(self, store: Store, instructions: str):
+        await create(store)
+        await store.commit_turn(COLLECTION, "a", await version_of(store), finished(request_id="r"))
+        await store.create_assistant(COLLECTION, "a", instructions, IfExists.RESET)
+        assert await store.find_turn(COLLECTION, "a", "r") is None
+
+    async def test_a_name_is_stored_once(self, store: Store):
+        await create(store)
+        await store.commit_turn(COLLECTION, "a", await version_of(store), finished(*exchange("One"), request_id="r"))
+        with pytest.raises(ConcurrentWrite):
+            await store.commit_turn(
+                COLLECTION, "a", await version_of(store), finished(*exchange("Two"), request_id="r")
+            )
+        assert await contents(store) == ["Be brief.", "One", "Fine."]
+        await say(store)
 
 
 class TestTexts:

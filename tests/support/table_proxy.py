@@ -156,6 +156,21 @@ def always(fault: Fault, when: Callable[[Exchange], bool]) -> Fault:
     return pick
 
 
+def lost_from(when: Callable[[Exchange], bool]) -> Fault:
+    """The answer to the first request of a kind gets lost, and after that the store only wants to be left alone."""
+    is_lost = False
+
+    async def pick(exchange: Exchange) -> bytes | None:
+        nonlocal is_lost
+        if is_lost:
+            return answer(503, "ServerBusy", Retry_After="60")
+        is_lost = when(exchange)
+        response = await exchange.forward()
+        return None if is_lost else response
+
+    return pick
+
+
 def cut_after(requests: int) -> Fault:
     """The store carries so many requests out, and then nobody is reached any more: the caller might as well be dead."""
     left = [none] * requests

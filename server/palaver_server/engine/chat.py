@@ -17,8 +17,11 @@ from palaver_server.engine.turn import Follower, Turn
 from palaver_server.errors import (
     ConnectionNotConfigured,
     ConversationFull,
+    RequestIdReused,
     ShuttingDown,
     TooManyTurns,
+    TurnCancelled,
+    TurnNotFound,
 )
 from palaver_server.models import (
     Assistant,
@@ -27,11 +30,14 @@ from palaver_server.models import (
     IfExists,
     ModelParameters,
     Role,
+    TextDelta,
     TurnCompleted,
     TurnStarted,
     UserQuery,
 )
 from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, Listing, Page, Store
+
+REUSED = "request_id: another request to this assistant has had it; post the same request again, or choose a new one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class ChatEngine:
         self._options = options or EngineOptions()
         self._queue = TurnQueue(self._options.queue_limit)
         self._turns: set[Turn] = set()
+        self._by_name: dict[tuple[AssistantKey, str], Turn] = {}
         self._is_draining = False
 
     async def create_assistant(
@@ -78,29 +85,49 @@ class ChatEngine:
         await self._store(key).delete_assistant(key.collection, key.id)
 
     def post(self, query: UserQuery, time_remaining: float | None = None) -> Follower:
-        """Starts a turn and returns its caller's view of it. The caller must `leave` it in the end.
+        """Starts a turn, or joins the running one of this name, and returns the caller's view of it.
 
-        `time_remaining` is what is left until the caller's deadline, in seconds.
+        The caller must `leave` it in the end. `time_remaining` is what is left until the caller's deadline, in seconds.
         """
+        running = self._by_name.get(_name(query.assistant, query.request_id))
+        if running is not None and not running.is_cancelled:
+            return _join(running, query)
         if self._is_draining:
             raise ShuttingDown("the server is shutting down")
         if len(self._turns) >= self._options.max_turns:
             raise TooManyTurns(f"the server runs {self._options.max_turns} turns already")
         ai_connection, model = self._models.resolve(query.ai_connection)
+        if query.continues:
+            time_remaining = None  # the turn outlives its callers
         call = _Call(
             query=query,
-            request_id=uuid.uuid4().hex,
+            request_id=query.request_id or uuid.uuid4().hex,
             store=self._store(query.assistant),
             model=model,
             ai_connection=ai_connection,
             parameters=parameters_in_effect(query.sampling, self._options),
             caller_deadline=None if time_remaining is None else _now() + time_remaining,
         )
-        turn = Turn()
-        follower = turn.follow()
+        turn = Turn(query.request_hash)
+        follower = _join(turn, query)
+        name = _name(query.assistant, call.request_id)
         self._turns.add(turn)
-        turn.start(self._run(turn, call), on_end=self._turns.discard)
+        self._by_name[name] = turn
+
+        def forget(turn: Turn) -> None:
+            self._turns.discard(turn)
+            if self._by_name.get(name) is turn:
+                del self._by_name[name]
+
+        turn.start(self._run(turn, call), on_end=forget)
         return follower
+
+    def cancel(self, key: AssistantKey, request_id: str) -> None:
+        """Ends a running turn, whoever follows it; raises `TurnNotFound`."""
+        self._store(key)
+        turn = self._by_name.get(_name(key, request_id))
+        if turn is None or not turn.cancel(TurnCancelled("the turn was cancelled")):
+            raise TurnNotFound("no such turn is running, or it is being stored already")
 
     async def drain(self, grace: float) -> None:
         """Refuses new turns and lets the running ones finish, at most so many seconds; then it ends them."""
@@ -117,6 +144,9 @@ class ChatEngine:
             await asyncio.wait(tasks)
 
     async def _run(self, turn: Turn, call: _Call) -> None:
+        # Only a name that the caller gave can be that of a turn which is stored already.
+        if call.query.request_id and await _replay(turn, call):
+            return
         key = call.query.assistant
         async with self._queue.turn(key, self._max_wait(call)):
             max_messages = call.query.max_messages
@@ -167,6 +197,33 @@ class ChatEngine:
             return None
         remaining = max(0.0, call.caller_deadline - _now())
         return remaining - min(1.0, remaining / 10)
+
+
+def _name(key: AssistantKey, request_id: str) -> tuple[AssistantKey, str]:
+    return key.folded(), request_id
+
+
+def _join(turn: Turn, query: UserQuery) -> Follower:
+    if turn.request_hash != query.request_hash:
+        raise RequestIdReused(REUSED)
+    turn.continues = turn.continues or query.continues
+    return turn.follow()
+
+
+async def _replay(turn: Turn, call: _Call) -> bool:
+    """Publishes the events of a turn that is stored already; False where it is not."""
+    key = call.query.assistant
+    found = await call.store.find_turn(key.collection, key.id, call.request_id)
+    if found is None:
+        return False
+    if found.request_hash != call.query.request_hash:
+        raise RequestIdReused(REUSED)
+    turn.publish(TurnStarted(call.request_id, call.ai_connection, call.parameters, replayed=True))
+    for message in found.messages:
+        if message.role is Role.ASSISTANT and message.content:
+            turn.publish(TextDelta(message.content))
+    turn.publish(TurnCompleted(found.assistant, found.messages, found.finish_reason, found.usage, found.chat_model))
+    return True
 
 
 def _now() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -30,7 +30,7 @@ class TurnQueue:
     @asynccontextmanager
     async def turn(self, key: AssistantKey, max_wait: float | None) -> AsyncGenerator[None, None]:
         """Waits for the assistant, at most so many seconds, and keeps it; raises `AssistantBusy`."""
-        key = replace(key, collection=key.collection.lower())  # letter case does not distinguish collections
+        key = key.folded()
         line = self._lines.setdefault(key, _Line())
         if line.length > self._limit:
             raise AssistantBusy(f"{self._limit} turns wait for this assistant already")

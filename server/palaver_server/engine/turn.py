@@ -1,7 +1,7 @@
 """A running turn and the callers who follow it.
 
-A turn keeps its events from the first one, so a caller may join at any time. It runs in a task of its own: a caller
-that leaves does not disturb the others, and a commit that has begun is never torn.
+A turn keeps its events from the first one, so a caller may join at any time, and again after its connection broke. It
+runs in a task of its own: a caller that leaves does not disturb the others, and a commit that has begun is never torn.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ MAX_LEAD = 64 * 1024
 class Turn:
     """The events of a turn, written by its task and read by its followers."""
 
-    def __init__(self) -> None:
+    def __init__(self, request_hash: str = "") -> None:
+        """Takes what tells the request of the turn from others with its name."""
+        self.request_hash = request_hash
+        self.continues = False
+        """Whether the turn runs on when nobody follows it any more."""
         self._events: list[TurnEvent] = []
         self._error: BaseException | None = None
         self._ended = False
@@ -72,12 +76,19 @@ class Turn:
             raise asyncio.CancelledError
         self._sealed = True
 
-    def cancel(self, error: PalaverError | None = None) -> None:
-        """Ends the turn, unless it is being stored; its followers get the error."""
-        if self._task is not None and not self._sealed and not self._cancelled:
-            self._cancelled = True
-            self._cancel_error = error
-            self._task.cancel()
+    def cancel(self, error: PalaverError | None = None) -> bool:
+        """Ends the turn, unless it is being stored; its followers get the error. Says whether it has had an effect."""
+        if self._task is None or self._sealed or self._cancelled or self._ended:
+            return False
+        self._cancelled = True
+        self._cancel_error = error
+        self._task.cancel()
+        return True
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the turn will not complete, because it was ended before."""
+        return self._cancelled
 
     @property
     def has_started(self) -> bool:
@@ -99,7 +110,7 @@ class Turn:
         if follower in self._followers:
             self._followers.remove(follower)
             self._make_room()
-            if not self._followers:
+            if not self._followers and not self.continues:
                 self.cancel()
 
     def _wake(self) -> None:

@@ -67,5 +67,5 @@ class AssistantService(pb_grpc.AssistantServiceServicer):
             turn.leave()
 
     async def CancelTurn(self, request: pb.CancelTurnRequest, context: Context) -> pb.CancelTurnResponse:
-        convert.cancellation(request)
+        self._engine.cancel(*convert.cancellation(request))
         return pb.CancelTurnResponse()

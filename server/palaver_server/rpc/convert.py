@@ -51,7 +51,7 @@ FINISH_REASONS = {
     FinishReason.SKILL_CALLS: pb.FINISH_REASON_SKILL_CALLS,
 }
 
-NOT_IMPLEMENTED_YET = ("request_id", "caller_skills", "skill_names", "skill_results")
+NOT_IMPLEMENTED_YET = ("caller_skills", "skill_names", "skill_results")
 
 AssistantRequest = (
     pb.CreateAssistantRequest
@@ -115,8 +115,6 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
     for field in NOT_IMPLEMENTED_YET:
         if getattr(request, field):
             raise NotImplementedYet(f"this version of the server does not have {field} yet")
-    if continues:
-        raise NotImplementedYet("this version of the server does not have on_disconnect ON_DISCONNECT_CONTINUE yet")
     return UserQuery(
         assistant=_key(request),
         user_message=request.user_message,
@@ -129,17 +127,19 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
         ),
         ai_connection=request.ai_connection_name,
         max_messages=request.history.max_messages if request.history.HasField("max_messages") else None,
+        request_id=request.request_id,
         request_hash=fingerprint(request, without=("request_id", "on_disconnect")).hex(),
+        continues=bool(continues),
     )
 
 
-def cancellation(request: pb.CancelTurnRequest) -> None:
-    """Validates a `CancelTurnRequest`, and raises `NotImplementedYet`."""
+def cancellation(request: pb.CancelTurnRequest) -> tuple[AssistantKey, str]:
+    """Validates a `CancelTurnRequest`; returns the assistant and the name of the turn."""
     checks = Checks(request)
     checks.assistant()
     checks.request_id(required=True)
     checks.finish()
-    raise NotImplementedYet("this version of the server does not have CancelTurn yet")
+    return _key(request), request.request_id
 
 
 def assistant(assistant: models.Assistant) -> assistant_pb2.Assistant:

@@ -24,8 +24,8 @@ from typing import Any
 from typing_extensions import Self
 
 from palaver_server.errors import StoreCorrupt
-from palaver_server.models import Assistant, Message, Role, SkillCall
-from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn
+from palaver_server.models import Assistant, FinishReason, Message, Role, SkillCall, Usage
+from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, FoundTurn
 
 Row = dict[str, Any]
 
@@ -166,6 +166,29 @@ def message(row: Mapping[str, Any]) -> Message:
         )
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreCorrupt("a stored message can't be read") from error
+
+
+def turn_indexes(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Reads the indexes of the first and the last message of a turn."""
+    try:
+        return int(row["FirstIndex"]), int(row["LastIndex"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreCorrupt("a stored turn can't be read") from error
+
+
+def found_turn(row: Mapping[str, Any], assistant: Assistant, messages: tuple[Message, ...]) -> FoundTurn:
+    """Reads the row of a turn."""
+    try:
+        return FoundTurn(
+            assistant=assistant,
+            messages=messages,
+            request_hash=row["RequestHash"],
+            finish_reason=FinishReason(row["FinishReason"]),
+            usage=Usage(**json.loads(row["Usage"])),
+            chat_model=row["ChatModel"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise StoreCorrupt("a stored turn can't be read") from error
 
 
 def index(row: Mapping[str, Any]) -> int:

@@ -55,6 +55,7 @@ from palaver_server.stores.store import (
     MAX_MESSAGES,
     MAX_TURN_MESSAGES,
     FinishedTurn,
+    FoundTurn,
     Listing,
     Page,
     PageBuilder,
@@ -220,6 +221,20 @@ class AzureTablesStore:
                 return _window(newest, first, [row for row in found if row["RowKey"] != rows.STATE], max_messages)
             state = newest
         raise ConcurrentWrite("others create and delete the assistant at the same time")
+
+    async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
+        table = self._table(collection)
+        turn = await _get(table, assistant_id, rows.turn_key(request_id))
+        if turn is None:
+            return None
+        first, last = rows.turn_indexes(turn)
+        state, found = await asyncio.gather(
+            _get(table, assistant_id, rows.STATE),
+            _query(table, assistant_id, rows.message_key(first), rows.message_key(last)),
+        )
+        messages = tuple(sorted(map(rows.message, found), key=lambda message: message.index))
+        # What an interrupted deletion has left is no turn of anybody.
+        return None if state is None else rows.found_turn(turn, rows.assistant(state), messages)
 
     async def commit_turn(self, collection: str, assistant_id: str, version: str, turn: FinishedTurn) -> StoredTurn:
         table = self._table(collection)

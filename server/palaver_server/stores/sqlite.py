@@ -27,8 +27,8 @@ from palaver_server.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from palaver_server.models import Assistant, IfExists, Message, Order, Role, SkillCall
-from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, Listing, Page, StoredTurn, Window, page
+from palaver_server.models import Assistant, FinishReason, IfExists, Message, Order, Role, SkillCall, Usage
+from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, FoundTurn, Listing, Page, StoredTurn, Window, page
 
 BUSY_TIMEOUT = 4.0
 """Seconds to wait for another process's transaction."""
@@ -171,6 +171,28 @@ class SqliteStore:
 
         return await self._run(read)
 
+    async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
+        def find(connection: sqlite3.Connection) -> FoundTurn | None:
+            with _transaction(connection, "DEFERRED"):
+                assistant = _find(connection, collection, assistant_id)
+                if assistant is None:
+                    return None
+                turn = connection.execute(
+                    "SELECT * FROM turns WHERE assistant = ? AND request_id = ?", (assistant["key"], request_id)
+                ).fetchone()
+                if turn is None:
+                    return None
+                messages = _messages(
+                    connection.execute(
+                        f"SELECT {MESSAGE_COLUMNS} FROM messages"  # noqa: S608 - built of constants
+                        ' WHERE assistant = ? AND "index" BETWEEN ? AND ? ORDER BY "index"',
+                        (assistant["key"], turn["first_index"], turn["last_index"]),
+                    )
+                )
+            return _found_turn(_assistant(assistant), messages, turn)
+
+        return await self._run(find)
+
     async def commit_turn(self, collection: str, assistant_id: str, version: str, turn: FinishedTurn) -> StoredTurn:
         def commit(connection: sqlite3.Connection) -> StoredTurn:
             with _transaction(connection):
@@ -197,11 +219,14 @@ class SqliteStore:
                 )
                 for message in messages:
                     _insert_message(connection, row["key"], message)
-                connection.execute(
-                    "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (row["key"], turn.request_id, turn.request_hash, first_index, last_index, turn.finish_reason.value,
-                     json.dumps(asdict(turn.usage)), turn.chat_model),
-                )  # fmt: skip
+                try:
+                    connection.execute(
+                        "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                        (row["key"], turn.request_id, turn.request_hash, first_index, last_index,
+                         turn.finish_reason.value, json.dumps(asdict(turn.usage)), turn.chat_model),
+                    )  # fmt: skip
+                except sqlite3.IntegrityError as error:
+                    raise ConcurrentWrite("the turn is stored already") from error
                 connection.execute(
                     "UPDATE assistants SET updated_at = ?, total_messages = ?, total_tokens = ? WHERE key = ?",
                     (start + len(messages) - 1, last_index, turn.total_tokens, row["key"]),
@@ -336,6 +361,20 @@ def _assistant(row: sqlite3.Row) -> Assistant:
         total_messages=row["total_messages"],
         total_tokens=row["total_tokens"],
     )
+
+
+def _found_turn(assistant: Assistant, messages: tuple[Message, ...], row: sqlite3.Row) -> FoundTurn:
+    try:
+        return FoundTurn(
+            assistant=assistant,
+            messages=messages,
+            request_hash=row["request_hash"],
+            finish_reason=FinishReason(row["finish_reason"]),
+            usage=Usage(**json.loads(row["usage"])),
+            chat_model=row["chat_model"],
+        )
+    except (TypeError, ValueError) as error:
+        raise StoreCorrupt("a stored turn can't be read") from error
 
 
 def _insert_message(connection: sqlite3.Connection, key: int | None, message: Message) -> None:

@@ -108,6 +108,19 @@ class StoredTurn:
     messages: tuple[Message, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class FoundTurn:
+    """A turn that was stored at any time before."""
+
+    assistant: Assistant
+    """The state of the assistant as it is now."""
+    messages: tuple[Message, ...]
+    request_hash: str
+    finish_reason: FinishReason
+    usage: Usage
+    chat_model: str
+
+
 class Store(Protocol):
     """The conversations of one storage connection."""
 
@@ -134,12 +147,15 @@ class Store(Protocol):
         Its cost does not depend on the length of the conversation.
         """
 
+    async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
+        """Returns the stored turn of this name; None where there is none, or no such assistant."""
+
     async def commit_turn(self, collection: str, assistant_id: str, version: str, turn: FinishedTurn) -> StoredTurn:
         """Appends a turn in one transaction.
 
         Its messages get the next indexes and strictly growing times. Raises `ConcurrentWrite` when the conversation is
-        not the one that `version` names any more, `ConversationFull`, `TurnTooLarge` or `StoreFull`; then nothing is
-        stored.
+        not the one that `version` names any more or has a turn of this `request_id`, `ConversationFull`,
+        `TurnTooLarge` or `StoreFull`; then nothing is stored.
         """
 
     async def close(self) -> None:

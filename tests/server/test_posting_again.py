@@ -1,0 +1,361 @@
+"""Posting again with the same `request_id`, joining, leaving and cancelling: on every store, over a socket."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from palaver.v1 import assistant_service_pb2 as pb
+from tests.support import table_proxy as faults
+from tests.support.azurite import Azurite
+from tests.support.endpoint import Endpoint, Refusal, Stream
+from tests.support.palaver_server import Served, palaver_server
+from tests.support.statuses import Failure, failure, failure_of
+from tests.support.table_proxy import TableProxy
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Servers that share a store and an endpoint."""
+
+    folder: Path
+    url: str
+    variables: dict[str, str]
+
+    def another(self, **settings: Any) -> AbstractAsyncContextManager[Served]:
+        return palaver_server(self.folder, self.url, self.variables, **settings)
+
+
+@pytest.fixture(params=["sqlite", "azure_tables"])
+def replicas(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoint) -> Replicas:
+    variables = {}
+    if request.param == "azure_tables":
+        azurite: Azurite = request.getfixturevalue("azurite")
+        variables["AzureWebJobsStorage"] = azurite.account().connection_string
+    return Replicas(tmp_path, endpoint.url, variables)
+
+
+@pytest.fixture
+async def served(replicas: Replicas) -> AsyncIterator[Served]:
+    async with replicas.another() as running:
+        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+        yield running
+
+
+def query(user_message: str = "Hello", request_id: str = "r", **fields: Any) -> pb.PostUserQueryRequest:
+    return pb.PostUserQueryRequest(id="a", user_message=user_message, request_id=request_id, **fields)
+
+
+async def events(call: Any) -> list[pb.PostUserQueryResponse]:
+    """What is left of a stream."""
+    found = []
+    while (event := await call.read()) is not grpc.aio.EOF:
+        found.append(event)
+    return found
+
+
+def text(of: list[pb.PostUserQueryResponse]) -> str:
+    return "".join(event.text_delta.text for event in of)
+
+
+async def contents(served: Served) -> list[str]:
+    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+    return [message.content for message in response.messages]
+
+
+async def cancelled(call: Any) -> Failure:
+    """Follows a turn until it is cancelled, and returns what the caller is told."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await events(call)
+    return failure(caught.value)
+
+
+class TestStoredTurns:
+    async def test_a_stored_turn_is_replayed_without_a_model_call(self, served: Served, endpoint: Endpoint):
+        endpoint.script(Stream("Hel", "lo ", "you", finish="length"))
+        first = await events(served.stub.PostUserQuery(query(max_tokens=7)))
+        again = await events(served.stub.PostUserQuery(query(max_tokens=7)))
+        assert len(endpoint.calls) == 1
+        assert [event.sequence for event in again] == [1, 2, 3]
+        assert not first[0].started.replayed
+        assert again[0].started.replayed
+        again[0].started.replayed = False
+        assert again[0].started == first[0].started
+        assert text(again) == text(first) == "Hello you"
+        assert again[-1].completed == first[-1].completed
+        assert again[-1].completed.finish_reason == pb.FINISH_REASON_LENGTH
+        assert again[-1].completed.usage.reasoning_tokens == 3
+        assert await contents(served) == ["Be brief.", "Hello", "Hello you"]
+
+    async def test_a_replay_has_the_assistant_as_it_is_now(self, served: Served):
+        await events(served.stub.PostUserQuery(query()))
+        newer = await served.stub.PostUserQueryUnary(query("And then?", "r2"))
+        again = await served.stub.PostUserQueryUnary(query())
+        assert again.completed.assistant == newer.completed.assistant
+        assert [message.content for message in again.completed.messages] == ["Hello", "Hello, world"]
+
+    async def test_another_server_replays_it_too(self, served: Served, endpoint: Endpoint, replicas: Replicas):
+        first = await served.stub.PostUserQueryUnary(query())
+        async with replicas.another() as other:
+            assert await other.stub.PostUserQueryUnary(query()) == first
+        assert len(endpoint.calls) == 1
+
+    async def test_a_caller_that_missed_the_end_gets_it_by_the_name_that_the_server_gave(
+        self, served: Served, endpoint: Endpoint
+    ):
+        gate = asyncio.Event()
+        endpoint.script(Stream("Hello ", gate, "you"))
+        call = served.stub.PostUserQuery(query(request_id="", on_disconnect=pb.ON_DISCONNECT_CONTINUE))
+        name = (await call.read()).started.request_id
+        await call.read()
+        call.cancel()
+        gate.set()
+        again = await events(served.stub.PostUserQuery(query(request_id=name)))
+        assert text(again) == "Hello you"
+        assert len(endpoint.calls) == 1
+
+    @pytest.mark.parametrize("other", [{"user_message": "Bye"}, {"temperature": 0.0}, {"history": pb.History()}])
+    async def test_another_request_with_the_same_name_is_refused(
+        self, served: Served, endpoint: Endpoint, other: dict[str, Any]
+    ):
+        await served.stub.PostUserQueryUnary(query())
+        failure = await failure_of(served.stub.PostUserQueryUnary(query(**other)))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
+        assert "request_id" in failure.text
+        assert len(endpoint.calls) == 1
+        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
+
+    async def test_another_on_disconnect_is_the_same_request(self, served: Served, endpoint: Endpoint):
+        await served.stub.PostUserQueryUnary(query())
+        await served.stub.PostUserQueryUnary(query(on_disconnect=pb.ON_DISCONNECT_CONTINUE))
+        assert len(endpoint.calls) == 1
+
+    async def test_a_name_is_that_of_one_assistant(self, served: Served, endpoint: Endpoint):
+        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="b"))
+        await served.stub.PostUserQueryUnary(query())
+        await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="b", user_message="Bye", request_id="r"))
+        assert len(endpoint.calls) == 2
+
+    async def test_a_name_is_free_again_when_the_assistant_starts_over(self, served: Served, endpoint: Endpoint):
+        await served.stub.PostUserQueryUnary(query())
+        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", if_exists=pb.IF_EXISTS_RESET))
+        await served.stub.PostUserQueryUnary(query("Bye"))
+        assert len(endpoint.calls) == 2
+
+    async def test_a_turn_that_failed_is_run_again(self, served: Served, endpoint: Endpoint):
+        endpoint.script(Refusal(400, "not today"))
+        assert (await failure_of(served.stub.PostUserQueryUnary(query()))).reason == "MODEL_REJECTED_REQUEST"
+        await served.stub.PostUserQueryUnary(query())
+        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
+
+    async def test_a_replay_does_not_wait_for_the_turn_that_runs(self, served: Served, endpoint: Endpoint):
+        await served.stub.PostUserQueryUnary(query())
+        gate = asyncio.Event()
+        endpoint.script(Stream("slow", gate))
+        running = served.stub.PostUserQuery(query("Next", "r2"))
+        await running.read()
+        assert text(await events(served.stub.PostUserQuery(query()))) == "Hello, world"
+        gate.set()
+        await events(running)
+
+    async def test_an_assistant_that_does_not_exist_is_not_found(self, served: Served):
+        request = pb.PostUserQueryRequest(id="nobody", user_message="Hello", request_id="r")
+        assert (await failure_of(served.stub.PostUserQueryUnary(request))).reason == "ASSISTANT_NOT_FOUND"
+
+
+class TestRunningTurns:
+    async def test_who_posts_again_joins_and_gets_all_events(self, served: Served, endpoint: Endpoint):
+        gate = asyncio.Event()
+        endpoint.script(Stream("Hello ", gate, "you"))
+        first = served.stub.PostUserQuery(query())
+        await first.read()
+        await first.read()
+        second = served.stub.PostUserQuery(query())
+        started, piece = await second.read(), await second.read()
+        assert started.started.request_id == "r"
+        assert piece.text_delta.text == "Hello "
+        unary = asyncio.ensure_future(served.stub.PostUserQueryUnary(query()))
+        gate.set()
+        one, other = (await events(first))[-1], (await events(second))[-1]
+        assert one.completed == other.completed == (await unary).completed
+        assert len(endpoint.calls) == 1
+        assert await contents(served) == ["Be brief.", "Hello", "Hello you"]
+
+    async def test_another_request_with_the_name_of_a_running_turn_is_refused(self, served: Served, endpoint: Endpoint):
+        gate = asyncio.Event()
+        endpoint.script(Stream("Hello ", gate, "you"))
+        first = served.stub.PostUserQuery(query())
+        await first.read()
+        failure = await failure_of(served.stub.PostUserQueryUnary(query("Bye")))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
+        gate.set()
+        assert text(await events(first)) == "Hello you"
+
+    async def test_a_turn_that_waits_can_be_joined(self, served: Served, endpoint: Endpoint):
+        gate = asyncio.Event()
+        endpoint.script(Stream("first", gate))
+        running = served.stub.PostUserQuery(query("First", "r1"))
+        await running.read()
+        waiting = [asyncio.ensure_future(events(served.stub.PostUserQuery(query("Second", "r2")))) for _ in range(3)]
+        await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+        gate.set()
+        await events(running)
+        assert {text(await call) for call in waiting} == {"Hello, world"}
+        assert len(endpoint.calls) == 2
+
+    async def test_two_at_once_are_one_turn(self, served: Served, endpoint: Endpoint):
+        results = await asyncio.gather(*(served.stub.PostUserQueryUnary(query()) for _ in range(10)))
+        assert len(endpoint.calls) == 1
+        assert all(result == results[0] for result in results)
+
+
+class TestLeaving:
+    async def test_the_last_to_leave_cancels(self, served: Served, endpoint: Endpoint):
+        endpoint.script(Stream("Hello ", asyncio.Event()))
+        first, second = (served.stub.PostUserQuery(query()) for _ in range(2))
+        for call in (first, second):
+            await call.read()
+            await call.read()
+        first.cancel()
+        upstream = await endpoint.call()
+        assert not upstream.closed.is_set()
+        second.cancel()
+        await upstream.closed.wait()
+        assert await contents(served) == ["Be brief."]
+        await served.stub.PostUserQueryUnary(query())
+        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
+
+    async def test_a_turn_continues_without_callers_where_one_has_said_so(self, served: Served, endpoint: Endpoint):
+        gate = asyncio.Event()
+        endpoint.script(Stream("Hello ", gate, "you"))
+        first = served.stub.PostUserQuery(query())
+        second = served.stub.PostUserQuery(query(on_disconnect=pb.ON_DISCONNECT_CONTINUE))
+        for call in (first, second):
+            await call.read()
+            await call.read()
+            call.cancel()
+        assert (await first.code(), await second.code()) == (grpc.StatusCode.CANCELLED, grpc.StatusCode.CANCELLED)
+        gate.set()
+        again = await events(served.stub.PostUserQuery(query()))
+        assert text(again) == "Hello you"
+        assert len(endpoint.calls) == 1
+        assert await contents(served) == ["Be brief.", "Hello", "Hello you"]
+
+    async def test_a_deadline_is_a_way_to_leave(self, served: Served, endpoint: Endpoint):
+        gate = asyncio.Event()
+        endpoint.script(Stream("Hello ", gate, "you"))
+        request = query(on_disconnect=pb.ON_DISCONNECT_CONTINUE)
+        call = served.stub.PostUserQuery(request, timeout=0.3)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await events(call)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        gate.set()
+        assert text(await events(served.stub.PostUserQuery(request))) == "Hello you"
+        assert len(endpoint.calls) == 1
+
+
+class TestCancelling:
+    @pytest.mark.parametrize("on_disconnect", [pb.ON_DISCONNECT_CANCEL, pb.ON_DISCONNECT_CONTINUE])
+    async def test_it_ends_the_turn_for_all_its_callers(self, served: Served, endpoint: Endpoint, on_disconnect: Any):
+        endpoint.script(Stream("Hello ", asyncio.Event()))
+        calls = [served.stub.PostUserQuery(query(on_disconnect=on_disconnect)) for _ in range(2)]
+        for call in calls:
+            await call.read()
+        upstream = await endpoint.call()
+        await served.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="r"))
+        for call in calls:
+            failure = await cancelled(call)
+            assert (failure.code, failure.reason) == (grpc.StatusCode.CANCELLED, "TURN_CANCELLED")
+        await upstream.closed.wait()
+        assert await contents(served) == ["Be brief."]
+        await served.stub.PostUserQueryUnary(query())
+        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
+
+    async def test_it_ends_a_turn_that_waits(self, served: Served, endpoint: Endpoint):
+        gate = asyncio.Event()
+        endpoint.script(Stream("first", gate))
+        running = served.stub.PostUserQuery(query("First", "r1"))
+        await running.read()
+        waiting = asyncio.ensure_future(cancelled(served.stub.PostUserQuery(query("Second", "r2"))))
+        await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+        await served.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="r2"))
+        assert (await waiting).reason == "TURN_CANCELLED"
+        gate.set()
+        await events(running)
+        assert await contents(served) == ["Be brief.", "First", "first"]
+
+    async def test_it_ends_a_turn_that_nobody_follows(self, served: Served, endpoint: Endpoint):
+        endpoint.script(Stream("Hello ", asyncio.Event()))
+        call = served.stub.PostUserQuery(query(on_disconnect=pb.ON_DISCONNECT_CONTINUE))
+        await call.read()
+        await call.read()
+        call.cancel()
+        upstream = await endpoint.call()
+        await served.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="r"))
+        await upstream.closed.wait()
+        assert await contents(served) == ["Be brief."]
+
+    async def test_a_turn_that_does_not_run_is_not_found(self, served: Served):
+        await served.stub.PostUserQueryUnary(query())
+        for fields in ({"request_id": "r"}, {"request_id": "r2"}, {"request_id": "r", "collection_name": "Other"}):
+            failure = await failure_of(served.stub.CancelTurn(pb.CancelTurnRequest(id="a", **fields)))
+            assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "TURN_NOT_FOUND")
+
+    async def test_a_connection_that_is_not_there_is_said(self, served: Served):
+        request = pb.CancelTurnRequest(id="a", request_id="r", chat_storage_connection_setting="No")
+        assert (await failure_of(served.stub.CancelTurn(request))).reason == "CONNECTION_NOT_CONFIGURED"
+
+
+class TestRoundTrips:
+    async def test_a_replay_from_azure_begins_after_two_round_trips(
+        self, tmp_path: Path, azurite: Azurite, endpoint: Endpoint
+    ):
+        async with TableProxy(azurite.account()) as proxy:
+            variables = {"AzureWebJobsStorage": proxy.connection_string}
+            async with palaver_server(tmp_path, endpoint.url, variables) as served:
+                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+                await served.stub.PostUserQueryUnary(query())
+                proxy.exchanges.clear()
+                arrived: list[asyncio.Event] = []
+
+                async def second_pair(exchange: faults.Exchange) -> bytes | None:
+                    """Answers neither of two requests before both are there."""
+                    arrived.append(asyncio.Event())
+                    if len(arrived) == 3:
+                        arrived[1].set()
+                    elif len(arrived) == 2:
+                        await arrived[1].wait()
+                    return await exchange.forward()
+
+                proxy.fault = second_pair
+                await served.stub.PostUserQueryUnary(query())
+                assert len(proxy.exchanges) == 3
+        assert len(endpoint.calls) == 1
+
+    async def test_a_turn_whose_end_got_lost_is_not_paid_for_twice(
+        self, tmp_path: Path, azurite: Azurite, endpoint: Endpoint
+    ):
+        async with TableProxy(azurite.account()) as proxy:
+            variables = {"AzureWebJobsStorage": proxy.connection_string}
+            async with palaver_server(tmp_path, endpoint.url, variables) as served:
+                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+                # The store has the turn, but neither that nor anything else can be learnt from it any more.
+                proxy.fault = faults.lost_from(lambda exchange: exchange.is_commit)
+                failure = await failure_of(served.stub.PostUserQueryUnary(query()))
+                assert failure.reason == "STORE_UNAVAILABLE"
+                proxy.fault = faults.none
+                await served.stub.PostUserQueryUnary(query())
+        assert len(endpoint.calls) == 1
