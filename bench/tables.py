@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from bench.load import MAX_HISTORY
 from palaver_server.models import Draft, FinishReason, IfExists, Role, Usage
 from palaver_server.stores.azure_tables import AzureTablesStore
-from palaver_server.stores.store import MAX_TURN_MESSAGES, FinishedTurn
+from palaver_server.stores.store import MAX_TURN_MESSAGES, FinishedTurn, Lease
 from tests.support.azurite import Azurite, why_missing
 from tests.support.table_proxy import TableProxy
 
 SIZES = (20, 2_000, 20_000)
 COLLECTION = "ChatState"
+LEASE_HOLDER = "0" * 32
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ async def _measure(directly: AzureTablesStore, counted: AzureTablesStore, proxy:
 
 
 async def _turn(store: AzureTablesStore, name: str, *drafts: Draft, max_messages: int) -> None:
-    window = await store.read_window(COLLECTION, name, max_messages)
+    window = await store.read_window(COLLECTION, name, max_messages, Lease(LEASE_HOLDER, 15))
     request_id = f"turn {window.assistant.total_messages:06}"
     turn = FinishedTurn(request_id, "", drafts, FinishReason.STOP, Usage(), 0, "")
     await store.commit_turn(COLLECTION, name, window.version, turn)

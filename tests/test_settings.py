@@ -42,6 +42,7 @@ EXAMPLES = {
     "turn_timeout": ("3.5", 3.5),
     "max_turns": ("7", 7),
     "queue_limit": ("0", 0),
+    "lease_duration": ("1", 1.0),
     "grace_period": ("0", 0.0),
 }
 TOGETHER = {"tls_certificate": "tls_key", "tls_key": "tls_certificate"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from azure.core.exceptions import ClientAuthenticationError
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential, get_bearer_token_provider
 
 from palaver_server.connections import Identity
@@ -32,7 +31,8 @@ def token_provider(credential: Credential) -> TokenProvider:
     async def token() -> str:
         try:
             return await provider()
-        except ClientAuthenticationError as error:
+        except Exception as error:
+            # Not every credential wraps what the network, a file or an answer that can't be read did to it.
             raise ModelCredentialsRejected("the server has no credentials for the AI connection") from error
 
     return token

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     turn_timeout: PositiveFloat = Field(600, description="seconds that a whole turn may take")
     max_turns: PositiveInt = Field(1000, description="turns that run or wait at a time, in each process")
     queue_limit: int = Field(32, description="turns that may wait for one assistant", ge=0)
+    lease_duration: float = Field(
+        15, description="seconds after which the turn of a dead server stops blocking its assistant", ge=1, le=600
+    )
     grace_period: NonNegativeFloat = Field(30, description="seconds that running turns get when the server stops")
 
     @field_validator("listen")
@@ -91,6 +94,7 @@ class Settings(BaseSettings):
             turn_timeout=self.turn_timeout,
             max_turns=self.max_turns,
             queue_limit=self.queue_limit,
+            lease_duration=self.lease_duration,
         )
 
 
@@ -100,7 +104,6 @@ class SettingsError(Exception):
 
 # Settings of features that this version does not have. Taking no notice of them would be worse than not starting.
 NOT_IMPLEMENTED_YET = {
-    "PALAVER_LEASE_DURATION": "one turn at a time across replicas",
     "PALAVER_MAX_SKILL_ROUNDS": "skills",
     "PALAVER_SKILL_HOSTS": "skills",
     "PALAVER_SKILL_TIMEOUT": "skills",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,17 @@ from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
 
 AI_RESOURCE = "https://cognitiveservices.azure.com"
+READ_BY_SDKS = ("AZURE_", "OPENAI_", "IDENTITY_", "IMDS_", "MSI_")
+"""What the names begin with of the variables that the SDKs of OpenAI and Azure read by themselves."""
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """The accounts of the machine that runs the tests are none of ours."""
+    for name in list(os.environ):
+        if name.startswith(READ_BY_SDKS):
+            monkeypatch.delenv(name)
+    return monkeypatch
 
 
 @pytest.fixture
@@ -26,16 +39,16 @@ async def endpoint() -> AsyncIterator[Endpoint]:
 
 
 @pytest.fixture
-async def identity(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ManagedIdentity]:
+async def identity(environment: pytest.MonkeyPatch) -> AsyncIterator[ManagedIdentity]:
     async with ManagedIdentity() as running:
         for name, value in running.environment.items():
-            monkeypatch.setenv(name, value)
+            environment.setenv(name, value)
         yield running
 
 
 @asynccontextmanager
-async def serving(folder: Path, variables: dict[str, str], *names: str) -> AsyncIterator[Served]:
-    async with palaver_server(folder, environment=variables, ai_connections=names) as served:
+async def serving(folder: Path, variables: dict[str, str], *names: str, **settings: Any) -> AsyncIterator[Served]:
+    async with palaver_server(folder, environment=variables, ai_connections=names, **settings) as served:
         await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         yield served
 
@@ -66,6 +79,16 @@ async def test_a_key_goes_to_the_v1_path_and_the_model_names_the_deployment(tmp_
     assert call.path == "/openai/v1/chat/completions"
     assert call.body["model"] == "my-deployment"
     assert bearer(call) == "azure-key"
+
+
+@pytest.mark.parametrize("name", ["", "Unknown"])
+async def test_the_fallback_has_a_key(tmp_path: Path, endpoint: Endpoint, name: str):
+    variables = {"AZURE_OPENAI_ENDPOINT": resource(endpoint), "AZURE_OPENAI_KEY": "fallback-key"}
+    variables |= {"Mine__Endpoint": resource(endpoint), "Mine__Key": "azure-key"}
+    async with serving(tmp_path, variables, "Mine") as served:
+        started = await ask(served, ai_connection_name=name)
+    assert started.ai_connection_name == "AZURE_OPENAI"
+    assert [bearer(call) for call in endpoint.calls] == ["fallback-key"]
 
 
 async def test_the_identity_of_the_machine_is_used_without_a_key(
@@ -116,6 +139,19 @@ async def test_a_dated_api_version_has_the_deployment_in_the_path(
         assert bearer(call) == identity.requests[0].token.lower()
 
 
+async def test_any_name_of_a_deployment_stays_within_its_part_of_the_path(tmp_path: Path, endpoint: Endpoint):
+    variables = {"Mine__Endpoint": resource(endpoint), "Mine__ApiVersion": "2024-10-21", "Mine__Key": "azure-key"}
+    async with serving(tmp_path, variables, "Mine") as served:
+        for name, part in (("../../x", "..%2F..%2Fx"), ("a?b#c", "a%3Fb%23c"), ("%2e%2e", "%252e%252e")):
+            await ask(served, ai_connection_name="Mine", chat_model=name)
+            assert endpoint.calls[-1].path.startswith(f"/openai/deployments/{part}/chat/completions?")
+        calls = len(endpoint.calls)
+        for name in (".", ".."):
+            failure = await failure_of(ask(served, ai_connection_name="Mine", chat_model=name))
+            assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "MODEL_NOT_FOUND")
+        assert len(endpoint.calls) == calls
+
+
 @pytest.mark.parametrize("status", [400, 403, 500])
 async def test_without_a_token_nothing_is_called_and_nothing_stored(
     tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity, status: int
@@ -136,6 +172,55 @@ async def test_without_a_token_nothing_is_called_and_nothing_stored(
     assert response.assistant.total_messages == 2
 
 
+@pytest.mark.parametrize("credential", ["managedidentity", ""])
+async def test_an_identity_that_can_not_be_reached_any_more_is_no_internal_error(
+    tmp_path: Path, endpoint: Endpoint, environment: pytest.MonkeyPatch, credential: str
+):
+    variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": credential}
+    async with AsyncExitStack() as machine:
+        identity = await machine.enter_async_context(ManagedIdentity())
+        identity.lifetimes.append(0)
+        for name, value in identity.environment.items():
+            environment.setenv(name, value)
+        async with serving(tmp_path, variables, "Mine") as served:
+            await ask(served, ai_connection_name="Mine")
+            await machine.aclose()
+            failure = await failure_of(ask(served, ai_connection_name="Mine"))
+            response = await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CREDENTIALS_REJECTED")
+    assert not any(secret in failure.text for secret in ("127.0.0.1", SECRET, "eyJ"))
+    assert (len(endpoint.calls), response.assistant.total_messages) == (1, 2)
+
+
+async def test_an_identity_whose_file_is_missing_is_no_internal_error(
+    tmp_path: Path, endpoint: Endpoint, environment: pytest.MonkeyPatch
+):
+    # As in Kubernetes, where the machine's identity is a file.
+    environment.setenv("AZURE_TENANT_ID", "ab1f708d-50f6-404c-a006-d71b2ac7a606")
+    environment.setenv("AZURE_CLIENT_ID", "c-1")
+    environment.setenv("AZURE_FEDERATED_TOKEN_FILE", str(tmp_path / "missing"))
+    variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": "managedidentity"}
+    async with serving(tmp_path, variables, "Mine") as served:
+        failure = await failure_of(ask(served, ai_connection_name="Mine"))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "MODEL_CREDENTIALS_REJECTED")
+    assert "missing" not in failure.text
+
+
+@pytest.mark.parametrize("version", ["", "2024-10-21"])
+async def test_an_identity_that_never_answers_ends_the_turn_in_time(
+    tmp_path: Path, endpoint: Endpoint, environment: pytest.MonkeyPatch, version: str
+):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and nobody reads from them
+        environment.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}/msi/token")
+        environment.setenv("IDENTITY_HEADER", SECRET)
+        variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": "managedidentity"}
+        variables["Mine__ApiVersion"] = version
+        async with serving(tmp_path, variables, "Mine", first_token_timeout=0.4) as served:
+            failure = await failure_of(ask(served, ai_connection_name="Mine"))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "MODEL_TIMEOUT")
+    assert endpoint.calls == []
+
+
 async def test_a_token_that_the_endpoint_repeats_is_not_passed_on(
     tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity
 ):
@@ -143,7 +228,13 @@ async def test_a_token_that_the_endpoint_repeats_is_not_passed_on(
     async with serving(tmp_path, variables, "Mine") as served:
         await ask(served, ai_connection_name="Mine")
         token = identity.requests[0].token
-        endpoint.script(Refusal(400, f"can't use {token} here"), Refusal(401, f"expired: {token}"))
-        for _ in range(2):
+        refusals = {
+            "MODEL_REJECTED_REQUEST": Refusal(400, f"can't use {token} here"),
+            "MODEL_NOT_FOUND": Refusal(404, f"Authorization: Bearer {token}"),
+            "MODEL_CREDENTIALS_REJECTED": Refusal(401, f"expired: {token}"),
+        }
+        endpoint.script(*refusals.values())
+        for reason in refusals:
             failure = await failure_of(ask(served, ai_connection_name="Mine"))
-            assert "eyJ" not in failure.text
+            assert failure.reason == reason
+            assert not any(part in failure.text for part in token.split("."))

@@ -50,6 +50,7 @@ FAULTS: dict[str, tuple[Fault, tuple[grpc.StatusCode, str], float | None]] = {
     "throttles": (refuse(503, "ServerBusy"), UNAVAILABLE, 1),
     "throttles for a while": (refuse(503, "ServerBusy", Retry_After="30"), UNAVAILABLE, 30),
     "limits the rate": (refuse(429, "TooManyRequests", Retry_After="7"), UNAVAILABLE, 7),
+    "limits the rate in milliseconds": (refuse(429, "TooManyRequests", x_ms_retry_after_ms="30000"), UNAVAILABLE, 30),
     "refuses the key": (refuse(403, "AuthenticationFailed"), REJECTED, None),
     "refuses the account": (refuse(403, "AuthorizationFailure"), REJECTED, None),
     "wants a token": (refuse(401, "InvalidAuthenticationInfo"), REJECTED, None),
@@ -132,6 +133,24 @@ class TestStatuses:
         response = await served.stub.PostUserQueryUnary(query())
         assert response.completed.assistant.total_messages == 3
 
+    @pytest.mark.parametrize("call", ["create", "reset", "delete"])
+    @pytest.mark.parametrize("name", ["error before it was applied", "request lost"])
+    async def test_transactions_that_all_fail_are_the_store_s_failure_and_are_not_hammered(
+        self, served: Served, proxy: TableProxy, call: str, name: str
+    ):
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "create": lambda: CALLS["CreateAssistant"](served),
+            "reset": lambda: served.stub.CreateAssistant(
+                pb.CreateAssistantRequest(id="a", if_exists=pb.IF_EXISTS_RESET), timeout=IN_TIME
+            ),
+            "delete": lambda: CALLS["DeleteAssistant"](served),
+        }
+        proxy.exchanges.clear()
+        proxy.fault = proxy_faults.always(LOST[name], lambda exchange: exchange.target.endswith("/$batch"))
+        failure = await failure_of(calls[call]())
+        assert (failure.code, failure.reason) == UNAVAILABLE
+        assert len(proxy.exchanges) < 100
+
     @pytest.mark.parametrize("call", CALLS)
     async def test_a_store_that_is_down_is_unavailable(
         self, tmp_path: Path, account: Account, endpoint: Endpoint, call: str
@@ -196,6 +215,15 @@ class TestCommitting:
         proxy.fault = proxy_faults.once(refuse(503, "ServerBusy", Retry_After="2"), lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
         assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+
+    @pytest.mark.parametrize("status", [429, 500, 503])
+    async def test_a_commit_that_fails_within_the_answer_to_its_transaction_is_tried_again(
+        self, served: Served, proxy: TableProxy, endpoint: Endpoint, status: int
+    ):
+        proxy.fault = proxy_faults.once(fail_within(status), lambda exchange: exchange.is_commit)
+        await served.stub.PostUserQueryUnary(query())
+        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert len(endpoint.calls) == 1
 
     async def test_another_turn_in_the_place_of_a_lost_one_is_noticed(self, store: AzureTablesStore, proxy: TableProxy):
         await create(store)
@@ -291,6 +319,38 @@ class TestCreatingAndDeleting:
         assert await row_keys(account) == []
 
 
+class TestArrivingLate:
+    @pytest.mark.parametrize(
+        ("operation", "number"),
+        [("create", 0), ("reset", 0), ("reset", 1), ("reset", 2), ("delete", 0), ("delete", 1), ("commit", 0)],
+    )
+    async def test_a_write_whose_sender_has_gone_changes_nothing_of_a_newer_conversation(
+        self, store: AzureTablesStore, proxy: TableProxy, account: Account, operation: str, number: int
+    ):
+        await create(store, instructions="Old")
+        if operation == "commit":
+            await say(store)  # its messages get indexes that the newer conversation does not have yet
+        # Of the others, all rows that are on their way to be deleted are there in the newer conversation, too.
+        version = await version_of(store)
+        if operation == "create":
+            await store.delete_assistant(COLLECTION, "a")
+        late = Late(number)
+        proxy.fault = late
+        if operation == "commit":
+            call: Awaitable[Any] = store.commit_turn(COLLECTION, "a", version, finished())
+        elif operation == "delete":
+            call = store.delete_assistant(COLLECTION, "a")
+        else:
+            call = store.create_assistant(COLLECTION, "a", "Late", IfExists.RESET)
+        await late.outlive(call)
+        async with store_at(account.connection_string) as other:
+            await other.create_assistant(COLLECTION, "a", "New", IfExists.RESET)
+            await say(other, Draft(Role.USER, "new"))
+            await late.arrive()
+            assert await whole_or_nothing(other) == ["New", "new"]
+        assert len(await row_keys(account)) == 4  # two messages, the turn and the state
+
+
 class TestReading:
     async def test_a_window_is_of_one_conversation_when_it_is_started_over_meanwhile(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account
@@ -334,6 +394,63 @@ class TestOrder:
         assert (window.instructions, list(window.messages)) == (messages[0], messages[-12:])
         await say(store, Draft(Role.USER, "151"))
         assert (await contents(store))[-2:] == ["150", "151"]
+
+
+class Late:
+    """Keeps the write with this number, counted from 0, on its way until the test lets it arrive."""
+
+    def __init__(self, number: int) -> None:
+        self._earlier = number
+        self._is_held = asyncio.Event()
+        self._may_arrive = asyncio.Event()
+        self._has_arrived = asyncio.Event()
+
+    async def __call__(self, exchange: Exchange) -> bytes | None:
+        if not exchange.is_write:
+            return await exchange.forward()
+        self._earlier -= 1
+        if self._earlier != -1:
+            return await exchange.forward()
+        self._is_held.set()
+        await self._may_arrive.wait()
+        response = await exchange.forward()
+        self._has_arrived.set()
+        return response
+
+    async def outlive(self, call: Awaitable[Any]) -> None:
+        """Ends the caller while its write is on its way."""
+        calling = asyncio.ensure_future(call)
+        held = asyncio.ensure_future(self._is_held.wait())
+        await asyncio.wait([calling, held], return_when=asyncio.FIRST_COMPLETED)
+        assert held.done(), "the call never came to this write"
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+
+    async def arrive(self) -> None:
+        """Has the store carry the write out after all."""
+        self._may_arrive.set()
+        await self._has_arrived.wait()
+
+
+def fail_within(status: int) -> Fault:
+    """The store takes a transaction and fails in it, which it tells within an answer that is itself a success."""
+
+    async def fault(exchange: Exchange) -> bytes | None:
+        parts = (
+            b"--batch\r\nContent-Type: multipart/mixed; boundary=changes\r\n\r\n",
+            b"--changes\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n",
+            proxy_faults.answer(status, "ServerBusy"),
+            b"\r\n--changes--\r\n--batch--\r\n",
+        )
+        body = b"".join(parts)
+        head = (
+            "HTTP/1.1 202 Accepted\r\nContent-Type: multipart/mixed; boundary=batch\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        return head.encode() + body
+
+    return fault
 
 
 def nth(fault: Fault, number: int) -> Fault:

@@ -75,7 +75,8 @@ async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncI
 
 async def post(served: Served, user_message: str, name: str = "a", **fields: Any) -> pb.TurnCompleted:
     request = pb.PostUserQueryRequest(id=name, user_message=user_message, **fields)
-    return (await served.stub.PostUserQueryUnary(request)).completed
+    # Less than the lease of a dead server lasts, which no turn here may have to wait for.
+    return (await served.stub.PostUserQueryUnary(request, timeout=8)).completed
 
 
 async def messages(served: Served, name: str = "a", **fields: Any) -> list[assistant_pb2.Message]:

@@ -18,7 +18,7 @@ from palaver_server.errors import StoreCorrupt, StoreUnavailable
 from palaver_server.models import Draft, IfExists, Role
 from palaver_server.stores import sqlite
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.store import Listing
+from palaver_server.stores.store import Lease, Listing
 from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, history, say, version_of
 from tests.stores.small_disk import play
 
@@ -160,6 +160,21 @@ class TestDamage:
             connection.execute(f"PRAGMA journal_mode = {journal_mode}")
             connection.execute("CREATE TABLE assistants (name TEXT)")
         await assert_refused(path, "not one of Palaver's")
+
+    async def test_a_database_of_the_first_version_is_brought_up_to_date(self, sound: Path):
+        with sqlite3.connect(sound) as connection:
+            for column in ("lease_holder", "lease_until"):
+                connection.execute(f"ALTER TABLE assistants DROP COLUMN {column}")
+            connection.execute("PRAGMA user_version = 1")
+        connection.close()
+        for _ in range(2):
+            store = SqliteStore(sound)
+            await store.open()
+            before = await contents(store)
+            window = await store.read_window(COLLECTION, "a", 10, Lease("ours", 60))
+            await store.commit_turn(COLLECTION, "a", window.version, finished(*exchange("New", "Indeed")))
+            assert await contents(store) == [*before, "New", "Indeed"]
+            await store.close()
 
     @pytest.mark.parametrize("version", [0, sqlite.SCHEMA_VERSION + 1])
     async def test_a_schema_of_another_version_is_refused(self, sound: Path, version: int):

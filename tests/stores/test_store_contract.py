@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palaver_server.engine.limits import MAX_MESSAGE_UNITS, utf16_units
-from palaver_server.errors import AssistantExists, AssistantNotFound, ConcurrentWrite, ConversationFull
+from palaver_server.errors import AssistantBusy, AssistantExists, AssistantNotFound, ConcurrentWrite, ConversationFull
 from palaver_server.models import Draft, FinishReason, IfExists, Message, Order, Role, SkillCall, Usage
 from palaver_server.stores.store import (
     MAX_MESSAGES,
@@ -21,6 +21,7 @@ from palaver_server.stores.store import (
     MAX_TURN_MESSAGES,
     FinishedTurn,
     FoundTurn,
+    Lease,
     Listing,
     Store,
 )
@@ -634,6 +635,97 @@ class TestFindingTurns:
             )
         assert await contents(store) == ["Be brief.", "One", "Fine."]
         await say(store)
+
+
+class TestLeases:
+    OURS, THEIRS = Lease("ours", 60), Lease("theirs", 60)
+
+    async def test_an_assistant_has_one_holder(self, place: Place):
+        here, there = await place.connect(), await place.connect()
+        await create(here)
+        await create(here, "b")
+        window = await here.read_window(COLLECTION, "a", 10, self.OURS)
+        assert window.instructions is not None
+        with pytest.raises(AssistantBusy) as caught:
+            await there.read_window(COLLECTION, "a", 10, self.THEIRS)
+        assert 0 < caught.value.retry_delay <= 60
+        await here.read_window(COLLECTION, "a", 10, self.OURS)
+        await there.read_window(COLLECTION, "b", 10, self.THEIRS)
+        assert (await there.read_window(COLLECTION, "a", 10)).messages == ()  # reading alone needs no lease
+
+    async def test_a_commit_ends_it(self, store: Store):
+        await create(store)
+        window = await store.read_window(COLLECTION, "a", 10, self.OURS)
+        stored = await store.commit_turn(COLLECTION, "a", window.version, finished())
+        window = await store.read_window(COLLECTION, "a", 10, self.THEIRS)
+        assert window.messages == stored.messages
+        await store.commit_turn(COLLECTION, "a", window.version, finished())
+
+    async def test_releasing_ends_it(self, store: Store):
+        await create(store)
+        window = await store.read_window(COLLECTION, "a", 10, self.OURS)
+        await store.release_lease(COLLECTION, "a", window.version, self.OURS)
+        await store.read_window(COLLECTION, "a", 10, self.THEIRS)
+
+    async def test_it_runs_out(self, store: Store):
+        await create(store)
+        old = (await store.read_window(COLLECTION, "a", 10, Lease("dead", 0))).version
+        window = await store.read_window(COLLECTION, "a", 10, self.OURS)
+        # Who comes back from the dead must not write, and not disturb.
+        for late in (
+            store.commit_turn(COLLECTION, "a", old, finished()),
+            store.renew_lease(COLLECTION, "a", old, Lease("dead", 60)),
+        ):
+            with pytest.raises(ConcurrentWrite):
+                await late
+        await store.release_lease(COLLECTION, "a", old, Lease("dead", 60))
+        with pytest.raises(AssistantBusy):
+            await store.read_window(COLLECTION, "a", 10, self.THEIRS)
+        await store.commit_turn(COLLECTION, "a", window.version, finished())
+
+    async def test_who_comes_back_before_anybody_else_may_write(self, store: Store):
+        await create(store)
+        version = (await store.read_window(COLLECTION, "a", 10, Lease("slow", 0))).version
+        await store.commit_turn(COLLECTION, "a", version, finished())
+
+    async def test_renewing_lets_it_last(self, store: Store):
+        await create(store)
+        short = Lease("ours", 0)
+        version = (await store.read_window(COLLECTION, "a", 10, short)).version
+        for _ in range(3):
+            version = await store.renew_lease(COLLECTION, "a", version, self.OURS)
+        with pytest.raises(AssistantBusy):
+            await store.read_window(COLLECTION, "a", 10, self.THEIRS)
+        await store.commit_turn(COLLECTION, "a", version, finished())
+        await store.read_window(COLLECTION, "a", 10, self.THEIRS)
+
+    async def test_it_ends_with_its_conversation(self, store: Store):
+        await create(store)
+        version = (await store.read_window(COLLECTION, "a", 10, self.OURS)).version
+        await store.create_assistant(COLLECTION, "a", "", IfExists.RESET)
+        with pytest.raises(ConcurrentWrite):
+            await store.renew_lease(COLLECTION, "a", version, self.OURS)
+        await store.read_window(COLLECTION, "a", 10, self.THEIRS)
+        await store.delete_assistant(COLLECTION, "a")
+        with pytest.raises(ConcurrentWrite):
+            await store.renew_lease(COLLECTION, "a", version, self.OURS)
+        await store.release_lease(COLLECTION, "a", version, self.OURS)
+        with pytest.raises(AssistantNotFound):
+            await store.read_window(COLLECTION, "a", 10, self.OURS)
+
+    async def test_one_of_many_gets_it(self, place: Place):
+        stores = [await place.connect() for _ in range(4)]
+        await create(stores[0])
+        for _ in range(10):
+            results = await asyncio.gather(
+                *(
+                    store.read_window(COLLECTION, "a", 10, Lease(f"holder {number}", 60))
+                    for number, store in enumerate(stores)
+                ),
+                return_exceptions=True,
+            )
+            [window] = [result for result in results if not isinstance(result, AssistantBusy)]
+            await stores[0].commit_turn(COLLECTION, "a", window.version, finished())
 
 
 class TestTexts:

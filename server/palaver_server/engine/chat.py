@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from palaver_server.engine.lease import TurnLease, take
 from palaver_server.engine.limits import TurnSize
 from palaver_server.engine.model import ChatModel, Models
 from palaver_server.engine.options import EngineOptions
@@ -147,39 +148,53 @@ class ChatEngine:
         # Only a name that the caller gave can be that of a turn which is stored already.
         if call.query.request_id and await _replay(turn, call):
             return
-        key = call.query.assistant
-        async with self._queue.turn(key, self._max_wait(call)):
-            max_messages = call.query.max_messages
-            window = await call.store.read_window(
-                key.collection, key.id, self._options.history_messages if max_messages is None else max_messages
-            )
-            user_message = Draft(Role.USER, call.query.user_message)
-            size = TurnSize(user_message.content)
-            if window.assistant.total_messages + 2 > MAX_MESSAGES:
-                raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
-            turn.publish(TurnStarted(call.request_id, call.ai_connection, call.parameters))
-            deadline = _now() + self._options.turn_timeout
-            retry_until = min(deadline, call.caller_deadline or deadline)
-            reader = ReplyReader(turn, size, self._options, deadline=deadline, retry_until=retry_until)
-            reply = await reader.read(call.model, prompt(window, user_message, call.parameters))
-            turn.seal()
-            stored = await call.store.commit_turn(
-                key.collection,
-                key.id,
-                window.version,
-                FinishedTurn(
-                    request_id=call.request_id,
-                    request_hash=call.query.request_hash,
-                    messages=(user_message, Draft(Role.ASSISTANT, reply.text)),
-                    finish_reason=reply.finish_reason,
-                    usage=reply.usage,
-                    total_tokens=reply.usage.total_tokens,
-                    chat_model=reply.chat_model,
-                ),
-            )
-            turn.publish(
-                TurnCompleted(stored.assistant, stored.messages, reply.finish_reason, reply.usage, reply.chat_model)
-            )
+        wait_until = _wait_until(call.caller_deadline)
+        async with self._queue.turn(call.query.assistant, wait_until):
+            lease = await self._take(call, wait_until)
+            try:
+                # Another server may just have stored this very turn.
+                if not (lease.has_waited and call.query.request_id and await _replay(turn, call)):
+                    await self._answer(turn, call, lease)
+            finally:
+                await lease.release()
+
+    async def _take(self, call: _Call, wait_until: float | None) -> TurnLease:
+        max_messages = call.query.max_messages
+        return await take(
+            call.store,
+            call.query.assistant,
+            self._options.history_messages if max_messages is None else max_messages,
+            self._options.lease_duration,
+            wait_until,
+        )
+
+    async def _answer(self, turn: Turn, call: _Call, lease: TurnLease) -> None:
+        window = lease.window
+        lease.keep(on_loss=turn.cancel)
+        user_message = Draft(Role.USER, call.query.user_message)
+        size = TurnSize(user_message.content)
+        if window.assistant.total_messages + 2 > MAX_MESSAGES:
+            raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
+        turn.publish(TurnStarted(call.request_id, call.ai_connection, call.parameters))
+        deadline = _now() + self._options.turn_timeout
+        retry_until = min(deadline, call.caller_deadline or deadline)
+        reader = ReplyReader(turn, size, self._options, deadline=deadline, retry_until=retry_until)
+        reply = await reader.read(call.model, prompt(window, user_message, call.parameters))
+        turn.seal()
+        stored = await lease.commit(
+            FinishedTurn(
+                request_id=call.request_id,
+                request_hash=call.query.request_hash,
+                messages=(user_message, Draft(Role.ASSISTANT, reply.text)),
+                finish_reason=reply.finish_reason,
+                usage=reply.usage,
+                total_tokens=reply.usage.total_tokens,
+                chat_model=reply.chat_model,
+            ),
+        )
+        turn.publish(
+            TurnCompleted(stored.assistant, stored.messages, reply.finish_reason, reply.usage, reply.chat_model)
+        )
 
     def _store(self, key: AssistantKey) -> Store:
         try:
@@ -190,13 +205,13 @@ class ChatEngine:
                 f"it offers {', '.join(sorted(self._stores))} (PALAVER_STORAGE_CONNECTIONS)"
             ) from None
 
-    @staticmethod
-    def _max_wait(call: _Call) -> float | None:
-        """How long the caller may wait in the queue, so that it still learns why before its deadline."""
-        if call.caller_deadline is None:
-            return None
-        remaining = max(0.0, call.caller_deadline - _now())
-        return remaining - min(1.0, remaining / 10)
+
+def _wait_until(caller_deadline: float | None) -> float | None:
+    """How long the caller may wait in the queue, so that it still learns why before its deadline."""
+    if caller_deadline is None:
+        return None
+    remaining = max(0.0, caller_deadline - _now())
+    return caller_deadline - min(1.0, remaining / 10)
 
 
 def _name(key: AssistantKey, request_id: str) -> tuple[AssistantKey, str]:

@@ -80,6 +80,7 @@ class OpenAIModel:
                 azure_endpoint=base_url or "", api_version=api_version, azure_ad_token_provider=api_key, **options
             )
         self._secret = api_key if isinstance(api_key, str) else ""
+        self._has_deployment_paths = api_version is not None
         self._dialects: dict[str, frozenset[str]] = {}
 
     async def close(self) -> None:
@@ -113,6 +114,9 @@ class OpenAIModel:
     async def _open(self, prompt: Prompt) -> AsyncIterator[AsyncAPIResponse[Any]]:
         """Opens the request; what an endpoint refuses only in form is sent again in the form that it takes."""
         model = prompt.parameters.chat_model
+        if self._has_deployment_paths and model in (".", ".."):
+            # The SDK quotes whatever else a path can't hold, and refuses to make one of these.
+            raise ModelNotFound("the endpoint does not know the model: no deployment can have this name")
         dialect = self._dialects.get(model, frozenset())
         while True:
             body = _body(prompt)

@@ -19,3 +19,4 @@ class EngineOptions:
     turn_timeout: float = 600.0
     max_turns: int = 1000
     queue_limit: int = 32
+    lease_duration: float = 15.0

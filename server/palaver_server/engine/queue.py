@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -28,15 +29,15 @@ class TurnQueue:
         self._lines: dict[AssistantKey, _Line] = {}
 
     @asynccontextmanager
-    async def turn(self, key: AssistantKey, max_wait: float | None) -> AsyncGenerator[None, None]:
-        """Waits for the assistant, at most so many seconds, and keeps it; raises `AssistantBusy`."""
+    async def turn(self, key: AssistantKey, wait_until: float | None) -> AsyncGenerator[None, None]:
+        """Waits for the assistant, at most until then in the loop's time, and keeps it; raises `AssistantBusy`."""
         key = key.folded()
         line = self._lines.setdefault(key, _Line())
         if line.length > self._limit:
             raise AssistantBusy(f"{self._limit} turns wait for this assistant already")
         line.length += 1
         try:
-            with anyio.move_on_after(max_wait) as scope:
+            with anyio.CancelScope(deadline=math.inf if wait_until is None else wait_until) as scope:
                 await line.lock.acquire()
             if scope.cancelled_caught:
                 raise AssistantBusy("other turns of this assistant took too long")

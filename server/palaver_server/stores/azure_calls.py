@@ -25,6 +25,9 @@ RETRY_BACKOFF = 0.2
 CALL_TIMEOUT = 4.5
 """Seconds for a call with all its retries, so that a caller hears of a store that hangs within 5 seconds."""
 
+PATIENCE = 3.0
+"""Seconds in which creating and deleting are tried again; the last try must fit into the caller's 5 seconds, too."""
+
 COMMIT_TIMEOUT = 15.0
 """Seconds in which a commit is tried again: the model is paid for, and giving up early would waste that."""
 
@@ -39,16 +42,19 @@ class Patience:
     """How long a write is tried again before the caller hears that the store fails."""
 
     def __init__(self) -> None:
-        self._ends = time.monotonic() + CALL_TIMEOUT
+        self._ends = time.monotonic() + PATIENCE
 
-    def has_time_after(self, error: StoreUnavailable) -> bool:
-        """Tells whether to try again; not where the store has said when, which is the caller's to follow."""
-        return error.retry_after is None and time.monotonic() < self._ends
+    async def has_time_after(self, error: StoreUnavailable) -> bool:
+        """Pauses and tells to try again; not where the store has said when, which is the caller's to follow."""
+        if error.retry_after is not None or time.monotonic() > self._ends:
+            return False
+        await anyio.sleep(RETRY_BACKOFF)
+        return True
 
 
 @asynccontextmanager
 async def call() -> AsyncIterator[None]:
-    """Limits the time of a call, and says in our words what went wrong."""
+    """Limits the time of a call, or of several that belong together, and says in our words what went wrong."""
     try:
         with anyio.fail_after(CALL_TIMEOUT):
             yield
@@ -88,8 +94,12 @@ def refuse_long_wait(response: PipelineResponse[Any, Any]) -> None:
 
 
 def _retry_after(response: Any) -> float | None:
-    value = "" if response is None else response.headers.get("Retry-After", "")
-    return float(value) if value.isdecimal() else None
+    # Cosmos DB names milliseconds. The SDK would follow each of these headers, beyond the time of a call.
+    headers = {} if response is None else response.headers
+    for name, per_second in (("Retry-After", 1), ("retry-after-ms", 1000), ("x-ms-retry-after-ms", 1000)):
+        if (value := headers.get(name, "")).isdecimal():
+            return int(value) / per_second
+    return None
 
 
 def wait_before_retry(error: Exception) -> bool | float:

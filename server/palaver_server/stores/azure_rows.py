@@ -4,7 +4,7 @@ A chat begun there goes on here and the other way round, so names, types and the
 
 | RowKey | what it is | columns that are ours |
 | --- | --- | --- |
-| `state` | the assistant | `CreationId` |
+| `state` | the assistant | `CreationId`, `LeaseHolder`, `LeaseUntil` |
 | `msg-0001` … `msg-FFFF` | a message | `RequestId`; of long texts `ContentParts`, `Content_01`…, `ToolCallsParts`… |
 | `done-<hash of request_id>` | a turn that is stored | all of them |
 
@@ -40,7 +40,10 @@ MAX_PROPERTY_UNITS = 32_768
 MAX_INT32 = 2**31 - 1
 """The extension's reader takes no wider integers."""
 
+NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
 CREATION_ID = "CreationId"
+LEASE_HOLDER = "LeaseHolder"
+LEASE_UNTIL = "LeaseUntil"
 REQUEST_ID = "RequestId"
 
 ROLES = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
@@ -52,23 +55,27 @@ class Version:
     """What a turn must know of the conversation that it is added to, so that committing it reads nothing."""
 
     etag: str
+    holder: str
+    """Who has the lease of the assistant; empty: nobody who would know of this version."""
     create_time: datetime
     update_time: datetime
     total_messages: int
 
     @classmethod
-    def of(cls, assistant: Assistant, etag: str) -> Self:
+    def of(cls, assistant: Assistant, etag: str | None, holder: str = "") -> Self:
         """Names the state that an assistant has now."""
-        return cls(etag, assistant.create_time, assistant.update_time, assistant.total_messages)
+        return cls(etag or "", holder, assistant.create_time, assistant.update_time, assistant.total_messages)
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Reads what `str` has written."""
-        etag, create_time, update_time, total_messages = json.loads(text)
-        return cls(etag, datetime.fromisoformat(create_time), datetime.fromisoformat(update_time), total_messages)
+        etag, holder, create_time, update_time, total_messages = json.loads(text)
+        return cls(
+            etag, holder, datetime.fromisoformat(create_time), datetime.fromisoformat(update_time), total_messages
+        )
 
     def __str__(self) -> str:
-        return json.dumps([self.etag, str(self.create_time), str(self.update_time), self.total_messages])
+        return json.dumps([self.etag, self.holder, str(self.create_time), str(self.update_time), self.total_messages])
 
 
 def message_key(index: int) -> str:
@@ -87,7 +94,7 @@ def state_row(assistant: Assistant, creation_id: str) -> Row:
 
 
 def state_update(assistant: Assistant) -> Row:
-    """Makes what a turn changes in the row of an assistant."""
+    """Makes what tells of the messages in the row of an assistant."""
     return {
         "PartitionKey": assistant.id,
         "RowKey": STATE,
@@ -95,6 +102,16 @@ def state_update(assistant: Assistant) -> Row:
         "TotalMessages": assistant.total_messages,
         "TotalTokens": min(assistant.total_tokens, MAX_INT32),
     }
+
+
+def turn_end(assistant: Assistant) -> Row:
+    """Makes what the commit of a turn changes in the row of an assistant: its lease ends, too."""
+    return state_update(assistant) | {LEASE_HOLDER: ""}
+
+
+def lease_update(partition: str, holder: str, until: datetime) -> Row:
+    """Makes what taking, renewing and ending a lease change in the row of an assistant."""
+    return {"PartitionKey": partition, "RowKey": STATE, LEASE_HOLDER: holder, LEASE_UNTIL: until}
 
 
 def message_row(partition: str, message: Message) -> Row:
@@ -143,6 +160,12 @@ def assistant(row: Mapping[str, Any]) -> Assistant:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise StoreCorrupt("the state of the assistant can't be read") from error
+
+
+def lease(row: Mapping[str, Any]) -> tuple[str, datetime]:
+    """Reads who has the lease of an assistant, and until when."""
+    until = row.get(LEASE_UNTIL)
+    return row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER
 
 
 def creation(row: Mapping[str, Any]) -> tuple[object, object]:

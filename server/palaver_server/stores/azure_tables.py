@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -29,6 +30,7 @@ from azure.data.tables import TableEntity, TableErrorCode, UpdateMode
 from azure.data.tables.aio import TableClient, TableServiceClient
 
 from palaver_server.errors import (
+    AssistantBusy,
     AssistantExists,
     AssistantNotFound,
     ConcurrentWrite,
@@ -56,6 +58,7 @@ from palaver_server.stores.store import (
     MAX_TURN_MESSAGES,
     FinishedTurn,
     FoundTurn,
+    Lease,
     Listing,
     Page,
     PageBuilder,
@@ -125,8 +128,8 @@ class AzureTablesStore:
     ) -> tuple[Assistant, bool]:
         table = self._table(collection)
         creation_id = uuid.uuid4().hex
-        patience = Patience()
-        for _ in range(MAX_ATTEMPTS):
+        attempts, patience = 0, Patience()
+        while attempts < MAX_ATTEMPTS:
             found = await _get(table, assistant_id, rows.STATE)
             if found is not None:
                 if found.get(rows.CREATION_ID) == creation_id or if_exists is IfExists.KEEP:
@@ -134,15 +137,17 @@ class AzureTablesStore:
                 if if_exists is IfExists.FAIL:
                     raise AssistantExists(assistant_id, collection)
                 if not await _delete_state(table, found):
+                    attempts += 1
                     continue
             if not await _purge(table, assistant_id):
+                attempts += 1
                 continue
             try:
                 return await self._insert(table, assistant_id, instructions, creation_id), True
             except ConcurrentWrite:
-                pass  # somebody else was faster, or the answer to ours got lost: the state tells
+                attempts += 1  # somebody else was faster, or the answer to ours got lost: the state tells
             except StoreUnavailable as error:
-                if not patience.has_time_after(error):
+                if not await patience.has_time_after(error):
                     raise
         raise ConcurrentWrite("others create and delete the assistant at the same time")
 
@@ -170,6 +175,7 @@ class AzureTablesStore:
     async def get_assistant(self, collection: str, assistant_id: str) -> Assistant:
         return rows.assistant(await self._state(collection, assistant_id))
 
+    @call()
     async def list_messages(self, collection: str, assistant_id: str, listing: Listing) -> Page:
         state = await self._state(collection, assistant_id)
         table = self._table(collection)
@@ -204,24 +210,47 @@ class AzureTablesStore:
                 return
         raise ConcurrentWrite("others write to the conversation all the time")
 
-    async def read_window(self, collection: str, assistant_id: str, max_messages: int) -> Window:
+    @call()
+    async def read_window(
+        self, collection: str, assistant_id: str, max_messages: int, lease: Lease | None = None
+    ) -> Window:
         table = self._table(collection)
         state = await self._state(collection, assistant_id)
+        patience = Patience()
         for _ in range(MAX_ATTEMPTS):
             lowest = rows.assistant(state).total_messages - max_messages + 1
-            found, first = await asyncio.gather(
+            found, first, etag = await asyncio.gather(
                 _query(table, assistant_id, rows.message_key(max(lowest, 1)), rows.STATE),
                 _get(table, assistant_id, rows.message_key(1)),
+                _take_lease(table, state, lease, patience),
             )
             newest = next((row for row in found if row["RowKey"] == rows.STATE), None)
             if newest is None:
                 raise AssistantNotFound(assistant_id, collection)
+            assistant = rows.assistant(newest)
             # The first message must not be that of a conversation which has been started over since.
-            if rows.creation(newest) == rows.creation(state):
-                return _window(newest, first, [row for row in found if row["RowKey"] != rows.STATE], max_messages)
-            state = newest
-        raise ConcurrentWrite("others create and delete the assistant at the same time")
+            if (etag is not None or lease is None) and rows.creation(newest) == rows.creation(state):
+                version = Version.of(assistant, etag or newest.metadata["etag"], lease.holder if lease else "")
+                messages = (row for row in found if row["RowKey"] != rows.STATE)
+                return _window(assistant, version, first, messages, max_messages)
+            state = await self._state(collection, assistant_id)
+        raise ConcurrentWrite("others write to the conversation all the time")
 
+    async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
+        return str(await _update_lease(self._table(collection), assistant_id, Version.parse(version), lease))
+
+    async def release_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> None:
+        table, etag = self._table(collection), Version.parse(version).etag
+        for _ in range(MAX_ATTEMPTS):
+            if await _write_lease(table, assistant_id, etag, Lease("", 0)) is not None:
+                return
+            # The conversation may have gone on, but the lease is still to be ended if it is this one.
+            state = await _get(table, assistant_id, rows.STATE)
+            if state is None or rows.lease(state)[0] != lease.holder:
+                return
+            etag = state.metadata["etag"] or ""
+
+    @call()
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
         table = self._table(collection)
         turn = await _get(table, assistant_id, rows.turn_key(request_id))
@@ -242,15 +271,6 @@ class AzureTablesStore:
         stored = _stored_turn(assistant_id, base, turn)
         if stored.assistant.total_messages > MAX_MESSAGES:
             raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
-        operations: list[Operation] = [
-            *(("create", rows.message_row(assistant_id, message)) for message in stored.messages),
-            ("create", rows.turn_row(assistant_id, turn, stored.messages[0].index, stored.messages[-1].index)),
-            (
-                "update",
-                rows.state_update(stored.assistant),
-                {"mode": UpdateMode.MERGE, "etag": base.etag, "match_condition": MatchConditions.IfNotModified},
-            ),
-        ]
         if len(stored.messages) > MAX_TURN_MESSAGES:
             raise TurnTooLarge(f"a turn holds {MAX_TURN_MESSAGES} messages at most")
         # The same transaction can be sent again and again, because only one of them can find the state as it was.
@@ -258,15 +278,7 @@ class AzureTablesStore:
             on=wait_before_retry, attempts=None, timeout=COMMIT_TIMEOUT, wait_initial=RETRY_BACKOFF, wait_max=2
         ):
             with attempt:
-                try:
-                    await _submit(table, operations)
-                except (StoreError, ResourceNotFoundError) as error:
-                    first = await _get(table, assistant_id, rows.message_key(stored.messages[0].index))
-                    if first is not None and first.get(rows.REQUEST_ID) == turn.request_id:
-                        break
-                    if isinstance(error, ResourceNotFoundError):
-                        raise ConcurrentWrite("somebody deleted the assistant during the turn") from error
-                    raise
+                await _submit_turn(table, base, stored, turn)
         return stored
 
     async def close(self) -> None:
@@ -302,8 +314,9 @@ def _stored_turn(assistant_id: str, base: Version, turn: FinishedTurn) -> Stored
     return StoredTurn(assistant, messages)
 
 
-def _window(state: TableEntity, first: TableEntity | None, found: Iterable[Row], max_messages: int) -> Window:
-    assistant = rows.assistant(state)
+def _window(
+    assistant: Assistant, version: Version, first: TableEntity | None, found: Iterable[Row], max_messages: int
+) -> Window:
     instructions = None if first is None else rows.message(first)
     if instructions is not None and instructions.role is not Role.SYSTEM:
         instructions = None
@@ -311,7 +324,7 @@ def _window(state: TableEntity, first: TableEntity | None, found: Iterable[Row],
     messages = sorted(map(rows.message, found), key=lambda message: message.index)
     return Window(
         assistant=assistant,
-        version=str(Version.of(assistant, state.metadata["etag"] or "")),
+        version=str(version),
         instructions=instructions,
         messages=tuple(message for message in messages if lowest <= message.index <= assistant.total_messages),
     )
@@ -399,11 +412,88 @@ async def _submit(table: TableClient, operations: Sequence[Operation]) -> None:
             raise
 
 
+async def _submit_turn(table: TableClient, base: Version, stored: StoredTurn, turn: FinishedTurn) -> None:
+    """Stores a turn, or raises what kept it from being stored."""
+    partition, messages = stored.assistant.id, stored.messages
+    operations: list[Operation] = [
+        *(("create", rows.message_row(partition, message)) for message in messages),
+        ("create", rows.turn_row(partition, turn, messages[0].index, messages[-1].index)),
+        ("update", rows.turn_end(stored.assistant), {"mode": UpdateMode.MERGE, **_unchanged(base.etag)}),
+    ]
+    try:
+        await _submit(table, operations)
+    except (StoreError, ResourceNotFoundError) as error:
+        first = await _get(table, partition, rows.message_key(messages[0].index))
+        if first is not None and first.get(rows.REQUEST_ID) == turn.request_id:
+            return
+        if isinstance(error, ResourceNotFoundError):
+            raise ConcurrentWrite("somebody deleted the assistant during the turn") from error
+        if isinstance(error, ConcurrentWrite):
+            renewed = await _renewed(table, partition, base)
+            if renewed is not None:
+                await _submit_turn(table, renewed, stored, turn)
+                return
+        raise
+
+
+async def _take_lease(table: TableClient, state: TableEntity, lease: Lease | None, patience: Patience) -> str | None:
+    """Takes a lease, if there is one to take, and returns the ETag of the state then.
+
+    None where the state must be looked at again. Raises `AssistantBusy`.
+    """
+    if lease is None:
+        return None
+    holder, until = rows.lease(state)
+    remaining = (until - _now()).total_seconds()
+    if holder not in ("", lease.holder) and remaining > 0:
+        raise AssistantBusy("another turn of the assistant runs", retry_after=remaining)
+    try:
+        return await _write_lease(table, state["PartitionKey"], state.metadata["etag"], lease)
+    except StoreUnavailable as error:
+        if not await patience.has_time_after(error):
+            raise
+        return None
+
+
+async def _write_lease(table: TableClient, partition: str, etag: str | None, lease: Lease) -> str | None:
+    row = rows.lease_update(partition, lease.holder, _now() + timedelta(seconds=lease.seconds))
+    async with call():
+        try:
+            written = await table.update_entity(row, mode=UpdateMode.MERGE, **_unchanged(etag))
+            return str(written["etag"])
+        except (ResourceModifiedError, ResourceNotFoundError):
+            return None
+
+
+async def _update_lease(table: TableClient, partition: str, version: Version, lease: Lease) -> Version:
+    """Renews the lease that a version was read with; raises `ConcurrentWrite` where it is lost."""
+    etag = await _write_lease(table, partition, version.etag, lease)
+    if etag is not None:
+        return replace(version, etag=etag)
+    renewed = await _renewed(table, partition, version)
+    if renewed is None:
+        raise ConcurrentWrite("somebody else has a turn of the assistant")
+    return await _update_lease(table, partition, renewed, lease)
+
+
+async def _renewed(table: TableClient, partition: str, version: Version) -> Version | None:
+    """Returns what a version has become by renewing its lease, when the answer to that got lost."""
+    state = await _get(table, partition, rows.STATE)
+    if state is None or not version.holder or rows.lease(state)[0] != version.holder:
+        return None
+    renewed = Version.of(rows.assistant(state), state.metadata["etag"], version.holder)
+    return renewed if replace(renewed, etag=version.etag) == version and renewed != version else None
+
+
+def _unchanged(etag: str | None) -> dict[str, Any]:
+    return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
+
+
 async def _delete_state(table: TableClient, state: TableEntity) -> bool:
     """Ends the existence of an assistant; False where its state is not this one any more."""
     async with call():
         try:
-            await table.delete_entity(state, etag=state.metadata["etag"], match_condition=MatchConditions.IfNotModified)
+            await table.delete_entity(state, **_unchanged(state.metadata["etag"]))
         except ResourceModifiedError:
             return False
     return True
@@ -428,7 +518,7 @@ async def _purge(table: TableClient, partition: str) -> bool:
         except (ConcurrentWrite, ResourceNotFoundError):
             attempts += 1  # somebody else removes them as well, or the answer got lost
         except StoreUnavailable as error:
-            if not patience.has_time_after(error):
+            if not await patience.has_time_after(error):
                 raise
     raise ConcurrentWrite("others create and delete the assistant at the same time")
 
@@ -451,8 +541,7 @@ async def _some_rows(table: TableClient, partition: str) -> list[TableEntity]:
 
 
 def _deletion(row: TableEntity) -> Operation:
-    condition = {"etag": row.metadata["etag"], "match_condition": MatchConditions.IfNotModified}
-    return ("delete", row, condition)
+    return ("delete", row, _unchanged(row.metadata["etag"]))
 
 
 def _now() -> datetime:

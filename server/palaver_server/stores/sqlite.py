@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from palaver_server.errors import (
+    AssistantBusy,
     AssistantExists,
     AssistantNotFound,
     ConcurrentWrite,
@@ -28,13 +29,23 @@ from palaver_server.errors import (
     StoreUnavailable,
 )
 from palaver_server.models import Assistant, FinishReason, IfExists, Message, Order, Role, SkillCall, Usage
-from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, FoundTurn, Listing, Page, StoredTurn, Window, page
+from palaver_server.stores.store import (
+    MAX_MESSAGES,
+    FinishedTurn,
+    FoundTurn,
+    Lease,
+    Listing,
+    Page,
+    StoredTurn,
+    Window,
+    page,
+)
 
 BUSY_TIMEOUT = 4.0
 """Seconds to wait for another process's transaction."""
 
 APPLICATION_ID = 0x50414C56  # "PALV"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE assistants (
     key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so it tells a reset conversation from its predecessor
@@ -44,6 +55,8 @@ CREATE TABLE assistants (
     updated_at INTEGER NOT NULL,
     total_messages INTEGER NOT NULL,
     total_tokens INTEGER NOT NULL,
+    lease_holder TEXT NOT NULL DEFAULT '',
+    lease_until INTEGER NOT NULL DEFAULT 0,
     UNIQUE (collection, id)
 ) STRICT;
 CREATE TABLE messages (
@@ -71,7 +84,15 @@ CREATE TABLE turns (
 ) STRICT;
 """
 
-ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens"
+MIGRATIONS = {
+    1: (
+        "ALTER TABLE assistants ADD COLUMN lease_holder TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE assistants ADD COLUMN lease_until INTEGER NOT NULL DEFAULT 0",
+    ),
+}
+"""What makes the schema of the next version out of the one with this number."""
+
+ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens, lease_holder, lease_until"
 MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id'
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -150,10 +171,15 @@ class SqliteStore:
 
         await self._run(delete)
 
-    async def read_window(self, collection: str, assistant_id: str, max_messages: int) -> Window:
+    async def read_window(
+        self, collection: str, assistant_id: str, max_messages: int, lease: Lease | None = None
+    ) -> Window:
         def read(connection: sqlite3.Connection) -> Window:
-            with _transaction(connection, "DEFERRED"):
+            # That a lease survives a power failure is not worth the wait for the disk.
+            with _transaction(connection, "DEFERRED" if lease is None else "IMMEDIATE", is_durable=False):
                 row = _get(connection, collection, assistant_id)
+                if lease is not None:
+                    _take_lease(connection, row, lease)
                 first = _messages(
                     connection.execute(
                         f'SELECT {MESSAGE_COLUMNS} FROM messages WHERE assistant = ? AND "index" = 1 AND role = ?',  # noqa: S608
@@ -167,9 +193,30 @@ class SqliteStore:
                         (row["key"], lowest),
                     )
                 )
-            return Window(_assistant(row), _version(row), first[0] if first else None, messages)
+            holder = "" if lease is None else lease.holder
+            return Window(_assistant(row), _version(row, holder), first[0] if first else None, messages)
 
         return await self._run(read)
+
+    async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
+        def renew(connection: sqlite3.Connection) -> str:
+            with _transaction(connection, is_durable=False):
+                row = _find(connection, collection, assistant_id)
+                if row is None or not _is_version(row, version):
+                    raise ConcurrentWrite("somebody else has a turn of the assistant")
+                _set_lease(connection, row["key"], lease.holder, _now() + round(lease.seconds * 1_000_000))
+            return version
+
+        return await self._run(renew)
+
+    async def release_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> None:
+        def release(connection: sqlite3.Connection) -> None:
+            with _transaction(connection, is_durable=False):
+                row = _find(connection, collection, assistant_id)
+                if row is not None and row["lease_holder"] == lease.holder:
+                    _set_lease(connection, row["key"], "", 0)
+
+        await self._run(release)
 
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
         def find(connection: sqlite3.Connection) -> FoundTurn | None:
@@ -197,7 +244,7 @@ class SqliteStore:
         def commit(connection: sqlite3.Connection) -> StoredTurn:
             with _transaction(connection):
                 row = _find(connection, collection, assistant_id)
-                if row is None or _version(row) != version:
+                if row is None or not _is_version(row, version):
                     raise ConcurrentWrite("somebody else wrote to the conversation during the turn")
                 first_index = row["total_messages"] + 1
                 last_index = row["total_messages"] + len(turn.messages)
@@ -228,7 +275,8 @@ class SqliteStore:
                 except sqlite3.IntegrityError as error:
                     raise ConcurrentWrite("the turn is stored already") from error
                 connection.execute(
-                    "UPDATE assistants SET updated_at = ?, total_messages = ?, total_tokens = ? WHERE key = ?",
+                    "UPDATE assistants SET updated_at = ?, total_messages = ?, total_tokens = ?, lease_holder = '',"
+                    " lease_until = 0 WHERE key = ?",
                     (start + len(messages) - 1, last_index, turn.total_tokens, row["key"]),
                 )
                 return StoredTurn(_assistant(_get(connection, collection, assistant_id)), messages)
@@ -301,21 +349,36 @@ def _check_or_create_schema(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise StoreCorrupt("the database is not one of Palaver's")
-    elif (found := connection.execute("PRAGMA user_version").fetchone()[0]) != SCHEMA_VERSION:
+    else:
+        _migrate(connection, connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _migrate(connection: sqlite3.Connection, found: int) -> None:
+    if not 1 <= found <= SCHEMA_VERSION:
         raise StoreCorrupt(f"the database has schema version {found}; this server knows version {SCHEMA_VERSION}")
+    for version in range(found, SCHEMA_VERSION):
+        for statement in MIGRATIONS[version]:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {version + 1}")
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE") -> Iterator[None]:
-    connection.execute(f"BEGIN {kind}")
+def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE", *, is_durable: bool = True) -> Iterator[None]:
+    if not is_durable:
+        connection.execute("PRAGMA synchronous = NORMAL")
     try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        # SQLite ends the transaction by itself after some errors, a full disk among them.
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
+        connection.execute(f"BEGIN {kind}")
+        try:
+            yield
+            connection.execute("COMMIT")
+        except BaseException:
+            # SQLite ends the transaction by itself after some errors, a full disk among them.
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    finally:
+        if not is_durable:
+            connection.execute("PRAGMA synchronous = FULL")
 
 
 @contextmanager
@@ -349,8 +412,24 @@ def _get(connection: sqlite3.Connection, collection: str, assistant_id: str) -> 
     return row
 
 
-def _version(row: sqlite3.Row) -> str:
-    return f"{row['key']}:{row['total_messages']}"
+def _take_lease(connection: sqlite3.Connection, row: sqlite3.Row, lease: Lease) -> None:
+    remaining = (row["lease_until"] - _now()) / 1_000_000
+    if row["lease_holder"] not in ("", lease.holder) and remaining > 0:
+        raise AssistantBusy("another turn of the assistant runs", retry_after=remaining)
+    _set_lease(connection, row["key"], lease.holder, _now() + round(lease.seconds * 1_000_000))
+
+
+def _set_lease(connection: sqlite3.Connection, key: int, holder: str, until: int) -> None:
+    connection.execute("UPDATE assistants SET lease_holder = ?, lease_until = ? WHERE key = ?", (holder, until, key))
+
+
+def _version(row: sqlite3.Row, lease_holder: str) -> str:
+    return f"{row['key']}:{row['total_messages']}:{lease_holder}"
+
+
+def _is_version(row: sqlite3.Row, version: str) -> bool:
+    """Whether the conversation is still the one that was read, and its lease, if any was taken, not somebody else's."""
+    return version in (_version(row, ""), _version(row, row["lease_holder"]))
 
 
 def _assistant(row: sqlite3.Row) -> Assistant:

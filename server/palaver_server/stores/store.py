@@ -34,6 +34,16 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to an assistant's next turn, for a while."""
+
+    holder: str
+    """Whose it is; each turn is another holder."""
+    seconds: float
+    """How long it lasts when it is not renewed, by the clock of the one who takes it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """Which messages to list."""
 
@@ -141,11 +151,23 @@ class Store(Protocol):
     async def delete_assistant(self, collection: str, assistant_id: str) -> None:
         """Deletes an assistant whole, or raises `AssistantNotFound`."""
 
-    async def read_window(self, collection: str, assistant_id: str, max_messages: int) -> Window:
+    async def read_window(
+        self, collection: str, assistant_id: str, max_messages: int, lease: Lease | None = None
+    ) -> Window:
         """Reads the instructions and at most so many of the newest messages, or raises `AssistantNotFound`.
 
-        Its cost does not depend on the length of the conversation.
+        Its cost does not depend on the length of the conversation. With a lease it also takes that, or raises
+        `AssistantBusy` while another holder has one. The next commit ends every lease.
         """
+
+    async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
+        """Lets a lease last from now on; returns the version that names the conversation then.
+
+        Raises `ConcurrentWrite` when the lease is another holder's by now, or the conversation has gone on.
+        """
+
+    async def release_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> None:
+        """Ends a lease, unless it is another holder's by now."""
 
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
         """Returns the stored turn of this name; None where there is none, or no such assistant."""

@@ -1,0 +1,295 @@
+"""Servers that share a store run one turn at a time for each assistant, whatever becomes of one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from palaver.v1 import assistant_service_pb2 as pb
+from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
+from tests.support import table_proxy as faults
+from tests.support.azurite import Account, Azurite
+from tests.support.endpoint import Endpoint, Refusal, Stream
+from tests.support.palaver_server import Served, palaver_server
+from tests.support.statuses import failure_of
+from tests.support.table_proxy import Exchange, TableProxy
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Servers that share a store and an endpoint."""
+
+    folder: Path
+    url: str
+    variables: dict[str, str]
+
+    def another(self, **settings: Any) -> AbstractAsyncContextManager[Served]:
+        return palaver_server(self.folder, self.url, self.variables, **settings)
+
+
+@pytest.fixture(params=["sqlite", "azure_tables"])
+def replicas(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoint) -> Replicas:
+    variables = {}
+    if request.param == "azure_tables":
+        azurite: Azurite = request.getfixturevalue("azurite")
+        variables["AzureWebJobsStorage"] = azurite.account().connection_string
+    return Replicas(tmp_path, endpoint.url, variables)
+
+
+@pytest.fixture
+async def one(replicas: Replicas) -> AsyncIterator[Served]:
+    async with replicas.another() as running:
+        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        yield running
+
+
+@pytest.fixture
+async def other(replicas: Replicas) -> AsyncIterator[Served]:
+    async with replicas.another() as running:
+        yield running
+
+
+def query(user_message: str = "Hello", request_id: str = "") -> pb.PostUserQueryRequest:
+    return pb.PostUserQueryRequest(id="a", user_message=user_message, request_id=request_id)
+
+
+async def rest(call: Any) -> list[pb.PostUserQueryResponse]:
+    found = []
+    while (event := await call.read()) is not grpc.aio.EOF:
+        found.append(event)
+    return found
+
+
+async def contents(served: Served) -> list[str]:
+    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+    return [message.content for message in response.messages]
+
+
+async def test_a_turn_waits_for_that_of_another_server(one: Served, other: Served, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream("first", gate), Stream("second"))
+    running = one.stub.PostUserQuery(query("q1"))
+    await running.read()
+    failure = await failure_of(other.stub.PostUserQueryUnary(query("q2"), timeout=0.5))
+    assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "ASSISTANT_BUSY")
+    assert failure.retry_delay is not None
+    assert failure.retry_delay > 0
+    waiting = asyncio.ensure_future(other.stub.PostUserQueryUnary(query("q2")))
+    await one.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+    gate.set()
+    await rest(running)
+    await waiting
+    assert await contents(one) == ["q1", "first", "q2", "second"]
+    assert len(endpoint.calls) == 2
+    assert [message["content"] for message in endpoint.calls[1].body["messages"]] == ["q1", "first", "q2"]
+
+
+async def test_the_same_turn_on_another_server_is_replayed_when_it_is_stored(
+    one: Served, other: Served, endpoint: Endpoint
+):
+    gate = asyncio.Event()
+    endpoint.script(Stream("Hello ", gate, "you"))
+    running = one.stub.PostUserQuery(query(request_id="r"))
+    await running.read()
+    await endpoint.call()
+    again = other.stub.PostUserQuery(query(request_id="r"))
+    asleep = asyncio.ensure_future(again.read())
+    await failure_of(other.stub.PostUserQueryUnary(query("something else"), timeout=0.3))
+    gate.set()
+    [*_, completed] = await rest(running)
+    assert (await asleep).started.replayed
+    assert (await rest(again))[-1].completed == completed.completed
+    assert len(endpoint.calls) == 1
+
+
+@pytest.mark.parametrize("how", ["cancelled", "failed"])
+async def test_a_turn_that_ends_without_being_stored_blocks_nobody(
+    one: Served, other: Served, endpoint: Endpoint, how: str
+):
+    if how == "cancelled":
+        endpoint.script(Stream("Hello ", asyncio.Event()))
+        call = one.stub.PostUserQuery(query())
+        await call.read()
+        upstream = await endpoint.call()
+        call.cancel()
+        await upstream.closed.wait()
+    else:
+        endpoint.script(Refusal(400))
+        await failure_of(one.stub.PostUserQueryUnary(query()))
+    # Far less than the 15 seconds after which the lease runs out by itself.
+    await other.stub.PostUserQueryUnary(query("Now me"), timeout=5)
+    assert await contents(one) == ["Now me", "Hello, world"]
+
+
+async def test_servers_take_turns_and_none_starves(one: Served, other: Served, endpoint: Endpoint):
+    async def post_all(served: Served, name: str) -> None:
+        await asyncio.gather(*(served.stub.PostUserQueryUnary(query(f"{name}{number}")) for number in range(15)))
+
+    await asyncio.gather(post_all(one, "x"), post_all(other, "y"))
+    found = await contents(one)
+    assert sorted(found[::2]) == sorted(f"{name}{number}" for name in "xy" for number in range(15))
+    assert found[1::2] == ["Hello, world"] * 30
+    assert len(endpoint.calls) == 30
+    for number, call in enumerate(endpoint.calls):
+        assert [message["content"] for message in call.body["messages"]] == found[: 2 * number + 1]
+
+
+@asynccontextmanager
+async def process(
+    folder: Path, endpoint: Endpoint, **variables: str
+) -> AsyncIterator[tuple[asyncio.subprocess.Process, AssistantServiceStub]]:
+    """A server in a process of its own, with SQLite in the folder."""
+    environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint.url, "PALAVER_DATA_DIR": str(folder), **variables}
+    command = Path(sys.executable).with_name("palaver-server")
+    running = await asyncio.create_subprocess_exec(
+        command, "--listen", "127.0.0.1:0", env=os.environ | environment, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert running.stdout is not None
+        address = (await running.stdout.readline()).decode().split()[-1]
+        async with grpc.aio.insecure_channel(address) as channel:
+            yield running, AssistantServiceStub(channel)
+    finally:
+        with suppress(ProcessLookupError):
+            running.kill()
+        await running.wait()
+
+
+async def test_a_server_that_is_killed_blocks_its_assistant_no_longer_than_the_lease(
+    tmp_path: Path, endpoint: Endpoint
+):
+    async with (
+        process(tmp_path, endpoint, PALAVER_LEASE_DURATION="1") as (dying, one),
+        process(tmp_path, endpoint) as (_, other),
+    ):
+        await one.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        endpoint.script(Stream("never ", asyncio.Event()))
+        lost = one.PostUserQuery(query(request_id="r"))
+        await lost.read()
+        await lost.read()
+        dying.kill()
+        with pytest.raises(grpc.aio.AioRpcError):
+            await rest(lost)
+        response = await other.PostUserQueryUnary(query(request_id="r"), timeout=10)
+        assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
+        assert response.completed.assistant.total_messages == 2
+
+
+class TestRenewing:
+    """What happens to a lease on its way to Azure; SQLite loses no answers."""
+
+    @pytest.fixture
+    def account(self, azurite: Azurite) -> Account:
+        return azurite.account()
+
+    async def test_a_long_turn_keeps_its_assistant(self, tmp_path: Path, account: Account, endpoint: Endpoint):
+        gate, renewed_often = asyncio.Event(), asyncio.Event()
+        renewals: list[Exchange] = []
+
+        async def count(exchange: Exchange) -> bytes | None:
+            response = await exchange.forward()
+            if is_lease(exchange):
+                renewals.append(exchange)
+                if len(renewals) == 6:  # more than the time of a lease
+                    renewed_often.set()
+            return response
+
+        async with TableProxy(account) as proxy:
+            here, there = proxy.connection_string, account.connection_string
+            async with (
+                palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": here}, lease_duration=1) as one,
+                palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": there}) as other,
+            ):
+                await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+                proxy.fault = count
+                endpoint.script(Stream("first", gate))
+                running = one.stub.PostUserQuery(query("q1"))
+                await endpoint.call()
+                waiting = asyncio.ensure_future(other.stub.PostUserQueryUnary(query("q2")))
+                await renewed_often.wait()
+                assert len(endpoint.calls) == 1
+                gate.set()
+                await rest(running)
+                await waiting
+                assert (await contents(one))[::2] == ["q1", "q2"]
+
+    @pytest.mark.parametrize("fault", [faults.drop_answer, faults.fail_after, faults.drop_request, faults.fail_before])
+    async def test_a_renewal_that_goes_wrong_costs_no_turn(
+        self, tmp_path: Path, account: Account, endpoint: Endpoint, fault: faults.Fault
+    ):
+        gate, went_wrong = asyncio.Event(), asyncio.Event()
+
+        async def spoil(exchange: Exchange) -> bytes | None:
+            if is_lease(exchange) and endpoint.calls:
+                response = await fault(exchange)
+                went_wrong.set()
+                return response
+            return await exchange.forward()
+
+        async with TableProxy(account) as proxy:
+            variables = {"AzureWebJobsStorage": proxy.connection_string}
+            async with palaver_server(tmp_path, endpoint.url, variables, lease_duration=1) as served:
+                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+                proxy.fault = spoil
+                endpoint.script(Stream("first", gate))
+                running = served.stub.PostUserQuery(query("q1"))
+                await went_wrong.wait()
+                gate.set()
+                await rest(running)
+                assert await contents(served) == ["q1", "first"]
+
+    @pytest.mark.parametrize("fault", [faults.drop_answer, faults.fail_after, faults.drop_request, faults.fail_before])
+    async def test_taking_that_goes_wrong_once_costs_no_turn(
+        self, tmp_path: Path, account: Account, endpoint: Endpoint, fault: faults.Fault
+    ):
+        async with TableProxy(account) as proxy:
+            variables = {"AzureWebJobsStorage": proxy.connection_string}
+            async with palaver_server(tmp_path, endpoint.url, variables) as served:
+                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+                proxy.fault = faults.once(fault, is_lease)
+                await served.stub.PostUserQueryUnary(query("q1"))
+                assert await contents(served) == ["q1", "Hello, world"]
+
+    async def test_who_loses_the_lease_stops_at_once(self, tmp_path: Path, account: Account, endpoint: Endpoint):
+        lost = asyncio.Event()
+
+        async def lose(exchange: Exchange) -> bytes | None:
+            if is_lease(exchange) and endpoint.calls and not lost.is_set():
+                lost.set()
+                async with palaver_server(
+                    tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}
+                ) as s:
+                    await s.stub.CreateAssistant(
+                        pb.CreateAssistantRequest(id="a", instructions="New", if_exists=pb.IF_EXISTS_RESET)
+                    )
+            return await exchange.forward()
+
+        async with TableProxy(account) as proxy:
+            variables = {"AzureWebJobsStorage": proxy.connection_string}
+            async with palaver_server(tmp_path, endpoint.url, variables, lease_duration=1) as served:
+                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+                proxy.fault = lose
+                endpoint.script(Stream("never ends", asyncio.Event()))
+                failure = await failure_of(served.stub.PostUserQueryUnary(query("q1")))
+                assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE")
+                await endpoint.calls[0].closed.wait()
+                assert await contents(served) == ["New"]
+
+
+def is_lease(exchange: Exchange) -> bool:
+    return exchange.method == "PATCH" and b"LeaseUntil" in exchange.request
