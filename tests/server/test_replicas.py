@@ -18,7 +18,7 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from tests.support import table_proxy as faults
 from tests.support.azurite import Account, Azurite
-from tests.support.endpoint import Endpoint, Refusal, Stream
+from tests.support.endpoint import Call, Endpoint, Refusal, Stream
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
 from tests.support.table_proxy import Exchange, TableProxy
@@ -115,6 +115,22 @@ async def test_the_same_turn_on_another_server_is_replayed_when_it_is_stored(
     assert (await asleep).started.replayed
     assert (await rest(again))[-1].completed == completed.completed
     assert len(endpoint.calls) == 1
+
+
+async def test_callers_that_leave_at_any_point_block_nobody(one: Served, other: Served, endpoint: Endpoint):
+    async def never_answer_hello(call: Call) -> None:
+        if call.body["messages"][-1]["content"] == "Hello":
+            await asyncio.Event().wait()
+        await call.send(call.chunk({"content": "Hello, world"}))
+
+    endpoint.default = Stream(never_answer_hello)
+    for steps in range(0, 120, 4):
+        call = one.stub.PostUserQuery(query())
+        for _ in range(steps):
+            await asyncio.sleep(0)  # a step of the servers, which share this loop
+        call.cancel()
+        await other.stub.PostUserQueryUnary(query("Now me"), timeout=5)
+    assert await contents(one) == ["Now me", "Hello, world"] * 30
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])

@@ -663,8 +663,8 @@ class TestLeases:
 
     async def test_releasing_ends_it(self, store: Store):
         await create(store)
-        window = await store.read_window(COLLECTION, "a", 10, self.OURS)
-        await store.release_lease(COLLECTION, "a", window.version, self.OURS)
+        await store.read_window(COLLECTION, "a", 10, self.OURS)
+        await store.release_lease(COLLECTION, "a", self.OURS)
         await store.read_window(COLLECTION, "a", 10, self.THEIRS)
 
     async def test_it_runs_out(self, store: Store):
@@ -678,7 +678,7 @@ class TestLeases:
         ):
             with pytest.raises(ConcurrentWrite):
                 await late
-        await store.release_lease(COLLECTION, "a", old, Lease("dead", 60))
+        await store.release_lease(COLLECTION, "a", Lease("dead", 60))
         with pytest.raises(AssistantBusy):
             await store.read_window(COLLECTION, "a", 10, self.THEIRS)
         await store.commit_turn(COLLECTION, "a", window.version, finished())
@@ -709,7 +709,7 @@ class TestLeases:
         await store.delete_assistant(COLLECTION, "a")
         with pytest.raises(ConcurrentWrite):
             await store.renew_lease(COLLECTION, "a", version, self.OURS)
-        await store.release_lease(COLLECTION, "a", version, self.OURS)
+        await store.release_lease(COLLECTION, "a", self.OURS)
         with pytest.raises(AssistantNotFound):
             await store.read_window(COLLECTION, "a", 10, self.OURS)
 

@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 
 from palaver_server.engine.lease import TurnLease, take
 from palaver_server.engine.limits import TurnSize
@@ -37,6 +38,9 @@ from palaver_server.models import (
     UserQuery,
 )
 from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, Listing, Page, Store
+
+CLOCK_MARGIN = timedelta(seconds=60)
+"""How far the clocks of servers may be apart before a turn that one has just stored is run again by another."""
 
 REUSED = "request_id: another request to this assistant has had it; post the same request again, or choose a new one"
 
@@ -146,14 +150,16 @@ class ChatEngine:
 
     async def _run(self, turn: Turn, call: _Call) -> None:
         # Only a name that the caller gave can be that of a turn which is stored already.
+        looked_at = datetime.now(timezone.utc)
         if call.query.request_id and await _replay(turn, call):
             return
         wait_until = _wait_until(call.caller_deadline)
         async with self._queue.turn(call.query.assistant, wait_until):
             lease = await self._take(call, wait_until)
             try:
-                # Another server may just have stored this very turn.
-                if not (lease.has_waited and call.query.request_id and await _replay(turn, call)):
+                # Another server may have stored this very turn meanwhile.
+                has_changed = lease.window.assistant.update_time > looked_at - CLOCK_MARGIN
+                if not (has_changed and call.query.request_id and await _replay(turn, call)):
                     await self._answer(turn, call, lease)
             finally:
                 await lease.release()

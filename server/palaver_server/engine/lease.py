@@ -33,10 +33,8 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.4
 class TurnLease:
     """An assistant that a turn has to itself until it is committed or the lease released."""
 
-    def __init__(self, store: Store, key: AssistantKey, lease: Lease, window: Window, *, has_waited: bool) -> None:
+    def __init__(self, store: Store, key: AssistantKey, lease: Lease, window: Window) -> None:
         self.window = window
-        self.has_waited = has_waited
-        """Whether another process has had the assistant meanwhile."""
         self._store = store
         self._key = key
         self._lease = lease
@@ -77,13 +75,8 @@ class TurnLease:
     async def release(self) -> None:
         """Lets the next turn have the assistant, where no commit has."""
         await self._stop()
-        if self._is_over:
-            return
-        with anyio.move_on_after(RELEASE_TIMEOUT):
-            try:
-                await self._store.release_lease(self._key.collection, self._key.id, self._version, self._lease)
-            except PalaverError:
-                logger.info("a lease was not given back; it runs out by itself", exc_info=True)
+        if not self._is_over:
+            await _release(self._store, self._key, self._lease)
 
 
 async def take(
@@ -95,15 +88,36 @@ async def take(
     `AssistantBusy` is raised.
     """
     lease = Lease(uuid.uuid4().hex, seconds)
-    limit, has_waited = FIRST_PAUSE, False
+    limit = FIRST_PAUSE
     while True:
         try:
-            window = await store.read_window(key.collection, key.id, max_messages, lease)
+            window = await _read_window(store, key, max_messages, lease)
         except AssistantBusy:  # noqa: PERF203 - it is tried again
             pause = random.uniform(limit / 2, limit)  # noqa: S311 - it keeps waiters out of step
             if wait_until is not None and asyncio.get_running_loop().time() + pause > wait_until:
                 raise
             await asyncio.sleep(pause)
-            limit, has_waited = min(limit * 2, LONGEST_PAUSE), True
+            limit = min(limit * 2, LONGEST_PAUSE)
         else:
-            return TurnLease(store, key, lease, window, has_waited=has_waited)
+            return TurnLease(store, key, lease, window)
+
+
+async def _read_window(store: Store, key: AssistantKey, max_messages: int, lease: Lease) -> Window:
+    """Reads a window with a lease, and leaves none behind when the caller goes away meanwhile."""
+    reading = asyncio.ensure_future(store.read_window(key.collection, key.id, max_messages, lease))
+    try:
+        return await asyncio.shield(reading)
+    except asyncio.CancelledError:
+        # Once it is under way, the lease may be taken at any moment.
+        await asyncio.wait([reading])
+        if reading.exception() is None:
+            await _release(store, key, lease)
+        raise
+
+
+async def _release(store: Store, key: AssistantKey, lease: Lease) -> None:
+    with anyio.move_on_after(RELEASE_TIMEOUT):
+        try:
+            await store.release_lease(key.collection, key.id, lease)
+        except PalaverError:
+            logger.info("a lease was not given back; it runs out by itself", exc_info=True)

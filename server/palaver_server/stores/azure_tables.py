@@ -83,6 +83,8 @@ TICK = timedelta(microseconds=1)
 FIRST_TIME = datetime(1602, 1, 1, tzinfo=timezone.utc)
 """The service knows no times before 1601."""
 
+NOBODY = Lease("", 0)
+
 Operation = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]
 
 
@@ -219,11 +221,18 @@ class AzureTablesStore:
         patience = Patience()
         for _ in range(MAX_ATTEMPTS):
             lowest = rows.assistant(state).total_messages - max_messages + 1
-            found, first, etag = await asyncio.gather(
-                _query(table, assistant_id, rows.message_key(max(lowest, 1)), rows.STATE),
-                _get(table, assistant_id, rows.message_key(1)),
-                _take_lease(table, state, lease, patience),
-            )
+            taking = asyncio.ensure_future(_take_lease(table, state, lease, patience))
+            try:
+                found, first, etag = await asyncio.gather(
+                    _query(table, assistant_id, rows.message_key(max(lowest, 1)), rows.STATE),
+                    _get(table, assistant_id, rows.message_key(1)),
+                    taking,
+                )
+            except StoreUnavailable:
+                await asyncio.wait([taking])
+                if not taking.cancelled() and taking.exception() is None and taking.result() is not None:
+                    await _write_lease(table, assistant_id, taking.result(), NOBODY)
+                raise
             newest = next((row for row in found if row["RowKey"] == rows.STATE), None)
             if newest is None:
                 raise AssistantNotFound(assistant_id, collection)
@@ -239,16 +248,15 @@ class AzureTablesStore:
     async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
         return str(await _update_lease(self._table(collection), assistant_id, Version.parse(version), lease))
 
-    async def release_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> None:
-        table, etag = self._table(collection), Version.parse(version).etag
+    @call()
+    async def release_lease(self, collection: str, assistant_id: str, lease: Lease) -> None:
+        table = self._table(collection)
         for _ in range(MAX_ATTEMPTS):
-            if await _write_lease(table, assistant_id, etag, Lease("", 0)) is not None:
-                return
-            # The conversation may have gone on, but the lease is still to be ended if it is this one.
             state = await _get(table, assistant_id, rows.STATE)
             if state is None or rows.lease(state)[0] != lease.holder:
                 return
-            etag = state.metadata["etag"] or ""
+            if await _write_lease(table, assistant_id, state.metadata["etag"], NOBODY) is not None:
+                return
 
     @call()
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:

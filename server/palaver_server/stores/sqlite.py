@@ -209,7 +209,7 @@ class SqliteStore:
 
         return await self._run(renew)
 
-    async def release_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> None:
+    async def release_lease(self, collection: str, assistant_id: str, lease: Lease) -> None:
         def release(connection: sqlite3.Connection) -> None:
             with _transaction(connection, is_durable=False):
                 row = _find(connection, collection, assistant_id)

@@ -166,7 +166,7 @@ class Store(Protocol):
         Raises `ConcurrentWrite` when the lease is another holder's by now, or the conversation has gone on.
         """
 
-    async def release_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> None:
+    async def release_lease(self, collection: str, assistant_id: str, lease: Lease) -> None:
         """Ends a lease, unless it is another holder's by now."""
 
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
