@@ -83,7 +83,7 @@ async def test_both_clients_agree(target):
         assert text == reply.completed.text
         stored = [message async for message in client.list_messages("agree", order="newest_first", page_size=1)]
         assert stored[0].content == text
-        with pytest.raises(palaver.UnimplementedError):
+        with pytest.raises(palaver.NotFoundError):
             await client.cancel_turn("agree", "r1")
     with palaver.Client(target) as sync_client:
         assert list(sync_client.list_messages("agree"))[::-1] == stored

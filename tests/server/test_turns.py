@@ -283,17 +283,16 @@ async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_ca
         await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
         running = served.stub.PostUserQuery(query())
         await running.read()
-        # The first waits until shortly before its deadline; while it does, the queue is full for the next.
-        waiting = asyncio.ensure_future(failure_of(served.stub.PostUserQueryUnary(query(), timeout=2)))
-        failures = []
-        while not failures:
-            outcome = await failure_of(served.stub.PostUserQueryUnary(query(), timeout=1))
-            failures += [outcome] if "wait for this assistant already" in outcome.text else []
-        failures.append(await waiting)
+        # One of them waits until shortly before its deadline; meanwhile the queue is full for the other.
+        failures = await asyncio.gather(
+            *(failure_of(served.stub.PostUserQueryUnary(query(), timeout=2)) for _ in range(2))
+        )
         for failure in failures:
             assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "ASSISTANT_BUSY")
             assert failure.retry_delay is not None
-        assert "took too long" in failures[-1].text
+        full, late = sorted(failures, key=lambda failure: "too long" in failure.text)
+        assert "wait for this assistant already" in full.text
+        assert "took too long" in late.text
         gate.set()
         await rest(running)
     assert len(endpoint.calls) == 1

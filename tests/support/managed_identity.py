@@ -22,6 +22,8 @@ from typing_extensions import Self
 
 SECRET = "the header that proves that the caller is on this machine"
 DAY = 86_400
+ON_THE_WAY = 60
+"""Seconds that a token holds beyond the time at which it must be renewed, for the requests that have it already."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class ManagedIdentity:
             "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",
             "iat": now - 10,
             "nbf": now - 10,
-            "exp": expires_on,
+            "exp": expires_on + ON_THE_WAY,
             "jti": str(len(self.requests)),
         }
         token = ".".join(urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (
