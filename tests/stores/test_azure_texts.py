@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.engine.limits import MAX_TURN_BYTES, encoded_bytes
-from tests.support import functions_extension as extension
 from tests.support.azurite import Account, Azurite
 from tests.support.endpoint import Endpoint, Stream
+from tests.support.functions_extension import raw_rows, read_conversation
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
 
@@ -82,6 +82,7 @@ async def test_texts_come_back_unchanged_or_are_refused_by_name(
     response = await served.stub.ListMessages(pb.ListMessagesRequest(id=name))
     assert [message.content for message in response.messages] == expected
     async with TableServiceClient.from_connection_string(account.connection_string) as service:
-        lines = await extension.read(service.get_table_client("ChatState"), name)
-    assert all(text.startswith(line.content or "") for line, text in zip(lines, expected, strict=True))
+        rows = await raw_rows(service.get_table_client("ChatState"), name)
+    starts = [message["content"] for message in read_conversation(rows)]
+    assert all(text.startswith(start) for start, text in zip(starts, expected, strict=True))
     await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id=name))

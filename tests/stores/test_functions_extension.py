@@ -1,9 +1,10 @@
-"""A chat begun by the Azure Functions OpenAI extension goes on here, and one begun here goes on there."""
+"""Chats of the Azure Functions OpenAI extension go on here and the other way round, row by row as they are stored."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,42 +12,62 @@ from typing import Any
 import grpc
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
+from azure.data.tables import TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient, TableServiceClient
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
-from tests.support import functions_extension as extension
 from tests.support.azurite import Account, Azurite
 from tests.support.endpoint import Endpoint, Stream
-from tests.support.functions_extension import Call, Line
+from tests.support.functions_extension import (
+    ChatMessage,
+    RawRow,
+    Unreadable,
+    go_on,
+    raw_rows,
+    read_conversation,
+    write_conversation,
+)
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
 
-CALL = Call("call_1", "AddTodo", '{"task": "call dad"}')
-BEGUN = (
-    Line("System", "Be brief."),
-    Line("User", "Remind me to call my dad"),
-    Line("Assistant", "Let me note that.", (CALL,)),
-    Line("Tool", "Done: 1 to-do", answers="call_1"),
-    Line("Assistant", "I will remind you."),
-)
-PROMPT = [
-    {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": "Remind me to call my dad"},
-    {
-        "role": "assistant",
-        "content": "Let me note that.",
-        "tool_calls": [
-            {
-                "id": "call_1",
-                "type": "function",
-                "function": {"name": "AddTodo", "arguments": '{"task": "call dad"}'},
-            }
-        ],
-    },
-    {"role": "tool", "content": "Done: 1 to-do", "tool_call_id": "call_1"},
-    {"role": "assistant", "content": "I will remind you."},
+TIME = datetime(2026, 1, 2, 3, 4, 5, 123456, timezone.utc)
+
+
+def said(role: str, content: str, **fields: Any) -> ChatMessage:
+    return {"role": role, "content": content, **fields}
+
+
+def tool_call(id_: str, arguments: str = '{"task": "call dad"}') -> ChatMessage:
+    return {"id": id_, "type": "function", "function": {"name": "AddTodo", "arguments": arguments}}
+
+
+CHAT = [
+    said("system", "Be brief."),
+    said("user", "Remind me to call my dad"),
+    said("assistant", "", tool_calls=[tool_call("call_1")]),
+    said("tool", "Done: 1 to-do", tool_call_id="call_1"),
+    said("assistant", "I will remind you."),
 ]
+CHATS = {
+    "of all roles": CHAT,
+    "without instructions": CHAT[1:],
+    "with text beside the tool call": [*CHAT[:2], CHAT[2] | {"content": "Let me note that."}, *CHAT[3:]],
+    "with several tool calls": [
+        *CHAT[:2],
+        said(
+            "assistant", "", tool_calls=[tool_call("1"), tool_call("2", "[]"), tool_call("3", '"\\ud83d\\ude00 \\"é"')]
+        ),
+        *[said("tool", f"result '{id_}'", tool_call_id=id_) for id_ in "132"],
+        *CHAT[4:],
+    ],
+    "of instructions alone": CHAT[:1],
+    "of nothing": [],
+}
+REPLY = said("assistant", "Hello, world")
+"""What the endpoint says unless a test scripts it."""
+
+THEIRS = [said("user", "Over there"), said("assistant", "Indeed, over there")]
 
 
 @pytest.fixture
@@ -73,185 +94,364 @@ async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncI
         yield running
 
 
+async def create(served: Served, name: str = "a", **fields: Any) -> None:
+    await served.stub.CreateAssistant(pb.CreateAssistantRequest(id=name, **fields))
+
+
 async def post(served: Served, user_message: str, name: str = "a", **fields: Any) -> pb.TurnCompleted:
     request = pb.PostUserQueryRequest(id=name, user_message=user_message, **fields)
     # Less than the lease of a dead server lasts, which no turn here may have to wait for.
     return (await served.stub.PostUserQueryUnary(request, timeout=8)).completed
 
 
-async def messages(served: Served, name: str = "a", **fields: Any) -> list[assistant_pb2.Message]:
+async def listed(served: Served, name: str = "a", **fields: Any) -> list[assistant_pb2.Message]:
     return list((await served.stub.ListMessages(pb.ListMessagesRequest(id=name, **fields))).messages)
 
 
+async def read(table: TableClient, name: str = "a") -> list[ChatMessage]:
+    return read_conversation(await raw_rows(table, name))
+
+
+def prompt(endpoint: Endpoint) -> list[ChatMessage]:
+    """What the model was sent last."""
+    messages: list[ChatMessage] = endpoint.calls[-1].body["messages"]
+    return messages
+
+
+def time_of(message: assistant_pb2.Message) -> datetime:
+    return message.create_time.ToDatetime(timezone.utc)
+
+
 class TestBegunThere:
-    async def test_its_messages_are_shown(self, served: Served, table: TableClient):
-        time = datetime(2026, 1, 2, 3, 4, 5, 123456, timezone.utc)
-        await extension.create(table, "a", BEGUN, time)
-        state = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant
-        assert (state.total_messages, state.total_tokens) == (5, 77)
-        assert state.create_time.ToDatetime(timezone.utc) == time
-        system, user, calling, tool, last = await messages(served)
-        assert [message.index for message in (system, user, calling, tool, last)] == [1, 2, 3, 4, 5]
-        assert (system.role, system.content) == (assistant_pb2.ROLE_SYSTEM, "Be brief.")
-        assert (user.role, user.content) == (assistant_pb2.ROLE_USER, "Remind me to call my dad")
-        assert (calling.role, calling.content) == (assistant_pb2.ROLE_ASSISTANT, "Let me note that.")
-        [call] = calling.skill_calls
-        assert (call.id, call.name, call.arguments_json) == ("call_1", "AddTodo", '{"task": "call dad"}')
-        assert (tool.role, tool.content, tool.skill_call_id) == (assistant_pb2.ROLE_TOOL, "Done: 1 to-do", "call_1")
-        assert last.create_time.ToDatetime(timezone.utc) == time + timedelta(milliseconds=5)
-        assert last.request_id == ""
-
-    @pytest.mark.parametrize("change_role", [str, str.lower, str.upper])
-    async def test_it_goes_on_with_the_right_prompt(
-        self, served: Served, endpoint: Endpoint, table: TableClient, change_role: Any
-    ):
-        lines = [Line(change_role(line.role), line.content, line.calls, line.answers) for line in BEGUN]
-        await extension.create(table, "a", lines)
-        completed = await post(served, "What do I have to do?")
-        assert [message.index for message in completed.messages] == [6, 7]
-        [call] = endpoint.calls
-        assert call.body["messages"] == [*PROMPT, {"role": "user", "content": "What do I have to do?"}]
-        assert (await extension.read(table, "a"))[5:] == [
-            Line("User", "What do I have to do?"),
-            Line("Assistant", "Hello, world"),
+    async def test_it_is_shown_as_it_is(self, served: Served, table: TableClient):
+        await write_conversation(table, "a", CHATS["with text beside the tool call"], time=TIME)
+        assistant = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant
+        assert (assistant.id, assistant.total_messages, assistant.total_tokens) == ("a", 5, 77)
+        # The seventh digit of their times, 100 ns, is cut off and not rounded.
+        assert assistant.create_time.ToDatetime(timezone.utc) == TIME
+        assert assistant.update_time.ToDatetime(timezone.utc) == TIME + timedelta(milliseconds=4)
+        messages = await listed(served)
+        assert [(message.index, message.role, message.content) for message in messages] == [
+            (1, assistant_pb2.ROLE_SYSTEM, "Be brief."),
+            (2, assistant_pb2.ROLE_USER, "Remind me to call my dad"),
+            (3, assistant_pb2.ROLE_ASSISTANT, "Let me note that."),
+            (4, assistant_pb2.ROLE_TOOL, "Done: 1 to-do"),
+            (5, assistant_pb2.ROLE_ASSISTANT, "I will remind you."),
         ]
+        call = assistant_pb2.SkillCall(id="call_1", name="AddTodo", arguments_json='{"task": "call dad"}')
+        assert [list(message.skill_calls) for message in messages] == [[], [], [call], [], []]
+        assert [message.skill_call_id for message in messages] == ["", "", "", "call_1", ""]
+        assert [time_of(message) - TIME for message in messages] == [timedelta(milliseconds=n) for n in range(5)]
+        assert {message.request_id for message in messages} == {""}
 
-    async def test_it_may_begin_without_instructions(self, served: Served, endpoint: Endpoint, table: TableClient):
-        await extension.create(table, "a", BEGUN[1:])
-        await post(served, "And now?")
-        assert endpoint.calls[0].body["messages"] == [*PROMPT[1:], {"role": "user", "content": "And now?"}]
+    @pytest.mark.parametrize("role", [str.capitalize, str.lower, str.upper])
+    @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS.keys())
+    async def test_it_goes_on_here(
+        self,
+        served: Served,
+        endpoint: Endpoint,
+        table: TableClient,
+        chat: list[ChatMessage],
+        role: Callable[[str], str],
+    ):
+        await write_conversation(table, "a", chat, time=TIME, role=role)
+        completed = await post(served, "And now?")
+        assert prompt(endpoint) == [*chat, said("user", "And now?")]
+        assert await read(table) == [*chat, said("user", "And now?"), REPLY]
+        assert [message.index for message in completed.messages] == [len(chat) + 1, len(chat) + 2]
+        assert completed.assistant.create_time.ToDatetime(timezone.utc) == TIME
+        assert completed.assistant.total_messages == len(chat) + 2
+
+    @pytest.mark.parametrize(
+        ("max_messages", "kept"), [(0, []), (1, CHAT[4:]), (2, CHAT[4:]), (3, CHAT[2:]), (4, CHAT[1:])]
+    )
+    async def test_the_window_never_begins_with_the_result_of_a_tool(
+        self, served: Served, endpoint: Endpoint, table: TableClient, max_messages: int, kept: list[ChatMessage]
+    ):
+        await write_conversation(table, "a", CHAT)
+        await post(served, "And now?", history=pb.History(max_messages=max_messages))
+        assert prompt(endpoint) == [CHAT[0], *kept, said("user", "And now?")]
 
     async def test_both_take_turns(self, served: Served, endpoint: Endpoint, table: TableClient):
-        await extension.create(table, "a", BEGUN)
-        await post(served, "First here")
-        await extension.append(table, "a", [Line("User", "Then there"), Line("Assistant", "Indeed")])
-        await post(served, "And here again")
-        assert [message.content for message in await messages(served)][5:] == [
-            "First here", "Hello, world", "Then there", "Indeed", "And here again", "Hello, world",
-        ]  # fmt: skip
-        assert [message["content"] for message in endpoint.calls[1].body["messages"]][5:] == [
-            "First here", "Hello, world", "Then there", "Indeed", "And here again",
-        ]  # fmt: skip
-        times = [message.create_time.ToNanoseconds() for message in await messages(served)]
-        assert times == sorted(set(times))
-        assert len(await extension.read(table, "a")) == 11
-        assert (await messages(served))[5].request_id  # their merge has left our columns alone
+        expected = list(CHAT)
+        # Their clock is an hour ahead of ours, and the times go on growing all the same.
+        await write_conversation(table, "a", expected, time=datetime.now(timezone.utc) + timedelta(hours=1))
+        for number in range(3):
+            question = said("user", f"Question {number}")
+            endpoint.script(Stream(f"Answer {number}"))
+            await post(served, question["content"])
+            assert prompt(endpoint) == [*expected, question]
+            expected += [question, said("assistant", f"Answer {number}")]
+            assert await read(table) == expected
+            later = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant.update_time
+            await go_on(table, "a", CHAT[1:], time=later.ToDatetime(timezone.utc))
+            expected += CHAT[1:]
+            assert await read(table) == expected
+        messages = await listed(served)
+        assert [message.index for message in messages] == list(range(1, len(expected) + 1))
+        assert [message.content for message in messages] == [message["content"] for message in expected]
 
-    async def test_what_it_writes_during_a_turn_ends_the_turn(
+    async def test_what_it_does_not_know_survives_its_turns(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
-        await extension.create(table, "a", BEGUN)
+        await write_conversation(table, "a", CHAT)
+        long = "x" * 32_767 + "😀" * 32_768
+        first = await post(served, long, request_id="mine")
+        before = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
+        await go_on(table, "a", THEIRS)
+        after = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
+        theirs = {"Exists", "LastUpdatedAt", "TotalMessages", "TotalTokens"}
+        for key, row in before.items():
+            kept = {
+                name: value for name, value in row.items() if key != "state" or name.partition("@")[0] not in theirs
+            }
+            assert after[key].items() >= kept.items()
+        assert len([key for key in after if key.startswith("done-")]) == 1
+        # The caller of our turn still gets it when it posts again, without a model call, and can read it all.
+        again = await post(served, long, request_id="mine")
+        assert list(again.messages) == list(first.messages)
+        assert again.assistant.total_messages == 9
+        assert len(endpoint.calls) == 1
+        assert [message.content for message in await listed(served)][5:] == [
+            long, "Hello, world", "Over there", "Indeed, over there",
+        ]  # fmt: skip
+        await post(served, "And here")
+        assert prompt(endpoint) == [*CHAT, said("user", long), REPLY, *THEIRS, said("user", "And here")]
+
+    @pytest.mark.parametrize("ticks", [(0,), (9,), (9, 0, 5)])
+    async def test_who_polls_by_time_gets_no_message_again(
+        self, served: Served, table: TableClient, ticks: tuple[int, ...]
+    ):
+        await write_conversation(table, "a", CHAT, ticks=ticks)
+        seen: list[assistant_pb2.Message] = []
+
+        async def poll() -> None:
+            """Takes the new messages one by one, each as later than the one before."""
+            while new := await listed(served, page_size=1, **({"after_time": seen[-1].create_time} if seen else {})):
+                seen.extend(new)
+
+        await poll()
+        assert [message.index for message in seen] == [1, 2, 3, 4, 5]
+        await go_on(table, "a", THEIRS, time=time_of(seen[-1]) + timedelta(milliseconds=1), ticks=ticks)
+        await poll()
+        await post(served, "And here")
+        await poll()
+        assert [message.index for message in seen] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+        assistant = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant
+        assert await listed(served, after_time=assistant.update_time) == []
+
+    @pytest.mark.parametrize("count", [1, 98, 99, 100, 250])
+    async def test_it_can_be_started_over_and_deleted_whole(self, served: Served, table: TableClient, count: int):
+        await write_conversation(table, "b", CHAT)
+        for reset in (True, False):
+            await write_conversation(table, "a", [said("user", "old")] * count)
+            await post(served, "also old")
+            if reset:
+                await create(served, instructions="New.", if_exists=pb.IF_EXISTS_RESET)
+                assert await read(table) == [said("system", "New.")]
+                assert {row["RowKey"] for row in await raw_rows(table, "a")} == {"msg-0001", "state"}
+        await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a"))
+        assert await raw_rows(table, "a") == []
+        assert await read(table, "b") == CHAT
+
+    @pytest.mark.parametrize("instructions", ["New.", ""])
+    async def test_messages_without_a_state_are_no_assistant_and_part_of_none(
+        self, served: Served, endpoint: Endpoint, table: TableClient, instructions: str
+    ):
+        await write_conversation(table, "a", CHAT * 30)
+        await table.delete_entity("a", "state")
+        for call in (served.stub.GetAssistant(pb.GetAssistantRequest(id="a")), listed(served), post(served, "Hello")):
+            failure = await failure_of(call)
+            assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "ASSISTANT_NOT_FOUND")
+        assert endpoint.calls == []
+        await create(served, instructions=instructions)
+        begin = [said("system", instructions)] if instructions else []
+        assert await read(table) == begin
+        await post(served, "Hello")
+        assert prompt(endpoint) == [*begin, said("user", "Hello")]
+        assert len(await listed(served)) == len(begin) + 2
+
+
+def columns(row: RawRow) -> RawRow:
+    """Leaves out what the service itself changes with each write."""
+    return {name: value for name, value in row.items() if name not in ("odata.etag", "Timestamp")}
+
+
+BROKEN_MESSAGES: dict[str, RawRow] = {
+    "no Role": {"Role": None},
+    "an unknown Role": {"Role": "Narrator"},
+    "a Role that is no text": {"Role": 1},
+    "a Content that is no text": {"Content": 1},
+    "no CreatedAt": {"CreatedAt": None},
+    "a CreatedAt that is a text": {"CreatedAt": "yesterday"},
+    "a Name that is no text": {"Name": 1},
+    "ToolCalls that are not JSON": {"ToolCalls": "no JSON"},
+    "ToolCalls that are cut off": {"ToolCalls": '[{"id": "1", "functionName": "f"'},
+    "ToolCalls that are no array": {"ToolCalls": '"a text"'},
+    "ToolCalls without names": {"ToolCalls": '[{"id": "1"}]'},
+    "arguments that are no text": {
+        "ToolCalls": '[{"id": "1", "functionName": "f", "functionArguments": {"a": 1}, "kind": "Function"}]'
+    },
+    "an id of a tool call that is no text": {
+        "ToolCalls": '[{"id": 1, "functionName": "f", "functionArguments": "{}", "kind": "Function"}]'
+    },
+}
+BROKEN_STATES: dict[str, RawRow] = {
+    "no CreatedAt": {"CreatedAt": None},
+    "a CreatedAt that is a text": {"CreatedAt": "yesterday"},
+    "no TotalMessages": {"TotalMessages": None},
+    "a TotalMessages that is a text": {"TotalMessages": "many"},
+}
+
+
+class TestBroken:
+    async def break_row(self, table: TableClient, key: str, change: RawRow) -> None:
+        row = dict(await table.get_entity("a", key)) | change
+        row = {name: value for name, value in row.items() if value is not None}
+        await table.update_entity(row, mode=UpdateMode.REPLACE)
+
+    async def expect_data_loss(self, served: Served, endpoint: Endpoint, *calls: Any) -> None:
+        failures = await asyncio.gather(*map(failure_of, calls))
+        assert {(failure.code, failure.reason) for failure in failures} == {
+            (grpc.StatusCode.DATA_LOSS, "STORE_CORRUPT")
+        }
+        assert endpoint.calls == []
+        # Nobody else's assistant suffers from it, and this one can be started over.
+        await post(served, "Hello", "b")
+        await create(served, if_exists=pb.IF_EXISTS_RESET)
+        await post(served, "Hello")
+
+    @pytest.mark.parametrize("change", BROKEN_MESSAGES.values(), ids=BROKEN_MESSAGES.keys())
+    async def test_a_broken_message_is_said(
+        self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow
+    ):
+        for name in ("a", "b"):
+            await write_conversation(table, name, CHAT)
+        await self.break_row(table, "msg-0003", change)
+        await self.expect_data_loss(served, endpoint, listed(served), post(served, "Hello"))
+
+    @pytest.mark.parametrize("change", BROKEN_STATES.values(), ids=BROKEN_STATES.keys())
+    async def test_a_broken_state_is_said(self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow):
+        for name in ("a", "b"):
+            await write_conversation(table, name, CHAT)
+        await self.break_row(table, "state", change)
+        await self.expect_data_loss(
+            served,
+            endpoint,
+            served.stub.GetAssistant(pb.GetAssistantRequest(id="a")),
+            listed(served),
+            post(served, "Hello"),
+        )
+
+    async def test_a_row_with_another_prefix_is_nothing_to_anybody(
+        self, served: Served, endpoint: Endpoint, table: TableClient
+    ):
+        await write_conversation(table, "a", CHAT)
+        for key in ("aaa", "note-0001", "zzz"):
+            await table.create_entity({"PartitionKey": "a", "RowKey": key, "Content": "not a message"})
+        assert len(await listed(served)) == 5
+        await post(served, "And now?")
+        assert prompt(endpoint) == [*CHAT, said("user", "And now?")]
+        assert await read(table) == [*CHAT, said("user", "And now?"), REPLY]
+
+
+class TestAtOnce:
+    @pytest.mark.parametrize("started_over", [False, True])
+    async def test_what_it_writes_during_a_turn_ends_the_turn(
+        self, served: Served, endpoint: Endpoint, table: TableClient, started_over: bool
+    ):
+        await write_conversation(table, "a", CHAT)
         gate = asyncio.Event()
         endpoint.script(Stream("Too ", gate, "late"))
-        turn = asyncio.ensure_future(failure_of(post(served, "Mine")))
+        turn = asyncio.ensure_future(failure_of(post(served, "Mine", request_id="mine")))
         await endpoint.call()
-        await extension.append(table, "a", [Line("User", "Theirs"), Line("Assistant", "Indeed")])
+        # When it starts the chat over, that may be just as long as before.
+        expected = [said("system", "Anew."), *CHAT[1:]] if started_over else [*CHAT, *THEIRS]
+        await (write_conversation(table, "a", expected) if started_over else go_on(table, "a", THEIRS))
         gate.set()
         failure = await turn
         assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE")
-        assert [line.content for line in await extension.read(table, "a")][5:] == ["Theirs", "Indeed"]
-        await post(served, "Mine again")
-        assert [line.content for line in await extension.read(table, "a")][7:] == ["Mine again", "Hello, world"]
+        assert await read(table) == expected
+        assert {row["RowKey"][:4] for row in await raw_rows(table, "a")} == {"msg-", "stat"}
+        # The next turn need not wait, and it knows what they wrote.
+        await asyncio.wait_for(post(served, "Mine", request_id="mine"), 5)
+        assert prompt(endpoint) == [*expected, said("user", "Mine")]
+        assert await read(table) == [*expected, said("user", "Mine"), REPLY]
 
-    async def test_who_polls_by_time_sees_each_of_its_messages_once(self, served: Served, table: TableClient):
-        await extension.create(table, "a", BEGUN)
-        seen: list[int] = []
-        request: dict[str, Any] = {}
-        while page := await messages(served, page_size=1, **request):
-            seen += [message.index for message in page]
-            request["after_time"] = page[-1].create_time
-        assert seen == [1, 2, 3, 4, 5]
-
-    @pytest.mark.parametrize("count", [1, 250])
-    async def test_it_can_be_started_over_and_deleted(self, served: Served, table: TableClient, count: int):
-        await extension.create(table, "a", [Line("User", "old")] * count)
-        await extension.create(table, "b", BEGUN)
-        await served.stub.CreateAssistant(
-            pb.CreateAssistantRequest(id="a", instructions="New", if_exists=pb.IF_EXISTS_RESET)
-        )
-        assert await extension.read(table, "a") == [Line("System", "New")]
-        await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a"))
-        assert await extension.read(table, "b") == list(BEGUN)
-        assert {row["PartitionKey"] async for row in table.list_entities()} == {"b"}
-
-    async def test_messages_without_a_state_are_no_assistant_and_part_of_none(self, served: Served, table: TableClient):
-        await extension.create(table, "a", BEGUN)
-        await table.delete_entity("a", "state")
-        failure = await failure_of(messages(served))
-        assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "ASSISTANT_NOT_FOUND")
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="New"))
-        assert await extension.read(table, "a") == [Line("System", "New")]
-
-    @pytest.mark.parametrize(
-        "change", [{"Role": "Narrator"}, {"Role": 1}, {"ToolCalls": "no JSON"}, {"ToolCalls": '[{"id": 1}]'}]
-    )
-    async def test_a_damaged_row_is_said_and_harms_no_other_assistant(
-        self, served: Served, endpoint: Endpoint, table: TableClient, change: dict[str, Any]
+    async def test_what_it_read_before_a_turn_of_ours_it_does_not_write_over_that(
+        self, served: Served, endpoint: Endpoint, table: TableClient
     ):
-        for name in ("a", "b"):
-            await extension.create(table, name, BEGUN)
-        await table.update_entity({"PartitionKey": "a", "RowKey": "msg-0003", **change})
-        for call in (messages(served), post(served, "Hello")):
-            failure = await failure_of(call)
-            assert (failure.code, failure.reason) == (grpc.StatusCode.DATA_LOSS, "STORE_CORRUPT")
-        assert endpoint.calls == []
-        await post(served, "Hello", "b")
+        await write_conversation(table, "a", CHAT)
+        state = await table.get_entity("a", "state")
+        await post(served, "Mine")
+        with pytest.raises(TableTransactionError, match="EntityAlreadyExists"):
+            await go_on(table, "a", THEIRS, state=state)
+        await post(served, "And mine")
+        assert await read(table) == [*CHAT, said("user", "Mine"), REPLY, said("user", "And mine"), REPLY]
 
 
 class TestBegunHere:
-    @pytest.mark.parametrize("instructions", ["Be brief.", ""])
-    async def test_its_reader_reads_all(self, served: Served, account: Account, instructions: str):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=instructions))
-        for number in range(3):
-            await post(served, f"Question {number}")
-        async with TableServiceClient.from_connection_string(account.connection_string) as service:
-            lines = await extension.read(service.get_table_client("ChatState"), "a")
-        begin = [Line("System", instructions)] if instructions else []
-        assert lines == begin + [
-            line
-            for number in range(3)
-            for line in (Line("User", f"Question {number}"), Line("Assistant", "Hello, world"))
-        ]
-
-    @pytest.mark.parametrize("shift", ["", "x"])
-    @pytest.mark.parametrize("character", ["a", "é", "語", "😀", "'%\\"])
-    async def test_its_reader_reads_the_start_of_a_long_message(
-        self, served: Served, endpoint: Endpoint, account: Account, character: str, shift: str
+    @pytest.mark.parametrize("fields", [{}, {"instructions": "Be brief."}, {"instructions": " "}])
+    async def test_it_reads_and_goes_on(
+        self, served: Served, endpoint: Endpoint, account: Account, fields: dict[str, str]
     ):
-        long = (shift + character * 400_000)[:400_000]
-        long = long if character != "😀" else long[:200_000]
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
-        endpoint.script(Stream(long[::-1][:100_000]))
+        await create(served, **fields)
+        instructions = fields.get("instructions", "You are a helpful assistant.")
+        expected = [said("system", instructions)] if instructions.strip() else []
+        async with TableServiceClient.from_connection_string(account.connection_string) as service:
+            table = service.get_table_client("ChatState")
+            assert await read(table) == expected
+            for number in range(20):
+                endpoint.script(Stream(f"Answer {number}"))
+                await post(served, f"Question {number}")
+                expected += [said("user", f"Question {number}"), said("assistant", f"Answer {number}")]
+            assert await read(table) == expected
+            await go_on(table, "a", CHAT[1:])
+            await post(served, "And here")
+            expected += [*CHAT[1:], said("user", "And here")]
+            assert prompt(endpoint) == expected
+            assert await read(table) == [*expected, REPLY]
+
+    @pytest.mark.parametrize(
+        ("long", "start"),
+        [
+            ("x" * 32_768, "x" * 32_768),
+            ("x" * 32_769, "x" * 32_768),
+            ("x" * 32_766 + "😀" + "y" * 9, "x" * 32_766 + "😀"),
+            ("x" * 32_767 + "😀" + "y" * 9, "x" * 32_767),
+            ("😀" * 200_000, "😀" * 16_384),
+            ("x" + "😀" * 199_999, "x" + "😀" * 16_383),
+            ("語" * 400_000, "語" * 32_768),
+            ('\\"\n\x00' * 100_000, '\\"\n\x00' * 8_192),
+        ],
+        ids=lambda text: f"{text[:1]!a}…{text[-1:]!a} of {len(text)}",
+    )
+    async def test_of_a_long_message_it_reads_the_start(
+        self, served: Served, endpoint: Endpoint, account: Account, long: str, start: str
+    ):
+        await create(served, instructions="")
+        endpoint.script(Stream(long[:40_000]))
         await post(served, long)
         async with TableServiceClient.from_connection_string(account.connection_string) as service:
-            question, _ = await extension.read(service.get_table_client("ChatState"), "a")
-        assert question.content
-        assert long.startswith(question.content)
-        assert len(question.content.encode("utf-16-le")) in (65_536, 65_534)
-        assert [message.content for message in await messages(served)] == [long, long[::-1][:100_000]]
-        await post(served, "Did you get that?")
-        assert endpoint.calls[1].body["messages"][0]["content"] == long
+            table = service.get_table_client("ChatState")
+            assert await read(table) == [said("user", start), said("assistant", start)]
+            await go_on(table, "a", THEIRS)
+        await post(served, "And here")
+        assert prompt(endpoint) == [
+            said("user", long), said("assistant", long[:40_000]), *THEIRS, said("user", "And here"),
+        ]  # fmt: skip
 
-    async def test_it_goes_on_there_and_comes_back(self, served: Served, endpoint: Endpoint, account: Account):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
-        await post(served, "Hello")
-        async with TableServiceClient.from_connection_string(account.connection_string) as service:
-            await extension.append(service.get_table_client("ChatState"), "a", BEGUN[1:])
-        await post(served, "And now?")
-        prompt = endpoint.calls[1].body["messages"]
-        assert prompt[3:7] == PROMPT[1:]
-        assert prompt[7] == {"role": "user", "content": "And now?"}
 
-    async def test_reading_makes_no_table(self, served: Served, account: Account):
-        for call in (
-            messages(served, collection_name="Unused"),
-            post(served, "Hello", collection_name="Unused"),
-            served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", collection_name="Unused")),
-        ):
-            assert (await failure_of(call)).reason == "ASSISTANT_NOT_FOUND"
-        async with TableServiceClient.from_connection_string(account.connection_string) as service:
-            with pytest.raises(ResourceNotFoundError):
-                await service.get_table_client("Unused").get_entity("a", "state")
+async def test_reading_makes_no_table(served: Served, account: Account):
+    for call in (
+        listed(served, collection_name="Unused"),
+        post(served, "Hello", collection_name="Unused"),
+        served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", collection_name="Unused")),
+    ):
+        assert (await failure_of(call)).reason == "ASSISTANT_NOT_FOUND"
+    async with TableServiceClient.from_connection_string(account.connection_string) as service:
+        with pytest.raises(ResourceNotFoundError):
+            await service.get_table_client("Unused").get_entity("a", "state")
 
 
 async def test_each_collection_and_each_connection_has_its_own_conversations(
@@ -259,19 +459,71 @@ async def test_each_collection_and_each_connection_has_its_own_conversations(
 ):
     accounts = {"AzureWebJobsStorage": azurite.account(), "Second": azurite.account()}
     variables = {name: account.connection_string for name, account in accounts.items()}
-    variables["Third"] = f"sqlite:{tmp_path / 'third.db'}"
-    places = [(name, collection) for name in variables for collection in ("ChatState", "Other")]
+    places = [(name, collection) for name in accounts for collection in ("ChatState", "OtherChats")]
     async with palaver_server(tmp_path, endpoint.url, variables, storage_connections=tuple(variables)) as served:
         for name, collection in places:
-            fields = {"chat_storage_connection_setting": name, "collection_name": collection}
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="", **fields))
-            await post(served, f"To {name}, {collection}", **fields)
-        for name, collection in places:
-            found = await messages(served, chat_storage_connection_setting=name, collection_name=collection)
-            assert found[0].content == f"To {name}, {collection}"
-            assert len(found) == 2
-    for name, account in accounts.items():
-        async with TableServiceClient.from_connection_string(account.connection_string) as service:
-            for collection in ("ChatState", "Other"):
-                lines = await extension.read(service.get_table_client(collection), "a")
-                assert lines[0] == Line("User", f"To {name}, {collection}")
+            async with TableServiceClient.from_connection_string(variables[name]) as service:
+                table = await service.create_table(collection)
+                await write_conversation(table, "a", [said("system", f"{name} {collection}")])
+        fields = [{"chat_storage_connection_setting": name, "collection_name": table} for name, table in places]
+        await asyncio.gather(*[post(served, f"Hello, {place}", **place) for place in fields])
+        prompts = [json.dumps(call.body["messages"]) for call in endpoint.calls]
+        expected = [
+            [said("system", f"{name} {collection}"), said("user", f"Hello, {place}")]
+            for (name, collection), place in zip(places, fields, strict=True)
+        ]
+        assert sorted(prompts) == sorted(map(json.dumps, expected))
+        # What becomes of one of them is nothing to the others.
+        await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", **fields[0]))
+        await create(served, instructions="Anew.", if_exists=pb.IF_EXISTS_RESET, **fields[1])
+    for place, messages in zip(places, [None, [said("system", "Anew.")], *expected[2:]], strict=True):
+        async with TableServiceClient.from_connection_string(variables[place[0]]) as service:
+            table = service.get_table_client(place[1])
+            if messages is None:
+                assert await raw_rows(table, "a") == []
+            else:
+                assert await read(table) == [*messages, *[REPLY] * (len(messages) - 1)]
+
+
+UNREADABLE: list[tuple[str, RawRow, str]] = [
+    ("state", {"Exists": False}, "Exists is true"),
+    ("state", {"Exists": "true"}, "Exists is Edm.Boolean"),
+    ("state", {"TotalMessages": "5", "TotalMessages@odata.type": "Edm.Int64"}, "TotalMessages is Edm.Int32"),
+    ("state", {"TotalMessages": 4}, "TotalMessages is the index"),
+    ("state", {"TotalTokens": None}, "there is a TotalTokens"),
+    ("state", {"LastUpdatedAt": "2026-01-02T03:04:05.1274566Z"}, "LastUpdatedAt is not before"),
+    ("msg-0001", {"Role": None}, "there is a Role"),
+    ("msg-0001", {"Role": "Function"}, "Role is one of the four"),
+    ("msg-0005", {"RowKey": "msg-0006"}, "the keys have no gap"),
+    ("msg-0002", {"Content": None}, "there is a Content"),
+    ("msg-0002", {"Content": "😀" * 16_384 + "x"}, "Content has 32,768 units"),
+    ("msg-0002", {"CreatedAt@odata.type": "Edm.String"}, "CreatedAt is Edm.DateTime"),
+    ("msg-0002", {"CreatedAt": "2026-01-02T03:04:05.1234566Z"}, "CreatedAt is not before"),
+    ("msg-0002", {"CreatedAt": "2026-01-02T03:04:05+01:00"}, "CreatedAt is a time in UTC"),
+    ("msg-0002", {"Name": "call_1"}, "Name is for tool messages"),
+    ("msg-0002", {"ToolCalls": '[{"id": "1"}]'}, "ToolCalls are for the assistant"),
+    ("msg-0003", {"ToolCalls": ""}, "Name is the id of a tool call before it"),
+    ("msg-0003", {"ToolCalls": "[{"}, "ToolCalls is empty or JSON"),
+    ("msg-0003", {"ToolCalls": "{}"}, "ToolCalls is an array"),
+    ("msg-0003", {"ToolCalls": "[1]"}, "a tool call is an object"),
+    ("msg-0003", {"ToolCalls": '[{"id": "1"}]'}, "a tool call has four texts"),
+    ("msg-0004", {"Name": None}, "there is a Name"),
+    ("msg-0004", {"Name": "call_2"}, "Name is the id of a tool call before it"),
+]
+
+
+@pytest.mark.parametrize(("key", "change", "rule"), UNREADABLE)
+async def test_the_reader_of_these_tests_is_strict(table: TableClient, key: str, change: RawRow, rule: str):
+    await write_conversation(table, "a", CHAT, time=TIME)
+    rows = await raw_rows(table, "a")
+    assert read_conversation(rows) == CHAT
+    assert {row["CreatedAt"][-2:] for row in rows} == {"7Z"}
+    with pytest.raises(Unreadable, match=rule):
+        read_conversation([row | change if row["RowKey"] == key else row for row in rows])
+
+
+@pytest.mark.parametrize("arguments", ["", "{", "{'a': 1}", "NaN"])
+async def test_the_reader_of_these_tests_reads_the_arguments_of_tool_calls(table: TableClient, arguments: str):
+    await write_conversation(table, "a", [said("assistant", "", tool_calls=[tool_call("1", arguments)])])
+    with pytest.raises(Unreadable, match="functionArguments is JSON in a text"):
+        await read(table)

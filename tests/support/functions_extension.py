@@ -1,195 +1,250 @@
-"""The Azure Functions OpenAI extension as far as its rows go: how it writes them, and what its reader accepts.
+"""The Azure Functions OpenAI extension on the wire: the rows as it writes them, and a reader of the service's raw JSON.
 
-Written from the facts about its table layout. `append` writes as the extension does at the end of a turn, without
-asking whether the state is as it was read; `read` is as strict as its reader, and a little stricter.
+Both are made from the facts about its table layout and share nothing with the server. A conversation is, for the writer
+and for the reader, the messages that the model is sent:
+
+    await write_conversation(table, "a", [{"role": "user", "content": "Hello"}])
+    await go_on(table, "a", [{"role": "assistant", "content": "Hi"}])
+    assert read_conversation(await raw_rows(table, "a"))[1]["content"] == "Hi"
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from azure.data.tables import EdmType, EntityProperty, TableEntity
+from azure.data.tables import EdmType, EntityProperty, UpdateMode
 from azure.data.tables.aio import TableClient
 
+ChatMessage = dict[str, Any]
+RawRow = dict[str, Any]
+
 MAX_UNITS = 32_768
-ROLES = ("system", "user", "assistant", "tool")
+"""UTF-16 code units that it reads of a message."""
+
+MAX_OPERATIONS = 100
+
+STATE_COLUMNS = {
+    "Exists": "Edm.Boolean",
+    "CreatedAt": "Edm.DateTime",
+    "LastUpdatedAt": "Edm.DateTime",
+    "TotalMessages": "Edm.Int32",
+    "TotalTokens": "Edm.Int32",
+}
+EDM_TYPES = {bool: "Edm.Boolean", int: "Edm.Int32", float: "Edm.Double", str: "Edm.String"}
+"""The types that JSON has itself; of all the others the service says in another property which they are."""
 
 
-class ReaderCrashed(Exception):
-    """The extension's reader can't read a row: which one, and why."""
+class Unreadable(Exception):
+    """A row breaks a rule: its key, and the rule."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """A tool call of the model."""
+async def write_conversation(
+    table: TableClient,
+    assistant_id: str,
+    messages: Sequence[ChatMessage],
+    *,
+    time: datetime | None = None,
+    ticks: Sequence[int] = (7,),
+    role: Callable[[str], str] = str.capitalize,
+) -> None:
+    """Writes a conversation in place of the one that is there, if there is one.
 
-    id: str
-    function: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class Line:
-    """A message of a conversation."""
-
-    role: str
-    content: str | None
-    calls: tuple[Call, ...] = ()
-    answers: str | None = None
-    """For a tool message: the id of the call."""
-
-
-def dotnet_time(time: datetime) -> EntityProperty:
-    """A time with the seven fractional digits of .NET."""
-    return EntityProperty(time.strftime("%Y-%m-%dT%H:%M:%S.%f7Z"), EdmType.DATETIME)
-
-
-def int32(value: int) -> EntityProperty:
-    return EntityProperty(value, EdmType.INT32)
-
-
-def string(value: str | None) -> EntityProperty:
-    return EntityProperty(value, EdmType.STRING)
-
-
-async def create(table: TableClient, name: str, lines: Sequence[Line] = (), time: datetime | None = None) -> None:
-    """Starts a conversation, with some messages if there are any."""
+    The messages are a millisecond apart; of their seven fractional digits the last one is taken from `ticks` in turn.
+    """
     time = time or datetime.now(timezone.utc)
-    await table.upsert_entity(
+    keys = [row["RowKey"] for row in await raw_rows(table, assistant_id)]
+    await _submit(table, [("delete", {"PartitionKey": assistant_id, "RowKey": key}) for key in keys])
+    rows = _message_rows(assistant_id, 0, messages, time, ticks, role)
+    state = _state_row(assistant_id, _time(time, ticks[0]), rows, 0)
+    await _submit(table, [("create", row) for row in (*rows, state)])
+
+
+async def go_on(
+    table: TableClient,
+    assistant_id: str,
+    messages: Sequence[ChatMessage],
+    *,
+    state: RawRow | None = None,
+    time: datetime | None = None,
+    ticks: Sequence[int] = (7,),
+) -> None:
+    """Ends a turn: adds its messages, and merges the state without asking whether that is still as it was read."""
+    time = time or datetime.now(timezone.utc)
+    if state is None:
+        state = await table.get_entity(assistant_id, "state")
+    rows = _message_rows(assistant_id, state["TotalMessages"], messages, time, ticks, str.capitalize)
+    update = _state_row(assistant_id, state["CreatedAt"], rows, state["TotalMessages"])
+    await table.submit_transaction([*(("create", row) for row in rows), ("update", update, {"mode": UpdateMode.MERGE})])
+
+
+def _message_rows(
+    assistant_id: str,
+    count: int,
+    messages: Sequence[ChatMessage],
+    time: datetime,
+    ticks: Sequence[int],
+    role: Callable[[str], str],
+) -> list[RawRow]:
+    return [
         {
-            "PartitionKey": name,
-            "RowKey": "state",
-            "Exists": EntityProperty(True, EdmType.BOOLEAN),
-            "CreatedAt": dotnet_time(time),
-            "LastUpdatedAt": dotnet_time(time),
-            "TotalMessages": int32(0),
-            "TotalTokens": int32(0),
+            "PartitionKey": assistant_id,
+            "RowKey": f"msg-{count + number + 1:04X}",
+            "Content": EntityProperty(message["content"], EdmType.STRING),
+            "Role": EntityProperty(role(message["role"]), EdmType.STRING),
+            "Name": EntityProperty(message.get("tool_call_id"), EdmType.STRING),
+            "CreatedAt": _time(time + timedelta(milliseconds=number), ticks[number % len(ticks)]),
+            "ToolCalls": EntityProperty(_tool_calls(message.get("tool_calls", [])), EdmType.STRING),
         }
-    )
-    if lines:
-        await append(table, name, lines, time=time)
-
-
-async def append(table: TableClient, name: str, lines: Sequence[Line], time: datetime | None = None) -> None:
-    """Ends a turn: new messages, and a merge of the state, in one transaction and without an ETag."""
-    time = time or datetime.now(timezone.utc)
-    state = await table.get_entity(name, "state")
-    count = state["TotalMessages"]
-    rows = [
-        (
-            "upsert",
-            {
-                "PartitionKey": name,
-                "RowKey": f"msg-{count + number:04X}",
-                "Content": string(line.content),
-                "Role": string(line.role),
-                "Name": string(line.answers),
-                "CreatedAt": dotnet_time(time + timedelta(milliseconds=number)),
-                "ToolCalls": string(tool_calls(line.calls)),
-            },
-        )
-        for number, line in enumerate(lines, start=1)
+        for number, message in enumerate(messages)
     ]
-    update = {
-        "PartitionKey": name,
+
+
+def _state_row(assistant_id: str, created: object, rows: Sequence[RawRow], count: int) -> RawRow:
+    return {
+        "PartitionKey": assistant_id,
         "RowKey": "state",
-        "LastUpdatedAt": dotnet_time(time + timedelta(milliseconds=len(lines))),
-        "TotalMessages": int32(count + len(lines)),
-        "TotalTokens": int32(77),
+        "Exists": EntityProperty(True, EdmType.BOOLEAN),
+        "CreatedAt": created,
+        "LastUpdatedAt": rows[-1]["CreatedAt"] if rows else created,
+        "TotalMessages": EntityProperty(count + len(rows), EdmType.INT32),
+        "TotalTokens": EntityProperty(77, EdmType.INT32),
     }
-    for start in range(0, len(rows), 99):
-        await table.submit_transaction(rows[start : start + 99])
-    await table.submit_transaction([("upsert", update, {"mode": "merge"})])
 
 
-def tool_calls(calls: Sequence[Call]) -> str:
+async def _submit(table: TableClient, operations: Sequence[tuple[str, RawRow]]) -> None:
+    for start in range(0, len(operations), MAX_OPERATIONS):
+        await table.submit_transaction(operations[start : start + MAX_OPERATIONS])
+
+
+def _time(time: datetime, tick: int) -> EntityProperty:
+    """A time with the seven fractional digits of .NET, one more than Python has."""
+    return EntityProperty(f"{time:%Y-%m-%dT%H:%M:%S.%f}{tick}Z", EdmType.DATETIME)
+
+
+def _tool_calls(calls: Sequence[ChatMessage]) -> str:
     if not calls:
         return ""
     return json.dumps(
         [
-            {"id": call.id, "functionName": call.function, "functionArguments": call.arguments, "kind": "Function"}
+            {
+                "id": call["id"],
+                "functionName": call["function"]["name"],
+                "functionArguments": call["function"]["arguments"],
+                "kind": "Function",
+            }
             for call in calls
         ]
     )
 
 
-async def read(table: TableClient, name: str) -> list[Line]:
-    """Reads a conversation row by row and type by type; raises `ReaderCrashed`."""
-    found = table.query_entities("PartitionKey eq @name", parameters={"name": name})
-    rows = {row["RowKey"]: row async for row in found}
-    if "state" not in rows:
-        raise ReaderCrashed("state: it is missing")
-    state = rows["state"]
-    expect(state, "Exists", bool)
-    for column in ("TotalMessages", "TotalTokens"):
-        expect(state, column, int)  # an Int64 would be an EntityProperty
-    for column in ("CreatedAt", "LastUpdatedAt"):
-        expect(state, column, datetime)
-    if state["Exists"] is not True:
-        raise ReaderCrashed("state: Exists is not true")
-    keys = sorted(key for key in rows if key.startswith("msg-"))
-    if keys != [f"msg-{number:04X}" for number in range(1, state["TotalMessages"] + 1)]:
-        raise ReaderCrashed(f"{keys[-3:]}: not the {state['TotalMessages']} messages that the state tells of")
-    lines: list[Line] = []
-    last: datetime | None = None
-    for key in keys:
-        row = rows[key]
-        lines.append(read_line(row, [call.id for line in lines for call in line.calls]))
-        if last is not None and row["CreatedAt"] < last:
-            raise ReaderCrashed(f"{key}: CreatedAt is before that of the message before")
-        last = row["CreatedAt"]
-    if last is not None and state["LastUpdatedAt"] < last:
-        raise ReaderCrashed("state: LastUpdatedAt is before the last message")
-    return lines
+async def raw_rows(table: TableClient, assistant_id: str) -> list[RawRow]:
+    """Reads the rows of an assistant as the service sends them, types included."""
+    bodies: list[bytes] = []
+    found = table.query_entities(
+        "PartitionKey eq @id",
+        parameters={"id": assistant_id},
+        headers={"Accept": "application/json;odata=fullmetadata"},
+        raw_response_hook=lambda response: bodies.append(response.http_response.body()),
+    )
+    async for _ in found:
+        pass
+    return [row for body in bodies for row in json.loads(body)["value"]]
 
 
-def read_line(row: TableEntity, calls_before: list[str]) -> Line:
-    key = row["RowKey"]
-    expect(row, "Role", str)
-    expect(row, "CreatedAt", datetime)
-    if not re.fullmatch("msg-[0-9A-F]{4}", key):
-        raise ReaderCrashed(f"{key}: not the key of a message")
+def read_conversation(raw_rows: Sequence[RawRow]) -> list[ChatMessage]:
+    """Reads a conversation row by row and type by type; raises `Unreadable`.
+
+    It is as strict as the extension's reader, and stricter where that would go on with something wrong.
+    """
+    by_key = {row["RowKey"]: row for row in raw_rows}
+    if "state" not in by_key:
+        raise Unreadable("state: it is missing")
+    state = by_key["state"]
+    for column, type_ in STATE_COLUMNS.items():
+        _expect(state, column, type_)
+    _require(state, state["Exists"], "Exists is true")
+    _require(state, state["TotalTokens"] >= 0, "TotalTokens is not negative")
+    rows = [by_key[key] for key in sorted(by_key) if key.startswith("msg-")]
+    messages: list[ChatMessage] = []
+    times = [_ticks(state, "CreatedAt")]
+    calls: set[str] = set()
+    for number, row in enumerate(rows, start=1):
+        message = _read_message(row, calls)
+        calls |= {call["id"] for call in message.get("tool_calls", [])}
+        messages.append(message)
+        _require(row, row["RowKey"] == f"msg-{number:04X}", "the keys have no gap and are in upper-case hex")
+        times.append(_ticks(row, "CreatedAt"))
+        _require(row, times[-1] >= times[-2], "CreatedAt is not before the one of the row before")
+    _require(state, state["TotalMessages"] == len(rows), "TotalMessages is the index of the newest message")
+    _require(state, _ticks(state, "LastUpdatedAt") >= times[-1], "LastUpdatedAt is not before the newest message")
+    return messages
+
+
+def _read_message(row: RawRow, calls_before: set[str]) -> ChatMessage:
+    for column in ("Role", "Content", "ToolCalls"):
+        _expect(row, column, "Edm.String")
+    _expect(row, "CreatedAt", "Edm.DateTime")
     role = row["Role"].lower()
-    if role not in ROLES:
-        raise ReaderCrashed(f"{key}: no role {role}")
-    content = row.get("Content")
-    if content is not None:
-        expect(row, "Content", str)
-        if len(content.encode("utf-16-le")) > 2 * MAX_UNITS:
-            raise ReaderCrashed(f"{key}: Content is too long")
-    calls = read_calls(key, row.get("ToolCalls") or "")
-    if calls and role != "assistant":
-        raise ReaderCrashed(f"{key}: ToolCalls of a {role} message")
-    answers = row.get("Name")
-    if role == "tool" and answers not in calls_before:
-        raise ReaderCrashed(f"{key}: Name is not a tool call before it")
-    return Line(row["Role"], content, calls, answers)
+    _require(row, role in ("system", "user", "assistant", "tool"), "Role is one of the four")
+    _require(row, len(row["Content"].encode("utf-16-le")) <= 2 * MAX_UNITS, "Content has 32,768 units at most")
+    message: ChatMessage = {"role": role, "content": row["Content"]}
+    if role == "tool":
+        _expect(row, "Name", "Edm.String")
+        _require(row, row["Name"] in calls_before, "Name is the id of a tool call before it")
+        message["tool_call_id"] = row["Name"]
+    else:
+        _require(row, row.get("Name") is None, "Name is for tool messages alone")
+    if row["ToolCalls"]:
+        _require(row, role == "assistant", "ToolCalls are for the assistant's messages alone")
+        message["tool_calls"] = _read_tool_calls(row)
+    return message
 
 
-def read_calls(key: str, text: str) -> tuple[Call, ...]:
+def _read_tool_calls(row: RawRow) -> list[ChatMessage]:
+    found = _parsed(row, row["ToolCalls"], "ToolCalls is empty or JSON")
+    _require(row, isinstance(found, list) and found, "ToolCalls is an array")
+    calls = []
+    for call in found:
+        _require(row, isinstance(call, dict), "a tool call is an object")
+        texts = [call.get(name) for name in ("id", "functionName", "functionArguments", "kind")]
+        _require(row, all(isinstance(text, str) for text in texts), "a tool call has four texts")
+        id_, name, arguments, kind = texts
+        _require(row, kind == "Function", "the kind of a tool call is Function")
+        _parsed(row, arguments, "functionArguments is JSON in a text")
+        calls.append({"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}})
+    return calls
+
+
+def _expect(row: RawRow, column: str, type_: str) -> None:
+    _require(row, row.get(column) is not None, f"there is a {column}")
+    found = row.get(f"{column}@odata.type", EDM_TYPES.get(type(row[column])))
+    _require(row, found == type_, f"{column} is {type_}, not {found}")
+
+
+def _ticks(row: RawRow, column: str) -> tuple[str, str]:
+    """Makes times of up to seven fractional digits comparable."""
+    found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,7}))?Z", row[column])
+    _require(row, found, f"{column} is a time in UTC")
+    assert found is not None
+    return found[1], (found[2] or "").ljust(7, "0")
+
+
+def _parsed(row: RawRow, text: str, rule: str) -> Any:
     try:
-        calls = [
-            (call["id"], call["functionName"], call["functionArguments"], call["kind"])
-            for call in (json.loads(text) if text else [])
-        ]
-        for *texts, kind in calls:
-            if kind != "Function" or not all(isinstance(part, str) for part in texts):
-                raise ReaderCrashed(f"{key}: a tool call that is none")
-            json.loads(texts[2])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ReaderCrashed(f"{key}: ToolCalls is not JSON of tool calls") from error
-    return tuple(Call(id_, function, arguments) for id_, function, arguments, _ in calls)
+        return json.loads(text, parse_constant=_no_constant)
+    except ValueError as error:
+        raise Unreadable(f"{row['RowKey']}: {rule}") from error
 
 
-def expect(row: TableEntity, column: str, type_: type[Any]) -> None:
-    value = row.get(column)
-    # A bool is an int to Python, but not to the service.
-    if not isinstance(value, type_) or isinstance(value, bool) is not (type_ is bool):
-        raise ReaderCrashed(f"{row['RowKey']}: {column} is {value!r}, not of the type {type_.__name__}")
-    if isinstance(value, datetime) and value.utcoffset() != timedelta(0):
-        raise ReaderCrashed(f"{row['RowKey']}: {column} is not in UTC")
+def _no_constant(name: str) -> None:
+    """Python reads NaN and the infinities, which are not JSON to anybody else."""
+    raise ValueError(name)
+
+
+def _require(row: RawRow, holds: object, rule: str) -> None:
+    if not holds:
+        raise Unreadable(f"{row['RowKey']}: {rule}")

@@ -158,7 +158,7 @@ def assistant(row: Mapping[str, Any]) -> Assistant:
             total_messages=int(row["TotalMessages"]),
             total_tokens=int(row.get("TotalTokens") or 0),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreCorrupt("the state of the assistant can't be read") from error
 
 
@@ -182,7 +182,7 @@ def message(row: Mapping[str, Any]) -> Message:
             role=ROLES_BY_NAME[row["Role"].lower()],
             content="".join(parts),
             skill_calls=_skill_calls(row),
-            skill_call_id=row.get("Name") or "",
+            skill_call_id=_text(row.get("Name") or ""),
             index=index(row),
             create_time=_utc(row["CreatedAt"]),
             request_id=row.get(REQUEST_ID) or "",
@@ -268,7 +268,15 @@ def _skill_calls(row: Mapping[str, Any]) -> tuple[SkillCall, ...]:
     parts = [row[f"ToolCalls_{number:02}"] for number in range(row.get("ToolCallsParts") or 0)]
     text = "".join(parts) or row.get("ToolCalls")
     calls = json.loads(text) if text else []
-    return tuple(SkillCall(call["id"], call["functionName"], call["functionArguments"]) for call in calls)
+    names = ("id", "functionName", "functionArguments")
+    return tuple(SkillCall(*(_text(call[name]) for name in names)) for call in calls)
+
+
+def _text(value: object) -> str:
+    """Returns a value that must be a text; what is none would fail only where it is sent."""
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
 
 
 def _utc(time: datetime) -> datetime:

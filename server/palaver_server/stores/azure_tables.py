@@ -240,7 +240,7 @@ class AzureTablesStore:
             # The first message must not be that of a conversation which has been started over since.
             if (etag is not None or lease is None) and rows.creation(newest) == rows.creation(state):
                 version = Version.of(assistant, etag or newest.metadata["etag"], lease.holder if lease else "")
-                messages = (row for row in found if row["RowKey"] != rows.STATE)
+                messages = (row for row in found if row["RowKey"] < rows.PAST_MESSAGES)
                 return _window(assistant, version, first, messages, max_messages)
             state = await self._state(collection, assistant_id)
         raise ConcurrentWrite("others write to the conversation all the time")
