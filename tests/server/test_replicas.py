@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,11 @@ import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
-from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from tests.support import table_proxy as faults
 from tests.support.azurite import Account, Azurite
 from tests.support.endpoint import Call, Endpoint, Refusal, Stream
 from tests.support.palaver_server import Served, palaver_server
+from tests.support.server_process import server_process
 from tests.support.statuses import failure_of
 from tests.support.table_proxy import Exchange, TableProxy
 
@@ -165,43 +163,22 @@ async def test_servers_take_turns_and_none_starves(one: Served, other: Served, e
         assert [message["content"] for message in call.body["messages"]] == found[: 2 * number + 1]
 
 
-@asynccontextmanager
-async def process(
-    folder: Path, endpoint: Endpoint, **variables: str
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, AssistantServiceStub]]:
-    """A server in a process of its own, with SQLite in the folder."""
-    environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint.url, "PALAVER_DATA_DIR": str(folder), **variables}
-    command = Path(sys.executable).with_name("palaver-server")
-    running = await asyncio.create_subprocess_exec(
-        command, "--listen", "127.0.0.1:0", env=os.environ | environment, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert running.stdout is not None
-        address = (await running.stdout.readline()).decode().split()[-1]
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield running, AssistantServiceStub(channel)
-    finally:
-        with suppress(ProcessLookupError):
-            running.kill()
-        await running.wait()
-
-
 async def test_a_server_that_is_killed_blocks_its_assistant_no_longer_than_the_lease(
     tmp_path: Path, endpoint: Endpoint
 ):
     async with (
-        process(tmp_path, endpoint, PALAVER_LEASE_DURATION="1") as (dying, one),
-        process(tmp_path, endpoint) as (_, other),
+        server_process(tmp_path, endpoint.url, PALAVER_LEASE_DURATION="1") as one,
+        server_process(tmp_path, endpoint.url) as other,
     ):
-        await one.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         endpoint.script(Stream("never ", asyncio.Event()))
-        lost = one.PostUserQuery(query(request_id="r"))
+        lost = one.stub.PostUserQuery(query(request_id="r"))
         await lost.read()
         await lost.read()
-        dying.kill()
+        one.process.kill()
         with pytest.raises(grpc.aio.AioRpcError):
             await rest(lost)
-        response = await other.PostUserQueryUnary(query(request_id="r"), timeout=10)
+        response = await other.stub.PostUserQueryUnary(query(request_id="r"), timeout=10)
         assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
         assert response.completed.assistant.total_messages == 2
 

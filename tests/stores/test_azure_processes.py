@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +16,13 @@ from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from tests.support import table_proxy as faults
 from tests.support.azurite import Azurite
 from tests.support.endpoint import Call, Endpoint, Stream
+from tests.support.server_process import server_process
 from tests.support.table_proxy import TableProxy
 
 SERVERS = 4
 ASSISTANTS = [f"assistant {number}" for number in range(10)]
 CALLERS = 12
 TURNS = 25
-COMMAND = Path(sys.executable).with_name("palaver-server")
 MAY_TRY_AGAIN = (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE)
 
 
@@ -48,27 +45,6 @@ class Echo(Endpoint):
 
 def reply_to(call: Call) -> str:
     return f"You said {call.body['messages'][-1]['content']}"
-
-
-@asynccontextmanager
-async def replica(folder: Path, endpoint: Endpoint, storage: str) -> AsyncIterator[AssistantServiceStub]:
-    variables = {
-        "AzureWebJobsStorage": storage,
-        "PALAVER_DATA_DIR": str(folder),
-        "OPENAI_API_KEY": "k",
-        "OPENAI_BASE_URL": endpoint.url,
-    }
-    process = await asyncio.create_subprocess_exec(
-        COMMAND, "--listen", "127.0.0.1:0", env=os.environ | variables, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        address = (await process.stdout.readline()).decode().split()[-1]
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield AssistantServiceStub(channel)
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def call_until_answered(stub: AssistantServiceStub, caller: int, log: Log) -> None:
@@ -99,10 +75,13 @@ async def test_no_turn_is_lost_or_doubled_by_replicas_on_one_store(tmp_path: Pat
     async with AsyncExitStack() as stack:
         endpoint = await stack.enter_async_context(Echo())
         proxy = await stack.enter_async_context(TableProxy(account))
-        stubs = [
-            await stack.enter_async_context(replica(tmp_path, endpoint, proxy.connection_string))
+        servers = [
+            await stack.enter_async_context(
+                server_process(tmp_path, endpoint.url, AzureWebJobsStorage=proxy.connection_string)
+            )
             for number in range(SERVERS)
         ]
+        stubs = [server.stub for server in servers]
         for assistant in ASSISTANTS:
             await stubs[0].CreateAssistant(pb.CreateAssistantRequest(id=assistant, instructions="Echo."))
         proxy.fault = faults.sometimes(seed=1, dropped=0.1, failed=0.1)

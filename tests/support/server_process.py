@@ -1,0 +1,52 @@
+"""Palaver servers in processes of their own, which a test may kill, stop or freeze.
+
+async with server_process(folder, endpoint.url) as server:
+    await server.stub.CreateAssistant(...)
+    server.process.kill()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
+
+COMMAND = Path(sys.executable).with_name("palaver-server")
+
+
+@dataclass(frozen=True)
+class ServerProcess:
+    """A server that has said where it listens."""
+
+    process: asyncio.subprocess.Process
+    address: str
+    stub: AssistantServiceStub
+
+
+@asynccontextmanager
+async def server_process(
+    folder: Path, endpoint_url: str, *, listen: str = "127.0.0.1:0", **variables: str
+) -> AsyncIterator[ServerProcess]:
+    """Runs a server until the end of the block, with SQLite in the folder unless a variable says otherwise."""
+    environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint_url, "PALAVER_DATA_DIR": str(folder)}
+    process = await asyncio.create_subprocess_exec(
+        COMMAND, "--listen", listen, env=os.environ | environment | variables, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        words = (await process.stdout.readline()).decode().split()
+        assert words, "the server has not started; it says why on stderr"
+        async with grpc.aio.insecure_channel(words[-1]) as channel:
+            yield ServerProcess(process, words[-1], AssistantServiceStub(channel))
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
