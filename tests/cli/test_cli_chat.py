@@ -11,6 +11,7 @@ import threading
 import grpc
 import pexpect
 import pytest
+from google.rpc import error_details_pb2
 
 from palaver.v1 import assistant_pb2, assistant_service_pb2
 from tests.support import replies
@@ -154,13 +155,24 @@ def test_without_a_place_for_the_history_it_chats_anyway(chat, server, tmp_path)
 
 
 def test_an_error_is_shown_and_the_chat_goes_on(chat, server):
-    server.script("PostUserQuery", [Failure(grpc.StatusCode.UNAVAILABLE, "try later")], replies.turn("Hi there"))
+    reason = error_details_pb2.ErrorInfo(domain="palaver.v1", reason="MODEL_UNAVAILABLE")
+    failure = Failure(grpc.StatusCode.UNAVAILABLE, "try later", (reason,))
+    server.script("PostUserQuery", [failure], replies.turn("Hi there"))
     child = chat()
     child.send("Hello!" + ENTER)
-    child.expect(r"try later \(UNAVAILABLE\)")
+    child.expect(r"try later \(UNAVAILABLE, MODEL_UNAVAILABLE\)")
     child.expect(PROMPT)
     child.send("Again" + ENTER)
     child.expect("Hi there")
+    leave(child)
+
+
+def test_a_reply_that_begins_anew_says_so(chat, server):
+    broken = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good day"))
+    child = chat()
+    child.send("Hello!" + ENTER)
+    child.expect("Hi.*The connection broke; the reply begins anew.*Good day")
     leave(child)
 
 

@@ -73,9 +73,10 @@ def test_ask_streams_plain_text(palaver, server):
     server.script("PostUserQuery", replies.turn("Hi **", "there**"))
     result = palaver("ask", "support", "Hello!")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "Hi **there**\n", "")
-    assert server.requests("PostUserQuery") == [
-        assistant_service_pb2.PostUserQueryRequest(id="support", user_message="Hello!")
-    ]
+    [request] = server.requests("PostUserQuery")
+    assert request.request_id
+    request.ClearField("request_id")
+    assert request == assistant_service_pb2.PostUserQueryRequest(id="support", user_message="Hello!")
 
 
 @pytest.mark.parametrize("arguments", [["-"], []])
@@ -102,21 +103,21 @@ def test_every_option_reaches_the_request(palaver, server):
         *["--model", "gpt-x", "--temperature", "0", "--top-p", "0.5", "--max-tokens", "7", "--reasoning"],
         *["--ai-connection", "Main", "--max-history", "0"],
     )
-    assert server.requests("PostUserQuery") == [
-        assistant_service_pb2.PostUserQueryRequest(
-            id="support",
-            user_message="Hello!",
-            chat_model="gpt-x",
-            temperature=0,
-            top_p=0.5,
-            max_tokens=7,
-            is_reasoning_model=True,
-            ai_connection_name="Main",
-            chat_storage_connection_setting="Archive",
-            collection_name="Chats",
-            history=assistant_service_pb2.History(max_messages=0),
-        )
-    ]
+    [request] = server.requests("PostUserQuery")
+    assert request == assistant_service_pb2.PostUserQueryRequest(
+        id="support",
+        user_message="Hello!",
+        chat_model="gpt-x",
+        temperature=0,
+        top_p=0.5,
+        max_tokens=7,
+        is_reasoning_model=True,
+        ai_connection_name="Main",
+        chat_storage_connection_setting="Archive",
+        collection_name="Chats",
+        request_id=request.request_id,
+        history=assistant_service_pb2.History(max_messages=0),
+    )
 
 
 def test_global_options_may_stand_behind_the_command(server):
@@ -290,6 +291,14 @@ def test_the_text_that_came_before_an_error_is_kept_apart_from_it(palaver, serve
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), Failure(grpc.StatusCode.INTERNAL, "oh")])
     result = palaver("ask", "support", "Hello!")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "Hi\n", "palaver: oh (INTERNAL)\n")
+
+
+def test_a_reply_that_begins_anew_is_kept_apart_from_the_broken_one(palaver, server):
+    broken = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good ", "day"))
+    result = palaver("ask", "support", "Hello!")
+    assert (result.exit_code, result.stdout) == (0, "Hi\nGood day\n")
+    assert result.stderr == "palaver: The connection broke; the reply begins anew.\n"
 
 
 def test_no_server():

@@ -156,11 +156,11 @@ async def test_pages_are_fetched_when_the_asynchronous_iteration_gets_there(serv
         await messages.aclose()
 
 
-async def test_post_user_query_sends_nothing_but_what_is_given(driver, server):
+async def test_post_user_query_sends_nothing_but_what_is_given_and_a_name_for_the_turn(driver, server):
     server.script("PostUserQuery", replies.turn("Hi"))
-    await driver.post("support", "Hello!")
+    reply, _ = await driver.post("support", "Hello!")
     assert server.requests("PostUserQuery") == [
-        assistant_service_pb2.PostUserQueryRequest(id="support", user_message="Hello!")
+        assistant_service_pb2.PostUserQueryRequest(id="support", user_message="Hello!", request_id=reply.request_id)
     ]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -16,8 +17,9 @@ import grpc.aio
 
 from palaver import _convert
 from palaver._channel import DEFAULT_TARGET, ChannelOptions, channel_settings, deadline
-from palaver._errors import PalaverError, canceled, from_rpc_error, malformed
+from palaver._errors import PalaverError, begun_anew, canceled, from_rpc_error, malformed
 from palaver._reply import BaseReply
+from palaver._resume import DEFAULT_RECONNECT_TIMEOUT, Attempts, new_request_id
 from palaver._types import (
     Assistant,
     CreateAssistantResult,
@@ -34,9 +36,15 @@ from palaver._types import (
 from palaver.v1 import assistant_service_pb2, assistant_service_pb2_grpc
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from typing_extensions import Self, Unpack
 
     from palaver.v1.assistant_service_pb2_grpc import AssistantServiceAsyncStub
+
+    _Events: TypeAlias = grpc.aio.UnaryStreamCall[
+        assistant_service_pb2.PostUserQueryRequest, assistant_service_pb2.PostUserQueryResponse
+    ]
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -61,6 +69,8 @@ class AsyncClient:
         token: A bearer token, sent as `authorization: Bearer <token>` with every call.
         timeout: The deadline of every call that has none of its own, in seconds. None: there is none. The deadline of
             a reply covers all of it, to the last event.
+        reconnect_timeout: How many seconds a turn may go without its connection. When that breaks, or the server stops,
+            the turn is posted again, and its caller gets each piece of the reply once. 0: the caller gets the error.
         options: Further gRPC channel arguments; they win over those that the client sets.
 
     Raises:
@@ -75,10 +85,12 @@ class AsyncClient:
         tls: bool | str | bytes | os.PathLike[str] = False,
         token: str | None = None,
         timeout: float | None = None,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT,
         options: ChannelOptions = (),
     ) -> None:
         self._settings = channel_settings(target, tls, token, options)
         self._timeout = timeout
+        self._reconnect_timeout = reconnect_timeout
         self._channel: grpc.aio.Channel | None = None
         self._stub: AssistantServiceAsyncStub | None = None
         self._replies: WeakSet[AsyncReply] = WeakSet()
@@ -265,8 +277,13 @@ class AsyncClient:
             ValueError: An argument can't be sent, for instance a text with a lone surrogate.
         """
         request = _convert.post_user_query_request(id, user_message, **options)
-        timeout = deadline(timeout, self._timeout)
-        reply = AsyncReply(self.stub.PostUserQuery(request, timeout=timeout, metadata=self._settings.metadata))
+        request.request_id = request.request_id or new_request_id()
+
+        def post(timeout: float | None) -> _Events:
+            return self.stub.PostUserQuery(request, timeout=timeout, metadata=self._settings.metadata)
+
+        attempts = Attempts(deadline(timeout, self._timeout), self._reconnect_timeout)
+        reply = AsyncReply(post, request.request_id, attempts)
         self._replies.add(reply)
         return reply
 
@@ -291,7 +308,18 @@ class AsyncClient:
             ValueError: An argument can't be sent, for instance a text with a lone surrogate.
         """
         request = _convert.post_user_query_request(id, user_message, **options)
-        return _convert.completed_turn(await self._call(self.stub.PostUserQueryUnary, request, timeout))
+        request.request_id = request.request_id or new_request_id()
+        attempts = Attempts(deadline(timeout, self._timeout), self._reconnect_timeout)
+        while True:
+            try:
+                response = await self._invoke(self.stub.PostUserQueryUnary, request, attempts.time_remaining())
+            except PalaverError as error:
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise
+            else:
+                return _convert.completed_turn(response)
+            await asyncio.sleep(pause)
 
     async def cancel_turn(
         self,
@@ -306,7 +334,7 @@ class AsyncClient:
 
         Args:
             id: The identifier of the assistant.
-            request_id: The identifier of the turn, which `TurnStarted` tells.
+            request_id: The identifier of the turn: `request_id` of its reply, or of its `TurnStarted`.
             chat_storage_connection_setting: The name of the storage connection. The default is `AzureWebJobsStorage`.
             collection_name: The collection that holds the conversation. The default is `ChatState`.
             timeout: The deadline of this call in seconds. None: the client's; `math.inf`: none.
@@ -337,8 +365,13 @@ class AsyncClient:
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
     ) -> _Response:
+        return await self._invoke(method, request, deadline(timeout, self._timeout))
+
+    async def _invoke(
+        self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
+    ) -> _Response:
         try:
-            response = await method(request, timeout=deadline(timeout, self._timeout), metadata=self._settings.metadata)
+            response = await method(request, timeout=timeout, metadata=self._settings.metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         if response is None:
@@ -352,6 +385,11 @@ class AsyncReply(BaseReply):
     Leaving an `async with` block, `cancel()` and cancelling the task that reads end the call at once, and nothing of
     the turn is stored then, unless it is completed. Dropping the reply does so as soon as it is collected.
 
+    When the connection breaks, the turn is posted again with the same `request_id`, and the iteration goes on where it
+    was. Only where the turn had to run anew, and the model now writes something else, another `TurnStarted` says that
+    the reply begins again: what came before it is void. With `on_disconnect="continue"` that takes the death of a
+    server.
+
     Example:
         >>> async with client.post_user_query("support-42", "Hello!") as reply:
         ...     async for event in reply:
@@ -362,15 +400,11 @@ class AsyncReply(BaseReply):
         ...                 print("", usage.total_tokens, "tokens")
     """
 
-    def __init__(
-        self,
-        call: grpc.aio.UnaryStreamCall[
-            assistant_service_pb2.PostUserQueryRequest, assistant_service_pb2.PostUserQueryResponse
-        ],
-    ) -> None:
-        super().__init__()
-        self._call = call
-        self._canceled = False
+    def __init__(self, post: Callable[[float | None], _Events], request_id: str, attempts: Attempts) -> None:
+        super().__init__(request_id, attempts)
+        self._post = post
+        self._canceled = asyncio.Event()
+        self._call = post(attempts.time_remaining())
 
     def __del__(self) -> None:
         self._call.cancel()  # gRPC does so, too, but its call is part of a cycle, which may wait long to be collected
@@ -393,12 +427,12 @@ class AsyncReply(BaseReply):
             PalaverError: The turn failed, and nothing of it is stored; see the subclasses. `InternalError` with an
                 empty `reason` is the exception: the server broke the contract, and nobody knows if the turn is stored.
         """
-        while True:
+        while not self._events:
             try:
                 response = await self._call.read()
             except asyncio.CancelledError:
                 # gRPC uses it both for a canceled task, which asyncio must hear of, and for a canceled call.
-                if not self._canceled or _current_task_is_canceled():
+                if not self._canceled.is_set() or _current_task_is_canceled():
                     raise
                 if self.is_completed:
                     raise StopAsyncIteration from None
@@ -406,26 +440,49 @@ class AsyncReply(BaseReply):
             except grpc.RpcError as error:
                 if self.is_completed:  # what breaks now does not matter: the turn is stored
                     raise StopAsyncIteration from None
-                raise from_rpc_error(error) from error
+                await self._post_again(error)
+                continue
             if response is grpc.aio.EOF:
                 self._check_end()
                 raise StopAsyncIteration
             try:
-                event = self._accept(cast("assistant_service_pb2.PostUserQueryResponse | None", response))
+                self._accept(cast("assistant_service_pb2.PostUserQueryResponse | None", response))
             except PalaverError:
                 self.cancel()
                 raise
-            if event is not None:
-                return event
+        return self._next_event()
+
+    async def _post_again(self, broken: grpc.RpcError) -> None:
+        error = from_rpc_error(broken)
+        pause = self._attempts.pause_after(error)
+        if pause is None:
+            raise error from broken
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._canceled.wait(), pause)
+            raise canceled() from broken
+        self._progress.post_again()
+        self._call = self._post(self._attempts.time_remaining())
 
     @property
     def text(self) -> AsyncIterator[str]:
-        """The pieces of the reply's text, as they arrive. Other events are passed over."""
-        return (event.text async for event in self if isinstance(event, TextDelta))
+        """The pieces of the reply's text, as they arrive. Other events are passed over.
+
+        A piece can't be taken back. Where the reply begins anew, the iteration raises `UnavailableError`.
+        """
+        return self._texts()
+
+    async def _texts(self) -> AsyncIterator[str]:
+        beginnings = self._progress.beginnings
+        async for event in self:
+            if self._has_begun_anew(beginnings):
+                self.cancel()
+                raise begun_anew()
+            if isinstance(event, TextDelta):
+                yield event.text
 
     def cancel(self) -> None:
         """Ends the call. Whoever iterates gets `CanceledError`. After the end of the reply it does nothing."""
-        self._canceled = True
+        self._canceled.set()
         self._call.cancel()
 
     async def aclose(self) -> None:

@@ -2,9 +2,10 @@
 
 `service_config.json` beside this module is what clients in every language should use. It spreads calls over all
 addresses of the server, and lets gRPC repeat `GetAssistant` and `ListMessages` when the server is unavailable. It
-leaves the other calls alone, because repeating one whose reply was lost does harm: `PostUserQuery` would run, pay and
-store the turn twice, `CreateAssistant` would fail with `ALREADY_EXISTS` over its own success or reset an assistant that
-others have talked to in the meantime, and `DeleteAssistant` would fail with `NOT_FOUND` over its own success. (A call
+leaves the other calls alone, because repeating one whose reply was lost may do harm: `CreateAssistant` would fail with
+`ALREADY_EXISTS` over its own success or reset an assistant that others have talked to in the meantime, and
+`DeleteAssistant` would fail with `NOT_FOUND` over its own success. `PostUserQuery` may be repeated when it has a
+`request_id`, which gRPC can't know; the clients give it one and repeat it themselves (`_resume`). (A call
 that never left this machine is repeated by gRPC in any case.)
 """
 
@@ -26,6 +27,9 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 ChannelOptions: TypeAlias = Sequence[tuple[str, Any]]
 """gRPC channel arguments, as pairs of name and value."""
 
+# gRPC's own, a second that grows to two minutes, are for a server that is down, not for one that is replaced.
+_FIRST_RECONNECT_MS = 200
+_LONGEST_RECONNECT_MS = 5_000
 _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 # The contract keeps a page and a turn below 4 MiB. gRPC's default limit is exactly that, which leaves no room.
@@ -120,6 +124,8 @@ def _default_options() -> dict[str, Any]:
         "grpc.service_config": resources.files("palaver").joinpath("service_config.json").read_text("utf-8"),
         "grpc.primary_user_agent": f"palaver-python/{_version()}",
         "grpc.max_receive_message_length": _MAX_RECEIVE_BYTES,
+        "grpc.initial_reconnect_backoff_ms": _FIRST_RECONNECT_MS,
+        "grpc.max_reconnect_backoff_ms": _LONGEST_RECONNECT_MS,
         # A model may think for a long time without a word; pings tell a silent server from one that is gone. gRPC
         # gives up waiting for the answer by the shorter one of two timeouts, and stops to ping a silent peer unless
         # the limit of pings without data is lifted.

@@ -190,3 +190,10 @@ def malformed(what: str) -> InternalError:
 def canceled() -> CanceledError:
     """Returns the exception for whoever goes on reading a reply that the program itself has canceled."""
     return CanceledError("the call was canceled", grpc.StatusCode.CANCELLED)
+
+
+def begun_anew() -> UnavailableError:
+    """Returns the exception for whoever reads the text alone, which can't be taken back."""
+    return UnavailableError(
+        "the connection broke, and the turn had to run anew with another reply", grpc.StatusCode.UNAVAILABLE
+    )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -12,8 +14,9 @@ import grpc
 
 from palaver import _convert
 from palaver._channel import DEFAULT_TARGET, ChannelOptions, channel_settings, deadline
-from palaver._errors import PalaverError, from_rpc_error
+from palaver._errors import PalaverError, begun_anew, canceled, from_rpc_error
 from palaver._reply import BaseReply
+from palaver._resume import DEFAULT_RECONNECT_TIMEOUT, Attempts, new_request_id
 from palaver._types import (
     Assistant,
     CreateAssistantResult,
@@ -30,7 +33,11 @@ from palaver._types import (
 from palaver.v1 import assistant_service_pb2, assistant_service_pb2_grpc
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
     from typing_extensions import Self, Unpack
+
+    _Events: TypeAlias = grpc._CallIterator[assistant_service_pb2.PostUserQueryResponse]
 
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
@@ -54,6 +61,8 @@ class Client:
         token: A bearer token, sent as `authorization: Bearer <token>` with every call.
         timeout: The deadline of every call that has none of its own, in seconds. None: there is none. The deadline of
             a reply covers all of it, to the last event.
+        reconnect_timeout: How many seconds a turn may go without its connection. When that breaks, or the server stops,
+            the turn is posted again, and its caller gets each piece of the reply once. 0: the caller gets the error.
         options: Further gRPC channel arguments; they win over those that the client sets.
 
     Raises:
@@ -68,10 +77,12 @@ class Client:
         tls: bool | str | bytes | os.PathLike[str] = False,
         token: str | None = None,
         timeout: float | None = None,
+        reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT,
         options: ChannelOptions = (),
     ) -> None:
         self._settings = settings = channel_settings(target, tls, token, options)
         self._timeout = timeout
+        self._reconnect_timeout = reconnect_timeout
         self._channel = (
             grpc.insecure_channel(settings.target, settings.options)
             if settings.credentials is None
@@ -249,8 +260,15 @@ class Client:
             ValueError: An argument can't be sent, for instance a text with a lone surrogate.
         """
         request = _convert.post_user_query_request(id, user_message, **options)
-        timeout = deadline(timeout, self._timeout)
-        return Reply(self.stub.PostUserQuery(request, timeout=timeout, metadata=self._settings.metadata))
+        request.request_id = request.request_id or new_request_id()
+
+        def post(timeout: float | None) -> _Events:
+            if self._closed:
+                raise canceled()
+            return self._stub.PostUserQuery(request, timeout=timeout, metadata=self._settings.metadata)
+
+        _ = self.stub  # a closed client is told at once
+        return Reply(post, request.request_id, Attempts(deadline(timeout, self._timeout), self._reconnect_timeout))
 
     def post_user_query_unary(
         self,
@@ -273,7 +291,18 @@ class Client:
             ValueError: An argument can't be sent, for instance a text with a lone surrogate.
         """
         request = _convert.post_user_query_request(id, user_message, **options)
-        return _convert.completed_turn(self._call(self.stub.PostUserQueryUnary, request, timeout))
+        request.request_id = request.request_id or new_request_id()
+        attempts = Attempts(deadline(timeout, self._timeout), self._reconnect_timeout)
+        while True:
+            try:
+                response = self._invoke(self.stub.PostUserQueryUnary, request, attempts.time_remaining())
+            except PalaverError as error:
+                pause = attempts.pause_after(error)
+                if pause is None:
+                    raise
+            else:
+                return _convert.completed_turn(response)
+            time.sleep(pause)
 
     def cancel_turn(
         self,
@@ -288,7 +317,7 @@ class Client:
 
         Args:
             id: The identifier of the assistant.
-            request_id: The identifier of the turn, which `TurnStarted` tells.
+            request_id: The identifier of the turn: `request_id` of its reply, or of its `TurnStarted`.
             chat_storage_connection_setting: The name of the storage connection. The default is `AzureWebJobsStorage`.
             collection_name: The collection that holds the conversation. The default is `ChatState`.
             timeout: The deadline of this call in seconds. None: the client's; `math.inf`: none.
@@ -316,8 +345,13 @@ class Client:
     def _call(
         self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
     ) -> _Response:
+        return self._invoke(method, request, deadline(timeout, self._timeout))
+
+    def _invoke(
+        self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
+    ) -> _Response:
         try:
-            return method(request, timeout=deadline(timeout, self._timeout), metadata=self._settings.metadata)
+            return method(request, timeout=timeout, metadata=self._settings.metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
@@ -327,6 +361,11 @@ class Reply(BaseReply):
 
     Leaving a `with` block, `cancel()` and dropping the reply end the call at once, and nothing of the turn is stored
     then, unless it is completed. One thread may iterate while another one cancels.
+
+    When the connection breaks, the turn is posted again with the same `request_id`, and the iteration goes on where it
+    was. Only where the turn had to run anew, and the model now writes something else, another `TurnStarted` says that
+    the reply begins again: what came before it is void. With `on_disconnect="continue"` that takes the death of a
+    server.
 
     Example:
         >>> with client.post_user_query("support-42", "Hello!") as reply:
@@ -338,9 +377,11 @@ class Reply(BaseReply):
         ...                 print("", usage.total_tokens, "tokens")
     """
 
-    def __init__(self, call: grpc._CallIterator[assistant_service_pb2.PostUserQueryResponse]) -> None:
-        super().__init__()
-        self._call = call
+    def __init__(self, post: Callable[[float | None], _Events], request_id: str, attempts: Attempts) -> None:
+        super().__init__(request_id, attempts)
+        self._post = post
+        self._canceled = threading.Event()
+        self._call = post(attempts.time_remaining())
 
     def __enter__(self) -> Self:
         return self
@@ -360,29 +401,54 @@ class Reply(BaseReply):
             PalaverError: The turn failed, and nothing of it is stored; see the subclasses. `InternalError` with an
                 empty `reason` is the exception: the server broke the contract, and nobody knows if the turn is stored.
         """
-        while True:
+        while not self._events:
             try:
                 response = next(self._call)
-            except StopIteration:
+            except StopIteration:  # noqa: PERF203 - each event is awaited
                 self._check_end()
                 raise
             except grpc.RpcError as error:
                 if self.is_completed:  # what breaks now does not matter: the turn is stored
                     raise StopIteration from None
-                raise from_rpc_error(error) from error
-            try:
-                event = self._accept(response)
-            except PalaverError:
-                self.cancel()
-                raise
-            if event is not None:
-                return event
+                self._post_again(error)
+            else:
+                try:
+                    self._accept(response)
+                except PalaverError:
+                    self.cancel()
+                    raise
+        return self._next_event()
+
+    def _post_again(self, broken: grpc.RpcError) -> None:
+        error = from_rpc_error(broken)
+        pause = self._attempts.pause_after(error)
+        if pause is None:
+            raise error from broken
+        if self._canceled.wait(pause):
+            raise canceled() from broken
+        self._progress.post_again()
+        self._call = self._post(self._attempts.time_remaining())
+        if self._canceled.is_set():
+            self._call.cancel()
 
     @property
     def text(self) -> Iterator[str]:
-        """The pieces of the reply's text, as they arrive. Other events are passed over."""
-        return (event.text for event in self if isinstance(event, TextDelta))
+        """The pieces of the reply's text, as they arrive. Other events are passed over.
+
+        A piece can't be taken back. Where the reply begins anew, the iteration raises `UnavailableError`.
+        """
+        return self._texts()
+
+    def _texts(self) -> Iterator[str]:
+        beginnings = self._progress.beginnings
+        for event in self:
+            if self._has_begun_anew(beginnings):
+                self.cancel()
+                raise begun_anew()
+            if isinstance(event, TextDelta):
+                yield event.text
 
     def cancel(self) -> None:
         """Ends the call. Whoever iterates gets `CanceledError`. After the end of the reply it does nothing."""
+        self._canceled.set()
         self._call.cancel()

@@ -300,8 +300,8 @@ class QueryOptions(TypedDict, total=False):
             the server does not offer leads to, is its OpenAI key or else its Azure OpenAI endpoint.
         chat_storage_connection_setting: The name of the storage connection. The default is `AzureWebJobsStorage`.
         collection_name: The collection that holds the conversation. The default is `ChatState`.
-        request_id: The caller's identifier of this turn, at most 128 visible ASCII characters. By default the server
-            makes one. Posting again with the same one and the same request is safe: a turn runs once.
+        request_id: The caller's identifier of this turn, at most 128 visible ASCII characters. By default the client
+            makes one. Posting again with the same one and the same request is safe, at any time: a turn is stored once.
         on_disconnect: What becomes of the turn when its last caller is gone. The default is `OnDisconnect.CANCEL`.
         max_history_messages: The most stored messages that the model is sent besides the instructions and the new
             message, counted from the newest: `history.max_messages` of the contract. 0: none. At most 65,535. The

@@ -135,6 +135,8 @@ class Chat:
                 if isinstance(event, palaver.TextDelta):
                     screen.write(event.text)
                 elif isinstance(event, palaver.TurnStarted):
+                    if started is not None:
+                        screen.print_line(_dim(_output.BEGUN_ANEW))
                     started = event
                 elif isinstance(event, palaver.SkillCall):
                     screen.print_line(_dim(f"calls {event.name} {event.arguments_json}"))

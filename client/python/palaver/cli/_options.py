@@ -23,6 +23,10 @@ class Storage(TypedDict):
     collection_name: str
 
 
+_RECONNECT_TIMEOUT = 3.0
+"""Less than a program's: who sits before a terminal wants to know soon that there is no server."""
+
+
 @dataclass
 class Settings:
     """What holds for every command: the server, and where in it the assistants are."""
@@ -52,7 +56,13 @@ class Settings:
             click.UsageError: The options do not make a client.
         """
         try:
-            return palaver.Client(self.server, tls=self.ca or self.tls, token=self.token, timeout=self.timeout)
+            return palaver.Client(
+                self.server,
+                tls=self.ca or self.tls,
+                token=self.token,
+                timeout=self.timeout,
+                reconnect_timeout=_RECONNECT_TIMEOUT,
+            )
         except (OSError, ValueError) as error:
             raise click.UsageError(str(error)) from error
 

@@ -67,6 +67,9 @@ def show_error(error: palaver.PalaverError, server: str, *, as_json: bool) -> No
         print(line, file=sys.stderr)  # noqa: T201 - this is what the terminal prints with
 
 
+BEGUN_ANEW = "The connection broke; the reply begins anew."
+
+
 def finish_note(reply: palaver.Reply, started: palaver.TurnStarted | None) -> str:
     """Returns what a person should know about the end of a reply; empty when it ended well."""
     limit = f" of {started.max_tokens}" if started and started.max_tokens is not None else ""
@@ -88,6 +91,10 @@ def stream_reply(reply: palaver.Reply, *, as_json: bool) -> None:
                     write(event.text)
                     last = event.text
                 elif isinstance(event, palaver.TurnStarted):
+                    if started is not None:
+                        write("\n" if last else "")
+                        note(BEGUN_ANEW)
+                        last = ""
                     started = event
         finally:
             if last and not last.endswith("\n"):

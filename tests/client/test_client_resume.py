@@ -1,0 +1,275 @@
+"""A reply whose connection breaks: the turn is posted again, and the caller gets each piece of it once."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import grpc
+import pytest
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2
+
+import palaver
+from palaver.v1 import assistant_pb2, assistant_service_pb2
+from tests.support import replies
+from tests.support.scripted_server import HANG, Failure
+
+BREAK = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+
+
+def refusal(status: grpc.StatusCode, reason: str, retry_delay: Duration | None = None) -> Failure:
+    details = [error_details_pb2.ErrorInfo(domain="palaver.v1", reason=reason)]
+    if retry_delay is not None:
+        details.append(error_details_pb2.RetryInfo(retry_delay=retry_delay))
+    return Failure(status, "refused", tuple(details))
+
+
+SHUTTING_DOWN = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+LONG = Duration(seconds=1000)
+
+
+def skill_call(id_: str) -> assistant_service_pb2.PostUserQueryResponse:
+    return assistant_service_pb2.PostUserQueryResponse(skill_call=assistant_pb2.SkillCall(id=id_, name="clock"))
+
+
+def skill_result(id_: str) -> assistant_service_pb2.PostUserQueryResponse:
+    return assistant_service_pb2.PostUserQueryResponse(
+        skill_result=assistant_pb2.SkillResult(id=id_, content=f"result of {id_}")
+    )
+
+
+def shown(events: list[palaver.Event]) -> list[str]:
+    """What a program that shows all events has on its screen in the end."""
+    lines: list[str] = []
+    for event in events:
+        if isinstance(event, palaver.TurnStarted):
+            lines.append("started")
+        elif isinstance(event, palaver.TextDelta):
+            lines.append(event.text)
+        elif isinstance(event, palaver.SkillCall):
+            lines.append(f"call {event.id}")
+        elif isinstance(event, palaver.SkillResult):
+            lines.append(f"result {event.id}")
+        else:
+            lines.append("completed")
+    return lines
+
+
+@pytest.mark.parametrize("end", [BREAK, SHUTTING_DOWN, Failure(grpc.StatusCode.INTERNAL, "Received RST_STREAM")])
+async def test_the_turn_is_posted_again_and_goes_on_where_it_was(driver, server, end):
+    server.script(
+        "PostUserQuery",
+        [replies.started(), replies.delta("Hel"), end],
+        [end],
+        [replies.started(), replies.delta("He"), end],
+        [replies.started(), replies.delta("Hello, "), end],
+        replies.turn("Hello, wor", "ld"),
+    )
+    reply, events = await driver.post("support", "Hello!", temperature=0.0)
+    assert shown(events) == ["started", "Hel", "lo, ", "wor", "ld", "completed"]
+    assert reply.completed is events[-1]
+    first, *others = server.requests("PostUserQuery")
+    assert others == [first] * 4
+    assert first.request_id == reply.request_id != ""
+
+
+async def test_each_turn_has_a_name_of_its_own_unless_the_caller_gives_one(driver, server):
+    server.script("PostUserQuery", replies.turn("Hi"))
+    server.script(
+        "PostUserQueryUnary", assistant_service_pb2.PostUserQueryUnaryResponse(completed=replies.turn_completed())
+    )
+    names = [(await driver.post("support", "Hello!"))[0].request_id for _ in range(2)]
+    reply, _ = await driver.post("support", "Hello!", request_id="mine")
+    assert reply.request_id == "mine"
+    await driver.call("post_user_query_unary", "support", "Hello!")
+    await driver.call("post_user_query_unary", "support", "Hello!", request_id="mine")
+    *made, streamed, unary, given = [call.request.request_id for call in server.calls]
+    assert made == names
+    assert (streamed, given) == ("mine", "mine")
+    assert len({*made, unary}) == 3
+
+
+async def test_a_unary_turn_is_posted_again(driver, server):
+    completed = assistant_service_pb2.PostUserQueryUnaryResponse(completed=replies.turn_completed())
+    server.script("PostUserQueryUnary", BREAK, SHUTTING_DOWN, completed)
+    assert (await driver.call("post_user_query_unary", "support", "Hello!")).text == "Hi there"
+    first, *others = server.requests("PostUserQueryUnary")
+    assert others == [first] * 2
+
+
+async def test_a_break_before_the_first_event_shows_nothing_twice(driver, server):
+    server.script("PostUserQuery", [BREAK], [replies.started(), BREAK], [BREAK], replies.turn("Hi"))
+    _, events = await driver.post("support", "Hello!")
+    assert shown(events) == ["started", "Hi", "completed"]
+
+
+async def test_skills_are_shown_once_in_whichever_order_they_are_repeated(driver, server):
+    begin = [replies.started(), replies.delta("Let me see. "), skill_call("1"), skill_call("2")]
+    replay = [*begin, skill_result("1"), skill_result("2"), replies.delta("It is noon."), replies.completed()]
+    server.script("PostUserQuery", [*begin, skill_result("2"), BREAK], replay)
+    _, events = await driver.post("support", "Hello!")
+    assert shown(events) == [
+        "started", "Let me see. ", "call 1", "call 2", "result 2", "result 1", "It is noon.", "completed",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "anew",
+    [["Hi!", " Who are you?"], ["Hello! ", "Who"], ["Hel", "p!"], ["He"], []],
+    ids=["other from the start", "other later", "other within a piece", "shorter", "nothing"],
+)
+async def test_a_reply_that_goes_another_way_begins_again(driver, server, anew):
+    server.script(
+        "PostUserQuery",
+        [replies.started(), replies.delta("Hel"), replies.delta("lo, world"), BREAK],
+        replies.turn(*anew),
+    )
+    reply, events = await driver.post("support", "Hello!")
+    assert shown(events) == ["started", "Hel", "lo, world", "started", *anew, "completed"]
+    assert reply.completed.text == "".join(anew)
+
+
+async def test_a_reply_without_the_skill_that_was_shown_begins_again(driver, server):
+    server.script(
+        "PostUserQuery", [replies.started(), replies.delta("Hi"), skill_call("1"), BREAK], replies.turn("Hi", " there")
+    )
+    _, events = await driver.post("support", "Hello!")
+    assert shown(events) == ["started", "Hi", "call 1", " there", "started", "Hi", " there", "completed"]
+
+
+async def test_a_reply_may_begin_again_more_than_once(driver, server):
+    server.script(
+        "PostUserQuery",
+        [replies.started(), replies.delta("One"), BREAK],
+        [replies.started(), replies.delta("Two"), BREAK],
+        [replies.started(), replies.delta("Tw"), BREAK],
+        replies.turn("Two", " it is"),
+    )
+    _, events = await driver.post("support", "Hello!")
+    assert shown(events) == ["started", "One", "started", "Two", " it is", "completed"]
+
+
+def begin_anew(server):
+    server.script("PostUserQuery", [replies.started(), replies.delta("One"), BREAK], [*replies.turn("Two")[:-1], HANG])
+    return pytest.raises(palaver.UnavailableError, match="anew")
+
+
+async def test_text_alone_is_never_of_two_replies(server):
+    seen = []
+    with begin_anew(server):
+        async with palaver.AsyncClient(server.target) as client:
+            async for text in client.post_user_query("support", "Hello!").text:
+                seen.append(text)  # noqa: PERF401 - the pieces before the error count
+    assert seen == ["One"]
+    assert await asyncio.to_thread(server.calls[1].abandoned.wait, 30)
+
+
+def test_text_alone_is_never_of_two_replies_synchronously(server):
+    seen = []
+    with begin_anew(server), palaver.Client(server.target) as client:
+        for text in client.post_user_query("support", "Hello!").text:
+            seen.append(text)  # noqa: PERF402 - the pieces before the error count
+    assert seen == ["One"]
+    assert server.calls[1].abandoned.wait(30)
+
+
+def test_text_may_be_read_from_where_the_events_are(server):
+    server.script("PostUserQuery", [replies.started(), replies.delta("One"), BREAK], replies.turn("Two"))
+    with palaver.Client(server.target) as client:
+        reply = client.post_user_query("support", "Hello!")
+        assert shown([next(reply), next(reply), next(reply)]) == ["started", "One", "started"]
+        assert list(reply.text) == ["Two"]
+
+
+# When it is not posted again.
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refusal(grpc.StatusCode.UNAVAILABLE, "MODEL_UNAVAILABLE"),
+        refusal(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE"),
+        refusal(grpc.StatusCode.CANCELLED, "TURN_CANCELLED"),
+        refusal(grpc.StatusCode.ABORTED, "ASSISTANT_BUSY"),
+        Failure(grpc.StatusCode.INTERNAL, "somebody else's"),
+        Failure(grpc.StatusCode.UNAUTHENTICATED, "who are you?"),
+    ],
+    ids=lambda failure: f"{failure.status.name} {len(failure.details)}",
+)
+async def test_what_a_server_has_decided_is_for_the_caller(driver, server, error):
+    server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), error])
+    server.script("PostUserQueryUnary", error)
+    for call in (driver.post("support", "Hello!"), driver.call("post_user_query_unary", "support", "Hello!")):
+        with pytest.raises(palaver.PalaverError) as caught:
+            await call
+        assert caught.value.status is error.status
+    assert len(server.calls) == 2
+
+
+async def test_it_ends_when_the_connection_is_gone_for_too_long(connect, server):
+    driver = await connect(server.target, reconnect_timeout=0.5)
+    server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), BREAK], [BREAK])
+    server.script("PostUserQueryUnary", BREAK)
+    for call in (driver.post("support", "Hello!"), driver.call("post_user_query_unary", "support", "Hello!")):
+        with pytest.raises(palaver.UnavailableError, match="Socket closed"):
+            await call
+    assert len(server.calls) > 4
+
+
+async def test_a_break_counts_anew_once_the_server_has_answered(connect, server):
+    driver = await connect(server.target, reconnect_timeout=0.4)
+    # Each of these pauses is shorter than that, and all of them together are longer.
+    server.script("PostUserQuery", *[[replies.started(), replies.delta("Hi"), BREAK]] * 12, replies.turn("Hi"))
+    _, events = await driver.post("support", "Hello!")
+    assert shown(events) == ["started", "Hi", "completed"]
+
+
+async def test_it_can_be_turned_off(connect, server):
+    driver = await connect(server.target, reconnect_timeout=0)
+    server.script("PostUserQuery", [replies.started(), BREAK])
+    server.script("PostUserQueryUnary", BREAK)
+    for call in (driver.post("support", "Hello!"), driver.call("post_user_query_unary", "support", "Hello!")):
+        with pytest.raises(palaver.UnavailableError):
+            await call
+    assert len(server.calls) == 2
+
+
+async def test_it_never_outlasts_the_deadline(connect, server):
+    driver = await connect(server.target, timeout=60, reconnect_timeout=2000)
+    long = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)
+    short = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", Duration(seconds=2))
+    server.script("PostUserQuery", [replies.started(), short], [long])
+    server.script("PostUserQueryUnary", short, long)
+    for call in (driver.post("support", "Hello!"), driver.call("post_user_query_unary", "support", "Hello!")):
+        with pytest.raises(palaver.UnavailableError, match="refused"):
+            await call
+    streamed, again, unary, unary_again = [call.time_remaining for call in server.calls]
+    # gRPC rounds deadlines to about a tenth of a second.
+    assert 0 < again < streamed - 1 < 60
+    assert 0 < unary_again < unary - 1 < 60
+
+
+def test_another_thread_can_cancel_while_the_connection_is_gone(server):
+    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)])
+    with palaver.Client(server.target, reconnect_timeout=2000) as client:
+        reply = client.post_user_query("support", "Hello!")
+        assert server.wait_for_calls(1)[0].ended.wait(30)
+        thread = threading.Thread(target=reply.cancel)
+        thread.start()
+        with pytest.raises(palaver.CanceledError):
+            next(reply)
+        thread.join()
+    assert len(server.calls) == 1
+
+
+async def test_closing_the_client_ends_the_wait_for_the_connection(server):
+    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)])
+    client = palaver.AsyncClient(server.target, reconnect_timeout=2000)
+    reply = client.post_user_query("support", "Hello!")
+    reading = asyncio.ensure_future(reply.__anext__())
+    await asyncio.to_thread(server.wait_for_calls, 1)
+    await client.close()
+    with pytest.raises(palaver.CanceledError):
+        await reading
+    assert len(server.calls) == 1

@@ -1,0 +1,129 @@
+"""The Python clients over a connection that breaks, and over servers that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import palaver
+from tests.support.cutting_proxy import CuttingProxy
+from tests.support.endpoint import Call, Endpoint, Stream
+from tests.support.palaver_server import Served, palaver_server
+from tests.support.server_process import server_process
+
+WORDS = [f"{number} " for number in range(2000)]
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+@pytest.fixture
+async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
+    async with palaver_server(tmp_path, endpoint.url) as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: Served, endpoint: Endpoint, kind: str):
+    has_arrived = asyncio.Condition()
+    text = ""
+
+    async def got(piece: str) -> None:
+        nonlocal text
+        async with has_arrived:
+            text += piece
+            has_arrived.notify_all()
+
+    async with CuttingProxy(served.target) as proxy:
+
+        async def cut(call: Call) -> None:
+            # Half of what is on its way is lost, and half of it has arrived.
+            async with has_arrived:
+                await has_arrived.wait_for(lambda: len(text) >= 1000 * proxy.cuts)
+            proxy.cut()
+
+        items = [item for start in range(0, 2000, 300) for item in (*WORDS[start : start + 300], cut)]
+        endpoint.script(Stream(*items))
+        if kind == "async":
+            async with palaver.AsyncClient(proxy.address) as client:
+                await client.create_assistant("a", instructions="")
+                reply = client.post_user_query("a", "Count.", on_disconnect="continue")
+                async for piece in reply.text:
+                    await got(piece)
+        else:
+            loop = asyncio.get_running_loop()
+
+            def read() -> None:
+                with palaver.Client(proxy.address) as client:
+                    client.create_assistant("a", instructions="")
+                    for piece in client.post_user_query("a", "Count.", on_disconnect="continue").text:
+                        asyncio.run_coroutine_threadsafe(got(piece), loop).result()
+
+            await asyncio.to_thread(read)
+        assert proxy.cuts == 7
+    assert text == "".join(WORDS)
+    assert len(endpoint.calls) == 1
+
+
+async def test_a_turn_that_was_cancelled_by_the_cut_runs_anew(served: Served, endpoint: Endpoint):
+    async with CuttingProxy(served.target) as proxy, palaver.AsyncClient(proxy.address) as client:
+        await client.create_assistant("a", instructions="")
+        endpoint.script(Stream("Hel", asyncio.Event()), Stream("Good", "bye"))
+        shown = ""
+        async with client.post_user_query("a", "Hello") as reply:
+            async for event in reply:
+                if isinstance(event, palaver.TurnStarted):
+                    shown = ""
+                if isinstance(event, palaver.TextDelta):
+                    shown += event.text
+                    if shown == "Hel":
+                        proxy.cut()
+        assert shown == reply.completed.text == "Goodbye"
+        assert [message.content async for message in client.list_messages("a")] == ["Hello", "Goodbye"]
+        await endpoint.calls[0].closed.wait()
+
+
+async def test_a_server_that_is_killed_is_replaced_under_a_running_reply(tmp_path: Path, endpoint: Endpoint):
+    endpoint.script(Stream("Hello, ", asyncio.Event()), Stream("Hello, ", "world"))
+    async with (
+        server_process(tmp_path, endpoint.url, PALAVER_LEASE_DURATION="1") as dying,
+        server_process(tmp_path, endpoint.url) as other,
+        CuttingProxy(dying.address) as proxy,
+        palaver.AsyncClient(proxy.address) as client,
+    ):
+        await client.create_assistant("a", instructions="")
+        pieces = []
+        async for piece in client.post_user_query("a", "Hello").text:
+            pieces.append(piece)
+            if len(pieces) == 1:
+                proxy.upstream = other.address
+                dying.process.kill()
+        assert pieces == ["Hello, ", "world"]
+        assert [message.content async for message in client.list_messages("a")] == ["Hello", "Hello, world"]
+
+
+async def test_a_server_that_stops_sends_its_callers_on(tmp_path: Path, endpoint: Endpoint):
+    async with (
+        palaver_server(tmp_path, endpoint.url) as one,
+        palaver_server(tmp_path, endpoint.url) as other,
+        CuttingProxy(one.target) as proxy,
+        palaver.AsyncClient(proxy.address) as client,
+    ):
+        await client.create_assistant("a", instructions="")
+        await one.application.stop(0)
+        proxy.upstream = other.target
+        assert (await client.post_user_query_unary("a", "Hello")).text == "Hello, world"
+
+
+async def test_without_a_server_the_caller_learns_it(tmp_path: Path):
+    async with palaver_server(tmp_path) as served:
+        address = served.target
+    async with palaver.AsyncClient(address, reconnect_timeout=0.5) as client:
+        with pytest.raises(palaver.UnavailableError):
+            await client.post_user_query_unary("a", "Hello")
