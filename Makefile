@@ -12,7 +12,7 @@ GENERATE := $(GENERATE_VENV)/.installed
 STUBS := client/python/palaver/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run chat test azurite soak compatibility lint format generate check-generate bench check setup clean
+.PHONY: help demo run chat test azurite faults soak compatibility lint format generate check-generate bench check setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -31,6 +31,9 @@ test: $(DEV) azurite ## run the tests (ARGS="-k name" for some of them)
 
 azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js where the machine has none
 	@tools/install-azurite.sh $(BIN)
+
+faults: $(DEV) azurite ## kill servers, break stores, leave turns: nothing may be lost, doubled or half stored (ARGS="--times 50")
+	@$(BIN)/python -m tests.faults $(ARGS)
 
 soak: $(DEV) ## post many turns, a third of them cancelled: memory, tasks and sockets must stay flat
 	@$(BIN)/python -m tests.soak $(ARGS)

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
+from palaver_server import failpoints
 from palaver_server.app import application
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 from palaver_server.workers import supervise
@@ -30,6 +31,7 @@ def main() -> None:
     _log_to_stderr()
     try:
         settings = load(sys.argv[1:])
+        _arm_failpoint()
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this server", name)
 
@@ -49,6 +51,7 @@ def main() -> None:
 def work(settings: Settings, ready: Connection) -> None:
     """Runs one of several workers; it stops when the supervisor says so or is gone."""
     _log_to_stderr()
+    _arm_failpoint()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which then stops the workers
 
     def announce(_port: int) -> None:
@@ -75,6 +78,15 @@ async def serve(settings: Settings, announce: Callable[[int], None], *, share_po
         announce(running.port)
         await stopping.wait()
         await running.stop(settings.grace_period)
+
+
+def _arm_failpoint() -> None:
+    if value := os.environ.get(failpoints.VARIABLE):
+        try:
+            failpoints.arm(value)
+        except ValueError as error:
+            raise SettingsError(f"{failpoints.VARIABLE}: {error}") from error
+        logger.warning("%s is set: this server will kill itself", failpoints.VARIABLE)
 
 
 def _log_to_stderr() -> None:

@@ -109,7 +109,8 @@ NOT_IMPLEMENTED_YET = {
     "PALAVER_SKILL_TIMEOUT": "skills",
 }
 
-CLIENT_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN"})
+OTHER_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN", "PALAVER_FAILPOINT"})
+"""Those of the client, and one for tests."""
 
 
 def load(arguments: Sequence[str]) -> Settings:
@@ -130,7 +131,7 @@ def load(arguments: Sequence[str]) -> Settings:
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     """Returns the variables that look like settings and are none: misspelt ones, most likely."""
-    known = {f"PALAVER_{name.upper()}" for name in Settings.model_fields} | CLIENT_VARIABLES
+    known = {f"PALAVER_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     return sorted(name for name in environment if name.startswith("PALAVER_") and name.upper() not in known)
 
 

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import grpc
 
@@ -33,12 +34,21 @@ class ServerProcess:
 
 @asynccontextmanager
 async def server_process(
-    folder: Path, endpoint_url: str, *, listen: str = "127.0.0.1:0", **variables: str
+    folder: Path,
+    endpoint_url: str,
+    *,
+    listen: str = "127.0.0.1:0",
+    stderr: IO[bytes] | None = None,
+    **variables: str,
 ) -> AsyncIterator[ServerProcess]:
     """Runs a server until the end of the block, with SQLite in the folder unless a variable says otherwise."""
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint_url, "PALAVER_DATA_DIR": str(folder)}
     process = await asyncio.create_subprocess_exec(
-        COMMAND, "--listen", listen, env=os.environ | environment | variables, stdout=asyncio.subprocess.PIPE
+        COMMAND,
+        *("--listen", listen),
+        env=os.environ | environment | variables,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=stderr,
     )
     try:
         assert process.stdout is not None

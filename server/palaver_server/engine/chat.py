@@ -25,6 +25,7 @@ from palaver_server.errors import (
     TurnCancelled,
     TurnNotFound,
 )
+from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import (
     Assistant,
     AssistantKey,
@@ -151,11 +152,14 @@ class ChatEngine:
     async def _run(self, turn: Turn, call: _Call) -> None:
         # Only a name that the caller gave can be that of a turn which is stored already.
         looked_at = datetime.now(timezone.utc)
+        reach(Failpoint.TURN_ACCEPTED)
         if call.query.request_id and await _replay(turn, call):
             return
         wait_until = _wait_until(call.caller_deadline)
-        async with self._queue.turn(call.query.assistant, wait_until):
+        async with self._queue.turn(call.query.assistant, wait_until) as line:
             lease = await self._take(call, wait_until)
+            line.taken(from_another=lease.was_awaited)
+            reach(Failpoint.ASSISTANT_TAKEN)
             try:
                 # Another server may have stored this very turn meanwhile.
                 has_changed = lease.window.assistant.update_time > looked_at - CLOCK_MARGIN
@@ -182,10 +186,12 @@ class ChatEngine:
         if window.assistant.total_messages + 2 > MAX_MESSAGES:
             raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
         turn.publish(TurnStarted(call.request_id, call.ai_connection, call.parameters))
+        reach(Failpoint.TURN_STARTED)
         deadline = _now() + self._options.turn_timeout
         retry_until = min(deadline, call.caller_deadline or deadline)
         reader = ReplyReader(turn, size, self._options, deadline=deadline, retry_until=retry_until)
         reply = await reader.read(call.model, prompt(window, user_message, call.parameters))
+        reach(Failpoint.REPLY_ENDED)
         turn.seal()
         stored = await lease.commit(
             FinishedTurn(
@@ -198,6 +204,7 @@ class ChatEngine:
                 chat_model=reply.chat_model,
             ),
         )
+        reach(Failpoint.TURN_STORED)
         turn.publish(
             TurnCompleted(stored.assistant, stored.messages, reply.finish_reason, reply.usage, reply.chat_model)
         )

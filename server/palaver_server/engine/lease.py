@@ -33,8 +33,10 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.4
 class TurnLease:
     """An assistant that a turn has to itself until it is committed or the lease released."""
 
-    def __init__(self, store: Store, key: AssistantKey, lease: Lease, window: Window) -> None:
+    def __init__(self, store: Store, key: AssistantKey, lease: Lease, window: Window, *, was_awaited: bool) -> None:
         self.window = window
+        self.was_awaited = was_awaited
+        """Whether another process had the assistant just before."""
         self._store = store
         self._key = key
         self._lease = lease
@@ -89,6 +91,7 @@ async def take(
     """
     lease = Lease(uuid.uuid4().hex, seconds)
     limit = FIRST_PAUSE
+    was_awaited = False
     while True:
         try:
             window = await _read_window(store, key, max_messages, lease)
@@ -97,9 +100,10 @@ async def take(
             if wait_until is not None and asyncio.get_running_loop().time() + pause > wait_until:
                 raise
             await asyncio.sleep(pause)
+            was_awaited = True
             limit = min(limit * 2, LONGEST_PAUSE)
         else:
-            return TurnLease(store, key, lease, window)
+            return TurnLease(store, key, lease, window, was_awaited=was_awaited)
 
 
 async def _read_window(store: Store, key: AssistantKey, max_messages: int, lease: Lease) -> Window:

@@ -15,6 +15,7 @@ from palaver_server.engine.model import ChatModel, ModelDelta, Prompt
 from palaver_server.engine.options import EngineOptions
 from palaver_server.engine.turn import Turn
 from palaver_server.errors import ModelError, ModelStreamBroken, ModelTimeout, RetryableError
+from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import FinishReason, TextDelta, Usage
 
 ATTEMPTS = 3
@@ -93,6 +94,7 @@ class ReplyReader:
                 async for delta in deltas:
                     collector.add(delta)
                     if delta.text:
+                        reach(Failpoint.TEXT_RECEIVED)
                         self._pass_on(delta.text)
                         if self._turn.is_far_ahead:
                             await self._wait_for_the_callers(scope)

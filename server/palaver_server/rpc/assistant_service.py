@@ -10,6 +10,7 @@ import grpc
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1 import assistant_service_pb2_grpc as pb_grpc
 from palaver_server.engine.chat import ChatEngine
+from palaver_server.failpoints import Failpoint, reach
 from palaver_server.rpc import convert
 from palaver_server.rpc.pages import page_token
 
@@ -54,6 +55,7 @@ class AssistantService(pb_grpc.AssistantServiceServicer):
             async for event in turn:
                 sequence += 1
                 yield convert.event(sequence, event)
+            reach(Failpoint.TURN_COMPLETED)
         finally:
             turn.leave()
 

@@ -39,6 +39,7 @@ from palaver_server.errors import (
     StoreUnavailable,
     TurnTooLarge,
 )
+from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import Assistant, IfExists, Message, Order, Role
 from palaver_server.stores import azure_rows as rows
 from palaver_server.stores.azure_calls import (
@@ -428,6 +429,7 @@ async def _submit_turn(table: TableClient, base: Version, stored: StoredTurn, tu
         ("create", rows.turn_row(partition, turn, messages[0].index, messages[-1].index)),
         ("update", rows.turn_end(stored.assistant), {"mode": UpdateMode.MERGE, **_unchanged(base.etag)}),
     ]
+    reach(Failpoint.TURN_WRITTEN)
     try:
         await _submit(table, operations)
     except (StoreError, ResourceNotFoundError) as error:

@@ -28,6 +28,7 @@ from palaver_server.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import Assistant, FinishReason, IfExists, Message, Order, Role, SkillCall, Usage
 from palaver_server.stores.store import (
     MAX_MESSAGES,
@@ -279,6 +280,7 @@ class SqliteStore:
                     " lease_until = 0 WHERE key = ?",
                     (start + len(messages) - 1, last_index, turn.total_tokens, row["key"]),
                 )
+                reach(Failpoint.TURN_WRITTEN)
                 return StoredTurn(_assistant(_get(connection, collection, assistant_id)), messages)
 
         return await self._run(commit)

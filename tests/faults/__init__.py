@@ -1,0 +1,1 @@
+"""Faults on purpose, and a check of what they have left: `python -m tests.faults`."""

@@ -1,0 +1,156 @@
+"""A server that is killed again and again, at random moments and at every failpoint, under callers who post again.
+
+python -m tests.faults.kills --store sqlite --turns 2000 --kills 100
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import socket
+import sys
+import tempfile
+import time
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import palaver
+from palaver_server.failpoints import Failpoint
+from tests.faults.callers import RECONNECT_TIMEOUT, Callers
+from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
+from tests.support import table_proxy as faults
+from tests.support.azurite import Azurite
+from tests.support.server_process import ServerProcess, server_process
+from tests.support.table_proxy import TableProxy
+
+ASSISTANTS = [f"assistant {number}" for number in range(10)]
+CALLERS = 20
+LEASE_SECONDS = "1"
+"""The least that there is: after most kills, some assistants are blocked for this long."""
+
+STORES = ("sqlite", "azure_tables")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run has shown."""
+
+    store: str
+    turns: int
+    kills: int
+    model_calls: int
+    seconds: float
+    verdict: Verdict = field(default_factory=Verdict)
+    surprises: list[str] = field(default_factory=list)
+
+    @property
+    def findings(self) -> list[str]:
+        """What is wrong, a line each."""
+        return [*self.verdict.findings, *self.surprises]
+
+    @property
+    def is_met(self) -> bool:
+        """Whether nothing was lost, doubled, half stored or forked."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        return (
+            f"kill -9, {self.store:<12} {self.turns:>6,} turns {self.kills:>4} kills"
+            f" {self.model_calls:>6,} model calls   lost {len(self.verdict.lost)} doubled {len(self.verdict.doubled)}"
+            f" half {len(self.verdict.half)} forked {len(self.verdict.forked)} surprises {len(self.surprises)}"
+            f"   {self.seconds:,.0f} s"
+        )
+
+
+@dataclass
+class _Run:
+    callers: Callers
+    choices: random.Random
+    turns: int
+    kills: int
+    killed: int = 0
+
+    def is_wanted(self) -> bool:
+        """Whether the callers should go on."""
+        return len(self.callers.log.acknowledged) < self.turns or self.killed < self.kills
+
+    async def kill_when_it_is_time(self, server: ServerProcess, point: Failpoint | None) -> None:
+        """Waits until the server has died at its failpoint, or kills it at a random moment."""
+        if point is None:
+            goal = len(self.callers.log.acknowledged) + self.choices.randrange(1, 2 * self.turns // self.kills + 2)
+            async with self.callers.told:
+                await self.callers.told.wait_for(lambda: len(self.callers.log.acknowledged) >= goal)
+            await asyncio.sleep(self.choices.uniform(0, 0.05))  # a random moment of the turns under way
+            with suppress(ProcessLookupError):
+                server.process.kill()
+        await server.process.wait()
+        self.killed += 1
+
+
+async def run(store: str, turns: int, kills: int, seed: int, azurite: Azurite | None = None) -> Result:
+    """Runs until so many turns are acknowledged and so many servers killed; then it checks."""
+    start = time.monotonic()
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stderr = stack.enter_context((folder / "stderr").open("wb"))
+        endpoint = await stack.enter_async_context(Storyteller())
+        variables = {"PALAVER_LEASE_DURATION": LEASE_SECONDS, "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES)}
+        if store == "azure_tables":
+            azurite = azurite or stack.enter_context(Azurite())
+            proxy = await stack.enter_async_context(TableProxy(azurite.account()))
+            proxy.fault = faults.sometimes(seed, dropped=0.01, failed=0.01)
+            variables["AzureWebJobsStorage"] = proxy.connection_string
+        address = _free_address()
+        client = await stack.enter_async_context(palaver.AsyncClient(address, reconnect_timeout=RECONNECT_TIMEOUT))
+        callers = Callers(client, ASSISTANTS, seed)
+        progress = _Run(callers, random.Random(seed), turns, kills)
+
+        def server(**more: str) -> AbstractAsyncContextManager[ServerProcess]:
+            return server_process(folder, endpoint.url, listen=address, stderr=stderr, **variables, **more)
+
+        async with server():
+            for assistant in ASSISTANTS:
+                await client.create_assistant(assistant, instructions=INSTRUCTIONS)
+        posting = asyncio.ensure_future(callers.run(CALLERS, progress.is_wanted))
+        for point in itertools.cycle([None, *Failpoint]):
+            if posting.done():
+                break
+            armed = {"PALAVER_FAILPOINT": f"{point.value}:{progress.choices.randrange(1, 20)}"} if point else {}
+            async with server(**armed) as running:
+                dying = asyncio.ensure_future(progress.kill_when_it_is_time(running, point))
+                await asyncio.wait([posting, dying], return_when=asyncio.FIRST_COMPLETED)
+                dying.cancel()
+        await posting
+        async with server() as running:
+            verdict = await check(running.stub, callers.log, endpoint.prompts)
+        log = callers.log
+        return Result(
+            store, len(log.acknowledged), progress.killed, endpoint.told, time.monotonic() - start, verdict,
+            log.surprises,
+        )  # fmt: skip
+
+
+def _free_address() -> str:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def main() -> None:
+    """Reads the arguments, runs, and judges."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--store", choices=STORES, default="sqlite")
+    parser.add_argument("--turns", type=int, default=2000)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    result = asyncio.run(run(arguments.store, arguments.turns, arguments.kills, arguments.seed))
+    print(*result.findings[:20], result, sep="\n")
+    sys.exit(not result.is_met)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""A short part of the runs that `python -m tests.faults` has: every failpoint once, and some turns of two replicas."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from palaver.v1 import assistant_pb2
+from palaver_server import failpoints
+from palaver_server.failpoints import Failpoint
+from tests.faults import kills, replicas
+from tests.faults.checker import INSTRUCTIONS, Acknowledged, Log, Posted, Prompt, Verdict, compare
+from tests.support.azurite import Azurite
+
+
+def azurite_for(store: str, request: pytest.FixtureRequest) -> Azurite | None:
+    return request.getfixturevalue("azurite") if store == "azure_tables" else None
+
+
+@pytest.mark.parametrize("store", kills.STORES)
+async def test_no_turn_suffers_from_the_death_of_servers(store: str, request: pytest.FixtureRequest):
+    deaths = len(Failpoint) + 1
+    result = await kills.run(store, turns=60, kills=deaths, seed=1, azurite=azurite_for(store, request))
+    assert result.verdict.findings == []
+    assert result.surprises == []
+    assert result.turns >= 60
+    assert result.kills >= deaths
+
+
+@pytest.mark.parametrize("store", replicas.STORES)
+async def test_replicas_make_one_line_of_turns(store: str, request: pytest.FixtureRequest):
+    result = await replicas.run(store, turns=100, seed=1, azurite=azurite_for(store, request))
+    assert result.verdict.findings == []
+    assert result.surprises == []
+    assert result.asked_twice == 0
+    assert result.turns >= 100
+    assert min(result.shares) > 0
+
+
+class TestChecker:
+    """It finds what it is there for."""
+
+    STORY = "Story 1 for question 1"
+    TURN = Acknowledged("r1", 2, "question 1", STORY)
+
+    def log(self) -> Log:
+        return Log(posted={"r1": Posted("a", "question 1", 1)}, acknowledged=[self.TURN])
+
+    def prompts(self) -> dict[str, Prompt]:
+        return {self.STORY: (INSTRUCTIONS, "question 1")}
+
+    def messages(self, *contents: str, request_ids: str = "") -> list[assistant_pb2.Message]:
+        texts = (INSTRUCTIONS, *(contents or ("question 1", self.STORY)))
+        roles = [assistant_pb2.ROLE_SYSTEM, *[assistant_pb2.ROLE_USER, assistant_pb2.ROLE_ASSISTANT] * 9]
+        names = ["", *(request_ids.split() or ["r1"] * 9)]
+        return [
+            assistant_pb2.Message(index=number, role=roles[number - 1], content=text, request_id=names[number - 1])
+            for number, text in enumerate(texts, start=1)
+        ]
+
+    def found(self, verdict: Verdict) -> set[str]:
+        return {name for name in ("lost", "doubled", "half", "forked") if getattr(verdict, name)}
+
+    def test_nothing_where_all_is_well(self):
+        assert compare({"a": self.messages()}, self.log(), self.prompts()) == Verdict()
+
+    def test_a_turn_that_was_acknowledged_and_is_not_there(self):
+        assert self.found(compare({"a": self.messages()[:1]}, self.log(), self.prompts())) == {"lost"}
+
+    def test_a_turn_that_is_stored_otherwise_than_it_was_told(self):
+        log = self.log()
+        log.acknowledged = [replace(self.TURN, answer="Story 2 for question 1")]
+        assert self.found(compare({"a": self.messages()}, log, self.prompts())) == {"lost"}
+
+    def test_a_turn_that_is_stored_twice(self):
+        twice = self.messages("question 1", self.STORY, "question 1", self.STORY)
+        assert "doubled" in self.found(compare({"a": twice}, self.log(), self.prompts()))
+
+    def test_a_turn_that_is_stored_for_two_assistants(self):
+        found = self.found(compare({"a": self.messages(), "b": self.messages()}, self.log(), self.prompts()))
+        assert "doubled" in found
+
+    def test_a_question_without_an_answer(self):
+        assert "half" in self.found(compare({"a": self.messages("question 1")}, self.log(), self.prompts()))
+
+    def test_a_message_that_is_missing_in_the_middle(self):
+        messages = self.messages()
+        del messages[1]
+        assert "half" in self.found(compare({"a": messages}, self.log(), self.prompts()))
+
+    def test_a_turn_that_nobody_posted(self):
+        messages = self.messages("question 1", self.STORY, "question 2", "Story 2", request_ids="r1 r1 r2 r2")
+        assert "half" in self.found(compare({"a": messages}, self.log(), self.prompts()))
+
+    @pytest.mark.parametrize("prompt", [(INSTRUCTIONS,), (INSTRUCTIONS, "question 0", "question 1"), ("question 1",)])
+    def test_a_reply_to_another_conversation(self, prompt: Prompt):
+        assert self.found(compare({"a": self.messages()}, self.log(), {self.STORY: prompt})) == {"forked"}
+
+    def test_a_turn_before_one_that_its_caller_knew_of(self):
+        log = self.log()
+        log.posted["r1"] = Posted("a", "question 1", 3)
+        assert self.found(compare({"a": self.messages()}, log, self.prompts())) == {"forked"}
+
+
+class TestFailpoints:
+    @pytest.mark.parametrize(
+        ("value", "words"),
+        [("turn_stord", "one of turn_accepted,"), ("turn_stored:0", "1 or more"), ("turn_stored:x", "1 or more")],
+    )
+    def test_a_wrong_one_is_said(self, value: str, words: str):
+        with pytest.raises(ValueError, match=words):
+            failpoints.arm(value)
