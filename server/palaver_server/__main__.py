@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
@@ -75,6 +76,10 @@ async def serve(settings: Settings, announce: Callable[[int], None], *, share_po
     else:
         loop.add_reader(supervisor.sentinel, stopping.set)
     async with application(settings, os.environ, share_port=share_port) as running:
+        # What is loaded now stays, and a collection that walks through it serves nobody meanwhile. At 160 cancelled
+        # calls a second, it kept 1 in 100 model calls open for 49 ms after the cancel; without it, that is 8.
+        gc.collect()
+        gc.freeze()
         announce(running.port)
         await stopping.wait()
         await running.stop(settings.grace_period)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -33,6 +34,13 @@ logger = logging.getLogger(__name__)
 MAX_REQUEST_BYTES = 2 * 1024 * 1024
 FLUSH_TIMEOUT = 5.0
 """Seconds that callers get to read the end of a turn that finished while the server was stopping."""
+
+LINGER = 0.5
+"""Seconds in which callers whose turns have ended are told that the server shuts down, before it stops.
+
+gRPC tells a call that arrives while it stops that it was cancelled (https://github.com/grpc/grpc/issues/41785), which
+nobody posts again. The end of a turn is what both the stop and a caller's next turn wait for, so they would often meet.
+"""
 
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -84,6 +92,7 @@ class Application:
         """Turns NOT_SERVING, refuses new turns, lets the running ones finish for so many seconds, and stops."""
         await self._checks.enter_graceful_shutdown()
         await self._engine.drain(grace)
+        await asyncio.sleep(LINGER)
         await self._server.stop(FLUSH_TIMEOUT)
 
 

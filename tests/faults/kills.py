@@ -21,8 +21,9 @@ import palaver
 from palaver_server.failpoints import Failpoint
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
+from tests.faults.storage import STORES, name, storage
 from tests.support import table_proxy as faults
-from tests.support.azurite import Azurite
+from tests.support.azurite import Account
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.table_proxy import TableProxy
 
@@ -30,8 +31,6 @@ ASSISTANTS = [f"assistant {number}" for number in range(10)]
 CALLERS = 20
 LEASE_SECONDS = "1"
 """The least that there is: after most kills, some assistants are blocked for this long."""
-
-STORES = ("sqlite", "azure_tables")
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,14 @@ class _Run:
         """Whether the callers should go on."""
         return len(self.callers.log.acknowledged) < self.turns or self.killed < self.kills
 
+    def turns_until_the_next(self) -> int:
+        """Spreads the kills over the turns."""
+        return self.choices.randrange(1, 2 * self.turns // self.kills + 2)
+
     async def kill_when_it_is_time(self, server: ServerProcess, point: Failpoint | None) -> None:
         """Waits until the server has died at its failpoint, or kills it at a random moment."""
         if point is None:
-            goal = len(self.callers.log.acknowledged) + self.choices.randrange(1, 2 * self.turns // self.kills + 2)
+            goal = len(self.callers.log.acknowledged) + self.turns_until_the_next()
             async with self.callers.told:
                 await self.callers.told.wait_for(lambda: len(self.callers.log.acknowledged) >= goal)
             await asyncio.sleep(self.choices.uniform(0, 0.05))  # a random moment of the turns under way
@@ -90,7 +93,7 @@ class _Run:
         self.killed += 1
 
 
-async def run(store: str, turns: int, kills: int, seed: int, azurite: Azurite | None = None) -> Result:
+async def run(turns: int, kills: int, seed: int, account: Account | None = None) -> Result:
     """Runs until so many turns are acknowledged and so many servers killed; then it checks."""
     start = time.monotonic()
     async with AsyncExitStack() as stack:
@@ -98,9 +101,8 @@ async def run(store: str, turns: int, kills: int, seed: int, azurite: Azurite | 
         stderr = stack.enter_context((folder / "stderr").open("wb"))
         endpoint = await stack.enter_async_context(Storyteller())
         variables = {"PALAVER_LEASE_DURATION": LEASE_SECONDS, "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES)}
-        if store == "azure_tables":
-            azurite = azurite or stack.enter_context(Azurite())
-            proxy = await stack.enter_async_context(TableProxy(azurite.account()))
+        if account is not None:
+            proxy = await stack.enter_async_context(TableProxy(account))
             proxy.fault = faults.sometimes(seed, dropped=0.01, failed=0.01)
             variables["AzureWebJobsStorage"] = proxy.connection_string
         address = _free_address()
@@ -118,7 +120,7 @@ async def run(store: str, turns: int, kills: int, seed: int, azurite: Azurite | 
         for point in itertools.cycle([None, *Failpoint]):
             if posting.done():
                 break
-            armed = {"PALAVER_FAILPOINT": f"{point.value}:{progress.choices.randrange(1, 20)}"} if point else {}
+            armed = {"PALAVER_FAILPOINT": f"{point.value}:{progress.turns_until_the_next()}"} if point else {}
             async with server(**armed) as running:
                 dying = asyncio.ensure_future(progress.kill_when_it_is_time(running, point))
                 await asyncio.wait([posting, dying], return_when=asyncio.FIRST_COMPLETED)
@@ -128,7 +130,7 @@ async def run(store: str, turns: int, kills: int, seed: int, azurite: Azurite | 
             verdict = await check(running.stub, callers.log, endpoint.prompts)
         log = callers.log
         return Result(
-            store, len(log.acknowledged), progress.killed, endpoint.told, time.monotonic() - start, verdict,
+            name(account), len(log.acknowledged), progress.killed, endpoint.told, time.monotonic() - start, verdict,
             log.surprises,
         )  # fmt: skip
 
@@ -147,7 +149,8 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    result = asyncio.run(run(arguments.store, arguments.turns, arguments.kills, arguments.seed))
+    with storage(arguments.store) as account:
+        result = asyncio.run(run(arguments.turns, arguments.kills, arguments.seed, account))
     print(*result.findings[:20], result, sep="\n")
     sys.exit(not result.is_met)
 

@@ -18,13 +18,13 @@ from pathlib import Path
 import palaver
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
-from tests.support.azurite import Azurite
+from tests.faults.storage import STORES, name, storage, variables
+from tests.support.azurite import Account
 from tests.support.server_process import server_process
 
 ASSISTANT = "everybody's"
 SERVERS = 2
 CALLERS = 50
-STORES = ("sqlite", "azure_tables")
 
 MAX_WAIT = 8 * CALLERS
 """Turns of others that a turn may wait for at most.
@@ -69,20 +69,17 @@ class Result:
         )
 
 
-async def run(store: str, turns: int, seed: int, azurite: Azurite | None = None) -> Result:
+async def run(turns: int, seed: int, account: Account | None = None) -> Result:
     """Runs until so many turns are acknowledged; then it checks."""
     start = time.monotonic()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stderr = stack.enter_context((folder / "stderr").open("wb"))
         endpoint = await stack.enter_async_context(Storyteller())
-        variables = {"PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES)}
-        if store == "azure_tables":
-            azurite = azurite or stack.enter_context(Azurite())
-            variables["AzureWebJobsStorage"] = azurite.account().connection_string
+        settings = {"PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES), **variables(account)}
         groups: list[Callers] = []
         for number in range(SERVERS):
-            server = await stack.enter_async_context(server_process(folder, endpoint.url, stderr=stderr, **variables))
+            server = await stack.enter_async_context(server_process(folder, endpoint.url, stderr=stderr, **settings))
             client = await stack.enter_async_context(
                 palaver.AsyncClient(server.address, reconnect_timeout=RECONNECT_TIMEOUT)
             )
@@ -95,7 +92,7 @@ async def run(store: str, turns: int, seed: int, azurite: Azurite | None = None)
         asked = Counter(prompt[-1] for prompt in endpoint.prompts.values())
         waits = [wait for callers in groups for wait in callers.waits]
         return Result(
-            store,
+            name(account),
             len(log.acknowledged),
             sum(count > 1 for count in asked.values()),
             max(wait.turns for wait in waits),
@@ -114,7 +111,8 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    result = asyncio.run(run(arguments.store, arguments.turns, arguments.seed))
+    with storage(arguments.store) as account:
+        result = asyncio.run(run(arguments.turns, arguments.seed, account))
     print(*result.findings[:20], result, sep="\n")
     sys.exit(not result.is_met)
 

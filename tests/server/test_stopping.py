@@ -62,6 +62,25 @@ async def test_a_running_turn_finishes_and_new_ones_are_refused(tmp_path: Path):
             assert [message.content for message in listed.messages][1:] == ["running", "Hello"]
 
 
+async def test_callers_whose_turns_have_just_ended_are_refused_by_name(tmp_path: Path):
+    gate = asyncio.Event()
+    async with Endpoint() as endpoint:
+        endpoint.script(Stream("Hel", gate, "lo"))
+        async with palaver_server(tmp_path, endpoint.url) as served:
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+            running = served.stub.PostUserQuery(query("running"))
+            await running.read()
+            stopping = asyncio.ensure_future(served.application.stop(grace=60))
+            await not_serving(served)
+            gate.set()
+            while await running.read() is not grpc.aio.EOF:
+                pass
+            calls = [served.stub.PostUserQueryUnary(query("next")) for _ in range(20)]
+            for failure in await asyncio.gather(*map(failure_of, calls)):
+                assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+            await stopping
+
+
 @pytest.mark.parametrize("grace", [0, 0.2])
 async def test_a_turn_that_outlasts_the_grace_period_is_ended_by_name(tmp_path: Path, grace: float):
     async with Endpoint() as endpoint:

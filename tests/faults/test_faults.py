@@ -1,4 +1,4 @@
-"""A short part of the runs that `python -m tests.faults` has: every failpoint once, and some turns of two replicas."""
+"""A short part of each run that `python -m tests.faults` has, and its checker, which must find what it is there for."""
 
 from __future__ import annotations
 
@@ -9,33 +9,46 @@ import pytest
 from palaver.v1 import assistant_pb2
 from palaver_server import failpoints
 from palaver_server.failpoints import Failpoint
-from tests.faults import kills, replicas
+from tests.faults import cancels, kills, replicas, stops
 from tests.faults.checker import INSTRUCTIONS, Acknowledged, Log, Posted, Prompt, Verdict, compare
-from tests.support.azurite import Azurite
+from tests.faults.storage import STORES
+from tests.support.azurite import Account, Azurite
 
 
-def azurite_for(store: str, request: pytest.FixtureRequest) -> Azurite | None:
-    return request.getfixturevalue("azurite") if store == "azure_tables" else None
+@pytest.fixture(params=STORES)
+def account(request: pytest.FixtureRequest) -> Account | None:
+    if request.param == "sqlite":
+        return None
+    azurite: Azurite = request.getfixturevalue("azurite")
+    return azurite.account()
 
 
-@pytest.mark.parametrize("store", kills.STORES)
-async def test_no_turn_suffers_from_the_death_of_servers(store: str, request: pytest.FixtureRequest):
+async def test_no_turn_suffers_from_the_death_of_servers(account: Account | None):
     deaths = len(Failpoint) + 1
-    result = await kills.run(store, turns=60, kills=deaths, seed=1, azurite=azurite_for(store, request))
-    assert result.verdict.findings == []
-    assert result.surprises == []
+    result = await kills.run(60, deaths, 1, account)
+    assert result.findings == []
     assert result.turns >= 60
     assert result.kills >= deaths
 
 
-@pytest.mark.parametrize("store", replicas.STORES)
-async def test_replicas_make_one_line_of_turns(store: str, request: pytest.FixtureRequest):
-    result = await replicas.run(store, turns=100, seed=1, azurite=azurite_for(store, request))
-    assert result.verdict.findings == []
-    assert result.surprises == []
+async def test_servers_that_stop_lose_no_turn(account: Account | None):
+    result = await stops.run(3, 1, account)
+    assert result.findings == []
+    assert result.stops == 3
+
+
+async def test_replicas_make_one_line_of_turns(account: Account | None):
+    result = await replicas.run(100, 1, account)
+    assert result.findings == []
     assert result.asked_twice == 0
     assert result.turns >= 100
     assert min(result.shares) > 0
+
+
+async def test_cancelled_calls_leave_nothing_behind(account: Account | None):
+    result = await cancels.run(200, 1, account)
+    assert result.findings == []
+    assert result.total.calls == 200
 
 
 class TestChecker:

@@ -1,0 +1,250 @@
+"""Many servers that are stopped under load while another takes over: no acknowledged turn is lost, none is doubled.
+
+    python -m tests.faults.stops --stops 100 --store azure_tables
+
+Each stop is that of a rolling deployment: the next server runs already, then the old one gets SIGTERM at a random
+moment. A caller who is refused, or loses the connection, posts the same request again to the new server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+
+from palaver.v1 import assistant_service_pb2 as pb
+from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Acknowledged, Log, Posted, Storyteller, Verdict, check
+from tests.faults.storage import STORES, name, storage, variables
+from tests.support.azurite import Account
+from tests.support.server_process import ServerProcess, server_process
+from tests.support.statuses import failure
+
+ASSISTANTS = [f"assistant {number}" for number in range(6)]
+CALLERS = 10
+"""More than there are assistants, so that at each stop some turns run and others wait."""
+
+PAUSE_BETWEEN_WORDS = 0.01
+LONGEST_WAIT = 0.3
+"""Seconds until the SIGTERM: a few turns, so that it comes at any moment of them."""
+
+CHANGE_OF_SERVER = 0.1
+"""The share of turns after which a caller goes to the newest server of its own accord, as behind a load balancer."""
+
+PATIENCE = 60.0
+"""Seconds after which what has not happened never will; twice the time that a stopping server grants."""
+
+OK = "OK"
+SHUTTING_DOWN = "UNAVAILABLE SHUTTING_DOWN"
+NO_CONNECTION = "UNAVAILABLE, no connection to a server that was told to stop"
+EXPECTED = {OK, SHUTTING_DOWN, NO_CONNECTION}
+
+
+@dataclass(eq=False)
+class Server:
+    """One of the servers that follow each other."""
+
+    running: ServerProcess
+    is_told_to_stop: bool = False
+    has_answered: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server has acknowledged a turn."""
+
+
+@dataclass(eq=False)
+class Fleet:
+    """The servers, and what the callers were told by them."""
+
+    newest: Server
+    is_over: bool = False
+    log: Log = field(default_factory=Log)
+    newest_message: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ASSISTANTS, 1))
+    """By assistant, as far as the callers were told."""
+    statuses: Counter[str] = field(default_factory=Counter)
+    posted_again: int = 0
+    replayed: int = 0
+    cut_short: int = 0
+
+
+@dataclass(frozen=True)
+class StopReport:
+    """What has become of the turns, and of the servers that were stopped."""
+
+    store: str
+    stops: int
+    turns: int
+    """Turns that were acknowledged."""
+    posted_again: int
+    """Requests that were posted again because of a stop."""
+    replayed: int
+    """Those of them whose turn was stored already, though its caller had not heard of it."""
+    statuses: dict[str, int]
+    verdict: Verdict
+    cut_short: int
+    """Turns that had started and then failed."""
+    paid_again: int
+    """Turns for which the model was called more than once."""
+    failed_exits: int
+    """Servers that ended with another exit status than 0."""
+    longest_stop: float
+    """Seconds from SIGTERM to the end of the process."""
+    seconds: float
+
+    @property
+    def findings(self) -> list[str]:
+        """What is wrong, a line each."""
+        faults = {
+            "turns that failed after they had started": self.cut_short,
+            "turns that were paid for twice": self.paid_again,
+            "servers that ended with an error": self.failed_exits,
+            **{status: count for status, count in self.statuses.items() if status not in EXPECTED},
+        }
+        return [*self.verdict.findings, *(f"{what}: {count}" for what, count in faults.items() if count)]
+
+    @property
+    def is_met(self) -> bool:
+        """Whether acknowledged turns are stored once and whole, and no started one has failed."""
+        return not self.findings
+
+    def __str__(self) -> str:
+        return (
+            f"SIGTERM, {self.store:<12} {self.turns:>6,} turns {self.stops:>4} stops"
+            f"   posted again {self.posted_again:,} replayed {self.replayed} findings {len(self.findings)}"
+            f"   longest stop {self.longest_stop:.1f} s   {self.seconds:,.0f} s"
+        )
+
+
+async def post_turns(number: int, fleet: Fleet, choices: random.Random) -> None:
+    """Posts turns one after the other; one that fails goes to the newest server, with the same name."""
+    server = fleet.newest
+    for turn in itertools.count():
+        if fleet.is_over:
+            return
+        assistant = ASSISTANTS[(number + turn) % len(ASSISTANTS)]
+        request = pb.PostUserQueryRequest(
+            id=assistant, user_message=f"turn {turn} of caller {number}", request_id=f"{number}-{turn}"
+        )
+        newest = fleet.newest_message[assistant]
+        fleet.log.posted[request.request_id] = Posted(assistant, request.user_message, newest)
+        gives_up = time.monotonic() + PATIENCE
+        while not await _post(server, request, fleet):
+            assert time.monotonic() < gives_up, f"no server takes {request.user_message}"
+            fleet.posted_again += 1
+            server = fleet.newest
+        if choices.random() < CHANGE_OF_SERVER:
+            server = fleet.newest
+
+
+async def _post(server: Server, request: pb.PostUserQueryRequest, fleet: Fleet) -> bool:
+    """Posts a turn, and says whether it was acknowledged."""
+    has_started = is_acknowledged = False
+    call = server.running.stub.PostUserQuery(request, timeout=PATIENCE)
+    try:
+        while (response := await call.read()) is not grpc.aio.EOF:
+            event = response.WhichOneof("event")
+            if event == "started":
+                has_started = True
+                fleet.replayed += response.started.replayed
+            elif event == "completed":
+                is_acknowledged = True
+                asked, answered = response.completed.messages
+                told = Acknowledged(request.request_id, asked.index, asked.content, answered.content)
+                fleet.log.acknowledged.append(told)
+                fleet.newest_message[request.id] = max(fleet.newest_message[request.id], answered.index)
+                server.has_answered.set()
+    except grpc.aio.AioRpcError as error:
+        # A turn whose caller has read its end is acknowledged, whatever becomes of the connection then.
+        fleet.statuses[_status(error, server)] += 1
+        fleet.cut_short += has_started and not is_acknowledged
+        return is_acknowledged
+    fleet.statuses[OK if is_acknowledged else "OK, without the end of the turn"] += 1
+    return is_acknowledged
+
+
+def _status(error: grpc.aio.AioRpcError, server: Server) -> str:
+    found = failure(error)
+    if found.code is grpc.StatusCode.UNAVAILABLE and not found.reason and server.is_told_to_stop:
+        return NO_CONNECTION
+    return f"{found.code.name} {found.reason or found.text}"
+
+
+async def run(stops: int, seed: int, account: Account | None = None) -> StopReport:
+    """Stops so many servers, which share an account, or else one SQLite file."""
+    choices = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        async with Storyteller(PAUSE_BETWEEN_WORDS) as endpoint, AsyncExitStack() as stack:
+
+            async def start() -> Server:
+                settings = {"PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES), **variables(account)}
+                server = server_process(Path(folder), endpoint.url, **settings)
+                return Server(await stack.enter_async_context(server))
+
+            fleet = Fleet(await start())
+            for assistant in ASSISTANTS:
+                request = pb.CreateAssistantRequest(id=assistant, instructions=INSTRUCTIONS)
+                await fleet.newest.running.stub.CreateAssistant(request)
+            began = time.monotonic()
+            exits: list[tuple[int, float]] = []
+
+            async def replace_servers() -> None:
+                try:
+                    for _ in range(stops):
+                        old, fleet.newest = fleet.newest, await start()
+                        await asyncio.wait_for(old.has_answered.wait(), PATIENCE)
+                        await asyncio.sleep(choices.uniform(0, LONGEST_WAIT))  # the moment of the fault
+                        exits.append(await _stop(old))
+                finally:
+                    fleet.is_over = True
+
+            callers = (post_turns(number, fleet, choices) for number in range(CALLERS))
+            await asyncio.gather(replace_servers(), *callers)
+            asked = Counter(prompt[-1] for prompt in endpoint.prompts.values())
+            return StopReport(
+                store=name(account),
+                stops=len(exits),
+                turns=len(fleet.log.acknowledged),
+                posted_again=fleet.posted_again,
+                replayed=fleet.replayed,
+                statuses=dict(fleet.statuses),
+                verdict=await check(fleet.newest.running.stub, fleet.log, endpoint.prompts),
+                cut_short=fleet.cut_short,
+                paid_again=sum(count > 1 for count in asked.values()),
+                failed_exits=sum(status != 0 for status, _ in exits),
+                longest_stop=max((seconds for _, seconds in exits), default=0.0),
+                seconds=time.monotonic() - began,
+            )
+
+
+async def _stop(server: Server) -> tuple[int, float]:
+    """Stops a server in an orderly way; returns its exit status, and the seconds that it took."""
+    began = time.monotonic()
+    server.is_told_to_stop = True
+    server.running.process.send_signal(signal.SIGTERM)
+    status = await asyncio.wait_for(server.running.process.wait(), PATIENCE)
+    return status, time.monotonic() - began
+
+
+def main() -> None:
+    """Reads the arguments, runs, and judges."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--stops", type=int, default=100)
+    parser.add_argument("--store", choices=STORES, default="sqlite")
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with storage(arguments.store) as account:
+        report = asyncio.run(run(arguments.stops, arguments.seed, account))
+    print(*report.findings[:20], report, sep="\n")
+    sys.exit(not report.is_met)
+
+
+if __name__ == "__main__":
+    main()
