@@ -62,6 +62,13 @@ async def other(replicas: Replicas) -> AsyncIterator[Served]:
         yield running
 
 
+CANCELLED_OR_OVERTAKEN = [
+    (grpc.StatusCode.CANCELLED, "TURN_CANCELLED"),
+    # Its server learns it by what another turn has done since.
+    (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE"),
+]
+
+
 def query(user_message: str = "Hello", request_id: str = "") -> pb.PostUserQueryRequest:
     return pb.PostUserQueryRequest(id="a", user_message=user_message, request_id=request_id)
 
@@ -113,6 +120,71 @@ async def test_the_same_turn_on_another_server_is_replayed_when_it_is_stored(
     assert (await asleep).started.replayed
     assert (await rest(again))[-1].completed == completed.completed
     assert len(endpoint.calls) == 1
+
+
+class TestCancelling:
+    """A turn that runs on another server."""
+
+    CANCEL = pb.CancelTurnRequest(id="a", request_id="r")
+
+    @pytest.mark.parametrize("seconds", [1, 600], ids=["noticed when it is renewed", "noticed when it is stored"])
+    async def test_it_ends_and_is_not_stored(self, replicas: Replicas, other: Served, endpoint: Endpoint, seconds: int):
+        gate = asyncio.Event()
+        async with replicas.another(lease_duration=seconds) as one:
+            await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            endpoint.script(Stream("first", gate))
+            running = one.stub.PostUserQuery(query(request_id="r"))
+            await running.read()
+            upstream = await endpoint.call()
+            await other.stub.CancelTurn(self.CANCEL)
+            # The assistant is free for others at once.
+            await other.stub.PostUserQueryUnary(query("Now me"), timeout=5)
+            if seconds == 1:
+                await upstream.closed.wait()
+            gate.set()
+            failure = await failure_of(rest(running))
+            assert (failure.code, failure.reason) in CANCELLED_OR_OVERTAKEN
+            assert await contents(one) == ["Now me", "Hello, world"]
+
+    async def test_its_callers_are_told(self, replicas: Replicas, other: Served, endpoint: Endpoint):
+        async with replicas.another(lease_duration=1) as one:
+            await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            endpoint.script(Stream("first", asyncio.Event()))
+            running = one.stub.PostUserQuery(query(request_id="r"))
+            await running.read()
+            await endpoint.call()
+            await other.stub.CancelTurn(self.CANCEL)
+            failure = await failure_of(rest(running))
+            assert (failure.code, failure.reason) == (grpc.StatusCode.CANCELLED, "TURN_CANCELLED")
+            assert await contents(one) == []
+            # Under its name, it may run anew.
+            response = await other.stub.PostUserQueryUnary(query(request_id="r"), timeout=5)
+            assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
+
+    async def test_one_that_is_waited_for_here_ends_as_well(self, one: Served, other: Served, endpoint: Endpoint):
+        endpoint.script(Stream("first", gate := asyncio.Event()))
+        running = one.stub.PostUserQuery(query(request_id="r"))
+        await running.read()
+        await endpoint.call()
+        again = asyncio.ensure_future(failure_of(other.stub.PostUserQueryUnary(query(request_id="r"))))
+        await failure_of(other.stub.PostUserQueryUnary(query("something else"), timeout=0.3))
+        await other.stub.CancelTurn(self.CANCEL)
+        assert (await again).reason == "TURN_CANCELLED"
+        gate.set()
+        assert (await failure_of(rest(running))).reason == "TURN_CANCELLED"
+        assert await contents(one) == []
+
+    async def test_others_are_left_alone(self, one: Served, other: Served, endpoint: Endpoint):
+        endpoint.script(Stream("first", gate := asyncio.Event()))
+        running = one.stub.PostUserQuery(query("q1", request_id="mine"))
+        await running.read()
+        assert (await failure_of(other.stub.CancelTurn(self.CANCEL))).reason == "TURN_NOT_FOUND"
+        gate.set()
+        await rest(running)
+        assert (await failure_of(other.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="mine")))).reason == (
+            "TURN_NOT_FOUND"
+        )
+        assert await contents(one) == ["q1", "first"]
 
 
 async def test_callers_that_leave_at_any_point_block_nobody(one: Served, other: Served, endpoint: Endpoint):

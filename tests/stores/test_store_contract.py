@@ -13,7 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from palaver_server.engine.limits import MAX_MESSAGE_UNITS, utf16_units
-from palaver_server.errors import AssistantBusy, AssistantExists, AssistantNotFound, ConcurrentWrite, ConversationFull
+from palaver_server.errors import (
+    AssistantBusy,
+    AssistantExists,
+    AssistantNotFound,
+    ConcurrentWrite,
+    ConversationFull,
+    TurnCancelled,
+)
 from palaver_server.models import Draft, FinishReason, IfExists, Message, Order, Role, SkillCall, Usage
 from palaver_server.stores.store import (
     MAX_MESSAGES,
@@ -687,6 +694,47 @@ class TestLeases:
         await create(store)
         version = (await store.read_window(COLLECTION, "a", 10, Lease("slow", 0))).version
         await store.commit_turn(COLLECTION, "a", version, finished())
+
+    async def test_cancelling_takes_it_away(self, place: Place):
+        here, there = await place.connect(), await place.connect()
+        await create(here)
+        window = await here.read_window(COLLECTION, "a", 10, self.OURS)
+        assert await there.cancel_lease(COLLECTION, "a", "our")
+        assert await there.cancel_lease(COLLECTION, "a", "our")  # it may be repeated when its answer got lost
+        for late in (
+            here.commit_turn(COLLECTION, "a", window.version, finished()),
+            here.renew_lease(COLLECTION, "a", window.version, self.OURS),
+        ):
+            with pytest.raises(TurnCancelled):
+                await late
+        window = await there.read_window(COLLECTION, "a", 10, self.THEIRS)
+        await here.release_lease(COLLECTION, "a", self.OURS)
+        with pytest.raises(AssistantBusy):
+            await here.read_window(COLLECTION, "a", 10, self.OURS)
+        await there.commit_turn(COLLECTION, "a", window.version, finished())
+        assert len((await here.read_window(COLLECTION, "a", 10)).messages) == 2
+
+    async def test_who_was_cancelled_must_not_write_after_others(self, store: Store):
+        await create(store)
+        old = (await store.read_window(COLLECTION, "a", 10, self.OURS)).version
+        assert await store.cancel_lease(COLLECTION, "a", "ours")
+        await store.read_window(COLLECTION, "a", 10, self.THEIRS)
+        for late in (
+            store.commit_turn(COLLECTION, "a", old, finished()),
+            store.renew_lease(COLLECTION, "a", old, self.OURS),
+        ):
+            with pytest.raises(ConcurrentWrite):
+                await late
+
+    async def test_only_that_of_the_turn_is_cancelled(self, store: Store):
+        await create(store)
+        assert not await store.cancel_lease(COLLECTION, "a", "ours")
+        window = await store.read_window(COLLECTION, "a", 10, self.THEIRS)
+        for name in ("a", "none"):
+            assert not await store.cancel_lease(COLLECTION, name, "ours")
+        assert not await store.cancel_lease("Unused", "a", "theirs")
+        await store.commit_turn(COLLECTION, "a", window.version, finished())
+        assert not await store.cancel_lease(COLLECTION, "a", "theirs")
 
     async def test_renewing_lets_it_last(self, store: Store):
         await create(store)

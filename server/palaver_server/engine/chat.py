@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+from palaver_server.engine import lease as leases
 from palaver_server.engine.lease import TurnLease, take
 from palaver_server.engine.limits import TurnSize
 from palaver_server.engine.model import ChatModel, Models
@@ -128,11 +129,14 @@ class ChatEngine:
         turn.start(self._run(turn, call), on_end=forget)
         return follower
 
-    def cancel(self, key: AssistantKey, request_id: str) -> None:
-        """Ends a running turn, whoever follows it; raises `TurnNotFound`."""
-        self._store(key)
+    async def cancel(self, key: AssistantKey, request_id: str) -> None:
+        """Ends a running turn, whoever follows it, here or on another server; raises `TurnNotFound`."""
+        store = self._store(key)
         turn = self._by_name.get(_name(key, request_id))
-        if turn is None or not turn.cancel(TurnCancelled("the turn was cancelled")):
+        is_cancelled = turn is not None and turn.cancel(TurnCancelled("the turn was cancelled"))
+        if turn is None or not turn.has_started:  # then it may run on another server, and only wait for that here
+            is_cancelled = await leases.cancel(store, key, request_id) or is_cancelled
+        if not is_cancelled:
             raise TurnNotFound("no such turn is running, or it is being stored already")
 
     async def drain(self, grace: float) -> None:
@@ -173,6 +177,7 @@ class ChatEngine:
         return await take(
             call.store,
             call.query.assistant,
+            call.request_id,
             self._options.history_messages if max_messages is None else max_messages,
             self._options.lease_duration,
             wait_until,

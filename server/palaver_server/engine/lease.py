@@ -7,6 +7,7 @@ be reached, two turns may run at once; the commit of the later one then fails, s
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 import uuid
@@ -14,7 +15,7 @@ from collections.abc import Callable
 
 import anyio
 
-from palaver_server.errors import AssistantBusy, ConcurrentWrite, PalaverError, StoreError
+from palaver_server.errors import AssistantBusy, ConcurrentWrite, PalaverError, StoreError, TurnCancelled
 from palaver_server.models import AssistantKey
 from palaver_server.stores.store import FinishedTurn, Lease, Store, StoredTurn, Window
 
@@ -55,7 +56,7 @@ class TurnLease:
                 self._version = await self._store.renew_lease(
                     self._key.collection, self._key.id, self._version, self._lease
                 )
-            except ConcurrentWrite as error:
+            except (ConcurrentWrite, TurnCancelled) as error:
                 on_loss(error)
                 return
             except StoreError:
@@ -82,14 +83,14 @@ class TurnLease:
 
 
 async def take(
-    store: Store, key: AssistantKey, max_messages: int, seconds: float, wait_until: float | None
+    store: Store, key: AssistantKey, request_id: str, max_messages: int, seconds: float, wait_until: float | None
 ) -> TurnLease:
     """Takes an assistant for a turn, and reads its window.
 
     While another process has it, it is looked at again and again, until `wait_until` in the loop's time; then
     `AssistantBusy` is raised.
     """
-    lease = Lease(uuid.uuid4().hex, seconds)
+    lease = Lease(f"{_turn(request_id)}.{uuid.uuid4().hex}", seconds)
     limit = FIRST_PAUSE
     was_awaited = False
     while True:
@@ -104,6 +105,19 @@ async def take(
             limit = min(limit * 2, LONGEST_PAUSE)
         else:
             return TurnLease(store, key, lease, window, was_awaited=was_awaited)
+
+
+async def cancel(store: Store, key: AssistantKey, request_id: str) -> bool:
+    """Ends a turn that runs anywhere; False where none of this name has the assistant.
+
+    It is not stored from now on, and its server learns of it when it renews the lease.
+    """
+    return await store.cancel_lease(key.collection, key.id, _turn(request_id))
+
+
+def _turn(request_id: str) -> str:
+    """Names a turn in a lease, which must not be as long as a `request_id` may be."""
+    return hashlib.sha256(request_id.encode()).hexdigest()[:32]
 
 
 async def _read_window(store: Store, key: AssistantKey, max_messages: int, lease: Lease) -> Window:

@@ -69,5 +69,5 @@ class AssistantService(pb_grpc.AssistantServiceServicer):
             turn.leave()
 
     async def CancelTurn(self, request: pb.CancelTurnRequest, context: Context) -> pb.CancelTurnResponse:
-        self._engine.cancel(*convert.cancellation(request))
+        await self._engine.cancel(*convert.cancellation(request))
         return pb.CancelTurnResponse()

@@ -37,6 +37,7 @@ from palaver_server.errors import (
     ConversationFull,
     StoreError,
     StoreUnavailable,
+    TurnCancelled,
     TurnTooLarge,
 )
 from palaver_server.failpoints import Failpoint, reach
@@ -55,6 +56,7 @@ from palaver_server.stores.azure_calls import (
 )
 from palaver_server.stores.azure_rows import Row, Version
 from palaver_server.stores.store import (
+    CANCELLED,
     MAX_MESSAGES,
     MAX_TURN_MESSAGES,
     FinishedTurn,
@@ -258,6 +260,21 @@ class AzureTablesStore:
                 return
             if await _write_lease(table, assistant_id, state.metadata["etag"], NOBODY) is not None:
                 return
+
+    @call()
+    async def cancel_lease(self, collection: str, assistant_id: str, turn: str) -> bool:
+        table = self._table(collection)
+        for _ in range(MAX_ATTEMPTS):
+            state = await _get(table, assistant_id, rows.STATE)
+            holder = "" if state is None else rows.lease(state)[0].removeprefix(CANCELLED)
+            if state is None or not holder.startswith(turn):
+                return False
+            if (
+                await _write_lease(table, assistant_id, state.metadata["etag"], Lease(CANCELLED + holder, 0))
+                is not None
+            ):
+                return True
+        raise ConcurrentWrite("others write to the conversation all the time")
 
     @call()
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
@@ -487,9 +504,15 @@ async def _update_lease(table: TableClient, partition: str, version: Version, le
 
 
 async def _renewed(table: TableClient, partition: str, version: Version) -> Version | None:
-    """Returns what a version has become by renewing its lease, when the answer to that got lost."""
+    """Returns what a version has become by renewing its lease, when the answer to that got lost.
+
+    None where it is gone. Raises `TurnCancelled` where its lease was cancelled.
+    """
     state = await _get(table, partition, rows.STATE)
-    if state is None or not version.holder or rows.lease(state)[0] != version.holder:
+    holder = "" if state is None else rows.lease(state)[0]
+    if version.holder and holder == CANCELLED + version.holder:
+        raise TurnCancelled("the turn was cancelled")
+    if state is None or not version.holder or holder != version.holder:
         return None
     renewed = Version.of(rows.assistant(state), state.metadata["etag"], version.holder)
     return renewed if replace(renewed, etag=version.etag) == version and renewed != version else None

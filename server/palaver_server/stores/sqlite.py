@@ -27,10 +27,12 @@ from palaver_server.errors import (
     StoreCorrupt,
     StoreFull,
     StoreUnavailable,
+    TurnCancelled,
 )
 from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import Assistant, FinishReason, IfExists, Message, Order, Role, SkillCall, Usage
 from palaver_server.stores.store import (
+    CANCELLED,
     MAX_MESSAGES,
     FinishedTurn,
     FoundTurn,
@@ -202,9 +204,7 @@ class SqliteStore:
     async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
         def renew(connection: sqlite3.Connection) -> str:
             with _transaction(connection, is_durable=False):
-                row = _find(connection, collection, assistant_id)
-                if row is None or not _is_version(row, version):
-                    raise ConcurrentWrite("somebody else has a turn of the assistant")
+                row = _current(connection, collection, assistant_id, version)
                 _set_lease(connection, row["key"], lease.holder, _now() + round(lease.seconds * 1_000_000))
             return version
 
@@ -218,6 +218,18 @@ class SqliteStore:
                     _set_lease(connection, row["key"], "", 0)
 
         await self._run(release)
+
+    async def cancel_lease(self, collection: str, assistant_id: str, turn: str) -> bool:
+        def cancel(connection: sqlite3.Connection) -> bool:
+            with _transaction(connection):
+                row = _find(connection, collection, assistant_id)
+                holder = "" if row is None else row["lease_holder"].removeprefix(CANCELLED)
+                if row is None or not holder.startswith(turn):
+                    return False
+                _set_lease(connection, row["key"], CANCELLED + holder, 0)
+                return True
+
+        return await self._run(cancel)
 
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
         def find(connection: sqlite3.Connection) -> FoundTurn | None:
@@ -244,9 +256,7 @@ class SqliteStore:
     async def commit_turn(self, collection: str, assistant_id: str, version: str, turn: FinishedTurn) -> StoredTurn:
         def commit(connection: sqlite3.Connection) -> StoredTurn:
             with _transaction(connection):
-                row = _find(connection, collection, assistant_id)
-                if row is None or not _is_version(row, version):
-                    raise ConcurrentWrite("somebody else wrote to the conversation during the turn")
+                row = _current(connection, collection, assistant_id, version)
                 first_index = row["total_messages"] + 1
                 last_index = row["total_messages"] + len(turn.messages)
                 if last_index > MAX_MESSAGES:
@@ -429,9 +439,16 @@ def _version(row: sqlite3.Row, lease_holder: str) -> str:
     return f"{row['key']}:{row['total_messages']}:{lease_holder}"
 
 
-def _is_version(row: sqlite3.Row, version: str) -> bool:
-    """Whether the conversation is still the one that was read, and its lease, if any was taken, not somebody else's."""
-    return version in (_version(row, ""), _version(row, row["lease_holder"]))
+def _current(connection: sqlite3.Connection, collection: str, assistant_id: str, version: str) -> sqlite3.Row:
+    """Finds the conversation that was read, and whose lease, if one was taken, is still not somebody else's."""
+    row = _find(connection, collection, assistant_id)
+    if row is not None:
+        holder = row["lease_holder"]
+        if version in (_version(row, ""), _version(row, holder)):
+            return row
+        if holder == CANCELLED + version.rpartition(":")[2]:
+            raise TurnCancelled("the turn was cancelled")
+    raise ConcurrentWrite("somebody else wrote to the conversation, or has a turn of the assistant")
 
 
 def _assistant(row: sqlite3.Row) -> Assistant:

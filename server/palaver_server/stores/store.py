@@ -38,9 +38,13 @@ class Lease:
     """The right to an assistant's next turn, for a while."""
 
     holder: str
-    """Whose it is; each turn is another holder."""
+    """Whose it is; each turn is another holder. It begins with what `cancel_lease` knows the turn by."""
     seconds: float
     """How long it lasts when it is not renewed, by the clock of the one who takes it."""
+
+
+CANCELLED = "cancelled "
+"""What the name of a holder begins with once its lease was cancelled, so that it can tell that from another's lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +167,18 @@ class Store(Protocol):
     async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
         """Lets a lease last from now on; returns the version that names the conversation then.
 
-        Raises `ConcurrentWrite` when the lease is another holder's by now, or the conversation has gone on.
+        Raises `ConcurrentWrite` when the lease is another holder's by now, or the conversation has gone on, and
+        `TurnCancelled` when the lease was cancelled.
         """
 
     async def release_lease(self, collection: str, assistant_id: str, lease: Lease) -> None:
         """Ends a lease, unless it is another holder's by now."""
+
+    async def cancel_lease(self, collection: str, assistant_id: str, turn: str) -> bool:
+        """Takes the assistant away from the holder whose name begins so, which can't commit then any more.
+
+        False where it is nobody's whose name does.
+        """
 
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
         """Returns the stored turn of this name; None where there is none, or no such assistant."""
@@ -176,8 +187,8 @@ class Store(Protocol):
         """Appends a turn in one transaction.
 
         Its messages get the next indexes and strictly growing times. Raises `ConcurrentWrite` when the conversation is
-        not the one that `version` names any more or has a turn of this `request_id`, `ConversationFull`,
-        `TurnTooLarge` or `StoreFull`; then nothing is stored.
+        not the one that `version` names any more or has a turn of this `request_id`, `TurnCancelled` when its lease was
+        cancelled, `ConversationFull`, `TurnTooLarge` or `StoreFull`; then nothing is stored.
         """
 
     async def close(self) -> None:

@@ -172,7 +172,11 @@ class AssistantServiceServicer(object):
         """Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
         model call is closed and nothing of the turn is stored.
 
-        Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running.
+        A turn of another server is not stored from the moment of this call's success; its model call is closed and its
+        callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+
+        Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
+        waits for its assistant on another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -90,7 +90,11 @@ class AssistantServiceStub:
     """Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
     model call is closed and nothing of the turn is stored.
 
-    Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running.
+    A turn of another server is not stored from the moment of this call's success; its model call is closed and its
+    callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+
+    Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
+    waits for its assistant on another server.
     """
 
 @_typing.type_check_only
@@ -155,7 +159,11 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
     """Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
     model call is closed and nothing of the turn is stored.
 
-    Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running.
+    A turn of another server is not stored from the moment of this call's success; its model call is closed and its
+    callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+
+    Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
+    waits for its assistant on another server.
     """
 
 class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -259,7 +267,11 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         """Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
         model call is closed and nothing of the turn is stored.
 
-        Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running.
+        A turn of another server is not stored from the moment of this call's success; its model call is closed and its
+        callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+
+        Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
+        waits for its assistant on another server.
         """
 
 def add_AssistantServiceServicer_to_server(servicer: AssistantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
