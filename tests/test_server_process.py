@@ -235,16 +235,6 @@ class TestRefusingToStart:
         assert line == "the database palaver-data/palaver.db can't be used: the database is damaged"
         assert database.read_bytes() == b"This was a database once." * 1000
 
-    def test_another_corrupt_database_is_the_trouble_of_its_own_callers(self, folder: Path):
-        (folder / "other.db").write_bytes(b"This was a database once." * 1000)
-        environment = {"PALAVER_STORAGE_CONNECTIONS": "AzureWebJobsStorage,Other", "Other": "sqlite:other.db"}
-        with started(**environment) as server, stub(server.address) as calls:
-            calls.CreateAssistant(pb.CreateAssistantRequest(id="a"))
-            request = pb.CreateAssistantRequest(id="a", chat_storage_connection_setting="Other")
-            with pytest.raises(grpc.RpcError) as caught:
-                calls.CreateAssistant(request)
-            assert caught.value.code() is grpc.StatusCode.DATA_LOSS
-
 
 class TestWorkers:
     def test_they_share_one_port_and_one_store(self, folder: Path):

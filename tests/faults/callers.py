@@ -15,6 +15,9 @@ from tests.faults.checker import Acknowledged, Log, Posted
 
 RECONNECT_TIMEOUT = 60.0
 
+MAX_FAILURES = 50
+"""Of a turn; more than any caller would put up with."""
+
 MAY_TRY_AGAIN = (palaver.AbortedError, palaver.UnavailableError)
 """What a caller must expect while servers come and go; another error is a surprise."""
 
@@ -68,17 +71,17 @@ class Callers:
         options = {"request_id": request_id, "on_disconnect": self._choices.choice(["cancel", "continue"])}
         self.log.posted[request_id] = Posted(assistant, question, self._newest[assistant])
         start, stored_before = time.monotonic(), len(self.log.acknowledged)
-        while True:
+        completed, failures = None, 0
+        while completed is None:
             ask = self._choices.choice(self._ways)
             try:
                 completed = await ask(assistant, question, options)
-            except MAY_TRY_AGAIN:
-                continue
             except palaver.PalaverError as error:
-                self.log.surprises.append(f"{question}: {error}")
-                return
-            if completed is not None:
-                break
+                failures += 1
+                if not isinstance(error, MAY_TRY_AGAIN) or failures == MAX_FAILURES:
+                    self.log.surprises.append(f"{question}, after {failures} failures: {error}")
+                    return
+                await asyncio.sleep(error.retry_delay or 0.1)  # what the server asks for
         asked, answered = completed.messages
         self._newest[assistant] = max(self._newest[assistant], answered.index)
         self.waits.append(Wait(time.monotonic() - start, len(self.log.acknowledged) - stored_before))

@@ -1,10 +1,11 @@
-"""Whatever the endpoint does wrong has its status and reason, and nothing of the turn is stored."""
+"""Whatever the endpoint does wrong has its status and reason, and nothing of the turn is stored, in any store."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.azurite import Azurite
 from tests.support.endpoint import (
     HANG_UP,
     RESET,
@@ -25,6 +27,7 @@ from tests.support.endpoint import (
     drip_without_end,
     empty_deltas_without_end,
     event,
+    fire_hose,
     line_without_end,
 )
 from tests.support.palaver_server import Served, palaver_server
@@ -50,6 +53,7 @@ INVALID = grpc.StatusCode.INVALID_ARGUMENT
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION
 EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
+WORTH_RETRYING = {"MODEL_RATE_LIMITED", "MODEL_UNAVAILABLE", "MODEL_STREAM_BROKEN"}
 TIMEOUT = grpc.StatusCode.DEADLINE_EXCEEDED
 
 FAULTS = {
@@ -88,6 +92,7 @@ FAULTS = {
     "comments after the first piece": Fault(
         Stream("Hi", comments_without_end), TIMEOUT, "MODEL_TIMEOUT", "wrote nothing"
     ),
+    "writes without end": Fault(Stream(fire_hose), EXHAUSTED, "TURN_TOO_LARGE", "max_tokens"),
     "drips for ever": Fault(Stream(drip_without_end), TIMEOUT, "MODEL_TIMEOUT", "longer than"),
     "reset before the first piece": Fault(Stream(b": hi\n\n", RESET), UNAVAILABLE, "MODEL_STREAM_BROKEN", calls=3),
     "reset in the middle": Fault(Stream("Hi", RESET), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
@@ -124,36 +129,79 @@ async def endpoint() -> AsyncIterator[Endpoint]:
         yield running
 
 
-SHORT = {"first_token_timeout": 0.4, "token_timeout": 0.4, "turn_timeout": 4}
+SHORT = {"first_token_timeout": 0.4, "token_timeout": 0.4, "turn_timeout": 2}
 """For what runs into a time-out; on a busy machine anything else might, too."""
 
 
-@pytest.fixture
-async def served(tmp_path: Path, endpoint: Endpoint, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url, **getattr(request, "param", {})) as running:
+@pytest.fixture(params=["sqlite", "azure_tables"])
+def variables(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The environment of a server with a store of this kind."""
+    if request.param == "sqlite":
+        return {}
+    azurite: Azurite = request.getfixturevalue("azurite")
+    return {"AzureWebJobsStorage": azurite.account().connection_string}
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, endpoint: Endpoint, variables: dict[str, str] | None = None, **settings: Any
+) -> AsyncIterator[Served]:
+    async with palaver_server(folder, endpoint.url, variables, **settings) as running:
         await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         yield running
 
 
-@pytest.mark.parametrize(
-    ("fault", "served"),
-    [(fault, SHORT if fault.code is TIMEOUT else {}) for fault in FAULTS.values()],
-    ids=FAULTS.keys(),
-    indirect=["served"],
-)
-async def test_a_fault_has_its_status_and_stores_nothing(served: Served, endpoint: Endpoint, fault: Fault):
-    endpoint.script(*[fault.answer] * fault.calls)
-    failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
-    assert (failure.code, failure.reason) == (fault.code, fault.reason), failure.text
-    assert fault.words in failure.text
-    assert (failure.retry_delay is not None) == (fault.code in (UNAVAILABLE, EXHAUSTED))
-    for secret in ("sk-secret", "secret detail", "127.0.0.1", "http"):
-        assert secret not in failure.text
-    assert len(endpoint.calls) == fault.calls
+@pytest.fixture
+async def served(tmp_path: Path, endpoint: Endpoint, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
+    async with serving(tmp_path, endpoint, **getattr(request, "param", {})) as running:
+        yield running
+
+
+async def contents(served: Served) -> list[str]:
+    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+    return [message.content for message in response.messages]
+
+
+async def assert_nothing_stored_and_next_turn_works(served: Served) -> None:
+    assert await contents(served) == []
     assert (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant.total_messages == 0
-    # The next turn of the same assistant works.
-    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    # At once, and not only when the lease of the turn has run out by itself.
+    completed = (await served.stub.PostUserQueryUnary(QUERY, timeout=5)).completed
     assert completed.messages[-1].content == "Hello, world"
+    assert await contents(served) == ["Hello", "Hello, world"]
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+async def test_a_fault_has_its_status_and_stores_nothing(
+    tmp_path: Path, variables: dict[str, str], endpoint: Endpoint, fault: Fault
+):
+    async with serving(tmp_path, endpoint, variables, **(SHORT if fault.code is TIMEOUT else {})) as served:
+        endpoint.script(*[fault.answer] * fault.calls)
+        failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
+        assert (failure.code, failure.reason) == (fault.code, fault.reason), failure.text
+        assert fault.words in failure.text
+        assert (failure.retry_delay is not None) == (fault.reason in WORTH_RETRYING)
+        for secret in ("sk-secret", "secret detail", "127.0.0.1", "http"):
+            assert secret not in failure.text
+        assert len(endpoint.calls) == fault.calls
+        for call in endpoint.calls:
+            await asyncio.wait_for(call.finished.wait(), 5)  # for what has no end, when the connection is closed
+        await assert_nothing_stored_and_next_turn_works(served)
+
+
+async def test_a_reply_that_the_content_filter_cuts_is_stored_as_such(
+    tmp_path: Path, variables: dict[str, str], endpoint: Endpoint
+):
+    endpoint.script(Stream("Well, ", finish="content_filter"))
+    request = pb.PostUserQueryRequest(id="a", user_message="Hello", request_id="r")
+    async with serving(tmp_path, endpoint, variables) as served:
+        for _ in ("when it comes", "when it is replayed"):
+            completed = (await served.stub.PostUserQueryUnary(request)).completed
+            assert completed.finish_reason == pb.FINISH_REASON_CONTENT_FILTER
+            assert [message.content for message in completed.messages] == ["Hello", "Well, "]
+        assert len(endpoint.calls) == 1
+        await served.stub.PostUserQueryUnary(QUERY)
+        assert await contents(served) == ["Hello", "Well, ", "Hello", "Hello, world"]
 
 
 async def test_the_pause_that_the_endpoint_asks_for_is_passed_on(served: Served, endpoint: Endpoint):
@@ -219,16 +267,17 @@ async def test_reasoning_is_progress_but_no_part_of_the_reply(served: Served, en
     assert completed.messages[-1].content == "Hi"
 
 
-async def test_an_endpoint_that_is_not_there_is_unavailable(tmp_path: Path):
+async def test_an_endpoint_that_is_not_there_is_unavailable(tmp_path: Path, variables: dict[str, str]):
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
-        url = f"http://127.0.0.1:{reserved.getsockname()[1]}/v1"
-        async with palaver_server(tmp_path, url) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+        endpoint = Endpoint(reserved)
+        async with serving(tmp_path, endpoint, variables) as served:
             failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
-    assert (failure.code, failure.reason) == (UNAVAILABLE, "MODEL_UNAVAILABLE")
-    assert failure.retry_delay is not None
-    assert "127.0.0.1" not in failure.text
+            assert (failure.code, failure.reason) == (UNAVAILABLE, "MODEL_UNAVAILABLE")
+            assert failure.retry_delay is not None
+            assert "127.0.0.1" not in failure.text
+            async with endpoint:
+                await assert_nothing_stored_and_next_turn_works(served)
 
 
 async def test_an_endpoint_without_stream_options_is_asked_without_them(served: Served, endpoint: Endpoint):

@@ -1,4 +1,4 @@
-"""Posting again with the same `request_id`, joining, leaving and cancelling: on every store, over a socket."""
+"""Posting again with the same `request_id`, joining and cancelling: on every store, over a socket."""
 
 from __future__ import annotations
 
@@ -220,51 +220,6 @@ class TestRunningTurns:
         results = await asyncio.gather(*(served.stub.PostUserQueryUnary(query()) for _ in range(10)))
         assert len(endpoint.calls) == 1
         assert all(result == results[0] for result in results)
-
-
-class TestLeaving:
-    async def test_the_last_to_leave_cancels(self, served: Served, endpoint: Endpoint):
-        endpoint.script(Stream("Hello ", asyncio.Event()))
-        first, second = (served.stub.PostUserQuery(query()) for _ in range(2))
-        for call in (first, second):
-            await call.read()
-            await call.read()
-        first.cancel()
-        upstream = await endpoint.call()
-        assert not upstream.closed.is_set()
-        second.cancel()
-        await upstream.closed.wait()
-        assert await contents(served) == ["Be brief."]
-        await served.stub.PostUserQueryUnary(query())
-        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
-
-    async def test_a_turn_continues_without_callers_where_one_has_said_so(self, served: Served, endpoint: Endpoint):
-        gate = asyncio.Event()
-        endpoint.script(Stream("Hello ", gate, "you"))
-        first = served.stub.PostUserQuery(query())
-        second = served.stub.PostUserQuery(query(on_disconnect=pb.ON_DISCONNECT_CONTINUE))
-        for call in (first, second):
-            await call.read()
-            await call.read()
-            call.cancel()
-        assert (await first.code(), await second.code()) == (grpc.StatusCode.CANCELLED, grpc.StatusCode.CANCELLED)
-        gate.set()
-        again = await events(served.stub.PostUserQuery(query()))
-        assert text(again) == "Hello you"
-        assert len(endpoint.calls) == 1
-        assert await contents(served) == ["Be brief.", "Hello", "Hello you"]
-
-    async def test_a_deadline_is_a_way_to_leave(self, served: Served, endpoint: Endpoint):
-        gate = asyncio.Event()
-        endpoint.script(Stream("Hello ", gate, "you"))
-        request = query(on_disconnect=pb.ON_DISCONNECT_CONTINUE)
-        call = served.stub.PostUserQuery(request, timeout=0.3)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await events(call)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        gate.set()
-        assert text(await events(served.stub.PostUserQuery(request))) == "Hello you"
-        assert len(endpoint.calls) == 1
 
 
 class TestCancelling:

@@ -1,4 +1,4 @@
-"""Turns over a socket: what streams, what the endpoint is sent, what is stored, and what leaving does."""
+"""Turns over a socket: what streams, what the endpoint is sent, and what is stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
-from tests.support.endpoint import Endpoint, Stream, UnlessRenamed, fire_hose
+from tests.support.endpoint import Endpoint, Stream, UnlessRenamed
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
 
@@ -189,7 +189,6 @@ async def test_the_operator_sets_the_default_window(tmp_path: Path, endpoint: En
     [
         ("stop", pb.FINISH_REASON_STOP),
         ("length", pb.FINISH_REASON_LENGTH),
-        ("content_filter", pb.FINISH_REASON_CONTENT_FILTER),
         ("something new", pb.FINISH_REASON_UNSPECIFIED),
     ],
 )
@@ -313,76 +312,6 @@ async def test_too_many_turns_are_refused(tmp_path: Path, endpoint: Endpoint):
         gate.set()
         await rest(running)
         await served.stub.PostUserQueryUnary(request)
-
-
-@pytest.mark.parametrize("stage", ["before the head", "before the first piece", "in the middle"])
-@pytest.mark.parametrize("way", ["cancel", "deadline", "disconnect"])
-async def test_leaving_closes_the_upstream_request_and_stores_nothing(
-    served: Served, endpoint: Endpoint, stage: str, way: str
-):
-    never = asyncio.Event()
-    items = {"before the head": [never], "before the first piece": [b": hi\n\n", never], "in the middle": ["Hi", never]}
-    endpoint.script(Stream(*items[stage]))
-    channel = grpc.aio.insecure_channel(served.target, options=[("grpc.use_local_subchannel_pool", 1)])
-    post = channel.unary_stream(
-        "/palaver.v1.AssistantService/PostUserQuery",
-        request_serializer=pb.PostUserQueryRequest.SerializeToString,
-        response_deserializer=pb.PostUserQueryResponse.FromString,
-    )
-    call = post(query(), timeout=1 if way == "deadline" else None)
-    await call.read()
-    if stage == "in the middle":
-        await call.read()
-    upstream = await endpoint.call()
-    if way == "cancel":
-        call.cancel()
-    elif way == "disconnect":
-        await channel.close()
-    await asyncio.wait_for(upstream.closed.wait(), 5)
-    assert await contents(served) == ["Be brief."]
-    # The assistant is free again.
-    await served.stub.PostUserQueryUnary(query("again"))
-    assert await contents(served) == ["Be brief.", "again", "Hello, world"]
-    await channel.close()
-
-
-async def test_leaving_the_queue_lets_the_next_one_through(served: Served, endpoint: Endpoint):
-    gate = asyncio.Event()
-    endpoint.script(Stream("first", gate))
-    running = served.stub.PostUserQuery(query("q0"))
-    await running.read()
-    leaving = served.stub.PostUserQuery(query("q1"))
-    staying = served.stub.PostUserQuery(query("q2"))
-    await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
-    leaving.cancel()
-    gate.set()
-    for call in (running, staying):
-        await rest(call)
-    assert [content for content in await contents(served) if content.startswith("q")] == ["q0", "q2"]
-
-
-async def test_a_caller_that_does_not_read_holds_the_endpoint_back(served: Served, endpoint: Endpoint):
-    endpoint.script(Stream(fire_hose))
-    call = served.stub.PostUserQuery(query())
-    await call.read()
-    upstream = await endpoint.call()
-    # The endpoint sends until every buffer on the way is full, and then no more.
-    sent = -1
-    while upstream.sent != sent:
-        sent = upstream.sent
-        await asyncio.sleep(0.3)
-    assert sent < 8 * 1024 * 1024
-    call.cancel()
-    await asyncio.wait_for(upstream.closed.wait(), 5)
-
-
-async def test_a_reply_that_is_too_large_is_ended_and_not_stored(served: Served, endpoint: Endpoint):
-    endpoint.script(Stream(fire_hose))
-    failure = await failure_of(served.stub.PostUserQueryUnary(query()))
-    assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TURN_TOO_LARGE")
-    assert failure.retry_delay is None
-    await asyncio.wait_for(endpoint.calls[0].closed.wait(), 5)
-    assert await contents(served) == ["Be brief."]
 
 
 async def test_the_connection_to_the_endpoint_is_kept_for_the_next_turn(served: Served, endpoint: Endpoint):

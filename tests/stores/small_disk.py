@@ -15,12 +15,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grpc
 import pytest
 
+from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.errors import StoreFull, StoreUnavailable
 from palaver_server.models import IfExists
 from palaver_server.stores.sqlite import SqliteStore
 from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, say, version_of
+from tests.support.endpoint import Call, Endpoint, Stream
+from tests.support.palaver_server import palaver_server
+from tests.support.statuses import failure_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,6 +81,25 @@ async def full_from_the_start(folder: Path) -> None:
     await store.close()
 
 
+async def full_during_a_turn(folder: Path) -> None:
+    async def fill(_call: Call) -> None:
+        _fill(folder / "filler")
+
+    query = pb.PostUserQueryRequest(id="a", user_message="Hello")
+    async with Endpoint() as endpoint, palaver_server(folder, endpoint.url) as served:
+        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        endpoint.script(Stream("x" * 200_000, fill))
+        for _ in range(2):  # the second time it is full from the start of the turn
+            failure = await failure_of(served.stub.PostUserQueryUnary(query))
+            assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
+            assert failure.retry_delay is None
+            listed = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+            assert list(listed.messages) == []
+        (folder / "filler").unlink()
+        completed = (await served.stub.PostUserQueryUnary(query, timeout=5)).completed
+        assert [message.content for message in completed.messages] == ["Hello", "Hello, world"]
+
+
 async def read_only(folder: Path) -> None:
     store = SqliteStore(folder / "palaver.db")
     await create(store)
@@ -99,4 +123,8 @@ def _fill(path: Path) -> None:
 
 if __name__ == "__main__":
     _, chosen, place = sys.argv
-    asyncio.run({story.__name__: story for story in (full, full_from_the_start, read_only)}[chosen](Path(place)))
+    asyncio.run(
+        {story.__name__: story for story in (full, full_from_the_start, full_during_a_turn, read_only)}[chosen](
+            Path(place)
+        )
+    )

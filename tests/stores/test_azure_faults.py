@@ -16,6 +16,7 @@ from azure.data.tables.aio import TableServiceClient
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.errors import AssistantNotFound, StoreError
 from palaver_server.models import Draft, IfExists, Role
+from palaver_server.stores import azure_calls, azure_tables
 from palaver_server.stores.azure_tables import AzureTablesStore
 from palaver_server.stores.store import Listing, Order
 from tests.stores.conversations import COLLECTION, contents, create, finished, history, say, version_of
@@ -149,6 +150,7 @@ class TestStatuses:
         proxy.fault = proxy_faults.always(LOST[name], lambda exchange: exchange.target.endswith("/$batch"))
         failure = await failure_of(calls[call]())
         assert (failure.code, failure.reason) == UNAVAILABLE
+        assert failure.retry_delay is not None
         assert len(proxy.exchanges) < 100
 
     @pytest.mark.parametrize("call", CALLS)
@@ -161,6 +163,7 @@ class TestStatuses:
         async with palaver_server(tmp_path, endpoint.url, variables) as served:
             failure = await failure_of(CALLS[call](served))
         assert (failure.code, failure.reason) == UNAVAILABLE
+        assert failure.retry_delay is not None
         assert endpoint.calls == []
 
     @pytest.mark.parametrize("call", CALLS)
@@ -202,14 +205,32 @@ class TestCommitting:
         await served.stub.PostUserQueryUnary(query())
         assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
 
-    async def test_a_commit_is_not_tried_for_ever(self, served: Served, proxy: TableProxy, endpoint: Endpoint):
-        throttled = refuse(503, "ServerBusy", Retry_After="60")
-        proxy.fault = proxy_faults.always(throttled, lambda exchange: exchange.is_commit)
+    @pytest.mark.parametrize("extent", [proxy_faults.always, proxy_faults.since], ids=["the commit", "all after it"])
+    @pytest.mark.parametrize("name", [name for name in FAULTS if name != "is cut off"])  # that one is stored
+    async def test_a_commit_is_not_tried_for_ever(
+        self,
+        served: Served,
+        proxy: TableProxy,
+        endpoint: Endpoint,
+        monkeypatch: pytest.MonkeyPatch,
+        name: str,
+        extent: Callable[[Fault, Callable[[Exchange], bool]], Fault],
+    ):
+        for module in (azure_calls, azure_tables):
+            monkeypatch.setattr(module, "COMMIT_TIMEOUT", 0.5)
+        if name == "hangs":
+            monkeypatch.setattr(azure_calls, "CALL_TIMEOUT", 1)
+        fault, expected, retry_delay = FAULTS[name]
+        proxy.fault = extent(fault, lambda exchange: exchange.is_commit)
         failure = await failure_of(served.stub.PostUserQueryUnary(query()))
-        assert (failure.code, failure.reason) == UNAVAILABLE
-        assert failure.retry_delay == 60
-        assert await said(served) == ["Be brief."]
+        assert (failure.code, failure.reason) == expected
+        assert failure.retry_delay == retry_delay
         assert len(endpoint.calls) == 1
+        proxy.fault = proxy_faults.none
+        assert await said(served) == ["Be brief."]
+        # At once, though the store may not have let the lease be given back.
+        await served.stub.PostUserQueryUnary(query("Again"), timeout=IN_TIME)
+        assert await said(served) == ["Be brief.", "Again", "Hello, world"]
 
     async def test_a_short_pause_that_the_store_asks_for_saves_the_turn(self, served: Served, proxy: TableProxy):
         proxy.fault = proxy_faults.once(refuse(503, "ServerBusy", Retry_After="2"), lambda exchange: exchange.is_commit)

@@ -21,6 +21,7 @@ from palaver_server.stores.sqlite import SqliteStore
 from palaver_server.stores.store import Lease, Listing
 from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, history, say, version_of
 from tests.stores.small_disk import play
+from tests.support.damages import DAMAGES, garbage_header
 
 COMMITTING_PROCESS = Path(__file__).with_name("committing_process.py")
 
@@ -105,30 +106,6 @@ class TestCrash:
             stored = await say(store, *exchange("Still here"))
             assert stored.messages[0].index >= 11
             assert (await contents(store))[-2:] == ["Still here", "Fine."]
-
-
-def garbage_header(data: bytes) -> bytes:
-    return b"This was a database once." + data[25:]
-
-
-def garbage_in_the_middle(data: bytes) -> bytes:
-    middle = len(data) // 2
-    return data[:middle] + b"\xa5" * 20_000 + data[middle + 20_000 :]
-
-
-def truncated(data: bytes) -> bytes:
-    return data[: len(data) // 2]
-
-
-def nearly_all_lost(data: bytes) -> bytes:
-    return data[:50]
-
-
-def garbage_alone(_data: bytes) -> bytes:
-    return b"\x00\xff" * 50_000
-
-
-DAMAGES = [garbage_header, garbage_in_the_middle, truncated, nearly_all_lost, garbage_alone]
 
 
 async def assert_refused(path: Path, text: str) -> None:

@@ -660,6 +660,22 @@ class TestLeases:
         await there.read_window(COLLECTION, "b", 10, self.THEIRS)
         assert (await there.read_window(COLLECTION, "a", 10)).messages == ()  # reading alone needs no lease
 
+    async def test_a_server_is_not_kept_waiting_by_itself(self, place: Place):
+        here, there = await place.connect(), await place.connect()
+        await create(here)
+        old = (await here.read_window(COLLECTION, "a", 10, Lease("turn 1.here", 60))).version
+        window = await here.read_window(COLLECTION, "a", 10, Lease("turn 2.here", 60))
+        with pytest.raises(AssistantBusy):
+            await there.read_window(COLLECTION, "a", 10, Lease("turn 2.there", 60))
+        for late in (
+            here.commit_turn(COLLECTION, "a", old, finished()),
+            here.renew_lease(COLLECTION, "a", old, Lease("turn 1.here", 60)),
+        ):
+            with pytest.raises(ConcurrentWrite):
+                await late
+        await here.release_lease(COLLECTION, "a", Lease("turn 1.here", 60))
+        await here.commit_turn(COLLECTION, "a", window.version, finished())
+
     async def test_a_commit_ends_it(self, store: Store):
         await create(store)
         window = await store.read_window(COLLECTION, "a", 10, self.OURS)

@@ -19,6 +19,8 @@ class CuttingProxy:
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
         self.cuts = 0
+        self.ended = asyncio.Event()
+        """Set when a connection has ended, whichever side closed it."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -55,6 +57,7 @@ class CuttingProxy:
             await asyncio.gather(_pump(reader, upstream_writer), _pump(upstream_reader, writer))
         finally:
             self._writers -= both
+            self.ended.set()
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -232,7 +232,9 @@ class Endpoint:
 
     default: Answer = Stream("Hello", ", ", "world")
 
-    def __init__(self) -> None:
+    def __init__(self, address: socket.socket | None = None) -> None:
+        """Takes a bound socket where the address must be known before anybody listens there."""
+        self._socket = address
         self.calls: list[Call] = []
         self.connections = 0
         """Connections that are open now."""
@@ -240,7 +242,7 @@ class Endpoint:
         self._arrived = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self.url = ""
+        self.url = "" if address is None else _url(address)
 
     def script(self, *answers: Answer) -> None:
         """Appends answers for the next calls."""
@@ -253,8 +255,9 @@ class Endpoint:
         return self.calls[number - 1]
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, limit=64 * 1024 * 1024)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/v1"
+        address = self._socket or socket.create_server(("127.0.0.1", 0))
+        self._server = await asyncio.start_server(self._serve, sock=address, limit=64 * 1024 * 1024)
+        self.url = _url(address)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -297,6 +300,10 @@ class Endpoint:
             self.calls.append(call)
             self._arrived.notify_all()
         return call
+
+
+def _url(address: socket.socket) -> str:
+    return f"http://127.0.0.1:{address.getsockname()[1]}/v1"
 
 
 async def _none_at_end(head: Awaitable[bytes]) -> bytes | None:

@@ -156,6 +156,18 @@ def always(fault: Fault, when: Callable[[Exchange], bool]) -> Fault:
     return pick
 
 
+def since(fault: Fault, when: Callable[[Exchange], bool]) -> Fault:
+    """The fault hits the first request of a kind and all that come after it."""
+    has_come = False
+
+    async def pick(exchange: Exchange) -> bytes | None:
+        nonlocal has_come
+        has_come = has_come or when(exchange)
+        return await (fault if has_come else none)(exchange)
+
+    return pick
+
+
 def lost_from(when: Callable[[Exchange], bool]) -> Fault:
     """The answer to the first request of a kind gets lost, and after that the store only wants to be left alone."""
     is_lost = False

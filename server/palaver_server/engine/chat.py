@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from palaver_server.engine import lease as leases
-from palaver_server.engine.lease import TurnLease, take
+from palaver_server.engine.lease import TurnLease
 from palaver_server.engine.limits import TurnSize
 from palaver_server.engine.model import ChatModel, Models
 from palaver_server.engine.options import EngineOptions
@@ -69,6 +69,9 @@ class ChatEngine:
         self._models = models
         self._options = options or EngineOptions()
         self._queue = TurnQueue(self._options.queue_limit)
+        # Turns of one assistant are kept apart by the queue, which knows the connection by its name. Another name may
+        # lead to the same store, so there this is another server.
+        self._servers = {name: uuid.uuid4().hex for name in stores}
         self._turns: set[Turn] = set()
         self._by_name: dict[tuple[AssistantKey, str], Turn] = {}
         self._is_draining = False
@@ -174,12 +177,13 @@ class ChatEngine:
 
     async def _take(self, call: _Call, wait_until: float | None) -> TurnLease:
         max_messages = call.query.max_messages
-        return await take(
+        return await leases.take(
             call.store,
             call.query.assistant,
-            call.request_id,
             self._options.history_messages if max_messages is None else max_messages,
-            self._options.lease_duration,
+            leases.lease_of(
+                call.request_id, self._servers[call.query.assistant.connection], self._options.lease_duration
+            ),
             wait_until,
         )
 

@@ -10,7 +10,6 @@ import asyncio
 import hashlib
 import logging
 import random
-import uuid
 from collections.abc import Callable
 
 import anyio
@@ -82,15 +81,12 @@ class TurnLease:
             await _release(self._store, self._key, self._lease)
 
 
-async def take(
-    store: Store, key: AssistantKey, request_id: str, max_messages: int, seconds: float, wait_until: float | None
-) -> TurnLease:
+async def take(store: Store, key: AssistantKey, max_messages: int, lease: Lease, wait_until: float | None) -> TurnLease:
     """Takes an assistant for a turn, and reads its window.
 
     While another process has it, it is looked at again and again, until `wait_until` in the loop's time; then
     `AssistantBusy` is raised.
     """
-    lease = Lease(f"{_turn(request_id)}.{uuid.uuid4().hex}", seconds)
     limit = FIRST_PAUSE
     was_awaited = False
     while True:
@@ -105,6 +101,11 @@ async def take(
             limit = min(limit * 2, LONGEST_PAUSE)
         else:
             return TurnLease(store, key, lease, window, was_awaited=was_awaited)
+
+
+def lease_of(request_id: str, server: str, seconds: float) -> Lease:
+    """Makes the lease of a turn that a server runs."""
+    return Lease(f"{_turn(request_id)}.{server}", seconds)
 
 
 async def cancel(store: Store, key: AssistantKey, request_id: str) -> bool:

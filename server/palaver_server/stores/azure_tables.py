@@ -472,7 +472,7 @@ async def _take_lease(table: TableClient, state: TableEntity, lease: Lease | Non
         return None
     holder, until = rows.lease(state)
     remaining = (until - _now()).total_seconds()
-    if holder not in ("", lease.holder) and remaining > 0:
+    if remaining > 0 and not lease.may_follow(holder):
         raise AssistantBusy("another turn of the assistant runs", retry_after=remaining)
     try:
         return await _write_lease(table, state["PartitionKey"], state.metadata["etag"], lease)

@@ -426,7 +426,7 @@ def _get(connection: sqlite3.Connection, collection: str, assistant_id: str) -> 
 
 def _take_lease(connection: sqlite3.Connection, row: sqlite3.Row, lease: Lease) -> None:
     remaining = (row["lease_until"] - _now()) / 1_000_000
-    if row["lease_holder"] not in ("", lease.holder) and remaining > 0:
+    if remaining > 0 and not lease.may_follow(row["lease_holder"]):
         raise AssistantBusy("another turn of the assistant runs", retry_after=remaining)
     _set_lease(connection, row["key"], lease.holder, _now() + round(lease.seconds * 1_000_000))
 

@@ -38,9 +38,17 @@ class Lease:
     """The right to an assistant's next turn, for a while."""
 
     holder: str
-    """Whose it is; each turn is another holder. It begins with what `cancel_lease` knows the turn by."""
+    """Whose it is: a turn, by which `cancel_lease` knows it, a dot, and the server that runs the turn."""
     seconds: float
     """How long it lasts when it is not renewed, by the clock of the one who takes it."""
+
+    def may_follow(self, holder: str) -> bool:
+        """Whether it may be taken although the lease of this holder has not run out.
+
+        A server runs the turns of an assistant one after the other. So a lease that another turn of it has left behind,
+        because the store failed, does not keep it waiting.
+        """
+        return not holder or holder.rpartition(".")[2] == self.holder.rpartition(".")[2]
 
 
 CANCELLED = "cancelled "

@@ -1,0 +1,412 @@
+"""Callers that leave, in every way and at every stage of a turn, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from palaver.v1 import assistant_service_pb2 as pb
+from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
+from palaver_server import app
+from tests.support import table_proxy
+from tests.support.azurite import Azurite
+from tests.support.caller_process import caller_process
+from tests.support.cutting_proxy import CuttingProxy
+from tests.support.endpoint import Endpoint, Stream, fire_hose
+from tests.support.palaver_server import Served, palaver_server
+from tests.support.statuses import failure_of
+from tests.support.table_proxy import Exchange, TableProxy
+
+SOON = 5
+"""Seconds. What a caller leaves behind must be gone long before its lease runs out by itself, after 15 seconds."""
+
+CANCEL, CONTINUE = pb.ON_DISCONNECT_CANCEL, pb.ON_DISCONNECT_CONTINUE
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+@dataclass(frozen=True)
+class Commit:
+    """A commit that the test holds up."""
+
+    begun: Callable[[], Awaitable[Any]]
+    release: Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A store that servers may share, whose commits can be held up."""
+
+    serve: Callable[..., AbstractAsyncContextManager[Served]]
+    hold_commit: Callable[[Served], AbstractAsyncContextManager[Commit]]
+
+
+@asynccontextmanager
+async def sqlite_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    folder, endpoint = request.getfixturevalue("tmp_path"), request.getfixturevalue("endpoint")
+    connections = {"storage_connections": ("AzureWebJobsStorage", "Other")}
+    variables = {"Other": f"sqlite:{folder / 'other.db'}"}
+
+    @asynccontextmanager
+    async def hold_commit(served: Served) -> AsyncIterator[Commit]:
+        async def begun() -> None:
+            await endpoint.calls[0].finished.wait()
+            # While a turn waits for the lock, nothing tells so. But here comes a whole turn with another database. It
+            # takes the same steps in the same event loop, and begins when the other one has only its commit before it.
+            key = {"id": "b", "chat_storage_connection_setting": "Other"}
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(**key))
+            await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(user_message="Hello", **key))
+
+        with closing(sqlite3.connect(folder / "palaver.db", isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            yield Commit(begun, connection.rollback)
+
+    yield Place(
+        lambda **settings: palaver_server(folder, endpoint.url, variables, **connections, **settings), hold_commit
+    )
+
+
+@asynccontextmanager
+async def azure_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    folder, endpoint = request.getfixturevalue("tmp_path"), request.getfixturevalue("endpoint")
+    azurite: Azurite = request.getfixturevalue("azurite")
+    async with TableProxy(azurite.account()) as proxy:
+        variables = {"AzureWebJobsStorage": proxy.connection_string}
+
+        @asynccontextmanager
+        async def hold_commit(served: Served) -> AsyncIterator[Commit]:
+            held, released = asyncio.Event(), asyncio.Event()
+
+            async def hold(exchange: Exchange) -> bytes | None:
+                held.set()
+                await released.wait()
+                return None  # lost, so that only a turn which is still alive tries again
+
+            proxy.fault = table_proxy.once(hold, lambda exchange: exchange.is_commit)
+            yield Commit(held.wait, released.set)
+
+        yield Place(lambda **settings: palaver_server(folder, endpoint.url, variables, **settings), hold_commit)
+
+
+PLACES = {"sqlite": sqlite_place, "azure_tables": azure_place}
+
+
+@pytest.fixture(params=PLACES)
+async def place(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Place]:
+    async with PLACES[request.param](request) as running:
+        yield running
+
+
+@pytest.fixture
+async def served(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    # A frozen caller is noticed after a second instead of after 80.
+    options = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 500}
+    monkeypatch.setattr(app, "CHANNEL_OPTIONS", tuple((dict(app.CHANNEL_OPTIONS) | options).items()))
+    async with place.serve(max_turns=2) as running:
+        for name in ("a", "b"):
+            await running.stub.CreateAssistant(pb.CreateAssistantRequest(id=name, instructions=""))
+        yield running
+
+
+def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
+    return pb.PostUserQueryRequest(**{"id": "a", "user_message": user_message, **fields})
+
+
+async def rest(call: Any) -> list[pb.PostUserQueryResponse]:
+    """Reads a stream to its end."""
+    found = []
+    while (event := await call.read()) is not grpc.aio.EOF:
+        found.append(event)
+    return found
+
+
+def text(of: list[pb.PostUserQueryResponse]) -> str:
+    return "".join(event.text_delta.text for event in of)
+
+
+async def contents(served: Served) -> list[str]:
+    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+    return [message.content for message in response.messages]
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody who has posted a query and is going to leave."""
+
+    said: Callable[[str], Awaitable[None]]
+    """Waits for an event by its name."""
+    leave: Callable[[], Awaitable[None]]
+    """Leaves, and returns when the server may know."""
+
+
+async def said(call: Any, name: str) -> None:
+    while (await call.read()).WhichOneof("event") != name:
+        pass
+
+
+@asynccontextmanager
+async def cancels(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
+    call = served.stub.PostUserQuery(request)
+    await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+
+    async def leave() -> None:
+        call.cancel()
+        assert await call.code() is grpc.StatusCode.CANCELLED
+
+    yield Caller(lambda name: said(call, name), leave)
+
+
+@asynccontextmanager
+async def disconnects(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
+    async with grpc.aio.insecure_channel(served.target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+        stub = AssistantServiceStub(channel)
+        call = stub.PostUserQuery(request)
+        await stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+        yield Caller(lambda name: said(call, name), channel.close)
+
+
+@asynccontextmanager
+async def hits_its_deadline(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
+    call = served.stub.PostUserQuery(request, timeout=1)
+    await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+
+    async def leave() -> None:
+        failure = await failure_of(rest(call))
+        if failure.code is grpc.StatusCode.ABORTED:  # from the queue, which says so in time
+            assert failure.reason == "ASSISTANT_BUSY"
+            assert failure.retry_delay is not None
+        else:
+            assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+
+    yield Caller(lambda name: said(call, name), leave)
+
+
+@asynccontextmanager
+async def dies(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
+    async with caller_process(served.target, request) as caller:
+        await caller.said("posted")
+
+        async def leave() -> None:
+            caller.process.kill()
+            await caller.process.wait()  # its connections are closed then
+
+        yield Caller(caller.said, leave)
+
+
+@asynccontextmanager
+async def freezes(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
+    async with CuttingProxy(served.target) as proxy, caller_process(proxy.address, request) as caller:
+        await caller.said("posted")
+
+        async def leave() -> None:
+            caller.process.send_signal(signal.SIGSTOP)
+            await asyncio.wait_for(proxy.ended.wait(), SOON)  # the server has given it up
+
+        yield Caller(caller.said, leave)
+
+
+WAYS = [cancels, disconnects, hits_its_deadline, dies, freezes]
+Way = Callable[[Served, pb.PostUserQueryRequest], AbstractAsyncContextManager[Caller]]
+
+
+@pytest.fixture(params=WAYS, ids=lambda way: way.__name__)
+def way(request: pytest.FixtureRequest) -> Way:
+    return request.param
+
+
+@pytest.fixture(params=["CANCEL", "CONTINUE"])
+def on_disconnect(request: pytest.FixtureRequest) -> int:
+    return {"CANCEL": CANCEL, "CONTINUE": CONTINUE}[request.param]
+
+
+async def leave(served: Served, caller: Caller) -> None:
+    await caller.leave()
+    # A round trip, so that the server has heard of it before anything else happens.
+    await health_pb2_grpc.HealthStub(served.channel).Check(health_pb2.HealthCheckRequest())
+
+
+async def nobody_left(served: Served) -> None:
+    """Waits until there is room for another turn besides the one that runs."""
+    while await served.stub.PostUserQueryUnary(query(id="b")).code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        pass
+
+
+async def assert_next_turn_works(served: Served, *before: str) -> None:
+    completed = (await served.stub.PostUserQueryUnary(query("Next"), timeout=SOON)).completed
+    assert [message.content for message in completed.messages] == ["Next", "Hello, world"]
+    assert await contents(served) == [*before, "Next", "Hello, world"]
+
+
+STAGES: dict[str, Callable[[asyncio.Event], Stream]] = {
+    "before the head": lambda gate: Stream(gate, "Hello", ", world"),
+    "before the first piece": lambda gate: Stream(b": hi\n\n", gate, "Hello", ", world"),
+    "in the middle": lambda gate: Stream("Hello", gate, ", world"),
+}
+
+
+class TestEveryWayAtEveryStage:
+    async def test_in_the_queue(self, served: Served, endpoint: Endpoint, way: Way, on_disconnect: int):
+        gate = asyncio.Event()
+        endpoint.script(Stream("first", gate))
+        running = served.stub.PostUserQuery(query("First"))
+        await running.read()
+        await endpoint.call()
+        async with way(served, query(on_disconnect=on_disconnect)) as caller:
+            assert (await failure_of(served.stub.PostUserQueryUnary(query(id="b")))).reason == "TOO_MANY_TURNS"
+            await leave(served, caller)
+            if on_disconnect == CANCEL:
+                await nobody_left(served)
+            gate.set()
+            await rest(running)
+            stored = ["Hello", "Hello, world"] if on_disconnect == CONTINUE else []
+            await assert_next_turn_works(served, "First", "first", *stored)
+        assert len(endpoint.calls) == 3  # the first, the next, and either one of `b` or the one that went on
+
+    @pytest.mark.parametrize("stage", STAGES)
+    async def test_at_the_model(self, served: Served, endpoint: Endpoint, way: Way, stage: str, on_disconnect: int):
+        gate = asyncio.Event()
+        endpoint.script(STAGES[stage](gate))
+        async with way(served, query(request_id="r", on_disconnect=on_disconnect)) as caller:
+            upstream = await endpoint.call()
+            await caller.said("text_delta" if stage == "in the middle" else "started")
+            await leave(served, caller)
+            if on_disconnect == CONTINUE:
+                gate.set()
+                await assert_next_turn_works(served, "Hello", "Hello, world")
+            else:
+                await asyncio.wait_for(upstream.closed.wait(), SOON)
+                await assert_next_turn_works(served)
+        assert len(endpoint.calls) == 2
+
+    async def test_while_it_is_stored(
+        self, served: Served, endpoint: Endpoint, place: Place, way: Way, on_disconnect: int
+    ):
+        gate = asyncio.Event()
+        endpoint.script(STAGES["in the middle"](gate))
+        async with way(served, query(request_id="r", on_disconnect=on_disconnect)) as caller:
+            await caller.said("text_delta")
+            async with place.hold_commit(served) as commit:
+                gate.set()
+                await commit.begun()
+                await leave(served, caller)
+                commit.release()
+            await assert_next_turn_works(served, "Hello", "Hello, world")
+        asked = len(endpoint.calls)
+        again = await rest(served.stub.PostUserQuery(query(request_id="r")))
+        assert again[0].started.replayed
+        assert text(again) == "Hello, world"
+        assert len(endpoint.calls) == asked
+
+
+def narrow_channel(target: str) -> grpc.aio.Channel:
+    """A connection that holds no more than 64 KiB for a caller that does not read; others learn to hold megabytes."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
+    return grpc.aio.insecure_channel(target, options)
+
+
+class TestNotReading:
+    """A caller that stops reading has not left: it holds its turn up, for as long as a turn or the caller may take."""
+
+    @pytest.mark.parametrize("stage", ["in the queue", *STAGES])
+    @pytest.mark.parametrize("limit", ["of the turn", "of the caller"])
+    async def test_a_long_reply_is_held_back_and_ended(self, place: Place, endpoint: Endpoint, stage: str, limit: str):
+        gate = asyncio.Event()
+        settings, timeout = ({"turn_timeout": 1}, None) if limit == "of the turn" else ({}, 1)
+        before = [Stream("first", gate)] if stage == "in the queue" else []
+        items = (gate,) if stage == "in the queue" else STAGES[stage](gate).items
+        endpoint.script(*before, Stream(*items, fire_hose))
+        async with place.serve(**settings) as served, narrow_channel(served.target) as channel:
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            running = [served.stub.PostUserQuery(query("First")) for _ in before]
+            for call in running:
+                await call.read()
+            stub = AssistantServiceStub(channel)
+            call = stub.PostUserQuery(query(), timeout=timeout)
+            await stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+            if stage == "in the middle":
+                await said(call, "text_delta")
+            gate.set()
+            for first in running:
+                await rest(first)
+            upstream = await endpoint.call(1 + len(before))
+            await asyncio.wait_for(upstream.closed.wait(), SOON)
+            # The next turn does not wait until the caller has read what it was sent.
+            await assert_next_turn_works(served, *(["First", "first"] if before else []))
+            failure = await failure_of(rest(call))
+            assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            # Had it not been held back, it would be TURN_TOO_LARGE by now.
+            assert failure.reason == ("MODEL_TIMEOUT" if limit == "of the turn" else "")
+
+    async def test_while_it_is_stored(self, served: Served, endpoint: Endpoint, place: Place):
+        gate = asyncio.Event()
+        endpoint.script(STAGES["in the middle"](gate))
+        call = served.stub.PostUserQuery(query())
+        await said(call, "text_delta")
+        async with place.hold_commit(served) as commit:
+            gate.set()
+            await commit.begun()
+            commit.release()
+        await assert_next_turn_works(served, "Hello", "Hello, world")
+        assert (await rest(call))[-1].completed.assistant.total_messages == 2
+
+
+class TestManyCallers:
+    async def test_who_waits_behind_a_caller_that_leaves_comes_next(self, place: Place, endpoint: Endpoint):
+        gate = asyncio.Event()
+        endpoint.script(Stream("first", gate))
+        async with place.serve() as served:
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            running = served.stub.PostUserQuery(query("First"))
+            await running.read()
+            leaving = served.stub.PostUserQuery(query())
+            staying = served.stub.PostUserQuery(query("Second"))
+            await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+            leaving.cancel()
+            gate.set()
+            for call in (running, staying):
+                await rest(call)
+            assert await contents(served) == ["First", "first", "Second", "Hello, world"]
+            assert len(endpoint.calls) == 2
+
+    async def test_the_last_to_leave_cancels(self, served: Served, endpoint: Endpoint):
+        endpoint.script(Stream("Hello ", asyncio.Event()))
+        first, second = (served.stub.PostUserQuery(query(request_id="r")) for _ in range(2))
+        for call in (first, second):
+            await call.read()
+            await call.read()
+        first.cancel()
+        upstream = await endpoint.call()
+        assert not upstream.closed.is_set()
+        second.cancel()
+        await asyncio.wait_for(upstream.closed.wait(), SOON)
+        await assert_next_turn_works(served)
+
+    async def test_a_turn_continues_without_callers_where_one_has_said_so(self, served: Served, endpoint: Endpoint):
+        gate = asyncio.Event()
+        endpoint.script(Stream("Hello ", gate, "you"))
+        first = served.stub.PostUserQuery(query(request_id="r"))
+        second = served.stub.PostUserQuery(query(request_id="r", on_disconnect=CONTINUE))
+        for call in (first, second):
+            await call.read()
+            await call.read()
+            call.cancel()
+        assert (await first.code(), await second.code()) == (grpc.StatusCode.CANCELLED, grpc.StatusCode.CANCELLED)
+        gate.set()
+        again = await rest(served.stub.PostUserQuery(query(request_id="r")))
+        assert text(again) == "Hello you"
+        assert len(endpoint.calls) == 1
+        assert await contents(served) == ["Hello", "Hello you"]

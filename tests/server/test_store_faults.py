@@ -1,0 +1,135 @@
+"""Faults of SQLite as callers see them; those of Azure are with the rest of what its proxy can do."""
+
+# ruff: noqa: ASYNC240 - nothing else runs in the event loop meanwhile
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.settings import SettingsError
+from palaver_server.stores import sqlite
+from tests.stores.small_disk import play
+from tests.support.damages import DAMAGES
+from tests.support.endpoint import Endpoint, Stream
+from tests.support.palaver_server import Served, palaver_server
+from tests.support.statuses import failure_of
+
+KEY = {"id": "a", "chat_storage_connection_setting": "Other"}
+QUERY = pb.PostUserQueryRequest(id="a", user_message="Hello")
+
+CALLS_TO_ANOTHER: dict[str, Callable[[Served], Awaitable[Any]]] = {
+    "CreateAssistant": lambda served: served.stub.CreateAssistant(
+        pb.CreateAssistantRequest(**KEY, if_exists=pb.IF_EXISTS_RESET)
+    ),
+    "GetAssistant": lambda served: served.stub.GetAssistant(pb.GetAssistantRequest(**KEY)),
+    "ListMessages": lambda served: served.stub.ListMessages(pb.ListMessagesRequest(**KEY)),
+    "DeleteAssistant": lambda served: served.stub.DeleteAssistant(pb.DeleteAssistantRequest(**KEY)),
+    "PostUserQuery": lambda served: served.stub.PostUserQuery(
+        pb.PostUserQueryRequest(**KEY, user_message="Hello")
+    ).read(),
+    "PostUserQueryUnary": lambda served: served.stub.PostUserQueryUnary(
+        pb.PostUserQueryRequest(**KEY, user_message="Hello", request_id="r")
+    ),
+}
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    async with Endpoint() as running:
+        yield running
+
+
+async def contents(served: Served) -> list[str]:
+    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
+    return [message.content for message in response.messages]
+
+
+async def assert_next_turn_works(served: Served) -> None:
+    await served.stub.PostUserQueryUnary(QUERY, timeout=5)  # far less than the 15 seconds of a lease
+    assert await contents(served) == ["Hello", "Hello, world"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+class TestDamage:
+    @pytest.fixture
+    async def database(self, tmp_path: Path, damage: Callable[[bytes], bytes]) -> Path:
+        """A damaged database, which was one of many pages."""
+        folder = tmp_path / "damaged"
+        async with palaver_server(folder) as served:
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="x" * 300_000))
+        [database] = folder.iterdir()
+        database.write_bytes(damage(database.read_bytes()))
+        return database
+
+    async def test_the_server_does_not_start_with_it_as_the_default(self, database: Path):
+        before = database.read_bytes()
+        for _ in range(2):
+            with pytest.raises(SettingsError, match="can't be used: the database is damaged"):
+                async with palaver_server(database.parent):
+                    pass
+        assert database.read_bytes() == before
+        assert list(database.parent.iterdir()) == [database]
+
+    async def test_as_another_connection_it_is_the_trouble_of_its_own_callers(
+        self, tmp_path: Path, endpoint: Endpoint, database: Path
+    ):
+        before = database.read_bytes()
+        connections = {"storage_connections": ("AzureWebJobsStorage", "Other")}
+        async with palaver_server(tmp_path, endpoint.url, {"Other": f"sqlite:{database}"}, **connections) as served:
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            for name, call in CALLS_TO_ANOTHER.items():
+                failure = await failure_of(call(served))
+                assert (failure.code, failure.reason) == (grpc.StatusCode.DATA_LOSS, "STORE_CORRUPT"), name
+                assert failure.retry_delay is None
+                assert str(tmp_path) not in failure.text
+            assert endpoint.calls == []
+            await assert_next_turn_works(served)
+        assert database.read_bytes() == before
+        assert list(database.parent.iterdir()) == [database]
+
+
+class TestLock:
+    @pytest.mark.parametrize("stage", ["from the start", "when the turn is stored"])
+    async def test_a_lock_that_another_program_keeps_makes_the_store_unavailable(
+        self, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, stage: str
+    ):
+        monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.2)
+        gate = asyncio.Event()
+        endpoint.script(Stream("Hello", gate, ", world"))
+        async with palaver_server(tmp_path, endpoint.url) as served:
+            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            with closing(sqlite3.connect(tmp_path / "palaver.db", isolation_level=None)) as connection:
+                if stage == "from the start":
+                    connection.execute("BEGIN IMMEDIATE")
+                call = served.stub.PostUserQuery(QUERY)
+                if stage == "when the turn is stored":
+                    await call.read()
+                    connection.execute("BEGIN IMMEDIATE")
+                    gate.set()
+                failure = await failure_of(rest(call))
+                assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+                assert failure.retry_delay is not None
+                assert len(endpoint.calls) == (0 if stage == "from the start" else 1)
+                assert await contents(served) == []
+                connection.rollback()
+            gate.set()
+            await assert_next_turn_works(served)
+
+
+async def rest(call: Any) -> None:
+    while await call.read() is not grpc.aio.EOF:
+        pass
+
+
+class TestDisk:
+    def test_a_disk_that_fills_up_during_a_turn_refuses_it_whole(self, tmp_path: Path):
+        play("full_during_a_turn", tmp_path / "disk")
