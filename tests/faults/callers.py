@@ -18,6 +18,9 @@ RECONNECT_TIMEOUT = 60.0
 MAX_FAILURES = 50
 """Of a turn; more than any caller would put up with."""
 
+MAX_SURPRISES = 20
+"""After which all has been said."""
+
 MAY_TRY_AGAIN = (palaver.AbortedError, palaver.UnavailableError)
 """What a caller must expect while servers come and go; another error is a surprise."""
 
@@ -59,7 +62,7 @@ class Callers:
         numbers: Iterator[int] = iter(range(2**62))
 
         async def caller() -> None:
-            while go_on():
+            while go_on() and len(self.log.surprises) < MAX_SURPRISES:
                 await self._turn(next(numbers))
 
         await asyncio.gather(*(caller() for _ in range(count)))
