@@ -32,7 +32,7 @@ test: $(DEV) azurite ## run the tests (ARGS="-k name" for some of them)
 azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js where the machine has none
 	@tools/install-azurite.sh $(BIN)
 
-faults: $(DEV) azurite ## kill servers, break stores, leave turns: nothing may be lost, doubled or half stored (ARGS="--times 50")
+faults: $(DEV) azurite ## kill servers, break stores, leave turns: nothing may be lost, doubled or half stored (ARGS="--times 1")
 	@$(BIN)/python -m tests.faults $(ARGS)
 
 soak: $(DEV) ## post many turns, a third of them cancelled: memory, tasks and sockets must stay flat
