@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.support import azurite as azurite_process
+from tests.support.endpoint import Endpoint
 
 # Before gRPC is imported: its fork handlers would run in the children that tests start, and now and then end them.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
@@ -19,6 +20,13 @@ def azurite() -> Iterator[azurite_process.Azurite]:
     if missing := azurite_process.why_missing():
         pytest.skip(missing)
     with azurite_process.Azurite() as running:
+        yield running
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    """An endpoint of a model that says what the test scripts."""
+    async with Endpoint() as running:
         yield running
 
 

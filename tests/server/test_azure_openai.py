@@ -33,12 +33,6 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
 async def identity(environment: pytest.MonkeyPatch) -> AsyncIterator[ManagedIdentity]:
     async with ManagedIdentity() as running:
         for name, value in running.environment.items():

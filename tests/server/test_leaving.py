@@ -33,12 +33,6 @@ SOON = 5
 CANCEL, CONTINUE = pb.ON_DISCONNECT_CANCEL, pb.ON_DISCONNECT_CONTINUE
 
 
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
 @dataclass(frozen=True)
 class Commit:
     """A commit that the test holds up."""

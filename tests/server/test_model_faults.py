@@ -14,7 +14,6 @@ import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
-from tests.support.azurite import Azurite
 from tests.support.endpoint import (
     HANG_UP,
     RESET,
@@ -123,23 +122,8 @@ FAULTS = {
 }
 
 
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
 SHORT = {"first_token_timeout": 0.4, "token_timeout": 0.4, "turn_timeout": 2}
 """For what runs into a time-out; on a busy machine anything else might, too."""
-
-
-@pytest.fixture(params=["sqlite", "azure_tables"])
-def variables(request: pytest.FixtureRequest) -> dict[str, str]:
-    """The environment of a server with a store of this kind."""
-    if request.param == "sqlite":
-        return {}
-    azurite: Azurite = request.getfixturevalue("azurite")
-    return {"AzureWebJobsStorage": azurite.account().connection_string}
 
 
 @asynccontextmanager

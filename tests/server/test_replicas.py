@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,37 +14,10 @@ from palaver.v1 import assistant_service_pb2 as pb
 from tests.support import table_proxy as faults
 from tests.support.azurite import Account, Azurite
 from tests.support.endpoint import Call, Endpoint, Refusal, Stream
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Replicas, Served, palaver_server
 from tests.support.server_process import server_process
 from tests.support.statuses import failure_of
 from tests.support.table_proxy import Exchange, TableProxy
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
-@dataclass(frozen=True)
-class Replicas:
-    """Servers that share a store and an endpoint."""
-
-    folder: Path
-    url: str
-    variables: dict[str, str]
-
-    def another(self, **settings: Any) -> AbstractAsyncContextManager[Served]:
-        return palaver_server(self.folder, self.url, self.variables, **settings)
-
-
-@pytest.fixture(params=["sqlite", "azure_tables"])
-def replicas(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoint) -> Replicas:
-    variables = {}
-    if request.param == "azure_tables":
-        azurite: Azurite = request.getfixturevalue("azurite")
-        variables["AzureWebJobsStorage"] = azurite.account().connection_string
-    return Replicas(tmp_path, endpoint.url, variables)
 
 
 @pytest.fixture

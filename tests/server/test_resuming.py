@@ -18,12 +18,6 @@ WORDS = [f"{number} " for number in range(2000)]
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
 async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
     async with palaver_server(tmp_path, endpoint.url) as running:
         yield running

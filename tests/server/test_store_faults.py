@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,6 @@ CALLS_TO_ANOTHER: dict[str, Callable[[Served], Awaitable[Any]]] = {
         pb.PostUserQueryRequest(**KEY, user_message="Hello", request_id="r")
     ),
 }
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
 
 
 async def contents(served: Served) -> list[str]:

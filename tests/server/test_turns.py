@@ -18,12 +18,6 @@ from tests.support.statuses import failure_of
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
 async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
     async with palaver_server(tmp_path, endpoint.url) as running:
         await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))

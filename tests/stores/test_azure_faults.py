@@ -74,12 +74,6 @@ async def proxy(account: Account) -> AsyncIterator[TableProxy]:
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
 async def served(tmp_path: Path, proxy: TableProxy, endpoint: Endpoint) -> AsyncIterator[Served]:
     """A server whose store is behind the proxy, with an assistant."""
     async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": proxy.connection_string}) as running:

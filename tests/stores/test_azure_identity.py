@@ -50,12 +50,6 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
 async def identity() -> AsyncIterator[ManagedIdentity]:
     async with ManagedIdentity() as running:
         yield running

@@ -44,12 +44,6 @@ def account(azurite: Azurite) -> Account:
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
 async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncIterator[Served]:
     async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}) as running:
         yield running

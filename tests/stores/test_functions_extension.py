@@ -83,12 +83,6 @@ async def table(account: Account) -> AsyncIterator[TableClient]:
 
 
 @pytest.fixture
-async def endpoint() -> AsyncIterator[Endpoint]:
-    async with Endpoint() as running:
-        yield running
-
-
-@pytest.fixture
 async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncIterator[Served]:
     async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}) as running:
         yield running

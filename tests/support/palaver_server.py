@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,3 +42,16 @@ async def palaver_server(
         grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
     ):
         yield Served(running, channel, AssistantServiceStub(channel))
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """Servers that share a store and an endpoint."""
+
+    folder: Path
+    url: str
+    variables: dict[str, str]
+
+    def another(self, **settings: Any) -> AbstractAsyncContextManager[Served]:
+        """Serves for the time of the block."""
+        return palaver_server(self.folder, self.url, self.variables, **settings)
