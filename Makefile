@@ -27,7 +27,7 @@ chat: $(RUNTIME) ## chat in the terminal with the server that `make run` started
 	@$(BIN)/palaver chat $(ARGS)
 
 test: $(DEV) azurite ## run the tests (ARGS="-k name" for some of them)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 3 $(ARGS)  # most of them wait for something else than a processor
 
 azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js where the machine has none
 	@tools/install-azurite.sh $(BIN)

@@ -12,6 +12,8 @@ from tests.support.endpoint import Endpoint
 
 # Before gRPC is imported: its fork handlers would run in the children that tests start, and now and then end them.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+# A line for each server that stops would hide what pytest says.
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 @pytest.fixture(scope="session")

@@ -106,7 +106,7 @@ async def test_details_that_can_not_be_read_do_not_hide_the_status(driver, serve
 
 
 async def test_no_server(connect):
-    driver = await connect("127.0.0.1:1")
+    driver = await connect("127.0.0.1:1", reconnect_timeout=0.5)
     for call in (driver.call("delete_assistant", "support"), driver.post("support", "Hello!")):
         with pytest.raises(palaver.UnavailableError) as caught:
             await call
