@@ -10,6 +10,7 @@ RUNTIME := $(VENV)/.runtime-installed
 DEV := $(VENV)/.dev-installed
 GENERATE := $(GENERATE_VENV)/.installed
 STUBS := client/python/palaver/v1
+GO_STUBS := client/go/palaver/v1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo run chat test azurite faults soak compatibility lint format generate check-generate bench check setup clean
@@ -55,14 +56,18 @@ format: $(DEV) ## format code and contract, and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format --write
 
-generate: $(GENERATE) ## write the Python stubs of the contract anew
+generate: $(GENERATE) ## write the stubs of the contract anew, those for Go where it is installed
 	@rm -f $(STUBS)/*_pb2*
 	@tools/generate.sh $(GENERATE_VENV)/bin/python
+	@tools/generate-go.sh $(GENERATE_VENV)/bin/python
 
 check-generate: $(GENERATE) ## fail when the committed stubs are not those of the contract
 	@rm -rf build/generated && tools/generate.sh $(GENERATE_VENV)/bin/python build/generated
 	@rm -rf build/committed && mkdir -p build/committed && cp $(STUBS)/*_pb2* build/committed/
-	@diff -r build/generated/palaver/v1 build/committed && echo "The committed stubs are those of the contract."
+	@diff -r build/generated/palaver/v1 build/committed && echo "The committed Python stubs are those of the contract."
+	@rm -rf build/generated-go && tools/generate-go.sh $(GENERATE_VENV)/bin/python build/generated-go
+	@! test -d build/generated-go || { diff -r build/generated-go/palaver/v1 $(GO_STUBS) && \
+		echo "The committed Go stubs are those of the contract."; }
 
 bench: $(DEV) azurite ## measure the cost of a streamed token, of a turn and of an open stream (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
