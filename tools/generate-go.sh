@@ -9,7 +9,7 @@ out=${2:-client/go}
 module=github.com/palaver-chat/palaver/client/go
 plugins=$PWD/build/go-plugins
 if ! command -v go >/dev/null; then
-    echo "SKIPPED: the Go stubs, because Go is not installed (https://go.dev/dl)" >&2
+    echo "SKIPPED: the Go stubs, because Go is not installed" >&2
     [ -z "${CI:-}" ]
     exit
 fi
