@@ -88,7 +88,7 @@ $(BIN)/python:
 
 $(RUNTIME): pyproject.toml | $(BIN)/python
 	@echo "Installing Palaver ..."
-	@$(BIN)/python -m pip install --quiet --editable ".[cli,server]"
+	@$(BIN)/python -m pip install --quiet --editable ".[cli,server,skills]"
 	@touch $@
 
 $(DEV): pyproject.toml $(RUNTIME)

@@ -1,0 +1,256 @@
+"""`SkillHost`: the gRPC server of a host of skills."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from palaver.skills._calls import Calls
+from palaver.skills._definition import Definition, definition_of
+from palaver.skills._outcome import logger
+from palaver.skills._types import Invocation
+from palaver.v1 import assistant_pb2, skill_host_service_pb2
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from typing_extensions import Self
+
+    _Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
+
+_Request = TypeVar("_Request", bound=Message)
+
+DEFAULT_LISTEN = "127.0.0.1:50061"
+DEFAULT_REMEMBER = 1000
+DEFAULT_THREADS = 32
+DEFAULT_GRACE_PERIOD = 30.0
+
+_SERVICE = skill_host_service_pb2.DESCRIPTOR.services_by_name["SkillHostService"].full_name
+_FLUSH_TIMEOUT = 5.0
+"""Seconds that callers get to read an outcome after the last function has ended."""
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # otherwise two hosts on one port would share the calls
+    # Without a limit one connection can open thousands of handlers in seconds.
+    ("grpc.max_concurrent_streams", 1000),
+    # A caller that pings more often than this is cut off with too_many_pings.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class SkillHost:
+    """Serves skills to Palaver servers, in a program with an event loop of its own. `serve` is a whole program.
+
+    A `call_id` that comes again, with the same skill, arguments and assistant, gets the outcome of the first call, and
+    the function does not run again; while it still runs, the repeat waits for it. That memory ends with the process,
+    and each replica of a host has its own. A skill with effects must therefore store the call's `Invocation.call_id`
+    together with the effect, in one transaction, and return the stored result where it finds the `call_id` there.
+
+    A call that is remembered runs to its end even when its caller leaves. With `remember=0` an asynchronous function is
+    cancelled then; a synchronous one can't be.
+
+    Example:
+        >>> async with SkillHost(tell_time, add_todo, listen="127.0.0.1:0") as host:
+        ...     print(host.target)
+
+    Args:
+        *skills: Functions that `skill` decorates.
+        listen: The address to listen on. Port 0 takes a free one, which `port` tells.
+        tls_certificate: The path of a PEM file with the certificate to serve TLS with, and what leads from it to an
+            authority. Without it the host serves in plaintext, to whoever reaches it: use loopback or a mesh then.
+        tls_key: The path of a PEM file with the key of the certificate.
+        remember: Of how many ended calls the outcomes are remembered, at most 256 KiB each. 0: none.
+        threads: How many synchronous functions may run at the same time. Further calls wait.
+        grace_period: How many seconds the running calls get when the host stops.
+
+    Raises:
+        TypeError: Something among the skills is not decorated with `skill`.
+        ValueError: There is no skill, two have the same name, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        *skills: Callable[..., object],
+        listen: str = DEFAULT_LISTEN,
+        tls_certificate: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        remember: int = DEFAULT_REMEMBER,
+        threads: int = DEFAULT_THREADS,
+        grace_period: float = DEFAULT_GRACE_PERIOD,
+    ) -> None:
+        self._definitions = _by_name(skills)
+        if (tls_certificate is None) != (tls_key is None):
+            raise ValueError("TLS takes both, tls_certificate and tls_key")
+        if remember < 0 or grace_period < 0 or threads < 1:
+            raise ValueError("remember and grace_period must be at least 0, and threads at least 1")
+        self._listen = listen
+        self._tls = None if tls_certificate is None or tls_key is None else (Path(tls_certificate), Path(tls_key))
+        self._remember = remember
+        self._threads = threads
+        self._grace_period = grace_period
+        self._running: tuple[grpc.aio.Server, health.aio.HealthServicer, Calls, int] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port on which the host listens.
+
+        Raises:
+            RuntimeError: The host does not run.
+        """
+        if self._running is None:
+            raise RuntimeError("the host does not run: use it in an `async with` block")
+        return self._running[-1]
+
+    @property
+    def target(self) -> str:
+        """The address on which the host listens: `listen`, with the port that was taken.
+
+        Raises:
+            RuntimeError: The host does not run.
+        """
+        port = self.port
+        host, _, number = self._listen.rpartition(":")
+        return f"{host}:{port}" if number.isdigit() else self._listen
+
+    async def __aenter__(self) -> Self:
+        """Starts to serve.
+
+        Raises:
+            OSError: The host can't listen there, or the files of certificate and key can't be read.
+            ValueError: The files don't hold a certificate and its key.
+            RuntimeError: The host runs already.
+        """
+        if self._running is not None:
+            raise RuntimeError("the host runs already")
+        credentials = None if self._tls is None else _credentials(*self._tls)
+        server = grpc.aio.server(options=_OPTIONS)
+        calls = Calls(self._remember, self._threads)
+        service = _Service(self._definitions, calls)
+        server.add_generic_rpc_handlers([service.handlers()])
+        checks = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        port = _bind(server, self._listen, credentials)
+        await server.start()
+        self._running = server, checks, calls, port
+        for name in ("", _SERVICE):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        logger.info("serving %d skills on %s", len(self._definitions), self.target)
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stops: the health service turns NOT_SERVING, no call is taken any more, and the running ones may finish."""
+        if self._running is None:
+            return
+        server, checks, calls, _ = self._running
+        self._running = None
+        await checks.enter_graceful_shutdown()
+        stopping = asyncio.create_task(server.stop(self._grace_period + _FLUSH_TIMEOUT))
+        try:
+            await calls.close(self._grace_period)
+            await stopping
+        finally:
+            await server.stop(None)
+
+
+class _Service:
+    """The methods of the contract."""
+
+    def __init__(self, definitions: dict[str, Definition], calls: Calls) -> None:
+        self._definitions = definitions
+        self._calls = calls
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """Returns what gRPC serves."""
+        return grpc.method_handlers_generic_handler(
+            _SERVICE,
+            {
+                "ListSkills": _handler(skill_host_service_pb2.ListSkillsRequest, self._list_skills),
+                "InvokeSkill": _handler(skill_host_service_pb2.InvokeSkillRequest, self._invoke_skill),
+            },
+        )
+
+    async def _list_skills(
+        self, _request: skill_host_service_pb2.ListSkillsRequest, _context: _Context
+    ) -> skill_host_service_pb2.ListSkillsResponse:
+        return skill_host_service_pb2.ListSkillsResponse(
+            skills=[
+                assistant_pb2.Skill(
+                    name=definition.name,
+                    description=definition.description,
+                    parameters_json_schema=definition.parameters_json_schema,
+                )
+                for definition in self._definitions.values()
+            ]
+        )
+
+    async def _invoke_skill(
+        self, request: skill_host_service_pb2.InvokeSkillRequest, context: _Context
+    ) -> skill_host_service_pb2.InvokeSkillResponse:
+        definition = self._definitions.get(request.name)
+        if definition is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "the host has no skill of this name")
+        invocation = Invocation(request.call_id, request.assistant_id, request.request_id)
+        return await self._calls.call(definition, request.arguments_json, invocation)
+
+
+def _handler(
+    request_type: type[_Request], handle: Callable[[_Request, _Context], Awaitable[Message]]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    async def answer(data: bytes, context: _Context) -> Message:
+        # gRPC itself would answer what it can't parse with UNKNOWN and the text of an exception.
+        try:
+            request = request_type.FromString(data)
+        except DecodeError:
+            request = None
+        if request is None:
+            await context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                "the request is not a valid message of its type; text must be valid UTF-8",
+            )
+        return await handle(request, context)
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer, request_deserializer=None, response_serializer=lambda message: message.SerializeToString()
+    )
+
+
+def _by_name(skills: tuple[Callable[..., object], ...]) -> dict[str, Definition]:
+    if not skills:
+        raise ValueError("a host needs at least one skill")
+    definitions: dict[str, Definition] = {}
+    for function in skills:
+        definition = definition_of(function)
+        if definition.name in definitions:
+            raise ValueError(f'two skills have the name "{definition.name}": give one another with @skill(name=...)')
+        definitions[definition.name] = definition
+    return definitions
+
+
+def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(listen)
+        return server.add_secure_port(listen, credentials)
+    except RuntimeError as error:
+        raise OSError(f"can't listen on {listen}; is the port taken?") from error
+
+
+def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    try:
+        # gRPC itself only says that it can't listen. What Python's own TLS loads, gRPC's does too.
+        # An empty password keeps an encrypted key from being asked for on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
+    except ssl.SSLError as error:  # which is an OSError too
+        raise ValueError(f"{certificate} and {key} are not a certificate and its key in PEM: {error.reason}") from error
+    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
