@@ -16,9 +16,8 @@ from pydantic import BaseModel, Field, field_validator
 
 from palaver.skills import MAX_RESULT_BYTES, Invocation, SkillError, skill
 from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest, InvokeSkillResponse
+from tests.support.skill_caller import content, error
 from tests.support.statuses import failure_of
-
-from .conftest import content, error
 
 SECRET = "s3cret"
 

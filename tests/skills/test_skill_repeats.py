@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 
 import grpc
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from palaver.skills import SkillError, SkillHost, skill
-
-from .conftest import content, error
+from palaver.skills import SkillError, SkillHost, serve_async, skill
+from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest
+from tests.support.skill_caller import Caller, content, error
+from tests.support.statuses import failure_of
 
 
 @dataclass
@@ -165,7 +168,7 @@ async def leave(call) -> None:
 async def test_a_call_goes_on_when_its_caller_leaves_and_the_repeat_gets_the_outcome(serve, gate):
     caller = await serve(gate.function)
     call = caller.invoke("pass_gate", WORD, call_id="c")
-    await asyncio.gather(call.wait_for_connection(), gate.entered.wait())
+    await gate.entered.wait()
     await leave(call)
     repeat = asyncio.ensure_future(caller.invoke("pass_gate", WORD, call_id="c"))
     gate.open()
@@ -174,63 +177,55 @@ async def test_a_call_goes_on_when_its_caller_leaves_and_the_repeat_gets_the_out
 
 
 async def test_a_deadline_is_a_way_to_leave(serve, gate):
-    async with SkillHost(gate.function, listen="127.0.0.1:0") as host:
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await _invoke_with_deadline(host.target)
-        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-        await gate.entered.wait()
-        gate.open()
-        caller = await serve(gate.function)
-        assert (await caller.invoke("pass_gate", WORD)).content == "x 2"
+    caller = await serve(gate.function)
+    await caller.channel.channel_ready()
+    request = InvokeSkillRequest(call_id="c", name="pass_gate", arguments_json=WORD, assistant_id="a")
+    failure = await failure_of(caller.stub.InvokeSkill(request, timeout=1))
+    assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
+    gate.open()
+    assert await caller.invoke("pass_gate", WORD, call_id="c") == content("x 1")
 
 
-async def _invoke_with_deadline(target: str) -> None:
-    from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest
-    from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
-
-    async with grpc.aio.insecure_channel(target) as channel:
-        stub = SkillHostServiceStub(channel)
-        await stub.InvokeSkill(
-            InvokeSkillRequest(name="pass_gate", arguments_json=WORD), timeout=2, wait_for_ready=True
-        )
-
-
-async def test_a_call_that_is_not_remembered_is_cancelled_when_its_caller_leaves(serve):
+async def test_an_asynchronous_call_that_is_not_remembered_is_cancelled_when_its_caller_leaves(serve):
     gate = AsyncGate()
     caller = await serve(gate.function, remember=0)
     call = caller.invoke("pass_gate", WORD)
-    await asyncio.gather(call.wait_for_connection(), gate.entered.wait())
+    await gate.entered.wait()
     await leave(call)
     await gate.cancelled.wait()
 
 
-async def test_a_host_that_stops_lets_the_calls_finish(gate):
-    from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest
-    from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
-
-    host = SkillHost(gate.function, listen="127.0.0.1:0", grace_period=60)
-    await host.__aenter__()
-    async with grpc.aio.insecure_channel(host.target) as channel:
-        call = SkillHostServiceStub(channel).InvokeSkill(InvokeSkillRequest(name="pass_gate", arguments_json=WORD))
-        await asyncio.gather(call.wait_for_connection(), gate.entered.wait())
-        stopping = asyncio.create_task(host.__aexit__(None, None, None))
-        while host._running is not None:
-            await asyncio.sleep(0)
+@pytest.mark.parametrize("remember", [0, 10])
+async def test_a_host_that_stops_takes_no_calls_and_lets_the_running_ones_finish(gate, remember):
+    address = asyncio.get_running_loop().create_future()
+    host = asyncio.create_task(
+        serve_async(gate.function, listen="127.0.0.1:0", remember=remember, on_start=address.set_result)
+    )
+    async with grpc.aio.insecure_channel(await address) as channel:
+        health = HealthStub(channel).Watch(HealthCheckRequest(service="palaver.v1.SkillHostService"))
+        assert (await health.read()).status == HealthCheckResponse.SERVING
+        caller = Caller(channel)
+        call = caller.invoke("pass_gate", WORD)
+        await gate.entered.wait()
+        host.cancel()
+        assert (await health.read()).status == HealthCheckResponse.NOT_SERVING
+        health.cancel()
         gate.open()
         assert await call == content("x 1")
-        await stopping
+        with pytest.raises(asyncio.CancelledError):
+            await host
+        failure = await failure_of(caller.invoke("pass_gate", WORD))
+        assert failure.code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_host_that_stops_cancels_what_takes_longer_than_the_grace_period():
+async def test_a_host_that_stops_cancels_what_takes_longer_than_the_grace_period(failed):
     gate = AsyncGate()
-    async with SkillHost(gate.function, listen="127.0.0.1:0", grace_period=0) as host:
-        from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest
-        from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
-
-        channel = grpc.aio.insecure_channel(host.target)
-        request = InvokeSkillRequest(name="pass_gate", arguments_json=WORD, call_id="c")
-        call = SkillHostServiceStub(channel).InvokeSkill(request)
-        await asyncio.gather(call.wait_for_connection(), gate.entered.wait())
-    assert gate.cancelled.is_set()
-    assert await call == error("the skill failed")
-    await channel.close()
+    async with (
+        SkillHost(gate.function, listen="127.0.0.1:0", grace_period=0) as host,
+        grpc.aio.insecure_channel(host.target) as channel,
+    ):
+        call = Caller(channel).invoke("pass_gate", WORD)
+        await gate.entered.wait()
+        await host.__aexit__(None, None, None)
+        assert gate.cancelled.is_set()
+        assert await call == failed

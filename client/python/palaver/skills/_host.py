@@ -158,9 +158,11 @@ class SkillHost:
         stopping = asyncio.create_task(server.stop(self._grace_period + _FLUSH_TIMEOUT))
         try:
             await calls.close(self._grace_period)
-            await stopping
+            # Whoever watches the health of the host never ends its call, and must not keep it for the whole period.
+            await server.stop(_FLUSH_TIMEOUT)
         finally:
             await server.stop(None)
+            await stopping
 
 
 class _Service:
@@ -247,10 +249,11 @@ def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredenti
 
 
 def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    pair = key.read_bytes(), certificate.read_bytes()
     try:
         # gRPC itself only says that it can't listen. What Python's own TLS loads, gRPC's does too.
         # An empty password keeps an encrypted key from being asked for on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except ssl.SSLError as error:  # which is an OSError too
         raise ValueError(f"{certificate} and {key} are not a certificate and its key in PEM: {error.reason}") from error
-    return grpc.ssl_server_credentials([(key.read_bytes(), certificate.read_bytes())])
+    return grpc.ssl_server_credentials([pair])
