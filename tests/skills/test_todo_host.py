@@ -88,7 +88,9 @@ def test_an_assistant_sees_its_own_to_dos_alone(database):
         assert host.call("add_todo", "c", "a", task="mine") == todo(1, "mine")
         assert host.call("add_todo", "c", "b", task="yours") == todo(1, "yours")
         assert host.call("complete_todo", "d", "b", id=1) == todo(1, "yours", is_completed=True)
-        assert host.call("list_todos", "e", "a") == [todo(1, "mine")]
+        assert host.call("add_todo", "e", "b", task="yours too") == todo(2, "yours too")
+        assert "there is no to-do with the id 2" in host.call("complete_todo", "f", "a", id=2)
+        assert host.call("list_todos", "g", "a") == [todo(1, "mine")]
 
 
 def test_a_repeat_after_a_kill_does_not_add_a_second_to_do(database):

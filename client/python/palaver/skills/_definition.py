@@ -83,7 +83,8 @@ def skill(
     The model learns of it what a colleague would read: the name, the docstring, and the parameters with their type
     hints, defaults and descriptions (`Annotated[..., Field(description=...)]`, or an "Args:" section in the docstring).
     What it then sends is held to them: the types are not converted ("3" is no `int`), and there are no other arguments.
-    Any type that pydantic has a JSON Schema for will do: enums, data classes, models and so on.
+    Any type that pydantic has a JSON Schema for will do: enums, data classes, models and so on. Whether a model that is
+    the type of a parameter has room for other fields is for its own configuration to say.
 
     The function may be synchronous, and is then called in a thread, or asynchronous. What it returns goes to the model:
     a string as it is, None as an empty text, everything else as JSON by pydantic. A parameter with the annotation
