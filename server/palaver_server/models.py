@@ -78,6 +78,24 @@ class SkillCall:
 
 
 @dataclass(frozen=True, slots=True)
+class SkillResult:
+    """What a skill call led to: a result, or what went wrong in words for the model."""
+
+    id: str
+    text: str
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """What a model must know of a skill to call it."""
+
+    name: str
+    description: str
+    parameters_json_schema: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A message that is not stored yet."""
 
@@ -85,6 +103,8 @@ class Draft:
     content: str
     skill_calls: tuple[SkillCall, ...] = ()
     skill_call_id: str = ""
+    is_error: bool = False
+    """The message says why a skill call has no result."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +165,12 @@ class UserQuery:
     """Tells this request from another one that a caller might post with the same `request_id`."""
     continues: bool = False
     """Whether the turn runs on when nobody follows it any more."""
+    caller_skills: tuple[Skill, ...] = ()
+    """Skills that the caller runs itself."""
+    skill_names: tuple[str, ...] = ()
+    """The skills of hosts that the model may call; empty: all."""
+    skill_results: tuple[SkillResult, ...] = ()
+    """What the caller's skills led to, in place of a user message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,4 +201,4 @@ class TurnCompleted:
     chat_model: str
 
 
-TurnEvent = TurnStarted | TextDelta | TurnCompleted
+TurnEvent = TurnStarted | TextDelta | SkillCall | SkillResult | TurnCompleted

@@ -142,6 +142,7 @@ class TestDamage:
         with sqlite3.connect(sound) as connection:
             for column in ("lease_holder", "lease_until"):
                 connection.execute(f"ALTER TABLE assistants DROP COLUMN {column}")
+            connection.execute("ALTER TABLE messages DROP COLUMN is_error")
             connection.execute("PRAGMA user_version = 1")
         connection.close()
         for _ in range(2):

@@ -805,7 +805,7 @@ class TestTexts:
         self, store: Store, instructions: str, content: str, calls: list[SkillCall], skill_call_id: str, request_id: str
     ):
         name = uuid.uuid4().hex
-        draft = Draft(Role.ASSISTANT, content, tuple(calls), skill_call_id)
+        draft = Draft(Role.ASSISTANT, content, tuple(calls), skill_call_id, is_error=bool(skill_call_id))
         await create(store, name, instructions)
         stored = await store.commit_turn(
             COLLECTION, name, await version_of(store, name), finished(draft, request_id=request_id)
@@ -814,12 +814,9 @@ class TestTexts:
         if instructions.strip():
             assert read.pop(0).content == instructions
         assert tuple(read) == stored.messages
-        assert (read[0].content, read[0].skill_calls, read[0].skill_call_id, read[0].request_id) == (
-            content,
-            tuple(calls),
-            skill_call_id,
-            request_id,
-        )
+        [message] = read
+        assert (message.content, message.skill_calls, message.request_id) == (content, tuple(calls), request_id)
+        assert (message.skill_call_id, message.is_error) == (skill_call_id, bool(skill_call_id))
 
     @shared_place
     @given(

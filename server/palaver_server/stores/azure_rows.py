@@ -5,7 +5,7 @@ A chat begun there goes on here and the other way round, so names, types and the
 | RowKey | what it is | columns that are ours |
 | --- | --- | --- |
 | `state` | the assistant | `CreationId`, `LeaseHolder`, `LeaseUntil` |
-| `msg-0001` … `msg-FFFF` | a message | `RequestId`; of long texts `ContentParts`, `Content_01`…, `ToolCallsParts`… |
+| `msg-0001` … `msg-FFFF` | a message | `RequestId`, `IsError`; `ContentParts`, `Content_01`…, `ToolCallsParts`… |
 | `done-<hash of request_id>` | a turn that is stored | all of them |
 
 The extension passes over columns and rows that it does not know, and its merges keep them. A row of ours must not begin
@@ -45,6 +45,7 @@ CREATION_ID = "CreationId"
 LEASE_HOLDER = "LeaseHolder"
 LEASE_UNTIL = "LeaseUntil"
 REQUEST_ID = "RequestId"
+IS_ERROR = "IsError"
 
 ROLES = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
 ROLES_BY_NAME = {name.lower(): role for role, name in ROLES.items()}
@@ -128,6 +129,7 @@ def message_row(partition: str, message: Message) -> Row:
     }
     if message.skill_call_id:
         row["Name"] = message.skill_call_id
+        row[IS_ERROR] = message.is_error
     if len(parts) > 1:
         row |= _columns("Content", parts, first=1)
     return row
@@ -183,6 +185,7 @@ def message(row: Mapping[str, Any]) -> Message:
             content="".join(parts),
             skill_calls=_skill_calls(row),
             skill_call_id=_text(row.get("Name") or ""),
+            is_error=bool(row.get(IS_ERROR)),
             index=index(row),
             create_time=_utc(row["CreatedAt"]),
             request_id=row.get(REQUEST_ID) or "",

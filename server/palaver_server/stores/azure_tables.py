@@ -329,6 +329,7 @@ def _stored_turn(assistant_id: str, base: Version, turn: FinishedTurn) -> Stored
             draft.content,
             draft.skill_calls,
             draft.skill_call_id,
+            draft.is_error,
             index=base.total_messages + number,
             create_time=start + (number - 1) * TICK,
             request_id=turn.request_id,

@@ -48,7 +48,7 @@ BUSY_TIMEOUT = 4.0
 """Seconds to wait for another process's transaction."""
 
 APPLICATION_ID = 0x50414C56  # "PALV"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE assistants (
     key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so it tells a reset conversation from its predecessor
@@ -71,6 +71,7 @@ CREATE TABLE messages (
     skill_calls TEXT NOT NULL,  -- empty, or a JSON array of [id, name, arguments_json]
     skill_call_id TEXT NOT NULL,
     request_id TEXT NOT NULL,
+    is_error INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (assistant, "index")
 ) STRICT;
 CREATE INDEX messages_by_time ON messages (assistant, created_at);
@@ -92,11 +93,12 @@ MIGRATIONS = {
         "ALTER TABLE assistants ADD COLUMN lease_holder TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE assistants ADD COLUMN lease_until INTEGER NOT NULL DEFAULT 0",
     ),
+    2: ("ALTER TABLE messages ADD COLUMN is_error INTEGER NOT NULL DEFAULT 0",),
 }
 """What makes the schema of the next version out of the one with this number."""
 
 ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens, lease_holder, lease_until"
-MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id'
+MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error'
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 T = TypeVar("T")
@@ -269,6 +271,7 @@ class SqliteStore:
                         draft.content,
                         draft.skill_calls,
                         draft.skill_call_id,
+                        draft.is_error,
                         index=first_index + offset,
                         create_time=_time(start + offset),
                         request_id=turn.request_id,
@@ -478,9 +481,9 @@ def _found_turn(assistant: Assistant, messages: tuple[Message, ...], row: sqlite
 def _insert_message(connection: sqlite3.Connection, key: int | None, message: Message) -> None:
     calls = json.dumps([(call.id, call.name, call.arguments_json) for call in message.skill_calls])
     connection.execute(
-        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (key, message.index, message.role.value, message.content, _microseconds(message.create_time),
-         calls if message.skill_calls else "", message.skill_call_id, message.request_id),
+         calls if message.skill_calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
     )  # fmt: skip
 
 
@@ -495,6 +498,7 @@ def _message(row: sqlite3.Row) -> Message:
             content=row["content"],
             skill_calls=tuple(SkillCall(*call) for call in json.loads(row["skill_calls"] or "[]")),
             skill_call_id=row["skill_call_id"],
+            is_error=bool(row["is_error"]),
             index=row["index"],
             create_time=_time(row["created_at"]),
             request_id=row["request_id"],
