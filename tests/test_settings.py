@@ -19,7 +19,7 @@ from palaver_server.connections import (
     storage_connections,
 )
 from palaver_server.engine.options import EngineOptions
-from palaver_server.settings import NOT_IMPLEMENTED_YET, Settings, SettingsError, load, unknown_variables
+from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 
 # A value for every setting that is not its default, as it is written and as it is read.
 EXAMPLES = {
@@ -32,6 +32,9 @@ EXAMPLES = {
     "tls_key": (__file__, Path(__file__)),
     "storage_connections": ("AzureWebJobsStorage, Other,,", ("AzureWebJobsStorage", "Other")),
     "ai_connections": (" One ,Two", ("One", "Two")),
+    "skill_hosts": ("dns:///skills:50061, grpcs://other:443", ("dns:///skills:50061", "grpcs://other:443")),
+    "skill_timeout": ("2.5", 2.5),
+    "max_skill_rounds": ("3", 3),
     "default_chat_model": ("gpt-4o-mini", "gpt-4o-mini"),
     "default_temperature": ("0", 0.0),
     "default_max_tokens": ("2000", 2000),
@@ -149,15 +152,6 @@ class TestSettings:
     def test_a_certificate_needs_its_key_and_a_key_its_certificate(self, environment: pytest.MonkeyPatch, name: str):
         environment.setenv(variable(name), __file__)
         assert line_for() == "PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither"
-
-    @pytest.mark.parametrize("name", NOT_IMPLEMENTED_YET)
-    def test_what_is_not_implemented_yet_is_refused_rather_than_ignored(
-        self, environment: pytest.MonkeyPatch, name: str
-    ):
-        environment.setenv(name, "15")
-        assert line_for() == f"{name}: this version does not have {NOT_IMPLEMENTED_YET[name]} yet; unset it"
-        environment.setenv(name, "")
-        load([])
 
     def test_variables_that_look_like_settings_and_are_none_are_found(self):
         names = ["PALAVER_LISTENS", "PALAVER_", "PALAVER_WORKERS", "palaver_workers", "PALAVER_SERVER", "PALAVER_TOKEN",

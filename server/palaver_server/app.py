@@ -20,10 +20,12 @@ from palaver_server.connections import AIConnection, Database, Identity, TableAc
 from palaver_server.engine.chat import ChatEngine
 from palaver_server.engine.model import ChatModel
 from palaver_server.engine.openai_model import OpenAIModel
+from palaver_server.engine.skills import SkillHosts
 from palaver_server.errors import ConnectionNotConfigured, StoreError
 from palaver_server.offline_model import OfflineModel
 from palaver_server.rpc.assistant_service import NAME, AssistantService
 from palaver_server.rpc.interceptor import ErrorInterceptor
+from palaver_server.rpc.skill_hosts import SkillHostsError, skill_hosts
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.stores.azure_tables import AzureTablesStore
 from palaver_server.stores.sqlite import SqliteStore
@@ -104,7 +106,8 @@ async def application(
     async with AsyncExitStack() as stack:
         stores = await _open_stores(connections.storage_connections(settings, environment), stack)
         models = await _open_models(settings, environment, stack)
-        engine = ChatEngine(stores, models, settings.engine_options())
+        skills = await _open_skill_hosts(settings, stack)
+        engine = ChatEngine(stores, models, settings.engine_options(), skills)
         server = grpc.aio.server(
             interceptors=[ErrorInterceptor()],
             options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(share_port))),
@@ -187,6 +190,13 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
         )
         stack.push_async_callback(model.close)
     return AIConnections(models, fallback.name if fallback else None)
+
+
+async def _open_skill_hosts(settings: Settings, stack: AsyncExitStack) -> SkillHosts:
+    try:
+        return await stack.enter_async_context(skill_hosts(settings.skill_hosts, settings.skill_timeout))
+    except SkillHostsError as error:
+        raise SettingsError(f"PALAVER_SKILL_HOSTS: {error}") from error
 
 
 def _bind(server: grpc.aio.Server, settings: Settings) -> int:

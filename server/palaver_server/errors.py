@@ -2,7 +2,6 @@
 
     PalaverError
      ├─ InvalidFields           the request itself
-     ├─ NotImplementedYet
      ├─ AssistantNotFound       the assistant
      ├─ AssistantExists
      ├─ AssistantBusy
@@ -81,12 +80,6 @@ class InvalidFields(PalaverError):
     def __init__(self, *violations: FieldViolation) -> None:
         super().__init__("; ".join(f"{violation.field}: {violation.description}" for violation in violations))
         self.violations = violations
-
-
-class NotImplementedYet(PalaverError):
-    """This version of the server does not have what the request asks for."""
-
-    reason = "UNIMPLEMENTED"
 
 
 class AssistantNotFound(PalaverError):

@@ -1,7 +1,7 @@
 """A model that needs no network and no key: a small endpoint on loopback that speaks OpenAI's protocol.
 
 It is there to try Palaver out. The server reaches it like any other endpoint, and each of its replies says that no
-model is at work.
+model is at work. Told `/NAME {"argument": "value"}`, it calls the skill of that name, if it is offered one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class OfflineModel:
     async def _chat_completions(self, request: web.Request) -> web.StreamResponse:
         body: dict[str, Any] = await request.json()
         limit = body.get("max_completion_tokens") or body.get("max_tokens")
-        pieces = list(_pieces(_reply(body["messages"])))
+        call = _skill_call(body)
+        pieces = [] if call else list(_pieces(_reply(body["messages"])))
         written = pieces[:limit]
         chunk = {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
@@ -58,7 +59,7 @@ class OfflineModel:
             "created": int(time.time()),
             "model": "offline",
         }
-        finish_reason = "stop" if len(written) == len(pieces) else "length"
+        finish_reason = "tool_calls" if call else "stop" if len(written) == len(pieces) else "length"
         prompt_tokens = sum(len(list(_pieces(message["content"] or ""))) for message in body["messages"])
         usage = {
             "prompt_tokens": prompt_tokens,
@@ -72,6 +73,9 @@ class OfflineModel:
             for piece in written:
                 await asyncio.sleep(self._pause)
                 choice = {"index": 0, "delta": {"role": "assistant", "content": piece}, "finish_reason": None}
+                await _send(response, {**chunk, "choices": [choice]})
+            if call:
+                choice = {"index": 0, "delta": {"role": "assistant", "tool_calls": [call]}, "finish_reason": None}
                 await _send(response, {**chunk, "choices": [choice]})
             await _send(response, {**chunk, "choices": [{"index": 0, "delta": {}, "finish_reason": finish_reason}]})
             await _send(response, {**chunk, "choices": [], "usage": usage})
@@ -88,7 +92,22 @@ def _pieces(text: str) -> Iterator[str]:
     return (match.group() for match in re.finditer(r"\s*\S+|\s+\Z", text))
 
 
+def _skill_call(body: dict[str, Any]) -> dict[str, Any] | None:
+    """Makes the call that the newest message tells the model to make, unless it is made already."""
+    newest = body["messages"][-1]
+    command = re.fullmatch(r"/([\w-]+)\s*(.*)", newest["content"] or "", re.DOTALL)
+    if newest["role"] != "user" or command is None:
+        return None
+    name, arguments = command.groups()
+    if name not in {tool["function"]["name"] for tool in body.get("tools", [])}:
+        return None
+    function = {"name": name, "arguments": arguments or "{}"}
+    return {"index": 0, "id": f"call_{uuid.uuid4().hex}", "type": "function", "function": function}
+
+
 def _reply(messages: list[dict[str, Any]]) -> str:
+    if messages[-1]["role"] == "tool":
+        return f"I am Palaver's **offline model**. The skill answered: {messages[-1]['content']}"
     said = [message["content"] for message in messages if message["role"] == "user"]
     quote = said[-1] if len(said[-1]) <= MAX_QUOTE else said[-1][: MAX_QUOTE - 1] + "…"
     lines = [

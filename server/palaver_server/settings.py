@@ -6,7 +6,6 @@ Connections are the exception: they have the names that the Azure Functions exte
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -65,6 +64,11 @@ class Settings(BaseSettings):
     lease_duration: float = Field(
         15, description="seconds after which the turn of a dead server stops blocking its assistant", ge=1, le=600
     )
+    skill_hosts: Names = Field(
+        (), description="gRPC targets of the hosts of skills: host:port, grpcs://host:port, host:port;timeout=5"
+    )
+    skill_timeout: PositiveFloat = Field(30, description="seconds that a skill may take, where its host has no timeout")
+    max_skill_rounds: int = Field(10, description="how often a turn may go back to the model with results", ge=1, le=48)
     grace_period: NonNegativeFloat = Field(30, description="seconds that running turns get when the server stops")
 
     @field_validator("listen")
@@ -76,7 +80,7 @@ class Settings(BaseSettings):
             raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}, or unix:PATH")
         return value
 
-    @field_validator("storage_connections", "ai_connections", mode="before")
+    @field_validator("storage_connections", "ai_connections", "skill_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
@@ -95,6 +99,7 @@ class Settings(BaseSettings):
             max_turns=self.max_turns,
             queue_limit=self.queue_limit,
             lease_duration=self.lease_duration,
+            max_skill_rounds=self.max_skill_rounds,
         )
 
 
@@ -102,22 +107,12 @@ class SettingsError(Exception):
     """A setting is wrong; the text is one line that says which and why."""
 
 
-# Settings of features that this version does not have. Taking no notice of them would be worse than not starting.
-NOT_IMPLEMENTED_YET = {
-    "PALAVER_MAX_SKILL_ROUNDS": "skills",
-    "PALAVER_SKILL_HOSTS": "skills",
-    "PALAVER_SKILL_TIMEOUT": "skills",
-}
-
 OTHER_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN", "PALAVER_FAILPOINT"})
 """Those of the client, and one for tests."""
 
 
 def load(arguments: Sequence[str]) -> Settings:
     """Reads flags and the environment; raises `SettingsError`."""
-    for name, feature in NOT_IMPLEMENTED_YET.items():
-        if os.environ.get(name):
-            raise SettingsError(f"{name}: this version does not have {feature} yet; unset it")
     try:
         settings = Settings(_cli_parse_args=list(arguments))  # type: ignore[call-arg]
     except ValidationError as error:

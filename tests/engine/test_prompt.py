@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from palaver_server.engine.options import EngineOptions
-from palaver_server.engine.prompt import parameters_in_effect, prompt
+from palaver_server.engine.prompt import history, parameters_in_effect
 from palaver_server.models import Assistant, Draft, Message, ModelParameters, Role, Sampling, SkillCall
 from palaver_server.stores.store import Window
 
@@ -50,7 +50,6 @@ def test_the_parameters_in_effect(sampling: Sampling, options: EngineOptions, ex
     assert parameters_in_effect(sampling, options) == ModelParameters(*expected)
 
 
-PARAMETERS = parameters_in_effect(Sampling(), OPTIONS)
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 CALL = (SkillCall("call-1", "weather", "{}"), SkillCall("call-2", "time", "{}"))
 QUESTION = Draft(Role.USER, "And now?")
@@ -68,19 +67,18 @@ def window(*messages: Draft, instructions: str = "Be brief.") -> Window:
 
 
 def sent(window: Window) -> list[str]:
-    return [message.content for message in prompt(window, QUESTION, PARAMETERS).messages]
+    return [message.content for message in history(window, (QUESTION,), 100)]
 
 
 def test_instructions_come_first_then_the_window_then_the_new_message():
-    asked = prompt(window(Draft(Role.USER, "Hello"), Draft(Role.ASSISTANT, "Hi")), QUESTION, PARAMETERS)
-    roles = [(message.role, message.content) for message in asked.messages]
+    asked = history(window(Draft(Role.USER, "Hello"), Draft(Role.ASSISTANT, "Hi")), (QUESTION,), 100)
+    roles = [(message.role, message.content) for message in asked]
     assert roles == [
         (Role.SYSTEM, "Be brief."),
         (Role.USER, "Hello"),
         (Role.ASSISTANT, "Hi"),
         (Role.USER, "And now?"),
     ]
-    assert asked.parameters is PARAMETERS
 
 
 @pytest.mark.parametrize("instructions", ["Be brief.", ""])
@@ -105,7 +103,7 @@ SKILL_TURN = (
 @pytest.mark.parametrize("size", range(len(SKILL_TURN) + 1))
 def test_results_never_come_without_their_call(size: int):
     cut = SKILL_TURN[len(SKILL_TURN) - size :]
-    messages = prompt(window(*cut), QUESTION, PARAMETERS).messages
+    messages = history(window(*cut), (QUESTION,), 100)
     called = {call.id for message in messages for call in message.skill_calls}
     answered = {message.skill_call_id for message in messages if message.role is Role.TOOL}
     assert answered == called
@@ -115,7 +113,7 @@ def test_results_never_come_without_their_call(size: int):
 
 def test_results_in_the_middle_of_the_window_stay():
     assert sent(window(*SKILL_TURN)) == ["Be brief.", *(message.content for message in SKILL_TURN), "And now?"]
-    [_, _, call, first, second, *_] = prompt(window(*SKILL_TURN), QUESTION, PARAMETERS).messages
+    [_, _, call, first, second, *_] = history(window(*SKILL_TURN), (QUESTION,), 100)
     assert call.skill_calls == CALL
     assert [first.skill_call_id, second.skill_call_id] == ["call-1", "call-2"]
 

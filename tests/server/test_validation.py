@@ -11,7 +11,6 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
@@ -160,28 +159,6 @@ async def test_a_request_may_have_two_mebibytes_and_no_more(served: Served):
             await call
         else:
             assert (await failure_of(call)).code is code
-
-
-@pytest.mark.parametrize(
-    ("method", "request_", "name"),
-    [
-        (
-            "PostUserQueryUnary",
-            pb.PostUserQueryRequest(**QUERY, caller_skills=[assistant_pb2.Skill(name="s")]),
-            "caller_skills",
-        ),
-        ("PostUserQueryUnary", pb.PostUserQueryRequest(**QUERY, skill_names=["s"]), "skill_names"),
-        (
-            "PostUserQueryUnary",
-            pb.PostUserQueryRequest(id="a", skill_results=[assistant_pb2.SkillResult(id="1", content="x")]),
-            "skill_results",
-        ),
-    ],
-)
-async def test_what_is_not_there_yet_is_refused_by_name(served: Served, method: str, request_: Any, name: str):
-    failure = await failure_of(getattr(served.stub, method)(request_))
-    assert (failure.code, failure.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED")
-    assert name in failure.text
 
 
 async def test_a_long_name_does_not_make_a_long_status(served: Served):

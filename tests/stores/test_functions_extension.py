@@ -15,10 +15,10 @@ from azure.core.exceptions import ResourceNotFoundError
 from azure.data.tables import TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient, TableServiceClient
 
-from palaver.v1 import assistant_pb2
+from palaver.v1 import assistant_pb2, skill_host_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.azurite import Account, Azurite
-from tests.support.endpoint import Endpoint, Stream
+from tests.support.endpoint import Endpoint, Stream, skill_calls
 from tests.support.functions_extension import (
     ChatMessage,
     RawRow,
@@ -29,6 +29,7 @@ from tests.support.functions_extension import (
     write_conversation,
 )
 from tests.support.palaver_server import Served, palaver_server
+from tests.support.skill_host import SkillHost
 from tests.support.statuses import failure_of
 
 TIME = datetime(2026, 1, 2, 3, 4, 5, 123456, timezone.utc)
@@ -434,6 +435,51 @@ class TestBegunHere:
         assert prompt(endpoint) == [
             said("user", long), said("assistant", long[:40_000]), *THEIRS, said("user", "And here"),
         ]  # fmt: skip
+
+
+class TestSkills:
+    TODO = '{"task": "call dad"}'
+
+    async def test_a_turn_with_skills_is_read_there(
+        self, tmp_path: Path, account: Account, endpoint: Endpoint, table: TableClient
+    ):
+        variables = {"AzureWebJobsStorage": account.connection_string}
+        async with (
+            SkillHost(AddTodo=lambda _: skill_host_service_pb2.InvokeSkillResponse(content="Done: 1 to-do")) as host,
+            palaver_server(tmp_path, endpoint.url, variables, skill_hosts=(host.target,)) as served,
+        ):
+            await write_conversation(table, "a", CHAT)
+            broken = ("AddTodo", '{"task": "call')
+            endpoint.script(skill_calls(("AddTodo", self.TODO), broken, text="Let me see. "), Stream("Noted"))
+            await post(served, "Again")
+            *before, calling, done, failed, reply = await read(table)
+            assert before == [*CHAT, said("user", "Again")]
+            [good, bad] = calling["tool_calls"]
+            assert calling == said(
+                "assistant", "Let me see. ", tool_calls=[tool_call(good["id"], self.TODO), tool_call(bad["id"], "{}")]
+            )
+            assert done == said("tool", "Done: 1 to-do", tool_call_id=good["id"])
+            assert failed["tool_call_id"] == bad["id"]
+            assert failed["content"].startswith("The arguments are not the JSON text of an object")
+            assert reply == said("assistant", "Noted")
+            await go_on(table, "a", CHAT[1:])
+            await post(served, "And here")
+            assert prompt(endpoint) == [*before, calling, done, failed, reply, *CHAT[1:], said("user", "And here")]
+
+    async def test_calls_that_it_has_left_without_results_get_them_here(
+        self, served: Served, endpoint: Endpoint, table: TableClient
+    ):
+        calls = [tool_call("1"), tool_call("2")]
+        await write_conversation(
+            table, "a", [*CHAT[:2], said("assistant", "", tool_calls=calls), said("tool", "x", tool_call_id="2")]
+        )
+        await post(served, "And now?")
+        unanswered = said("tool", "The caller did not answer this call.", tool_call_id="1")
+        assert prompt(endpoint)[2:] == [
+            said("assistant", "", tool_calls=calls), said("tool", "x", tool_call_id="2"), unanswered,
+            said("user", "And now?"),
+        ]  # fmt: skip
+        assert await read(table) == [*prompt(endpoint), REPLY]
 
 
 async def test_reading_makes_no_table(served: Served, account: Account):

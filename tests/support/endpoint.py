@@ -145,6 +145,23 @@ async def _play_item(item: Any, call: Call) -> None:
         await item(call)
 
 
+def skill_calls(*calls: tuple[str, str], text: str = "", ids: str = "call_{}") -> Stream:
+    """A reply that asks for skills, by name and arguments; the arguments come in two pieces."""
+
+    async def play(call: Call) -> None:
+        if text:
+            await call.send(call.chunk({"content": text}))
+        for index, (name, arguments) in enumerate(calls):
+            half = len(arguments) // 2
+            function = {"name": name, "arguments": arguments[:half]}
+            first = {"index": index, "id": ids.format(index), "type": "function", "function": function}
+            await call.send(call.chunk({"tool_calls": [first]}))
+            rest = {"index": index, "function": {"arguments": arguments[half:]}}
+            await call.send(call.chunk({"tool_calls": [rest]}))
+
+    return Stream(play, finish="tool_calls")
+
+
 async def fire_hose(call: Call) -> None:
     """Sends pieces without end, as fast as the caller reads."""
     data = call.chunk({"content": "water " * 200})

@@ -258,7 +258,8 @@ class TurnCompleted:
 
     Attributes:
         assistant: The assistant after this turn.
-        messages: The messages that this turn stored, by ascending `index`. The reply is the last one.
+        messages: The messages that this turn stored, by ascending `index`. The reply is the last one, unless the turn
+            ended with skill calls, whose results follow it.
         finish_reason: Why the model stopped writing.
         usage: What the turn used, added up over its model calls.
         chat_model: The model that answered, as the endpoint reported it. It may be more exact than what was asked for.
@@ -272,8 +273,8 @@ class TurnCompleted:
 
     @property
     def text(self) -> str:
-        """The whole text of the reply."""
-        return self.messages[-1].content if self.messages else ""
+        """The text of the model's last message: the whole reply, unless skills were called in between."""
+        return next((message.content for message in reversed(self.messages) if message.role is Role.ASSISTANT), "")
 
 
 Event: TypeAlias = TurnStarted | TextDelta | SkillCall | SkillResult | TurnCompleted

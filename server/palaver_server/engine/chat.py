@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
+from itertools import dropwhile
 
 from palaver_server.engine import lease as leases
 from palaver_server.engine.lease import TurnLease
 from palaver_server.engine.limits import TurnSize
 from palaver_server.engine.model import ChatModel, Models
 from palaver_server.engine.options import EngineOptions
-from palaver_server.engine.prompt import parameters_in_effect, prompt
+from palaver_server.engine.prompt import history, parameters_in_effect
 from palaver_server.engine.queue import TurnQueue
 from palaver_server.engine.reply import ReplyReader
+from palaver_server.engine.rounds import Rounds
+from palaver_server.engine.skills import CallNames, NoSkills, SkillHosts, Toolbox, open_calls, opening, toolbox
 from palaver_server.engine.turn import Follower, Turn
 from palaver_server.errors import (
     ConnectionNotConfigured,
@@ -30,16 +33,16 @@ from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import (
     Assistant,
     AssistantKey,
-    Draft,
     IfExists,
     ModelParameters,
     Role,
+    SkillResult,
     TextDelta,
     TurnCompleted,
     TurnStarted,
     UserQuery,
 )
-from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, Listing, Page, Store
+from palaver_server.stores.store import MAX_MESSAGES, MAX_TURN_MESSAGES, FinishedTurn, Listing, Page, Store, Window
 
 CLOCK_MARGIN = timedelta(seconds=60)
 """How far the clocks of servers may be apart before a turn that one has just stored is run again by another."""
@@ -57,16 +60,25 @@ class _Call:
     model: ChatModel
     ai_connection: str
     parameters: ModelParameters
+    toolbox: Toolbox
+    max_messages: int
     caller_deadline: float | None
 
 
 class ChatEngine:
     """Creates, reads and deletes assistants, and runs their turns."""
 
-    def __init__(self, stores: Mapping[str, Store], models: Models, options: EngineOptions | None = None) -> None:
+    def __init__(
+        self,
+        stores: Mapping[str, Store],
+        models: Models,
+        options: EngineOptions | None = None,
+        skills: SkillHosts | None = None,
+    ) -> None:
         """Takes the stores by the names of their connections, the AI connections and the operator's decisions."""
         self._stores = stores
         self._models = models
+        self._skills = skills or NoSkills()
         self._options = options or EngineOptions()
         self._queue = TurnQueue(self._options.queue_limit)
         # Turns of one assistant are kept apart by the queue, which knows the connection by its name. Another name may
@@ -116,6 +128,8 @@ class ChatEngine:
             model=model,
             ai_connection=ai_connection,
             parameters=parameters_in_effect(query.sampling, self._options),
+            toolbox=toolbox(query, self._skills),
+            max_messages=self._options.history_messages if query.max_messages is None else query.max_messages,
             caller_deadline=None if time_remaining is None else _now() + time_remaining,
         )
         turn = Turn(query.request_hash)
@@ -176,11 +190,10 @@ class ChatEngine:
                 await lease.release()
 
     async def _take(self, call: _Call, wait_until: float | None) -> TurnLease:
-        max_messages = call.query.max_messages
         return await leases.take(
             call.store,
             call.query.assistant,
-            self._options.history_messages if max_messages is None else max_messages,
+            max(call.max_messages, 1),  # the newest message tells whether skill calls wait for their results
             leases.lease_of(
                 call.request_id, self._servers[call.query.assistant.connection], self._options.lease_duration
             ),
@@ -188,35 +201,60 @@ class ChatEngine:
         )
 
     async def _answer(self, turn: Turn, call: _Call, lease: TurnLease) -> None:
-        window = lease.window
         lease.keep(on_loss=turn.cancel)
-        user_message = Draft(Role.USER, call.query.user_message)
-        size = TurnSize(user_message.content)
-        if window.assistant.total_messages + 2 > MAX_MESSAGES:
+        window = await self._with_open_calls(call, lease.window)
+        before = opening(call.query, open_calls(window.messages))
+        size = TurnSize(*(draft.content for draft in before))
+        room = min(MAX_TURN_MESSAGES, MAX_MESSAGES - window.assistant.total_messages) - len(before)
+        if room < 1:
             raise ConversationFull(f"a conversation holds {MAX_MESSAGES:,} messages at most")
         turn.publish(TurnStarted(call.request_id, call.ai_connection, call.parameters))
         reach(Failpoint.TURN_STARTED)
         deadline = _now() + self._options.turn_timeout
         retry_until = min(deadline, call.caller_deadline or deadline)
-        reader = ReplyReader(turn, size, self._options, deadline=deadline, retry_until=retry_until)
-        reply = await reader.read(call.model, prompt(window, user_message, call.parameters))
+        key = call.query.assistant
+        rounds = Rounds(
+            turn=turn,
+            reader=ReplyReader(turn, size, self._options, deadline=deadline, retry_until=retry_until),
+            size=size,
+            model=call.model,
+            parameters=call.parameters,
+            toolbox=call.toolbox,
+            hosts=self._skills,
+            names=CallNames(key.collection.lower(), key.id, str(window.assistant.create_time), call.request_id),
+            assistant_id=key.id,
+            request_id=call.request_id,
+            max_rounds=self._options.max_skill_rounds,
+            room=room,
+            deadline=deadline,
+        )
+        written = await rounds.run(history(window, before, call.max_messages))
         reach(Failpoint.REPLY_ENDED)
         turn.seal()
         stored = await lease.commit(
             FinishedTurn(
                 request_id=call.request_id,
                 request_hash=call.query.request_hash,
-                messages=(user_message, Draft(Role.ASSISTANT, reply.text)),
-                finish_reason=reply.finish_reason,
-                usage=reply.usage,
-                total_tokens=reply.usage.total_tokens,
-                chat_model=reply.chat_model,
+                messages=(*before, *written.drafts),
+                finish_reason=written.finish_reason,
+                usage=written.usage,
+                total_tokens=written.total_tokens,
+                chat_model=written.chat_model,
             ),
         )
         reach(Failpoint.TURN_STORED)
         turn.publish(
-            TurnCompleted(stored.assistant, stored.messages, reply.finish_reason, reply.usage, reply.chat_model)
+            TurnCompleted(stored.assistant, stored.messages, written.finish_reason, written.usage, written.chat_model)
         )
+
+    async def _with_open_calls(self, call: _Call, window: Window) -> Window:
+        """Makes sure that a window which ends with skill calls has the message that asks for them."""
+        newest = window.messages[-1:]
+        if not newest or not (newest[0].role is Role.TOOL or newest[0].skill_calls):
+            return window
+        key = call.query.assistant
+        wider = await call.store.read_window(key.collection, key.id, max(call.max_messages, MAX_TURN_MESSAGES))
+        return replace(window, messages=wider.messages)
 
     def _store(self, key: AssistantKey) -> Store:
         try:
@@ -256,9 +294,15 @@ async def _replay(turn: Turn, call: _Call) -> bool:
     if found.request_hash != call.query.request_hash:
         raise RequestIdReused(REUSED)
     turn.publish(TurnStarted(call.request_id, call.ai_connection, call.parameters, replayed=True))
-    for message in found.messages:
-        if message.role is Role.ASSISTANT and message.content:
+    # What comes before the model's first message is the caller's own.
+    for message in dropwhile(lambda message: message.role is not Role.ASSISTANT, found.messages):
+        if message.role is Role.TOOL:
+            turn.publish(SkillResult(message.skill_call_id, message.content, message.is_error))
+            continue
+        if message.content:
             turn.publish(TextDelta(message.content))
+        for skill_call in message.skill_calls:
+            turn.publish(skill_call)
     turn.publish(TurnCompleted(found.assistant, found.messages, found.finish_reason, found.usage, found.chat_model))
     return True
 

@@ -26,14 +26,31 @@ def encoded_bytes(text: str) -> int:
 class TurnSize:
     """Adds up what a turn will store, and ends the turn as soon as that is too much."""
 
-    def __init__(self, user_message: str) -> None:
-        self._bytes = encoded_bytes(user_message)
+    def __init__(self, *texts: str) -> None:
+        """Takes the messages that the turn begins with, whose length was checked before."""
+        self._bytes = sum(map(encoded_bytes, texts))
+        self._reply_units = 0
+
+    def add(self, text: str) -> None:
+        """Counts a message or anything else that is stored; raises `TurnTooLarge`."""
+        self._bytes += encoded_bytes(text)
+        self._check()
+
+    def has_room_for(self, text: str) -> bool:
+        """Whether a text would fit."""
+        return self._bytes + encoded_bytes(text) <= MAX_TURN_BYTES
+
+    def begin_reply(self) -> None:
+        """Begins a message of the model."""
         self._reply_units = 0
 
     def add_reply(self, text: str) -> None:
         """Counts a piece of the reply; raises `TurnTooLarge`."""
         self._reply_units += utf16_units(text)
         self._bytes += encoded_bytes(text)
+        self._check()
+
+    def _check(self) -> None:
         if self._reply_units > MAX_MESSAGE_UNITS:
             raise TurnTooLarge(f"the reply has more than {MAX_MESSAGE_UNITS:,} UTF-16 code units; set max_tokens")
         if self._bytes > MAX_TURN_BYTES:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from palaver_server.models import Draft, FinishReason, ModelParameters, Usage
+from palaver_server.models import Draft, FinishReason, ModelParameters, Skill, Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,19 @@ class Prompt:
 
     messages: tuple[Draft, ...]
     parameters: ModelParameters
+    skills: tuple[Skill, ...] = ()
+    """What the model may ask for."""
+
+
+@dataclass(slots=True)
+class SkillCallDelta:
+    """A piece of a skill call that the model is writing."""
+
+    index: int
+    """Which of the calls of this reply it is, as the endpoint counts them."""
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(slots=True)
@@ -22,6 +35,7 @@ class ModelDelta:
     """What came from the model at once; what did not come is empty or None."""
 
     text: str = ""
+    skill_calls: Sequence[SkillCallDelta] = ()
     thinking: bool = False
     """The model sent reasoning, which is not part of the reply but shows that it is at work."""
     finish_reason: FinishReason | None = None

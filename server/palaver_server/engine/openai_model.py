@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -29,7 +30,7 @@ from palaver_server.errors import (
     ModelStreamBroken,
     ModelUnavailable,
 )
-from palaver_server.models import Draft
+from palaver_server.models import Draft, Skill
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for the connection to the endpoint; the turn limits how long its answer may take."""
@@ -219,6 +220,8 @@ def _body(prompt: Prompt) -> Body:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+    if prompt.skills:
+        body["tools"] = [_tool(skill) for skill in prompt.skills]
     if parameters.temperature is not None:
         body["temperature"] = parameters.temperature
     if parameters.top_p is not None:
@@ -226,6 +229,13 @@ def _body(prompt: Prompt) -> Body:
     if parameters.max_tokens is not None:
         body["max_completion_tokens" if parameters.is_reasoning_model else "max_tokens"] = parameters.max_tokens
     return body
+
+
+def _tool(skill: Skill) -> Body:
+    function: Body = {"name": skill.name, "description": skill.description}
+    if skill.parameters_json_schema:
+        function["parameters"] = json.loads(skill.parameters_json_schema)
+    return {"type": "function", "function": function}
 
 
 def _message_body(message: Draft) -> Body:

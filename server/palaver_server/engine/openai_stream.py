@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from palaver_server.engine.model import ModelDelta
+from palaver_server.engine.model import ModelDelta, SkillCallDelta
 from palaver_server.errors import ModelStreamBroken
 from palaver_server.models import FinishReason, Usage
 
@@ -84,6 +84,7 @@ _FINISH_REASONS = {
     "stop": FinishReason.STOP,
     "length": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
+    "tool_calls": FinishReason.SKILL_CALLS,
 }
 
 
@@ -173,6 +174,7 @@ def merge(chunks: list[Chunk]) -> ModelDelta:
     """Puts all that was read at once into one delta. Only the first choice counts: no more than one was asked for."""
     delta = ModelDelta()
     texts: list[str] = []
+    skill_calls: list[SkillCallDelta] = []
     for chunk in chunks:
         if chunk.model:
             delta.chat_model = chunk.model
@@ -184,13 +186,18 @@ def merge(chunks: list[Chunk]) -> ModelDelta:
             if choice.finish_reason:
                 delta.finish_reason = _FINISH_REASONS.get(choice.finish_reason, FinishReason.UNKNOWN)
             if choice.delta is not None:
-                text = choice.delta.content or choice.delta.refusal
-                if text:
+                if text := choice.delta.content or choice.delta.refusal:
                     texts.append(text)
-                if choice.delta.reasoning_content:
-                    delta.thinking = True
+                delta.thinking = delta.thinking or bool(choice.delta.reasoning_content)
+                skill_calls += map(_skill_call, choice.delta.tool_calls or ())
+    delta.skill_calls = skill_calls
     delta.text = texts[0] if len(texts) == 1 else "".join(texts)
     return delta
+
+
+def _skill_call(call: ToolCallDelta) -> SkillCallDelta:
+    function = call.function or FunctionDelta()
+    return SkillCallDelta(call.index or 0, call.id or "", function.name or "", function.arguments or "")
 
 
 def _usage(usage: ChunkUsage) -> Usage:

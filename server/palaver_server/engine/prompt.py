@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import dropwhile
 
-from palaver_server.engine.model import Prompt
 from palaver_server.engine.options import EngineOptions
 from palaver_server.models import Draft, ModelParameters, Role, Sampling
 from palaver_server.stores.store import Window
@@ -31,9 +31,14 @@ def parameters_in_effect(sampling: Sampling, options: EngineOptions) -> ModelPar
     )
 
 
-def prompt(window: Window, user_message: Draft, parameters: ModelParameters) -> Prompt:
-    """Assembles the instructions, the window of history and the new message."""
+def history(window: Window, opening: Sequence[Draft], max_messages: int) -> tuple[Draft, ...]:
+    """Assembles the instructions, so many of the newest messages at most, and what the turn begins with."""
+    messages = window.messages[max(len(window.messages) - max_messages, 0) :] if max_messages else ()
     # A window may begin behind a tool call; its results mean nothing without it, and endpoints refuse them.
-    history = dropwhile(lambda message: message.role is Role.TOOL, window.messages)
+    messages = tuple(dropwhile(lambda message: message.role is Role.TOOL, messages))
+    if opening[0].role is Role.TOOL and not any(message.skill_calls for message in messages):
+        # These results, too, need the calls that they answer, however small the window is.
+        start = max(number for number, message in enumerate(window.messages) if message.skill_calls)
+        messages = window.messages[start:]
     instructions = (window.instructions,) if window.instructions else ()
-    return Prompt((*instructions, *history, user_message), parameters)
+    return (*instructions, *messages, *opening)

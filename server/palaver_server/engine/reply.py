@@ -13,6 +13,7 @@ import stamina
 from palaver_server.engine.limits import TurnSize
 from palaver_server.engine.model import ChatModel, ModelDelta, Prompt
 from palaver_server.engine.options import EngineOptions
+from palaver_server.engine.skills import CallCollector
 from palaver_server.engine.turn import Turn
 from palaver_server.errors import ModelError, ModelStreamBroken, ModelTimeout, RetryableError
 from palaver_server.failpoints import Failpoint, reach
@@ -28,6 +29,8 @@ class Reply:
     """What the model answered, whole."""
 
     text: str
+    calls: tuple[tuple[str, str], ...]
+    """The names and the arguments of the skills that the model asks for."""
     finish_reason: FinishReason
     usage: Usage
     chat_model: str
@@ -39,12 +42,15 @@ class _Collector:
 
     chat_model: str
     pieces: list[str] = field(default_factory=list)
+    calls: CallCollector = field(default_factory=CallCollector)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
 
     def add(self, delta: ModelDelta) -> None:
         if delta.text:
             self.pieces.append(delta.text)
+        for piece in delta.skill_calls:
+            self.calls.add(piece)
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.chat_model = delta.chat_model or self.chat_model
@@ -53,11 +59,11 @@ class _Collector:
         if self.finish_reason is None:
             raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
         usage = replace(self.usage, model_calls=1)
-        return Reply("".join(self.pieces), self.finish_reason, usage, self.chat_model)
+        return Reply("".join(self.pieces), self.calls.calls(), self.finish_reason, usage, self.chat_model)
 
 
 class ReplyReader:
-    """Reads one reply into a turn."""
+    """Reads the replies of a turn."""
 
     def __init__(
         self, turn: Turn, size: TurnSize, options: EngineOptions, *, deadline: float, retry_until: float
@@ -78,6 +84,8 @@ class ReplyReader:
 
     async def read(self, model: ChatModel, prompt: Prompt) -> Reply:
         """Asks the model, again where that is allowed, until there is a whole reply; raises a `ModelError`."""
+        self._has_begun = False
+        self._size.begin_reply()
         async for attempt in stamina.retry_context(
             on=self._pause_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
         ):
@@ -98,8 +106,11 @@ class ReplyReader:
                         self._pass_on(delta.text)
                         if self._turn.is_far_ahead:
                             await self._wait_for_the_callers(scope)
+                    for piece in delta.skill_calls:
+                        self._has_begun = True
+                        self._size.add(piece.name + piece.arguments)
                     # Comments and empty deltas are no sign of progress; what is written or thought is.
-                    if delta.text or delta.thinking:
+                    if delta.text or delta.thinking or delta.skill_calls:
                         self._extend(scope)
         if scope.cancelled_caught:
             raise self._timeout()

@@ -9,7 +9,6 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server import models
-from palaver_server.errors import NotImplementedYet
 from palaver_server.models import AssistantKey, FinishReason, IfExists, Order, Role, Sampling, UserQuery
 from palaver_server.rpc.fingerprint import fingerprint
 from palaver_server.rpc.pages import index_of
@@ -50,8 +49,6 @@ FINISH_REASONS = {
     FinishReason.SKILL_LIMIT: pb.FINISH_REASON_SKILL_LIMIT,
     FinishReason.SKILL_CALLS: pb.FINISH_REASON_SKILL_CALLS,
 }
-
-NOT_IMPLEMENTED_YET = ("caller_skills", "skill_names", "skill_results")
 
 AssistantRequest = (
     pb.CreateAssistantRequest
@@ -102,19 +99,16 @@ def listing(request: pb.ListMessagesRequest) -> tuple[AssistantKey, Listing]:
 
 
 def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
-    """Validates a `PostUserQueryRequest`; raises `NotImplementedYet` for what a later version will do."""
+    """Validates a `PostUserQueryRequest`."""
     checks = Checks(request)
     checks.assistant()
-    if not request.skill_results:
-        checks.user_message()
+    checks.user_message()
+    checks.skills()
     checks.sampling()
     checks.history()
     checks.request_id(required=False)
     continues = checks.enum("on_disconnect", CONTINUES)
     checks.finish()
-    for field in NOT_IMPLEMENTED_YET:
-        if getattr(request, field):
-            raise NotImplementedYet(f"this version of the server does not have {field} yet")
     return UserQuery(
         assistant=_key(request),
         user_message=request.user_message,
@@ -130,6 +124,14 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
         request_id=request.request_id,
         request_hash=fingerprint(request, without=("request_id", "on_disconnect")).hex(),
         continues=bool(continues),
+        caller_skills=tuple(
+            models.Skill(skill.name, skill.description, skill.parameters_json_schema) for skill in request.caller_skills
+        ),
+        skill_names=tuple(request.skill_names),
+        skill_results=tuple(
+            models.SkillResult(result.id, result.error or result.content, is_error=result.HasField("error"))
+            for result in request.skill_results
+        ),
     )
 
 
@@ -160,10 +162,7 @@ def message(message: models.Message) -> assistant_pb2.Message:
         role=ROLES[message.role],
         content=message.content,
         create_time=_timestamp(message.create_time),
-        skill_calls=(
-            assistant_pb2.SkillCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
-            for call in message.skill_calls
-        ),
+        skill_calls=map(_skill_call, message.skill_calls),
         skill_call_id=message.skill_call_id,
         request_id=message.request_id,
     )
@@ -175,6 +174,10 @@ def event(sequence: int, event: models.TurnEvent) -> pb.PostUserQueryResponse:
         return pb.PostUserQueryResponse(sequence=sequence, text_delta=pb.TextDelta(text=event.text))
     if isinstance(event, models.TurnStarted):
         return pb.PostUserQueryResponse(sequence=sequence, started=_started(event))
+    if isinstance(event, models.SkillCall):
+        return pb.PostUserQueryResponse(sequence=sequence, skill_call=_skill_call(event))
+    if isinstance(event, models.SkillResult):
+        return pb.PostUserQueryResponse(sequence=sequence, skill_result=_skill_result(event))
     return pb.PostUserQueryResponse(sequence=sequence, completed=completed(event))
 
 
@@ -195,6 +198,16 @@ def completed(event: models.TurnCompleted) -> pb.TurnCompleted:
         ),
         chat_model=event.chat_model,
     )
+
+
+def _skill_call(call: models.SkillCall) -> assistant_pb2.SkillCall:
+    return assistant_pb2.SkillCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+
+
+def _skill_result(result: models.SkillResult) -> assistant_pb2.SkillResult:
+    if result.is_error:
+        return assistant_pb2.SkillResult(id=result.id, error=result.text)
+    return assistant_pb2.SkillResult(id=result.id, content=result.text)
 
 
 def _started(event: models.TurnStarted) -> pb.TurnStarted:

@@ -50,7 +50,6 @@ CODES = {
     "TURN_CANCELLED": grpc.StatusCode.CANCELLED,
     "STORE_CORRUPT": grpc.StatusCode.DATA_LOSS,
     "INTERNAL": grpc.StatusCode.INTERNAL,
-    "UNIMPLEMENTED": grpc.StatusCode.UNIMPLEMENTED,
 }
 
 

@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from palaver_server.engine import schemas
 from palaver_server.engine.limits import MAX_MESSAGE_UNITS, utf16_units
+from palaver_server.engine.skills import MAX_NAME_LENGTH
 from palaver_server.errors import FieldViolation, InvalidFields
 from palaver_server.stores.store import MAX_MESSAGES
 
@@ -17,6 +19,11 @@ MAX_ID_LENGTH = 255
 MAX_CHAT_MODEL_LENGTH = 256
 MAX_REQUEST_ID_LENGTH = 128
 MAX_PAGE_SIZE = 1000
+MAX_CALLER_SKILLS = 128
+"""As many as OpenAI takes."""
+
+MAX_WORDS = 300
+SKILL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
 
 _FORBIDDEN_IN_ID = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
 _COLLECTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{2,62}")
@@ -67,9 +74,41 @@ class Checks:
 
     def user_message(self) -> None:
         """Checks `user_message`."""
-        if not self._request.user_message:
+        if self._request.user_message and self._request.skill_results:
+            self.fail("user_message", "must be empty when there are skill_results")
+        elif not (self._request.user_message or self._request.skill_results):
             self.fail("user_message", "must not be empty")
         self.text("user_message")
+
+    def skills(self) -> None:
+        """Checks `caller_skills`, `skill_names` and `skill_results`."""
+        request = self._request
+        if len(request.caller_skills) > MAX_CALLER_SKILLS:
+            self.fail("caller_skills", f"must be at most {MAX_CALLER_SKILLS}, not {len(request.caller_skills)}")
+        for number, skill in enumerate(request.caller_skills):
+            path = f"caller_skills[{number}]"
+            if not SKILL_NAME.fullmatch(skill.name):
+                self.fail(f"{path}.name", "must be 1 to 64 ASCII letters, digits, _ and -")
+            if wrong := schemas.problem(skill.parameters_json_schema):
+                self.fail(f"{path}.parameters_json_schema", f"{wrong[:MAX_WORDS]}")
+        self._unique("caller_skills", "name")
+        self._unique("skill_results", "id")
+        for number, result in enumerate(request.skill_results):
+            path = f"skill_results[{number}]"
+            if result.WhichOneof("outcome") is None:
+                self.fail(path, "must have a content or an error")
+            for field in ("content", "error"):
+                units = utf16_units(getattr(result, field))
+                if units > MAX_MESSAGE_UNITS:
+                    self.fail(
+                        f"{path}.{field}", f"must have at most {MAX_MESSAGE_UNITS:,} UTF-16 code units, not {units:,}"
+                    )
+
+    def _unique(self, field: str, part: str) -> None:
+        values = [getattr(item, part) for item in getattr(self._request, field)]
+        for number, value in enumerate(values):
+            if value in values[:number]:
+                self.fail(f"{field}[{number}].{part}", f"must not be given twice: {value[:MAX_WORDS]!r}")
 
     def enum(self, field: str, known: Mapping[int, T]) -> T | None:
         """Returns what the number of an enum field stands for."""

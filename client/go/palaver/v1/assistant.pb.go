@@ -272,7 +272,8 @@ func (x *Message) GetRequestId() string {
 // A model's request to run a skill.
 type SkillCall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier that the model gave to the call. It is unique within a turn.
+	// The identifier of the call. The server makes it of the assistant, the turn, the name and the arguments, so a turn that
+	// is run anew after a crash has the same one for the same call. It is unique within a conversation.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The name of the skill.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`

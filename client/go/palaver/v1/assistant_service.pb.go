@@ -1298,7 +1298,8 @@ type TurnCompleted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The assistant after this turn.
 	Assistant *Assistant `protobuf:"bytes,1,opt,name=assistant,proto3" json:"assistant,omitempty"`
-	// The messages that this turn stored, by ascending `index`. The reply is the last one.
+	// The messages that this turn stored, by ascending `index`. The reply is the last one, unless the finish reason is
+	// `FINISH_REASON_SKILL_CALLS` or `FINISH_REASON_SKILL_LIMIT`: then results of skill calls may follow it.
 	Messages []*Message `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
 	// Why the model stopped writing.
 	FinishReason FinishReason `protobuf:"varint,3,opt,name=finish_reason,json=finishReason,proto3,enum=palaver.v1.FinishReason" json:"finish_reason,omitempty"`

@@ -107,8 +107,9 @@ func (x *ListSkillsResponse) GetSkills() []*Skill {
 // The request of `InvokeSkill`.
 type InvokeSkillRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier of the call, and the idempotency key: a call that is repeated, for instance because a turn is posted
-	// again after a crash, has the same `call_id`, and must not take effect a second time.
+	// The identifier of the call, and the idempotency key: a call that is repeated, because its turn was not stored and is
+	// posted again, has the same `call_id`, and must not take effect a second time. A turn that is stored is replayed, and
+	// calls no skill again.
 	CallId string `protobuf:"bytes,1,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
 	// The name of the skill.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`

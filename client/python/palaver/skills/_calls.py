@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import hashlib
+import json
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ class Calls:
     def _key(self, definition: Definition, arguments_json: str, invocation: Invocation) -> _Key | None:
         if not self._remember or not invocation.call_id:
             return None
-        arguments = hashlib.sha256(arguments_json.encode()).digest()
+        arguments = hashlib.sha256(_canonical(arguments_json).encode()).digest()
         return _Key(invocation.call_id, invocation.assistant_id, definition.name, arguments)
 
     def _start(self, definition: Definition, arguments_json: str, invocation: Invocation) -> _Task:
@@ -104,6 +105,14 @@ class Calls:
         self._outcomes[key] = task.result()
         if len(self._outcomes) > self._remember:
             self._outcomes.popitem(last=False)
+
+
+def _canonical(arguments_json: str) -> str:
+    """Writes arguments in one way: a model that is asked again may write the same ones in another."""
+    try:
+        return json.dumps(json.loads(arguments_json), sort_keys=True)
+    except (ValueError, RecursionError):
+        return arguments_json
 
 
 def _outcome(task: _Task, definition: Definition, invocation: Invocation) -> InvokeSkillResponse:

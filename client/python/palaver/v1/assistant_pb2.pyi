@@ -162,7 +162,9 @@ class SkillCall(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The identifier that the model gave to the call. It is unique within a turn."""
+    """The identifier of the call. The server makes it of the assistant, the turn, the name and the arguments, so a turn that
+    is run anew after a crash has the same one for the same call. It is unique within a conversation.
+    """
     name: _builtins.str
     """The name of the skill."""
     arguments_json: _builtins.str

@@ -690,7 +690,9 @@ class TurnCompleted(_message.Message):
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_assistant_pb2.Message]:
-        """The messages that this turn stored, by ascending `index`. The reply is the last one."""
+        """The messages that this turn stored, by ascending `index`. The reply is the last one, unless the finish reason is
+        `FINISH_REASON_SKILL_CALLS` or `FINISH_REASON_SKILL_LIMIT`: then results of skill calls may follow it.
+        """
 
     @_builtins.property
     def usage(self) -> Global___Usage:

@@ -72,8 +72,9 @@ class InvokeSkillRequest(_message.Message):
     ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """The identifier of the call, and the idempotency key: a call that is repeated, for instance because a turn is posted
-    again after a crash, has the same `call_id`, and must not take effect a second time.
+    """The identifier of the call, and the idempotency key: a call that is repeated, because its turn was not stored and is
+    posted again, has the same `call_id`, and must not take effect a second time. A turn that is stored is replayed, and
+    calls no skill again.
     """
     name: _builtins.str
     """The name of the skill."""

@@ -1,0 +1,90 @@
+"""A host of skills on a real socket, which answers as a test says and remembers what it was asked.
+
+async with SkillHost(clock=lambda request: pb.InvokeSkillResponse(content="noon")) as host:
+    ...  # a server with PALAVER_SKILL_HOSTS=host.target
+    [request] = host.requests
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+from typing_extensions import Self
+
+from palaver.v1 import assistant_pb2
+from palaver.v1 import skill_host_service_pb2 as pb
+from palaver.v1.skill_host_service_pb2_grpc import (
+    SkillHostServiceServicer,
+    add_SkillHostServiceServicer_to_server,
+)
+
+Answer = Callable[[pb.InvokeSkillRequest], Any]
+
+TASK_SCHEMA = '{"type": "object", "properties": {"task": {"type": "string"}}, "required": ["task"]}'
+
+
+def content(text: str) -> pb.InvokeSkillResponse:
+    return pb.InvokeSkillResponse(content=text)
+
+
+class SkillHost(SkillHostServiceServicer):
+    """The host, for the time of its `async with` block. An answer may be a function or a coroutine function."""
+
+    def __init__(
+        self,
+        schema: str = TASK_SCHEMA,
+        address: str = "127.0.0.1:0",
+        credentials: grpc.ServerCredentials | None = None,
+        **answers: Answer,
+    ) -> None:
+        self.schema = schema
+        self.answers = answers
+        self.requests: list[pb.InvokeSkillRequest] = []
+        self.listed = asyncio.Event()
+        """Set when somebody has asked for the skills."""
+        self._address = address
+        self._credentials = credentials
+        self._server: grpc.aio.Server | None = None
+        self.target = ""
+
+    async def __aenter__(self) -> Self:
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        add_SkillHostServiceServicer_to_server(self, self._server)
+        port = (
+            self._server.add_insecure_port(self._address)
+            if self._credentials is None
+            else self._server.add_secure_port(self._address, self._credentials)
+        )
+        self.target = f"127.0.0.1:{port}"
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        """Ends the host and all calls under way, as a crash would."""
+        assert self._server is not None
+        await self._server.stop(None)
+
+    async def ListSkills(self, request: pb.ListSkillsRequest, context: Any) -> pb.ListSkillsResponse:
+        self.listed.set()
+        return pb.ListSkillsResponse(
+            skills=[
+                assistant_pb2.Skill(name=name, description=f"The {name} skill.", parameters_json_schema=self.schema)
+                for name in self.answers
+            ]
+        )
+
+    async def InvokeSkill(self, request: pb.InvokeSkillRequest, context: Any) -> pb.InvokeSkillResponse:
+        self.requests.append(request)
+        answer = self.answers[request.name](request)
+        if inspect.isawaitable(answer):
+            answer = await answer
+        if isinstance(answer, grpc.StatusCode):
+            await context.abort(answer, "secret detail")
+        return answer
