@@ -13,10 +13,13 @@ STUBS := client/python/palaver/v1
 GO_STUBS := client/go/palaver/v1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run chat test azurite faults soak compatibility lint format generate check-generate bench check setup clean
+.PHONY: help demo demo-skills run chat test go azurite faults soak compatibility lint format generate check-generate bench check setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
+
+demo-skills: $(RUNTIME) ## start a host of skills and a server, and let the model call the skills; needs no key
+	@$(BIN)/python examples/skills_demo.py
 
 demo: $(RUNTIME) ## start a server, create an assistant, ask a question and stream the reply; needs no key
 	@$(BIN)/python examples/demo.py
@@ -27,8 +30,11 @@ run: $(RUNTIME) ## run the server on 127.0.0.1:50051, with the offline model unl
 chat: $(RUNTIME) ## chat in the terminal with the server that `make run` started
 	@$(BIN)/palaver chat $(ARGS)
 
-test: $(DEV) azurite ## run the tests (ARGS="-k name" for some of them)
+test: $(DEV) azurite go ## run the tests (ARGS="-k name" for some of them)
 	@$(BIN)/python -m pytest -n 3 $(ARGS)  # most of them wait for something else than a processor
+
+go: $(DEV) ## install Go for the tests where the machine has none
+	@tools/install-go.sh $(BIN)
 
 azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js where the machine has none
 	@tools/install-azurite.sh $(BIN)
@@ -59,13 +65,13 @@ format: $(DEV) ## format code and contract, and mend what the linter can mend
 generate: $(GENERATE) ## write the stubs of the contract anew, those for Go where it is installed
 	@rm -f $(STUBS)/*_pb2*
 	@tools/generate.sh $(GENERATE_VENV)/bin/python
-	@tools/generate-go.sh $(GENERATE_VENV)/bin/python
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" tools/generate-go.sh $(GENERATE_VENV)/bin/python
 
 check-generate: $(GENERATE) ## fail when the committed stubs are not those of the contract
 	@rm -rf build/generated && tools/generate.sh $(GENERATE_VENV)/bin/python build/generated
 	@rm -rf build/committed && mkdir -p build/committed && cp $(STUBS)/*_pb2* build/committed/
 	@diff -r build/generated/palaver/v1 build/committed && echo "The committed Python stubs are those of the contract."
-	@rm -rf build/generated-go && tools/generate-go.sh $(GENERATE_VENV)/bin/python build/generated-go
+	@rm -rf build/generated-go && PATH="$$PATH:$(CURDIR)/$(BIN)" tools/generate-go.sh $(GENERATE_VENV)/bin/python build/generated-go
 	@! test -d build/generated-go || { diff -r build/generated-go/palaver/v1 $(GO_STUBS) && \
 		echo "The committed Go stubs are those of the contract."; }
 

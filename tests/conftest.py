@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -12,6 +13,9 @@ from tests.support.endpoint import Endpoint
 
 # Before gRPC is imported: its fork handlers would run in the children that tests start, and now and then end them.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
+# A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # A line for each server that stops would hide what pytest says.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 

@@ -91,6 +91,21 @@ async def test_a_repeat_gets_the_remembered_outcome(serve, gate):
     assert gate.runs == 1
 
 
+async def test_a_repeat_may_write_its_arguments_in_another_way(serve):
+    runs = []
+
+    @skill
+    def join(first: str, second: str) -> str:
+        """Joins two words."""
+        runs.append((first, second))
+        return first + second
+
+    caller = await serve(join)
+    for arguments in ('{"first": "a", "second": "é"}', '{ "second":"\\u00e9","first":"a" }'):
+        assert await caller.invoke("join", arguments, call_id="c") == content("aé")
+    assert len(runs) == 1
+
+
 async def test_a_repeat_waits_while_the_function_runs(serve, gate):
     caller = await serve(gate.function)
     calls = [asyncio.ensure_future(caller.invoke("pass_gate", WORD, call_id="c")) for _ in range(20)]

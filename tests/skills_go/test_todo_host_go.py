@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
 import shutil
@@ -19,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from palaver.v1 import skill_host_service_pb2 as pb
 from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
+from tests.support.commands import run
 
 ROOT = Path(__file__).parents[2]
 HOST = ROOT / "examples" / "todo_host_go"
@@ -27,30 +27,6 @@ MILK = {"id": 1, "task": "Buy milk", "done": False}
 
 # The first build compiles gRPC, which takes a busy machine minutes.
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="session")
-def go() -> str:
-    command = shutil.which("go")
-    if command is None:
-        pytest.skip("Go is not installed, which the skill host in Go is built with")
-    return command
-
-
-@pytest.fixture(scope="session")
-def binary(go: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("todo_host_go") / "todo_host"
-    # Of several processes of pytest, one compiles at a time; the others find its work in the cache of Go.
-    with (tmp_path_factory.getbasetemp().parent / "go.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        run(go, "build", "-buildvcs=false", "-o", str(path), folder=HOST)
-    return path
-
-
-def run(*command: str, folder: Path) -> str:
-    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
 
 
 @dataclass(frozen=True)
