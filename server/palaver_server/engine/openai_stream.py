@@ -174,7 +174,6 @@ def merge(chunks: list[Chunk]) -> ModelDelta:
     """Puts all that was read at once into one delta. Only the first choice counts: no more than one was asked for."""
     delta = ModelDelta()
     texts: list[str] = []
-    skill_calls: list[SkillCallDelta] = []
     for chunk in chunks:
         if chunk.model:
             delta.chat_model = chunk.model
@@ -186,13 +185,19 @@ def merge(chunks: list[Chunk]) -> ModelDelta:
             if choice.finish_reason:
                 delta.finish_reason = _FINISH_REASONS.get(choice.finish_reason, FinishReason.UNKNOWN)
             if choice.delta is not None:
-                if text := choice.delta.content or choice.delta.refusal:
-                    texts.append(text)
-                delta.thinking = delta.thinking or bool(choice.delta.reasoning_content)
-                skill_calls += map(_skill_call, choice.delta.tool_calls or ())
-    delta.skill_calls = skill_calls
+                _add(delta, texts, choice.delta)
     delta.text = texts[0] if len(texts) == 1 else "".join(texts)
     return delta
+
+
+def _add(delta: ModelDelta, texts: list[str], part: Delta) -> None:
+    text = part.content or part.refusal
+    if text:
+        texts.append(text)
+    if part.reasoning_content:
+        delta.thinking = True
+    if part.tool_calls:
+        delta.skill_calls = (*delta.skill_calls, *map(_skill_call, part.tool_calls))
 
 
 def _skill_call(call: ToolCallDelta) -> SkillCallDelta:
