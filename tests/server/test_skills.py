@@ -505,10 +505,10 @@ class TestCallerSkills:
 
     async def test_results_must_be_those_that_are_waited_for(self, replicas: Replicas, endpoint: Endpoint):
         async with serving(replicas) as served:
-            endpoint.script(skill_calls(("clock", "{}"), ("clock", '{"zone": 1}')))
+            endpoint.script(skill_calls(("clock", "{}"), ("clock", "no JSON")))
             waiting = (await self.post(served, "What time is it?")).completed
             right, wrong = waiting.messages[1].skill_calls
-            assert waiting.messages[2].skill_call_id == wrong.id  # the schema of the clock has no zone
+            assert waiting.messages[2].skill_call_id == wrong.id
             for ids in ([], ["x"], [right.id, wrong.id]):
                 results = [assistant_pb2.SkillResult(id=id_, content="12:00") for id_ in ids]
                 failure = await failure_of(self.post(served, skill_results=results))
@@ -522,6 +522,21 @@ class TestCallerSkills:
             assert (await self.post(served, skill_results=[result])).completed.messages[-1].content == "Hello, world"
             failure = await failure_of(self.post(served, skill_results=[result]))
             assert failure.violations == {"skill_results": "the conversation waits for the results of none"}
+
+    async def test_a_schema_of_a_caller_costs_the_server_nothing(self, replicas: Replicas, endpoint: Endpoint):
+        pattern = {"type": "object", "properties": {"zone": {"type": "string", "pattern": "^(a+)+$"}}}
+        skill = assistant_pb2.Skill(name="clock", parameters_json_schema=json.dumps(pattern))
+        arguments = json.dumps({"zone": "a" * 60 + "!"})
+        async with serving(replicas) as served:
+            endpoint.script(skill_calls(("clock", arguments)))
+            request = query("What time is it?", caller_skills=[skill])
+            waiting = (await served.stub.PostUserQueryUnary(request, timeout=20)).completed
+            assert [call.arguments_json for call in waiting.messages[1].skill_calls] == [arguments]
+            large = assistant_pb2.Skill(name="clock", parameters_json_schema=json.dumps({"title": "x" * 70_000}))
+            failure = await failure_of(served.stub.PostUserQueryUnary(query(caller_skills=[large, large])))
+            assert failure.violations["caller_skills"] == (
+                "must have schemas of at most 32,768 characters in all, not 140,026"
+            )
 
     async def test_a_wrong_skill_is_named(self, replicas: Replicas, endpoint: Endpoint):
         async with SkillHost(add_todo=never) as host, serving(replicas, host) as served:

@@ -22,6 +22,9 @@ MAX_PAGE_SIZE = 1000
 MAX_CALLER_SKILLS = 128
 """As many as OpenAI takes."""
 
+MAX_SCHEMAS_LENGTH = 32_768
+"""Characters of the schemas of a request. To check that many takes about a tenth of a second."""
+
 MAX_WORDS = 300
 SKILL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_NAME_LENGTH}}}")
 
@@ -85,6 +88,11 @@ class Checks:
         request = self._request
         if len(request.caller_skills) > MAX_CALLER_SKILLS:
             self.fail("caller_skills", f"must be at most {MAX_CALLER_SKILLS}, not {len(request.caller_skills)}")
+        schemas_length = sum(len(skill.parameters_json_schema) for skill in request.caller_skills)
+        if schemas_length > MAX_SCHEMAS_LENGTH:
+            words = f"must have schemas of at most {MAX_SCHEMAS_LENGTH:,} characters in all, not {schemas_length:,}"
+            self.fail("caller_skills", words)
+            return
         for number, skill in enumerate(request.caller_skills):
             path = f"caller_skills[{number}]"
             if not SKILL_NAME.fullmatch(skill.name):

@@ -799,7 +799,9 @@ type PostUserQueryRequest struct {
 	// How much of the conversation the model is sent.
 	History *History `protobuf:"bytes,13,opt,name=history,proto3" json:"history,omitempty"`
 	// Skills that the caller itself runs. When the model asks for one, the turn is stored as it stands and `completed`
-	// has the finish reason `FINISH_REASON_SKILL_CALLS`; the caller runs the skills and posts `skill_results`.
+	// has the finish reason `FINISH_REASON_SKILL_CALLS`; the caller runs the skills and posts `skill_results`. At
+	// most 128, with schemas of 32,768 characters in all. The server passes the model's arguments on as long as they are a
+	// JSON object; to check them against the schema is up to the caller.
 	CallerSkills []*Skill `protobuf:"bytes,14,rep,name=caller_skills,json=callerSkills,proto3" json:"caller_skills,omitempty"`
 	// The names of the skills that the model may call, of those that the server's skill hosts offer. Empty: all.
 	SkillNames []string `protobuf:"bytes,15,rep,name=skill_names,json=skillNames,proto3" json:"skill_names,omitempty"`

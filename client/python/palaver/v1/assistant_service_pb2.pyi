@@ -457,7 +457,9 @@ class PostUserQueryRequest(_message.Message):
     @_builtins.property
     def caller_skills(self) -> _containers.RepeatedCompositeFieldContainer[_assistant_pb2.Skill]:
         """Skills that the caller itself runs. When the model asks for one, the turn is stored as it stands and `completed`
-        has the finish reason `FINISH_REASON_SKILL_CALLS`; the caller runs the skills and posts `skill_results`.
+        has the finish reason `FINISH_REASON_SKILL_CALLS`; the caller runs the skills and posts `skill_results`. At
+        most 128, with schemas of 32,768 characters in all. The server passes the model's arguments on as long as they are a
+        JSON object; to check them against the schema is up to the caller.
         """
 
     @_builtins.property
