@@ -307,8 +307,8 @@ class QueryOptions(TypedDict, total=False):
         max_history_messages: The most stored messages that the model is sent besides the instructions and the new
             message, counted from the newest: `history.max_messages` of the contract. 0: none. At most 65,535. The
             default is the server's, 100 unless its settings say otherwise.
-        caller_skills: Skills that the caller itself runs, at most 128, with schemas of 32,768 characters in all. When the
-            model asks for one, the turn ends with `FinishReason.SKILL_CALLS`; run the skills and post their
+        caller_skills: Skills that the caller itself runs, at most 128, with schemas of 32,768 characters in all. When
+            the model asks for one, the turn ends with `FinishReason.SKILL_CALLS`; run the skills and post their
             `skill_results`. To check the model's arguments against the schema is up to the caller.
         skill_names: The skills that the model may call, of those that the server's skill hosts offer. Empty: all.
         skill_results: The results of the caller skills that the conversation waits for, with an empty `user_message`
