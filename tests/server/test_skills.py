@@ -230,6 +230,14 @@ async def test_a_skill_that_goes_wrong_is_told_to_the_model(
         await assert_next_turn_works(served, endpoint)
 
 
+async def test_a_host_that_sends_what_does_not_parse(replicas: Replicas, endpoint: Endpoint):
+    async with SkillHost(add_todo=lambda _: b"\x0a\x01\xff") as host, serving(replicas, host) as served:
+        endpoint.script(skill_calls(("add_todo", TASK)), Stream("I am sorry"))
+        found = await events(served, query())
+        assert skills_of(found)[1].error == "The skill add_todo answered with nothing that can be understood."
+        await assert_next_turn_works(served, endpoint)
+
+
 async def test_a_host_that_crashes_in_the_middle_of_a_call(replicas: Replicas, endpoint: Endpoint):
     async def crash(request: Any) -> Any:
         stopping.append(asyncio.ensure_future(host.stop()))
@@ -333,9 +341,11 @@ async def test_a_model_that_never_stops_calling(
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_call_has_the_same_name_when_the_turn_is_run_anew(tmp_path: Path, endpoint: Endpoint):
+async def test_a_call_has_the_same_name_when_the_turn_is_run_anew(
+    tmp_path: Path, endpoint: Endpoint, variables: dict[str, str]
+):
     async with SkillHost(add_todo=lambda _: content("ok")) as host:
-        variables = {"PALAVER_SKILL_HOSTS": host.target, "PALAVER_LEASE_DURATION": "1"}
+        variables |= {"PALAVER_SKILL_HOSTS": host.target, "PALAVER_LEASE_DURATION": "1"}
         endpoint.script(
             skill_calls(("add_todo", TASK)), Stream(asyncio.Event()),
             skill_calls(("add_todo", '{ "task":"call dad" }'), ids="other_{}"), Stream("Noted"),
@@ -419,6 +429,14 @@ class TestHosts:
                     number += 1
                     await served.stub.PostUserQueryUnary(query(request_id=str(number)))
                     names = {tool["function"]["name"] for tool in endpoint.calls[-1].body["tools"]}
+
+    async def test_a_host_whose_list_does_not_parse_is_as_good_as_down(self, tmp_path: Path, endpoint: Endpoint):
+        async with SkillHost(add_todo=never) as broken, SkillHost(good=lambda _: content("ok")) as host:
+            broken.listing = b"\xff\xff"
+            async with palaver_server(tmp_path, endpoint.url, skill_hosts=(broken.target, host.target)) as served:
+                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+                await served.stub.PostUserQueryUnary(query())
+                assert [tool["function"]["name"] for tool in endpoint.calls[0].body["tools"]] == ["good"]
 
     async def test_a_skill_that_can_not_be_used_is_left_out(self, tmp_path: Path, endpoint: Endpoint):
         async with (

@@ -284,16 +284,31 @@ async def test_synchronous_functions_run_at_once_and_beside_the_loop(serve):
 
 
 async def test_no_more_functions_run_at_a_time_than_there_are_threads(serve):
-    running = threading.Semaphore(2)
+    order = []
+    entered, gate = threading.Event(), threading.Event()
 
     @skill
-    def take() -> bool:
-        """Takes one of two."""
-        taken = running.acquire(blocking=False)
-        if taken:
-            running.release()
-        return taken
+    def hold() -> None:
+        """Keeps the only thread."""
+        entered.set()
+        gate.wait(timeout=60)
+        order.append("hold")
 
-    caller = await serve(take, threads=2)
-    outcomes = await asyncio.gather(*(caller.invoke("take") for _ in range(20)))
-    assert {outcome.content for outcome in outcomes} == {"true"}
+    @skill
+    def come_later() -> None:
+        """Needs a thread, too."""
+        order.append("come_later")
+
+    @skill
+    async def pass_by() -> None:
+        """Needs none."""
+
+    caller = await serve(hold, come_later, pass_by, threads=1)
+    first = asyncio.ensure_future(caller.invoke("hold"))
+    await asyncio.to_thread(entered.wait, 60)
+    second = asyncio.ensure_future(caller.invoke("come_later"))
+    for _ in range(20):  # time enough for the second one, if it had a thread
+        await caller.invoke("pass_by")
+    gate.set()
+    await asyncio.gather(first, second)
+    assert order == ["hold", "come_later"]

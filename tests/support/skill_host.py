@@ -17,10 +17,6 @@ from typing_extensions import Self
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import skill_host_service_pb2 as pb
-from palaver.v1.skill_host_service_pb2_grpc import (
-    SkillHostServiceServicer,
-    add_SkillHostServiceServicer_to_server,
-)
 
 Answer = Callable[[pb.InvokeSkillRequest], Any]
 
@@ -31,8 +27,12 @@ def content(text: str) -> pb.InvokeSkillResponse:
     return pb.InvokeSkillResponse(content=text)
 
 
-class SkillHost(SkillHostServiceServicer):
-    """The host, for the time of its `async with` block. An answer may be a function or a coroutine function."""
+class SkillHost:
+    """The host, for the time of its `async with` block.
+
+    An answer is a function or a coroutine function, and returns a response, a status to fail with, or bytes that go out
+    as they are.
+    """
 
     def __init__(
         self,
@@ -46,6 +46,8 @@ class SkillHost(SkillHostServiceServicer):
         self.requests: list[pb.InvokeSkillRequest] = []
         self.listed = asyncio.Event()
         """Set when somebody has asked for the skills."""
+        self.listing: bytes | None = None
+        """What goes out in place of the list of skills."""
         self._address = address
         self._credentials = credentials
         self._server: grpc.aio.Server | None = None
@@ -53,7 +55,17 @@ class SkillHost(SkillHostServiceServicer):
 
     async def __aenter__(self) -> Self:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        add_SkillHostServiceServicer_to_server(self, self._server)
+        self._server.add_generic_rpc_handlers(
+            [
+                grpc.method_handlers_generic_handler(
+                    "palaver.v1.SkillHostService",
+                    {
+                        "ListSkills": _handler(self._list_skills, pb.ListSkillsRequest),
+                        "InvokeSkill": _handler(self._invoke_skill, pb.InvokeSkillRequest),
+                    },
+                )
+            ]
+        )
         port = (
             self._server.add_insecure_port(self._address)
             if self._credentials is None
@@ -71,8 +83,10 @@ class SkillHost(SkillHostServiceServicer):
         assert self._server is not None
         await self._server.stop(None)
 
-    async def ListSkills(self, request: pb.ListSkillsRequest, context: Any) -> pb.ListSkillsResponse:
+    async def _list_skills(self, request: pb.ListSkillsRequest, context: Any) -> pb.ListSkillsResponse | bytes:
         self.listed.set()
+        if self.listing is not None:
+            return self.listing
         return pb.ListSkillsResponse(
             skills=[
                 assistant_pb2.Skill(name=name, description=f"The {name} skill.", parameters_json_schema=self.schema)
@@ -80,7 +94,7 @@ class SkillHost(SkillHostServiceServicer):
             ]
         )
 
-    async def InvokeSkill(self, request: pb.InvokeSkillRequest, context: Any) -> pb.InvokeSkillResponse:
+    async def _invoke_skill(self, request: pb.InvokeSkillRequest, context: Any) -> Any:
         self.requests.append(request)
         answer = self.answers[request.name](request)
         if inspect.isawaitable(answer):
@@ -88,3 +102,11 @@ class SkillHost(SkillHostServiceServicer):
         if isinstance(answer, grpc.StatusCode):
             await context.abort(answer, "secret detail")
         return answer
+
+
+def _handler(answer: Any, request: Any) -> Any:
+    return grpc.unary_unary_rpc_method_handler(
+        answer,
+        request_deserializer=request.FromString,
+        response_serializer=lambda response: response if isinstance(response, bytes) else response.SerializeToString(),
+    )

@@ -87,7 +87,8 @@ class _Host:
     timeout: float
     stub: SkillHostServiceAsyncStub
     skills: dict[str, Skill] = field(default_factory=dict)
-    answers: bool = False
+    answers: bool | None = None
+    """Whether it did when it was last asked; None before that."""
 
 
 class GrpcSkillHosts:
@@ -177,7 +178,7 @@ async def _look(host: _Host) -> None:
         listing = host.stub.ListSkills(pb.ListSkillsRequest(), timeout=LISTING_TIMEOUT)
         response: pb.ListSkillsResponse | None = await listing  # None, when it does not parse
     except grpc.aio.AioRpcError as error:
-        if host.answers or not host.skills:
+        if host.answers is not False:  # it is asked every other second, and once is enough to say
             logger.warning("the skill host %s does not answer: %s: %s", host.target, error.code().name, error.details())
         host.answers = False
         return
