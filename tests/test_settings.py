@@ -32,6 +32,8 @@ EXAMPLES = {
     "tls_key": (__file__, Path(__file__)),
     "storage_connections": ("AzureWebJobsStorage, Other,,", ("AzureWebJobsStorage", "Other")),
     "ai_connections": (" One ,Two", ("One", "Two")),
+    "store_timeout": ("2", 2.0),
+    "commit_timeout": ("20", 20.0),
     "skill_hosts": ("dns:///skills:50061, grpcs://other:443", ("dns:///skills:50061", "grpcs://other:443")),
     "skill_timeout": ("2.5", 2.5),
     "max_skill_rounds": ("3", 3),

@@ -29,7 +29,7 @@ from palaver_server.rpc.skill_hosts import SkillHostsError, skill_hosts
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.stores.azure_tables import AzureTablesStore
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.store import Store
+from palaver_server.stores.store import Limits, Store
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ async def application(
 ) -> AsyncIterator[Application]:
     """Starts a server; leaving the block stops it at once if it was not stopped before. Raises `SettingsError`."""
     async with AsyncExitStack() as stack:
-        stores = await _open_stores(connections.storage_connections(settings, environment), stack)
+        stores = await _open_stores(settings, environment, stack)
         models = await _open_models(settings, environment, stack)
         skills = await _open_skill_hosts(settings, stack)
         engine = ChatEngine(stores, models, settings.engine_options(), skills)
@@ -125,19 +125,20 @@ async def application(
         yield Application(port, server, engine, checks)
 
 
-async def _open_stores(configured: Mapping[str, Database | TableAccount], stack: AsyncExitStack) -> dict[str, Store]:
+async def _open_stores(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> dict[str, Store]:
+    limits = settings.store_limits()
     return {
         name: await (
-            _open_database(name, connection.path, stack)
+            _open_database(name, connection.path, limits, stack)
             if isinstance(connection, Database)
-            else _open_tables(name, connection, stack)
+            else _open_tables(name, connection, limits, stack)
         )
-        for name, connection in configured.items()
+        for name, connection in connections.storage_connections(settings, environment).items()
     }
 
 
-async def _open_database(name: str, path: Path, stack: AsyncExitStack) -> SqliteStore:
-    store = SqliteStore(path)
+async def _open_database(name: str, path: Path, limits: Limits, stack: AsyncExitStack) -> SqliteStore:
+    store = SqliteStore(path, limits)
     stack.push_async_callback(store.close)
     try:
         await store.open()
@@ -149,9 +150,11 @@ async def _open_database(name: str, path: Path, stack: AsyncExitStack) -> Sqlite
     return store
 
 
-async def _open_tables(name: str, account: TableAccount, stack: AsyncExitStack) -> AzureTablesStore:
+async def _open_tables(name: str, account: TableAccount, limits: Limits, stack: AsyncExitStack) -> AzureTablesStore:
     identity = None if account.identity is None else await _credential(account.identity, stack)
-    store = AzureTablesStore(connection_string=account.connection_string, uri=account.uri, credential=identity)
+    store = AzureTablesStore(
+        connection_string=account.connection_string, uri=account.uri, credential=identity, limits=limits
+    )
     try:
         await store.open()
     except ValueError as error:

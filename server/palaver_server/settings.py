@@ -14,6 +14,7 @@ from pydantic import Field, FilePath, NonNegativeFloat, PositiveFloat, PositiveI
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from palaver_server.engine.options import EngineOptions
+from palaver_server.stores.store import TIME_TO_TELL, Limits
 
 MAX_PORT = 65_535
 
@@ -64,6 +65,10 @@ class Settings(BaseSettings):
     lease_duration: float = Field(
         15, description="seconds after which the turn of a dead server stops blocking its assistant", ge=1, le=600
     )
+    store_timeout: float = Field(4.5, description="seconds that a call to a store may take", gt=TIME_TO_TELL, le=60)
+    commit_timeout: float = Field(
+        15, description="seconds in which storing a turn in Azure is tried again before it is given up", gt=0, le=300
+    )
     skill_hosts: Names = Field(
         (), description="gRPC targets of the hosts of skills: host:port, grpcs://host:port, host:port;timeout=5"
     )
@@ -84,6 +89,10 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
+
+    def store_limits(self) -> Limits:
+        """The settings that stores go by."""
+        return Limits(call=self.store_timeout, commit=self.commit_timeout)
 
     def engine_options(self) -> EngineOptions:
         """The settings that the engine goes by."""

@@ -16,7 +16,6 @@ import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.settings import SettingsError
-from palaver_server.stores import sqlite
 from tests.stores.small_disk import play
 from tests.support.damages import DAMAGES
 from tests.support.endpoint import Endpoint, Stream
@@ -94,12 +93,11 @@ class TestDamage:
 class TestLock:
     @pytest.mark.parametrize("stage", ["from the start", "when the turn is stored"])
     async def test_a_lock_that_another_program_keeps_makes_the_store_unavailable(
-        self, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, stage: str
+        self, tmp_path: Path, endpoint: Endpoint, stage: str
     ):
-        monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.2)
         gate = asyncio.Event()
         endpoint.script(Stream("Hello", gate, ", world"))
-        async with palaver_server(tmp_path, endpoint.url) as served:
+        async with palaver_server(tmp_path, endpoint.url, store_timeout=0.7) as served:
             await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             with closing(sqlite3.connect(tmp_path / "palaver.db", isolation_level=None)) as connection:
                 if stage == "from the start":

@@ -16,7 +16,6 @@ from azure.data.tables.aio import TableServiceClient
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.errors import AssistantNotFound, StoreError
 from palaver_server.models import Draft, IfExists, Role
-from palaver_server.stores import azure_calls, azure_tables
 from palaver_server.stores.azure_tables import AzureTablesStore
 from palaver_server.stores.store import Listing, Order
 from tests.stores.conversations import COLLECTION, contents, create, finished, history, say, version_of
@@ -73,11 +72,18 @@ async def proxy(account: Account) -> AsyncIterator[TableProxy]:
         yield running
 
 
+@asynccontextmanager
+async def serving(tmp_path: Path, proxy: TableProxy, endpoint: Endpoint, **settings: Any) -> AsyncIterator[Served]:
+    """A server whose store is behind the proxy, with an assistant."""
+    variables = {"AzureWebJobsStorage": proxy.connection_string}
+    async with palaver_server(tmp_path, endpoint.url, variables, **settings) as running:
+        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+        yield running
+
+
 @pytest.fixture
 async def served(tmp_path: Path, proxy: TableProxy, endpoint: Endpoint) -> AsyncIterator[Served]:
-    """A server whose store is behind the proxy, with an assistant."""
-    async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": proxy.connection_string}) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+    async with serving(tmp_path, proxy, endpoint) as running:
         yield running
 
 
@@ -203,28 +209,25 @@ class TestCommitting:
     @pytest.mark.parametrize("name", [name for name in FAULTS if name != "is cut off"])  # that one is stored
     async def test_a_commit_is_not_tried_for_ever(
         self,
-        served: Served,
+        tmp_path: Path,
         proxy: TableProxy,
         endpoint: Endpoint,
-        monkeypatch: pytest.MonkeyPatch,
         name: str,
         extent: Callable[[Fault, Callable[[Exchange], bool]], Fault],
     ):
-        for module in (azure_calls, azure_tables):
-            monkeypatch.setattr(module, "COMMIT_TIMEOUT", 0.5)
-        if name == "hangs":
-            monkeypatch.setattr(azure_calls, "CALL_TIMEOUT", 1)
         fault, expected, retry_delay = FAULTS[name]
-        proxy.fault = extent(fault, lambda exchange: exchange.is_commit)
-        failure = await failure_of(served.stub.PostUserQueryUnary(query()))
-        assert (failure.code, failure.reason) == expected
-        assert failure.retry_delay == retry_delay
-        assert len(endpoint.calls) == 1
-        proxy.fault = proxy_faults.none
-        assert await said(served) == ["Be brief."]
-        # At once, though the store may not have let the lease be given back.
-        await served.stub.PostUserQueryUnary(query("Again"), timeout=IN_TIME)
-        assert await said(served) == ["Be brief.", "Again", "Hello, world"]
+        seconds = 1 if name == "hangs" else 4.5
+        async with serving(tmp_path, proxy, endpoint, commit_timeout=0.5, store_timeout=seconds) as served:
+            proxy.fault = extent(fault, lambda exchange: exchange.is_commit)
+            failure = await failure_of(served.stub.PostUserQueryUnary(query()))
+            assert (failure.code, failure.reason) == expected
+            assert failure.retry_delay == retry_delay
+            assert len(endpoint.calls) == 1
+            proxy.fault = proxy_faults.none
+            assert await said(served) == ["Be brief."]
+            # At once, though the store may not have let the lease be given back.
+            await served.stub.PostUserQueryUnary(query("Again"), timeout=IN_TIME)
+            assert await said(served) == ["Be brief.", "Again", "Hello, world"]
 
     async def test_a_short_pause_that_the_store_asks_for_saves_the_turn(self, served: Served, proxy: TableProxy):
         proxy.fault = proxy_faults.once(refuse(503, "ServerBusy", Retry_After="2"), lambda exchange: exchange.is_commit)

@@ -16,9 +16,9 @@ import pytest
 
 from palaver_server.errors import StoreCorrupt, StoreUnavailable
 from palaver_server.models import Draft, IfExists, Role
-from palaver_server.stores import sqlite
+from palaver_server.stores import sqlite_file
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.store import Lease, Listing
+from palaver_server.stores.store import TIME_TO_TELL, Lease, Limits, Listing
 from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, history, say, version_of
 from tests.stores.small_disk import play
 from tests.support.damages import DAMAGES, garbage_header
@@ -27,8 +27,8 @@ COMMITTING_PROCESS = Path(__file__).with_name("committing_process.py")
 
 
 @asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path)
+async def opened(path: Path, limits: Limits | None = None) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path, limits)
     try:
         await store.open()
         yield store
@@ -154,11 +154,11 @@ class TestDamage:
             assert await contents(store) == [*before, "New", "Indeed"]
             await store.close()
 
-    @pytest.mark.parametrize("version", [0, sqlite.SCHEMA_VERSION + 1])
+    @pytest.mark.parametrize("version", [0, sqlite_file.SCHEMA_VERSION + 1])
     async def test_a_schema_of_another_version_is_refused(self, sound: Path, version: int):
         with closing(sqlite3.connect(sound)) as connection:
             connection.execute(f"PRAGMA user_version = {version}")
-        await assert_refused(sound, f"schema version {version}; this server knows version {sqlite.SCHEMA_VERSION}")
+        await assert_refused(sound, f"schema version {version}; this server knows version {sqlite_file.SCHEMA_VERSION}")
 
     async def test_a_store_works_as_soon_as_its_file_is_whole_again(self, sound: Path):
         whole = sound.read_bytes()
@@ -222,11 +222,8 @@ class TestDisk:
 
 
 class TestOtherProcesses:
-    async def test_a_lock_that_is_not_released_makes_writing_unavailable(
-        self, sound: Path, monkeypatch: pytest.MonkeyPatch
-    ):
-        monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 0.05)
-        async with opened(sound) as store:
+    async def test_a_lock_that_is_not_released_makes_writing_unavailable(self, sound: Path):
+        async with opened(sound, Limits(call=TIME_TO_TELL + 0.05)) as store:
             version = await version_of(store)
             with another_process_holds_the_lock(sound) as release:
                 for _ in range(2):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,18 +18,11 @@ from azure.core.pipeline import PipelineResponse
 
 from palaver_server.errors import StoreCredentialsRejected, StoreError, StoreUnavailable, TurnTooLarge
 
-CONNECT_TIMEOUT = 2
-READ_TIMEOUT = 4
+CONNECT_TIMEOUT = 2.0
 RETRIES = 2
 RETRY_BACKOFF = 0.2
-CALL_TIMEOUT = 4.5
-"""Seconds for a call with all its retries, so that a caller hears of a store that hangs within 5 seconds."""
-
-PATIENCE = 3.0
-"""Seconds in which creating and deleting are tried again; the last try must fit into the caller's 5 seconds, too."""
-
-COMMIT_TIMEOUT = 15.0
-"""Seconds in which a commit is tried again: the model is paid for, and giving up early would waste that."""
+PATIENCE = 2 / 3
+"""The part of a call's time in which creating and deleting are tried again; the last try must fit into it, too."""
 
 MAX_RETRY_AFTER = 1.0
 """Seconds that a throttling store is waited for within a call; a caller is told of any longer time at once."""
@@ -41,8 +34,9 @@ TOO_LARGE = ("EntityTooLarge", "PropertyValueTooLarge", "RequestBodyTooLarge")
 class Patience:
     """How long a write is tried again before the caller hears that the store fails."""
 
-    def __init__(self) -> None:
-        self._ends = time.monotonic() + PATIENCE
+    def __init__(self, timeout: float) -> None:
+        """Takes the time of a call."""
+        self._ends = time.monotonic() + PATIENCE * timeout
 
     async def has_time_after(self, error: StoreUnavailable) -> bool:
         """Pauses and tells to try again; not where the store has said when, which is the caller's to follow."""
@@ -53,10 +47,10 @@ class Patience:
 
 
 @asynccontextmanager
-async def call() -> AsyncIterator[None]:
+async def call(timeout: float) -> AsyncIterator[None]:
     """Limits the time of a call, or of several that belong together, and says in our words what went wrong."""
     try:
-        with anyio.fail_after(CALL_TIMEOUT):
+        with anyio.fail_after(timeout):
             yield
     except TimeoutError as error:
         raise StoreUnavailable("the store did not answer in time") from error
@@ -102,10 +96,14 @@ def _retry_after(response: Any) -> float | None:
     return None
 
 
-def wait_before_retry(error: Exception) -> bool | float:
-    """Says whether a commit is tried again, and when where the store has said so."""
-    if not isinstance(error, StoreUnavailable):
-        return False
-    if error.retry_after is None:
-        return True
-    return error.retry_after if error.retry_after < COMMIT_TIMEOUT else False
+def wait_before_retry(timeout: float) -> Callable[[Exception], bool | float]:
+    """Says whether a commit that may take so long is tried again, and when where the store has said so."""
+
+    def wait(error: Exception) -> bool | float:
+        if not isinstance(error, StoreUnavailable):
+            return False
+        if error.retry_after is None:
+            return True
+        return error.retry_after if error.retry_after < timeout else False
+
+    return wait

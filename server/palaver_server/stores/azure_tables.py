@@ -10,24 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import aiohttp
 import stamina
-from azure.core import MatchConditions
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.exceptions import (
-    HttpResponseError,
-    ResourceExistsError,
-    ResourceModifiedError,
     ResourceNotFoundError,
 )
 from azure.core.pipeline.transport import AioHttpTransport
-from azure.data.tables import TableEntity, TableErrorCode, UpdateMode
-from azure.data.tables.aio import TableClient, TableServiceClient
+from azure.data.tables import TableEntity, UpdateMode
+from azure.data.tables.aio import TableServiceClient
 
 from palaver_server.errors import (
     AssistantBusy,
@@ -44,9 +41,7 @@ from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import Assistant, IfExists, Message, Order, Role
 from palaver_server.stores import azure_rows as rows
 from palaver_server.stores.azure_calls import (
-    COMMIT_TIMEOUT,
     CONNECT_TIMEOUT,
-    READ_TIMEOUT,
     RETRIES,
     RETRY_BACKOFF,
     Patience,
@@ -54,14 +49,17 @@ from palaver_server.stores.azure_calls import (
     refuse_long_wait,
     wait_before_retry,
 )
+from palaver_server.stores.azure_requests import Operation, Table, deletion, unchanged
 from palaver_server.stores.azure_rows import Row, Version
 from palaver_server.stores.store import (
     CANCELLED,
     MAX_MESSAGES,
     MAX_TURN_MESSAGES,
+    TIME_TO_TELL,
     FinishedTurn,
     FoundTurn,
     Lease,
+    Limits,
     Listing,
     Page,
     PageBuilder,
@@ -73,9 +71,6 @@ MAX_OPERATIONS = 100
 """The most operations of a transaction; beyond it the service's answer can't be read."""
 
 MAX_CONNECTIONS = 1000
-PAGE_ROWS = 1000
-"""The most rows of an answer of the service."""
-
 CHUNK = 64
 """Messages that a listing reads at a time: enough for most pages, and not too many where each has full size."""
 
@@ -88,16 +83,37 @@ FIRST_TIME = datetime(1602, 1, 1, tzinfo=timezone.utc)
 
 NOBODY = Lease("", 0)
 
-Operation = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _limited(
+    method: Callable[Concatenate[AzureTablesStore, P], Awaitable[T]],
+) -> Callable[Concatenate[AzureTablesStore, P], Coroutine[Any, Any, T]]:
+    """Gives the requests of a method as much time together as one of them may take."""
+
+    @wraps(method)
+    async def limited(self: AzureTablesStore, /, *arguments: P.args, **named: P.kwargs) -> T:
+        async with call(self._limits.call):
+            return await method(self, *arguments, **named)
+
+    return limited
 
 
 class AzureTablesStore:
     """A `Store` in the tables of one account."""
 
     def __init__(
-        self, *, connection_string: str = "", uri: str = "", credential: AsyncTokenCredential | None = None
+        self,
+        *,
+        connection_string: str = "",
+        uri: str = "",
+        credential: AsyncTokenCredential | None = None,
+        limits: Limits | None = None,
     ) -> None:
         """Takes a connection string, or a URI and a credential, which stays its owner's."""
+        self._limits = limits or Limits()
         self._connection_string = connection_string
         self._uri = uri
         self._credential = credential
@@ -113,8 +129,8 @@ class AzureTablesStore:
         )
         options: dict[str, Any] = {
             "transport": AioHttpTransport(session=session),
-            "connection_timeout": CONNECT_TIMEOUT,
-            "read_timeout": READ_TIMEOUT,
+            "connection_timeout": min(CONNECT_TIMEOUT, self._limits.call / 2),
+            "read_timeout": self._limits.call - TIME_TO_TELL,
             "retry_total": RETRIES,
             "retry_backoff_factor": RETRY_BACKOFF,
             "raw_response_hook": refuse_long_wait,
@@ -133,15 +149,15 @@ class AzureTablesStore:
     ) -> tuple[Assistant, bool]:
         table = self._table(collection)
         creation_id = uuid.uuid4().hex
-        attempts, patience = 0, Patience()
+        attempts, patience = 0, Patience(table.timeout)
         while attempts < MAX_ATTEMPTS:
-            found = await _get(table, assistant_id, rows.STATE)
+            found = await table.get(assistant_id, rows.STATE)
             if found is not None:
                 if found.get(rows.CREATION_ID) == creation_id or if_exists is IfExists.KEEP:
                     return rows.assistant(found), found.get(rows.CREATION_ID) == creation_id
                 if if_exists is IfExists.FAIL:
                     raise AssistantExists(assistant_id, collection)
-                if not await _delete_state(table, found):
+                if not await table.delete(found):
                     attempts += 1
                     continue
             if not await _purge(table, assistant_id):
@@ -156,7 +172,7 @@ class AzureTablesStore:
                     raise
         raise ConcurrentWrite("others create and delete the assistant at the same time")
 
-    async def _insert(self, table: TableClient, assistant_id: str, instructions: str, creation_id: str) -> Assistant:
+    async def _insert(self, table: Table, assistant_id: str, instructions: str, creation_id: str) -> Assistant:
         now = _now()
         assistant = Assistant(assistant_id, now, now, total_messages=0, total_tokens=0)
         operations: list[Operation] = []
@@ -166,12 +182,12 @@ class AzureTablesStore:
             operations.append(("create", rows.message_row(assistant_id, message)))
         operations.append(("create", rows.state_row(assistant, creation_id)))
         try:
-            await _submit(table, operations)
+            await table.submit(operations)
         except ResourceNotFoundError:
-            async with call():
-                await self._service.create_table_if_not_exists(table.table_name)
+            async with call(table.timeout):
+                await self._service.create_table_if_not_exists(table.client.table_name)
             try:
-                await _submit(table, operations)
+                await table.submit(operations)
             except ResourceNotFoundError as error:
                 # Somebody deletes the table, or an emulator has it with other upper and lower case.
                 raise StoreUnavailable("the table of the collection is not there although it was created") from error
@@ -180,7 +196,7 @@ class AzureTablesStore:
     async def get_assistant(self, collection: str, assistant_id: str) -> Assistant:
         return rows.assistant(await self._state(collection, assistant_id))
 
-    @call()
+    @_limited
     async def list_messages(self, collection: str, assistant_id: str, listing: Listing) -> Page:
         state = await self._state(collection, assistant_id)
         table = self._table(collection)
@@ -189,8 +205,8 @@ class AzureTablesStore:
         if listing.after_time is not None and listing.after_time > FIRST_TIME:
             # The extension's times are finer than ours and those that emulators compare coarser; `is_later` is exact.
             filters, parameters = " and CreatedAt ge @from", {"from": listing.after_time - timedelta(milliseconds=1)}
-            keys = await _query(
-                table, assistant_id, rows.message_key(1), rows.PAST_MESSAGES, filters, parameters, select=["RowKey"]
+            keys = await table.query(
+                assistant_id, rows.message_key(1), rows.PAST_MESSAGES, filters, parameters, select=["RowKey"]
             )
             indexes = sorted(map(rows.index, keys))
         if listing.order is Order.NEWEST_FIRST:
@@ -206,29 +222,29 @@ class AzureTablesStore:
     async def delete_assistant(self, collection: str, assistant_id: str) -> None:
         table = self._table(collection)
         for _ in range(MAX_ATTEMPTS):
-            state = await _get(table, assistant_id, rows.STATE)
+            state = await table.get(assistant_id, rows.STATE)
             if state is None:
                 await _purge(table, assistant_id)
                 raise AssistantNotFound(assistant_id, collection)
-            if await _delete_state(table, state):
+            if await table.delete(state):
                 await _purge(table, assistant_id)
                 return
         raise ConcurrentWrite("others write to the conversation all the time")
 
-    @call()
+    @_limited
     async def read_window(
         self, collection: str, assistant_id: str, max_messages: int, lease: Lease | None = None
     ) -> Window:
         table = self._table(collection)
         state = await self._state(collection, assistant_id)
-        patience = Patience()
+        patience = Patience(table.timeout)
         for _ in range(MAX_ATTEMPTS):
             lowest = rows.assistant(state).total_messages - max_messages + 1
             taking = asyncio.ensure_future(_take_lease(table, state, lease, patience))
             try:
                 found, first, etag = await asyncio.gather(
-                    _query(table, assistant_id, rows.message_key(max(lowest, 1)), rows.STATE),
-                    _get(table, assistant_id, rows.message_key(1)),
+                    table.query(assistant_id, rows.message_key(max(lowest, 1)), rows.STATE),
+                    table.get(assistant_id, rows.message_key(1)),
                     taking,
                 )
             except StoreUnavailable:
@@ -251,21 +267,21 @@ class AzureTablesStore:
     async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
         return str(await _update_lease(self._table(collection), assistant_id, Version.parse(version), lease))
 
-    @call()
+    @_limited
     async def release_lease(self, collection: str, assistant_id: str, lease: Lease) -> None:
         table = self._table(collection)
         for _ in range(MAX_ATTEMPTS):
-            state = await _get(table, assistant_id, rows.STATE)
+            state = await table.get(assistant_id, rows.STATE)
             if state is None or rows.lease(state)[0] != lease.holder:
                 return
             if await _write_lease(table, assistant_id, state.metadata["etag"], NOBODY) is not None:
                 return
 
-    @call()
+    @_limited
     async def cancel_lease(self, collection: str, assistant_id: str, turn: str) -> bool:
         table = self._table(collection)
         for _ in range(MAX_ATTEMPTS):
-            state = await _get(table, assistant_id, rows.STATE)
+            state = await table.get(assistant_id, rows.STATE)
             holder = "" if state is None else rows.lease(state)[0].removeprefix(CANCELLED)
             if state is None or not holder.startswith(turn):
                 return False
@@ -276,16 +292,16 @@ class AzureTablesStore:
                 return True
         raise ConcurrentWrite("others write to the conversation all the time")
 
-    @call()
+    @_limited
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
         table = self._table(collection)
-        turn = await _get(table, assistant_id, rows.turn_key(request_id))
+        turn = await table.get(assistant_id, rows.turn_key(request_id))
         if turn is None:
             return None
         first, last = rows.turn_indexes(turn)
         state, found = await asyncio.gather(
-            _get(table, assistant_id, rows.STATE),
-            _query(table, assistant_id, rows.message_key(first), rows.message_key(last)),
+            table.get(assistant_id, rows.STATE),
+            table.query(assistant_id, rows.message_key(first), rows.message_key(last)),
         )
         messages = tuple(sorted(map(rows.message, found), key=lambda message: message.index))
         # What an interrupted deletion has left is no turn of anybody.
@@ -301,7 +317,11 @@ class AzureTablesStore:
             raise TurnTooLarge(f"a turn holds {MAX_TURN_MESSAGES} messages at most")
         # The same transaction can be sent again and again, because only one of them can find the state as it was.
         async for attempt in stamina.retry_context(
-            on=wait_before_retry, attempts=None, timeout=COMMIT_TIMEOUT, wait_initial=RETRY_BACKOFF, wait_max=2
+            on=wait_before_retry(self._limits.commit),
+            attempts=None,
+            timeout=self._limits.commit,
+            wait_initial=RETRY_BACKOFF,
+            wait_max=2,
         ):
             with attempt:
                 await _submit_turn(table, base, stored, turn)
@@ -310,11 +330,11 @@ class AzureTablesStore:
     async def close(self) -> None:
         await self._service.close()
 
-    def _table(self, collection: str) -> TableClient:
-        return self._service.get_table_client(collection)
+    def _table(self, collection: str) -> Table:
+        return Table(self._service.get_table_client(collection), self._limits.call)
 
     async def _state(self, collection: str, assistant_id: str) -> TableEntity:
-        state = await _get(self._table(collection), assistant_id, rows.STATE)
+        state = await self._table(collection).get(assistant_id, rows.STATE)
         if state is None:
             raise AssistantNotFound(assistant_id, collection)
         return state
@@ -368,7 +388,7 @@ def _behind(indexes: Sequence[int], listing: Listing) -> Sequence[int]:
 
 
 async def _messages(
-    table: TableClient,
+    table: Table,
     partition: str,
     indexes: Sequence[int],
     chunk_size: int,
@@ -379,7 +399,7 @@ async def _messages(
     while indexes:
         chunk, indexes = indexes[:chunk_size], indexes[chunk_size:]
         lowest, highest = rows.message_key(min(chunk)), rows.message_key(max(chunk))
-        found = await _query(table, partition, lowest, highest, filters, parameters)
+        found = await table.query(partition, lowest, highest, filters, parameters)
         by_index = {message.index: message for message in map(rows.message, found)}
         for index in chunk:
             if index in by_index:
@@ -388,70 +408,19 @@ async def _messages(
         chunk_size = CHUNK if found else chunk_size * 4
 
 
-async def _get(table: TableClient, partition: str, key: str) -> TableEntity | None:
-    async with call():
-        try:
-            return await table.get_entity(partition, key)
-        except ResourceNotFoundError:
-            return None
-
-
-async def _query(
-    table: TableClient,
-    partition: str,
-    first: str,
-    last: str,
-    filters: str = "",
-    parameters: Mapping[str, object] | None = None,
-    select: list[str] | None = None,
-) -> list[TableEntity]:
-    """Returns the rows of a partition with keys from `first` to `last`, in no certain order."""
-    async with call():
-        found = table.query_entities(
-            f"PartitionKey eq @partition and RowKey ge @first and RowKey le @last{filters}",
-            parameters={"partition": partition, "first": first, "last": last, **(parameters or {})},
-            select=select,
-        )
-        try:
-            return [row async for row in found]
-        except ResourceNotFoundError:
-            return []
-
-
-async def _submit(table: TableClient, operations: Sequence[Operation]) -> None:
-    """Does all of the operations or none.
-
-    Raises `ResourceNotFoundError` or `ConcurrentWrite` where a row is not as expected. They and any other error leave
-    open which of the two it was, because the SDK may have sent the operations more than once.
-    """
-    async with call():
-        try:
-            await table.submit_transaction(operations)
-        except (ResourceExistsError, ResourceModifiedError) as error:
-            raise ConcurrentWrite("somebody else wrote to the conversation during the turn") from error
-        except HttpResponseError as error:
-            # The SDK has names for some of the codes only if the transaction as a whole was refused.
-            code = getattr(error, "error_code", None)
-            if error.status_code in (409, 412) and code != TableErrorCode.TABLE_BEING_DELETED:
-                raise ConcurrentWrite("somebody else wrote to the conversation during the turn") from error
-            if error.status_code == 404:
-                raise ResourceNotFoundError(response=error.response) from error
-            raise
-
-
-async def _submit_turn(table: TableClient, base: Version, stored: StoredTurn, turn: FinishedTurn) -> None:
+async def _submit_turn(table: Table, base: Version, stored: StoredTurn, turn: FinishedTurn) -> None:
     """Stores a turn, or raises what kept it from being stored."""
     partition, messages = stored.assistant.id, stored.messages
     operations: list[Operation] = [
         *(("create", rows.message_row(partition, message)) for message in messages),
         ("create", rows.turn_row(partition, turn, messages[0].index, messages[-1].index)),
-        ("update", rows.turn_end(stored.assistant), {"mode": UpdateMode.MERGE, **_unchanged(base.etag)}),
+        ("update", rows.turn_end(stored.assistant), {"mode": UpdateMode.MERGE, **unchanged(base.etag)}),
     ]
     reach(Failpoint.TURN_WRITTEN)
     try:
-        await _submit(table, operations)
+        await table.submit(operations)
     except (StoreError, ResourceNotFoundError) as error:
-        first = await _get(table, partition, rows.message_key(messages[0].index))
+        first = await table.get(partition, rows.message_key(messages[0].index))
         if first is not None and first.get(rows.REQUEST_ID) == turn.request_id:
             return
         if isinstance(error, ResourceNotFoundError):
@@ -464,7 +433,7 @@ async def _submit_turn(table: TableClient, base: Version, stored: StoredTurn, tu
         raise
 
 
-async def _take_lease(table: TableClient, state: TableEntity, lease: Lease | None, patience: Patience) -> str | None:
+async def _take_lease(table: Table, state: TableEntity, lease: Lease | None, patience: Patience) -> str | None:
     """Takes a lease, if there is one to take, and returns the ETag of the state then.
 
     None where the state must be looked at again. Raises `AssistantBusy`.
@@ -483,17 +452,13 @@ async def _take_lease(table: TableClient, state: TableEntity, lease: Lease | Non
         return None
 
 
-async def _write_lease(table: TableClient, partition: str, etag: str | None, lease: Lease) -> str | None:
-    row = rows.lease_update(partition, lease.holder, _now() + timedelta(seconds=lease.seconds))
-    async with call():
-        try:
-            written = await table.update_entity(row, mode=UpdateMode.MERGE, **_unchanged(etag))
-            return str(written["etag"])
-        except (ResourceModifiedError, ResourceNotFoundError):
-            return None
+async def _write_lease(table: Table, partition: str, etag: str | None, lease: Lease) -> str | None:
+    return await table.merge(
+        rows.lease_update(partition, lease.holder, _now() + timedelta(seconds=lease.seconds)), etag
+    )
 
 
-async def _update_lease(table: TableClient, partition: str, version: Version, lease: Lease) -> Version:
+async def _update_lease(table: Table, partition: str, version: Version, lease: Lease) -> Version:
     """Renews the lease that a version was read with; raises `ConcurrentWrite` where it is lost."""
     etag = await _write_lease(table, partition, version.etag, lease)
     if etag is not None:
@@ -504,12 +469,12 @@ async def _update_lease(table: TableClient, partition: str, version: Version, le
     return await _update_lease(table, partition, renewed, lease)
 
 
-async def _renewed(table: TableClient, partition: str, version: Version) -> Version | None:
+async def _renewed(table: Table, partition: str, version: Version) -> Version | None:
     """Returns what a version has become by renewing its lease, when the answer to that got lost.
 
     None where it is gone. Raises `TurnCancelled` where its lease was cancelled.
     """
-    state = await _get(table, partition, rows.STATE)
+    state = await table.get(partition, rows.STATE)
     holder = "" if state is None else rows.lease(state)[0]
     if version.holder and holder == CANCELLED + version.holder:
         raise TurnCancelled("the turn was cancelled")
@@ -519,63 +484,28 @@ async def _renewed(table: TableClient, partition: str, version: Version) -> Vers
     return renewed if replace(renewed, etag=version.etag) == version and renewed != version else None
 
 
-def _unchanged(etag: str | None) -> dict[str, Any]:
-    return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
-
-
-async def _delete_state(table: TableClient, state: TableEntity) -> bool:
-    """Ends the existence of an assistant; False where its state is not this one any more."""
-    async with call():
-        try:
-            await table.delete_entity(state, **_unchanged(state.metadata["etag"]))
-        except ResourceModifiedError:
-            return False
-    return True
-
-
-async def _purge(table: TableClient, partition: str) -> bool:
+async def _purge(table: Table, partition: str) -> bool:
     """Removes the rows of an assistant that does not exist; False where it does exist.
 
     A row is deleted only as it was seen before its assistant was seen not to exist, so a new assistant loses none.
     """
-    attempts, patience = 0, Patience()
+    attempts, patience = 0, Patience(table.timeout)
     while attempts < MAX_ATTEMPTS:
-        found = await _some_rows(table, partition)
+        found = await table.some_keys(partition)
         if not found:
             return True
-        if await _get(table, partition, rows.STATE) is not None:
+        if await table.get(partition, rows.STATE) is not None:
             return False
         try:
             for start in range(0, len(found), MAX_OPERATIONS):
-                await _submit(table, [_deletion(row) for row in found[start : start + MAX_OPERATIONS]])
-                attempts, patience = 0, Patience()
+                await table.submit([deletion(row) for row in found[start : start + MAX_OPERATIONS]])
+                attempts, patience = 0, Patience(table.timeout)
         except (ConcurrentWrite, ResourceNotFoundError):
             attempts += 1  # somebody else removes them as well, or the answer got lost
         except StoreUnavailable as error:
             if not await patience.has_time_after(error):
                 raise
     raise ConcurrentWrite("others create and delete the assistant at the same time")
-
-
-async def _some_rows(table: TableClient, partition: str) -> list[TableEntity]:
-    async with call():
-        found = table.query_entities(
-            "PartitionKey eq @partition",
-            parameters={"partition": partition},
-            select=["PartitionKey", "RowKey"],
-            results_per_page=PAGE_ROWS,
-        )
-        try:
-            async for page in found.by_page():
-                if some := [row async for row in page]:
-                    return some
-        except ResourceNotFoundError:
-            pass
-        return []
-
-
-def _deletion(row: TableEntity) -> Operation:
-    return ("delete", row, _unchanged(row.metadata["etag"]))
 
 
 def _now() -> datetime:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -25,77 +23,25 @@ from palaver_server.errors import (
     ConcurrentWrite,
     ConversationFull,
     StoreCorrupt,
-    StoreFull,
-    StoreUnavailable,
     TurnCancelled,
 )
 from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import Assistant, FinishReason, IfExists, Message, Order, Role, SkillCall, Usage
+from palaver_server.stores.sqlite_file import connect, store_errors, transaction
 from palaver_server.stores.store import (
     CANCELLED,
     MAX_MESSAGES,
+    TIME_TO_TELL,
     FinishedTurn,
     FoundTurn,
     Lease,
+    Limits,
     Listing,
     Page,
     StoredTurn,
     Window,
     page,
 )
-
-BUSY_TIMEOUT = 4.0
-"""Seconds to wait for another process's transaction."""
-
-APPLICATION_ID = 0x50414C56  # "PALV"
-SCHEMA_VERSION = 3
-SCHEMA = """
-CREATE TABLE assistants (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used again, so it tells a reset conversation from its predecessor
-    collection TEXT NOT NULL COLLATE NOCASE,
-    id TEXT NOT NULL,
-    created_at INTEGER NOT NULL,  -- times are microseconds since 1970, UTC
-    updated_at INTEGER NOT NULL,
-    total_messages INTEGER NOT NULL,
-    total_tokens INTEGER NOT NULL,
-    lease_holder TEXT NOT NULL DEFAULT '',
-    lease_until INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (collection, id)
-) STRICT;
-CREATE TABLE messages (
-    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
-    "index" INTEGER NOT NULL,
-    role TEXT NOT NULL,
-    content TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
-    skill_calls TEXT NOT NULL,  -- empty, or a JSON array of [id, name, arguments_json]
-    skill_call_id TEXT NOT NULL,
-    request_id TEXT NOT NULL,
-    is_error INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (assistant, "index")
-) STRICT;
-CREATE INDEX messages_by_time ON messages (assistant, created_at);
-CREATE TABLE turns (
-    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
-    request_id TEXT NOT NULL,
-    request_hash TEXT NOT NULL,
-    first_index INTEGER NOT NULL,
-    last_index INTEGER NOT NULL,
-    finish_reason TEXT NOT NULL,
-    usage TEXT NOT NULL,  -- a JSON object
-    chat_model TEXT NOT NULL,
-    PRIMARY KEY (assistant, request_id)
-) STRICT;
-"""
-
-MIGRATIONS = {
-    1: (
-        "ALTER TABLE assistants ADD COLUMN lease_holder TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE assistants ADD COLUMN lease_until INTEGER NOT NULL DEFAULT 0",
-    ),
-    2: ("ALTER TABLE messages ADD COLUMN is_error INTEGER NOT NULL DEFAULT 0",),
-}
-"""What makes the schema of the next version out of the one with this number."""
 
 ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens, lease_holder, lease_until"
 MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error'
@@ -107,9 +53,10 @@ T = TypeVar("T")
 class SqliteStore:
     """A `Store` in one SQLite file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, limits: Limits | None = None) -> None:
         """Names the file. `open` makes or opens it; each later call opens it where that has not succeeded yet."""
         self._path = path
+        self._busy_timeout = (limits or Limits()).call - TIME_TO_TELL
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._connection: sqlite3.Connection | None = None
 
@@ -121,7 +68,7 @@ class SqliteStore:
         self, collection: str, assistant_id: str, instructions: str, if_exists: IfExists
     ) -> tuple[Assistant, bool]:
         def create(connection: sqlite3.Connection) -> tuple[Assistant, bool]:
-            with _transaction(connection):
+            with transaction(connection):
                 found = _find(connection, collection, assistant_id)
                 if found is not None:
                     if if_exists is IfExists.KEEP:
@@ -160,7 +107,7 @@ class SqliteStore:
         after_time = -1 if listing.after_time is None else _microseconds(listing.after_time)
 
         def select(connection: sqlite3.Connection) -> Page:
-            with _transaction(connection, "DEFERRED"):
+            with transaction(connection, "DEFERRED"):
                 key = _get(connection, collection, assistant_id)["key"]
                 # One row more than the page holds tells whether there are more.
                 rows = connection.execute(query, (key, after_time, after_index, listing.limit + 1))
@@ -170,7 +117,7 @@ class SqliteStore:
 
     async def delete_assistant(self, collection: str, assistant_id: str) -> None:
         def delete(connection: sqlite3.Connection) -> None:
-            with _transaction(connection):
+            with transaction(connection):
                 key = _get(connection, collection, assistant_id)["key"]
                 connection.execute("DELETE FROM assistants WHERE key = ?", (key,))
 
@@ -181,7 +128,7 @@ class SqliteStore:
     ) -> Window:
         def read(connection: sqlite3.Connection) -> Window:
             # That a lease survives a power failure is not worth the wait for the disk.
-            with _transaction(connection, "DEFERRED" if lease is None else "IMMEDIATE", is_durable=False):
+            with transaction(connection, "DEFERRED" if lease is None else "IMMEDIATE", is_durable=False):
                 row = _get(connection, collection, assistant_id)
                 if lease is not None:
                     _take_lease(connection, row, lease)
@@ -205,7 +152,7 @@ class SqliteStore:
 
     async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
         def renew(connection: sqlite3.Connection) -> str:
-            with _transaction(connection, is_durable=False):
+            with transaction(connection, is_durable=False):
                 row = _current(connection, collection, assistant_id, version)
                 _set_lease(connection, row["key"], lease.holder, _now() + round(lease.seconds * 1_000_000))
             return version
@@ -214,7 +161,7 @@ class SqliteStore:
 
     async def release_lease(self, collection: str, assistant_id: str, lease: Lease) -> None:
         def release(connection: sqlite3.Connection) -> None:
-            with _transaction(connection, is_durable=False):
+            with transaction(connection, is_durable=False):
                 row = _find(connection, collection, assistant_id)
                 if row is not None and row["lease_holder"] == lease.holder:
                     _set_lease(connection, row["key"], "", 0)
@@ -223,7 +170,7 @@ class SqliteStore:
 
     async def cancel_lease(self, collection: str, assistant_id: str, turn: str) -> bool:
         def cancel(connection: sqlite3.Connection) -> bool:
-            with _transaction(connection):
+            with transaction(connection):
                 row = _find(connection, collection, assistant_id)
                 holder = "" if row is None else row["lease_holder"].removeprefix(CANCELLED)
                 if row is None or not holder.startswith(turn):
@@ -235,7 +182,7 @@ class SqliteStore:
 
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
         def find(connection: sqlite3.Connection) -> FoundTurn | None:
-            with _transaction(connection, "DEFERRED"):
+            with transaction(connection, "DEFERRED"):
                 assistant = _find(connection, collection, assistant_id)
                 if assistant is None:
                     return None
@@ -257,7 +204,7 @@ class SqliteStore:
 
     async def commit_turn(self, collection: str, assistant_id: str, version: str, turn: FinishedTurn) -> StoredTurn:
         def commit(connection: sqlite3.Connection) -> StoredTurn:
-            with _transaction(connection):
+            with transaction(connection):
                 row = _current(connection, collection, assistant_id, version)
                 first_index = row["total_messages"] + 1
                 last_index = row["total_messages"] + len(turn.messages)
@@ -308,108 +255,12 @@ class SqliteStore:
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def run() -> T:
-            with _store_errors():
+            with store_errors():
                 if self._connection is None:
-                    self._connection = _connect(self._path)
+                    self._connection = connect(self._path, self._busy_timeout)
                 return work(self._connection)
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, run)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailable("the folder of the database can't be made") from error
-    # The connection is made in the store's thread but may be closed by the interpreter's at its end.
-    connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-    try:
-        connection.row_factory = sqlite3.Row
-        with _transaction(connection):
-            _check_or_create_schema(connection)  # first of all: the database of another program is not touched
-        _use_write_ahead_log(connection)
-        connection.execute("PRAGMA synchronous = FULL")  # a turn that was acknowledged survives a power failure
-        connection.execute("PRAGMA foreign_keys = ON")
-        _check_pages(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    give_up = time.monotonic() + BUSY_TIMEOUT
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError as error:  # noqa: PERF203 - it is tried again
-            # The change of mode needs the database for itself, and SQLite does not wait for that by itself.
-            if "locked" not in str(error) or time.monotonic() > give_up:
-                raise
-            time.sleep(0.01)
-        else:
-            return
-
-
-def _check_pages(connection: sqlite3.Connection) -> None:
-    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise StoreCorrupt("the database is damaged")
-
-
-def _check_or_create_schema(connection: sqlite3.Connection) -> None:
-    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-        for statement in SCHEMA.split(";\n"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreCorrupt("the database is not one of Palaver's")
-    else:
-        _migrate(connection, connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _migrate(connection: sqlite3.Connection, found: int) -> None:
-    if not 1 <= found <= SCHEMA_VERSION:
-        raise StoreCorrupt(f"the database has schema version {found}; this server knows version {SCHEMA_VERSION}")
-    for version in range(found, SCHEMA_VERSION):
-        for statement in MIGRATIONS[version]:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {version + 1}")
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE", *, is_durable: bool = True) -> Iterator[None]:
-    if not is_durable:
-        connection.execute("PRAGMA synchronous = NORMAL")
-    try:
-        connection.execute(f"BEGIN {kind}")
-        try:
-            yield
-            connection.execute("COMMIT")
-        except BaseException:
-            # SQLite ends the transaction by itself after some errors, a full disk among them.
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-    finally:
-        if not is_durable:
-            connection.execute("PRAGMA synchronous = FULL")
-
-
-@contextmanager
-def _store_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        text = str(error)
-        if "disk is full" in text:
-            raise StoreFull("the disk of the database is full") from error
-        # Only DatabaseError itself says that the file is damaged; its subclasses say what failed in a sound one.
-        if type(error) is sqlite3.DatabaseError or "malformed" in text:
-            raise StoreCorrupt("the database is damaged") from error
-        if isinstance(error, sqlite3.OperationalError):
-            raise StoreUnavailable("the database can't be used right now") from error
-        raise
 
 
 def _find(connection: sqlite3.Connection, collection: str, assistant_id: str) -> sqlite3.Row | None:

@@ -21,6 +21,20 @@ MAX_TURN_MESSAGES = 98
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a store may take, in seconds."""
+
+    call: float = 4.5
+    """Of a call with all its retries, so that a caller hears of a store that hangs within 5 seconds."""
+    commit: float = 15.0
+    """In which a commit is tried again where the way to the store may lose it: the model is paid for by then."""
+
+
+TIME_TO_TELL = 0.5
+"""Seconds of a call's time that are left to say that the store did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class Window:
     """What a turn reads of a conversation, as it was at one moment."""
 
