@@ -12,8 +12,10 @@ GENERATE := $(GENERATE_VENV)/.installed
 STUBS := client/python/palaver/v1
 GO_STUBS := client/go/palaver/v1
 
+CLIENTS := go typescript java rust
+
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-skills run chat test go azurite faults soak compatibility lint format generate check-generate bench check setup clean
+.PHONY: help demo demo-skills run chat test go azurite faults soak compatibility clients conformance lint format generate check-generate bench check setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +40,18 @@ go: $(DEV) ## install Go for the tests where the machine has none
 
 azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js where the machine has none
 	@tools/install-azurite.sh $(BIN)
+
+clients: $(addprefix client-,$(CLIENTS)) ## build, check and test the clients of all languages that the machine has the tools for
+
+conformance: $(DEV) azurite $(addprefix runner-,$(CLIENTS)) ## hold all clients to the scenarios, and print the matrix (ARGS="--help")
+	@$(BIN)/python -m tests.conformance $(ARGS)
+
+# Those that are missing are named, and CI takes it for a failure.
+client-%: go
+	@tools/client.sh $* lint test
+
+runner-%: go
+	@tools/client.sh $* conformance-runner chat
 
 faults: $(DEV) azurite ## kill servers, break stores, leave turns: nothing may be lost, doubled or half stored (ARGS="--times 1")
 	@$(BIN)/python -m tests.faults $(ARGS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,13 +38,14 @@ async def server_process(
     endpoint_url: str,
     *,
     listen: str = "127.0.0.1:0",
+    command: Sequence[str | Path] = (COMMAND,),
     stderr: IO[bytes] | None = None,
     **variables: str,
 ) -> AsyncIterator[ServerProcess]:
     """Runs a server until the end of the block, with SQLite in the folder unless a variable says otherwise."""
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint_url, "PALAVER_DATA_DIR": str(folder)}
     process = await asyncio.create_subprocess_exec(
-        COMMAND,
+        *command,
         *("--listen", listen),
         env=os.environ | environment | variables,
         stdout=asyncio.subprocess.PIPE,

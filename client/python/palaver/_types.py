@@ -140,7 +140,7 @@ class SkillCall:
     """The model asked for a skill: an event of a reply, and a part of a stored message.
 
     Attributes:
-        id: The identifier that the model gave to the call, unique within a turn.
+        id: The identifier of the call, which the server made. It is unique within a conversation.
         name: The name of the skill.
         arguments_json: The arguments, as the JSON text of an object.
     """

@@ -1,0 +1,53 @@
+"""A small terminal chat: `python examples/chat.py [TARGET] [ASSISTANT_ID]`; `palaver chat` is the large one."""
+
+from __future__ import annotations
+
+import sys
+
+import palaver
+
+
+def main(target: str = "127.0.0.1:50051", assistant: str = "chat") -> None:
+    """Posts each line of standard input, and prints the replies as they stream."""
+    with palaver.Client(target) as client:
+        client.create_assistant(assistant, if_exists="keep")
+        while line := read_line():
+            answer(client, assistant, line.rstrip("\n"))
+
+
+def read_line() -> str:
+    """Returns the next line, or nothing at the end."""
+    if sys.stdin.isatty():
+        print("> ", end="", flush=True)
+    return sys.stdin.readline()
+
+
+def answer(client: palaver.Client, assistant: str, message: str) -> None:
+    """Prints a reply, or what went wrong."""
+    try:
+        # Whatever becomes of the connection, the turn goes on, and each piece comes once.
+        with client.post_user_query(assistant, message, on_disconnect="continue") as reply:
+            show(client, assistant, reply)
+    except palaver.PalaverError as error:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def show(client: palaver.Client, assistant: str, reply: palaver.Reply) -> None:
+    """Prints what arrives; Ctrl-C ends the turn."""
+    try:
+        next(reply)  # the first event is `TurnStarted`; another one makes void what came before
+        for event in reply:
+            if isinstance(event, palaver.TurnStarted):
+                print("\n[the reply begins anew]")
+            elif isinstance(event, palaver.TextDelta):
+                print(event.text, end="", flush=True)
+            elif isinstance(event, palaver.SkillCall):
+                print(f"[{event.name} {event.arguments_json}]", file=sys.stderr)
+        print()
+    except KeyboardInterrupt:
+        print()
+        client.cancel_turn(assistant, reply.request_id)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:3])

@@ -1,0 +1,69 @@
+"""A server that is not ours, or not of our time: for what the real one never says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf import json_format
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import error_details_pb2
+
+from palaver.v1 import assistant_service_pb2
+from tests.support.scripted_server import HANG, Failure, ScriptedServer
+
+_SERVICE = assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"]
+_UNKNOWN_FIELD = b"\xa2\x3f\x05later"  # field 1012, of five bytes
+
+
+def stand_in(answers: dict[str, list[Any]], credentials: grpc.ServerCredentials | None) -> ScriptedServer:
+    """Starts one with the answers of each method, in order; the last one serves all further calls."""
+    server = ScriptedServer(credentials)
+    for method, wanted in answers.items():
+        response = GetMessageClass(_SERVICE.methods_by_name[method].output_type)
+        streams = method == "PostUserQuery"
+        server.script(method, *([_step(step, response) for step in answer] if streams else _step(answer, response)
+                                for answer in wanted))  # fmt: skip
+    return server
+
+
+def _step(step: Any, response: type[Message]) -> Any:
+    if step == "hang":
+        return HANG
+    if "unknown_event" in step:
+        return _UNKNOWN_FIELD
+    if "status" in step:
+        return _failure(step)
+    message = json_format.ParseDict({key: value for key, value in step.items() if key != "newer"}, response())
+    if step.get("newer"):
+        _add_unknown_fields(message)
+    return message
+
+
+def _add_unknown_fields(message: Message) -> None:
+    """Adds a field that nobody knows yet to the message and to all within it."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in [value] if isinstance(value, Message) else value:
+                _add_unknown_fields(inner)
+    message.MergeFromString(_UNKNOWN_FIELD)
+
+
+def _failure(step: dict[str, Any]) -> Failure:
+    details: list[Message] = []
+    if "reason" in step:
+        details.append(error_details_pb2.ErrorInfo(reason=step["reason"], domain=step.get("domain", "palaver.v1")))
+    if "field_violations" in step:
+        violations = [
+            error_details_pb2.BadRequest.FieldViolation(**violation) for violation in step["field_violations"]
+        ]
+        details.append(error_details_pb2.BadRequest(field_violations=violations))
+    if "retry_delay" in step:
+        delay = Duration()
+        delay.FromNanoseconds(int(step["retry_delay"] * 1e9))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if "help" in step:  # a kind of detail that the contract does not use
+        details.append(error_details_pb2.Help())
+    return Failure(grpc.StatusCode[step["status"]], step.get("message", ""), tuple(details))
