@@ -222,9 +222,10 @@ class Stage:
     async def _do_release(self, step: dict[str, Any]) -> None:
         self._gate(step["release"]).set()
 
-    async def _do_kill(self, step: dict[str, Any]) -> None:
+    async def _do_signal(self, step: dict[str, Any]) -> None:
+        """Sends the server a signal that ends it, and waits until it is gone."""
         assert self._process is not None
-        self._process.process.send_signal(signal.SIGKILL)
+        self._process.process.send_signal(signal.Signals[step["signal"]])
         await self._process.process.wait()
         await self._end_server()
 
