@@ -28,6 +28,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 // The contract keeps responses below 4 MiB. gRPC's usual limit of exactly that leaves no room.
 const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
 const DETAILS: &str = "grpc-status-details-bin";
+#[cfg(feature = "tls")]
+const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
 /// What the server's certificate must be signed by.
 #[derive(Debug)]
@@ -188,6 +190,12 @@ fn secured(endpoint: Endpoint, tls: Tls) -> Result<Endpoint, BuildError> {
     use tonic::transport::{Certificate, ClientTlsConfig};
     let config = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
     let config = match tls {
+        // tonic takes a text without any certificate, with which no server is trusted.
+        Tls::Pem(pem) if !pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE) => {
+            return Err(BuildError::Certificates(
+                "there is no certificate in the PEM text".into(),
+            ));
+        }
         Tls::Pem(pem) => config.ca_certificate(Certificate::from_pem(pem)),
         _ => config.with_native_roots(),
     };

@@ -32,7 +32,7 @@ struct Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FieldViolation {
-    /// Its path in the request, for instance "history.max_messages".
+    /// Its path in the request, for instance `history.max_messages`.
     pub field: String,
     /// What is wrong with it and what is allowed.
     pub description: String,
@@ -48,6 +48,11 @@ impl Error {
             retry_delay: None,
             is_transport: false,
         }))
+    }
+
+    fn of_transport(mut self) -> Self {
+        self.0.is_transport = true;
+        self
     }
 
     /// The error of a call that took longer than its caller allows.
@@ -138,14 +143,12 @@ impl StdError for Error {}
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
-        let mut error = Self::new(status.code(), status.message());
-        if let Some(code) = transport_code(&status) {
-            error.0.code = code;
-            error.0.message = with_causes(&status);
-            error.0.is_transport = code != Code::DeadlineExceeded;
-        } else if status.message().is_empty() {
-            error.0.message = "the call failed without a message".to_owned();
-        }
+        let mut error = match (transport_code(&status), status.message()) {
+            (Some(Code::DeadlineExceeded), _) => Self::deadline_exceeded(),
+            (Some(code), _) => Self::new(code, with_causes(&status)).of_transport(),
+            (None, "") => Self::new(status.code(), "the call failed without a message"),
+            (None, message) => Self::new(status.code(), message),
+        };
         for detail in details(&status) {
             match detail {
                 ErrorDetail::ErrorInfo(info) if info.domain == DOMAIN => error.0.reason = info.reason,

@@ -34,6 +34,11 @@
 //! - `server`: the server sides of both services in [`v1`], for hosts of skills, and for servers that stand in for
 //!   Palaver in a test.
 
+/// The examples of the README, which must compile.
+#[cfg(all(doctest, feature = "server", feature = "tls"))]
+#[doc = include_str!("../README.md")]
+mod readme {}
+
 mod attempts;
 mod builder;
 mod client;

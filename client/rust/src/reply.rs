@@ -162,13 +162,12 @@ impl Turn {
     }
 
     async fn next_response(&mut self) -> Result<Option<PostUserQueryResponse>, Error> {
-        let responses = match &mut self.responses {
-            Some(responses) => responses,
-            None => {
-                let request = self.connection.request(self.request.clone(), self.attempts.deadline());
-                let response = self.connection.stub().post_user_query(request).await?;
-                self.responses.insert(response.into_inner())
-            }
+        let responses = if let Some(responses) = &mut self.responses {
+            responses
+        } else {
+            let request = self.connection.request(self.request.clone(), self.attempts.deadline());
+            let response = self.connection.stub().post_user_query(request).await?;
+            self.responses.insert(response.into_inner())
         };
         Ok(responses.message().await?)
     }

@@ -1,0 +1,289 @@
+//! How the server is reached.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use palaver::v1::{CancelTurnResponse, CreateAssistantResponse, GetAssistantResponse, ListMessagesResponse};
+use palaver::{
+    BuildError, CancelTurnRequest, Client, Code, CreateAssistantRequest, Event, GetAssistantRequest,
+    ListMessagesRequest, Message, PostUserQueryRequest,
+};
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+
+use crate::support::{Proxy, ScriptedServer, Step, read, replies, soon};
+
+async fn cancel(client: &Client) -> Result<(), palaver::Error> {
+    soon(client.cancel_turn(CancelTurnRequest::default())).await
+}
+
+async fn answering() -> ScriptedServer {
+    let server = ScriptedServer::start().await;
+    server.script("CancelTurn", [vec![CancelTurnResponse {}.into()]]);
+    server
+}
+
+#[tokio::test]
+async fn all_calls_of_a_client_and_its_clones_share_a_connection_which_is_opened_anew() {
+    let server = answering().await;
+    let proxy = Proxy::start(&server.target).await;
+    let client = Client::new(&proxy.target).unwrap();
+    assert_eq!(proxy.opened(), 0);
+    cancel(&client).await.unwrap();
+    cancel(&client.clone()).await.unwrap();
+    cancel(&client.with_timeout(Duration::from_secs(60))).await.unwrap();
+    assert_eq!(proxy.opened(), 1);
+    proxy.cut();
+    while let Err(error) = cancel(&client).await {
+        assert_eq!(error.code(), Code::Unavailable, "{error}"); // the call and the cut have met
+    }
+    assert_eq!(proxy.opened(), 2);
+}
+
+#[tokio::test]
+async fn the_connection_is_closed_with_the_last_client() {
+    let server = answering().await;
+    let proxy = Proxy::start(&server.target).await;
+    let client = Client::new(&proxy.target).unwrap();
+    cancel(&client).await.unwrap();
+    drop(client);
+    proxy.closed().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unavailable() {
+    let target = answering().await.target.clone(); // it is gone by now
+    let error = cancel(&Client::new(target).unwrap()).await.unwrap_err();
+    assert_eq!((error.code(), error.reason()), (Code::Unavailable, ""));
+    assert!(error.message().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_finds_a_server_that_starts_later() {
+    let target = answering().await.target.clone();
+    let client = Client::new(&target).unwrap();
+    cancel(&client).await.unwrap_err();
+    let server = loop {
+        // The port may stay in use for a moment.
+        match tokio::net::TcpListener::bind(&target).await {
+            Ok(listener) => {
+                drop(listener);
+                break ScriptedServer::start_at(&target).await;
+            }
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    server.script("CancelTurn", [vec![CancelTurnResponse {}.into()]]);
+    cancel(&client).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_unix_socket_is_a_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = ScriptedServer::start_at_socket(&folder.path().join("socket"));
+    server.script("CancelTurn", [vec![CancelTurnResponse {}.into()]]);
+    let client = Client::builder()
+        .target(&server.target)
+        .token("secret")
+        .build()
+        .unwrap();
+    cancel(&client).await.unwrap();
+    assert_eq!(
+        server.call(1).await.metadata.get("authorization").unwrap(),
+        "Bearer secret"
+    );
+}
+
+#[tokio::test]
+async fn a_server_learns_which_client_it_talks_to() {
+    let server = answering().await;
+    cancel(&Client::new(&server.target).unwrap()).await.unwrap();
+    let call = server.call(1).await;
+    let agent = call.metadata.get("user-agent").unwrap().to_str().unwrap();
+    let version = env!("CARGO_PKG_VERSION");
+    assert!(agent.starts_with(&format!("palaver-rust/{version} ")), "{agent}");
+    assert!(call.metadata.get("authorization").is_none());
+}
+
+#[tokio::test]
+async fn responses_may_be_larger_than_grpc_usually_allows() {
+    let server = ScriptedServer::start().await;
+    let megabytes = |count: usize| {
+        let content = "x".repeat(count * 1024 * 1024);
+        let messages = vec![Message {
+            content,
+            ..Default::default()
+        }];
+        vec![
+            ListMessagesResponse {
+                messages,
+                ..Default::default()
+            }
+            .into(),
+        ]
+    };
+    server.script("ListMessages", [megabytes(7), megabytes(8)]);
+    let client = Client::new(&server.target).unwrap();
+    let (messages, error) = read(client.list_messages(ListMessagesRequest::default())).await;
+    assert_eq!((messages[0].content.len(), error), (7 * 1024 * 1024, None));
+    let (_, error) = read(client.list_messages(ListMessagesRequest::default())).await;
+    assert!(error.is_some());
+}
+
+// A server that hangs without a word: the time is that of the runtime, which goes on by itself where all wait.
+#[tokio::test]
+async fn a_server_that_falls_silent_in_a_reply_is_noticed_by_pings() {
+    let server = ScriptedServer::start().await;
+    server.script("PostUserQuery", [vec![replies::started().into(), Step::Hang]]);
+    let proxy = Proxy::start(&server.target).await;
+    let builder = Client::builder()
+        .target(&proxy.target)
+        .reconnect_timeout(Duration::ZERO);
+    let mut reply = builder
+        .build()
+        .unwrap()
+        .post_user_query(PostUserQueryRequest::default());
+    assert!(matches!(soon(reply.next()).await, Some(Ok(Event::Started(_)))));
+    proxy.freeze();
+    tokio::time::pause();
+    let begin = tokio::time::Instant::now();
+    let error = reply.next().await.unwrap().unwrap_err();
+    assert_eq!((error.code(), error.reason()), (Code::Unavailable, ""));
+    assert_eq!(begin.elapsed().as_secs(), 40, "30 s of silence and 10 s for the answer");
+}
+
+// Tokens.
+
+#[tokio::test]
+async fn a_token_goes_along_with_every_call() {
+    let server = answering().await;
+    server.script(
+        "PostUserQuery",
+        [replies::turn(&[]).into_iter().map(Step::from).collect()],
+    );
+    server.script("PostUserQueryUnary", [vec![replies::unary().into()]]);
+    server.script("ListMessages", [vec![ListMessagesResponse::default().into()]]);
+    server.script("CreateAssistant", [vec![CreateAssistantResponse::default().into()]]);
+    let got = GetAssistantResponse {
+        assistant: Some(replies::assistant()),
+    };
+    server.script("GetAssistant", [vec![got.into()]]);
+    let client = Client::builder()
+        .target(&server.target)
+        .token("secret")
+        .build()
+        .unwrap();
+    cancel(&client).await.unwrap();
+    read(client.post_user_query(PostUserQueryRequest::default())).await;
+    client
+        .post_user_query_unary(PostUserQueryRequest::default())
+        .await
+        .unwrap();
+    read(client.list_messages(ListMessagesRequest::default())).await;
+    client
+        .create_assistant(CreateAssistantRequest::default())
+        .await
+        .unwrap();
+    client.get_assistant(GetAssistantRequest::default()).await.unwrap();
+    let calls = server.calls();
+    assert_eq!(calls.len(), 6);
+    for call in calls {
+        assert_eq!(
+            call.metadata.get("authorization").unwrap(),
+            "Bearer secret",
+            "{}",
+            call.method
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_token_does_not_leave_this_machine_in_the_clear() {
+    let build = |target: &str| Client::builder().target(target).token("secret").build();
+    for target in ["localhost:1", "127.0.0.1:1", "[::1]:1", "unix:/x"] {
+        assert!(build(target).is_ok(), "{target}");
+    }
+    for target in ["palaver.example.com:443", "192.0.2.1:443", "localhost.example.com:443"] {
+        let error = build(target).unwrap_err();
+        assert!(
+            matches!(&error, BuildError::TokenInTheClear(to) if to == target),
+            "{target}"
+        );
+        assert!(!error.to_string().contains("secret"));
+    }
+    let with_tls = Client::builder()
+        .target("palaver.example.com:443")
+        .token("secret")
+        .tls_with_ca_pem(authority());
+    assert!(with_tls.build().is_ok());
+}
+
+#[tokio::test]
+async fn tokens_that_are_no_header_are_refused_and_none_is_printed() {
+    for token in ["", "two words", "a\nb", "ü", " "] {
+        let error = Client::builder().token(token).build().unwrap_err();
+        assert!(matches!(error, BuildError::InvalidToken), "{token:?}");
+    }
+    let builder = Client::builder().token("secret");
+    assert!(!format!("{builder:?}{:?}", Client::builder().token("secret").build()).contains("secret"));
+}
+
+// TLS.
+
+fn authority() -> String {
+    generate_simple_self_signed(["localhost".into()]).unwrap().cert.pem()
+}
+
+async fn secured() -> (ScriptedServer, String, String) {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".into()]).unwrap();
+    let server = ScriptedServer::start_with_tls(&cert.pem(), &signing_key.serialize_pem()).await;
+    server.script("CancelTurn", [vec![CancelTurnResponse {}.into()]]);
+    let target = server.target.replace("127.0.0.1", "localhost");
+    (server, target, cert.pem())
+}
+
+#[tokio::test]
+async fn tls_trusts_the_authorities_of_a_file() {
+    let (server, target, pem) = secured().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("authorities.pem");
+    std::fs::write(&path, pem).unwrap();
+    let builder = Client::builder()
+        .target(target)
+        .token("secret")
+        .tls_with_ca_file(path)
+        .unwrap();
+    cancel(&builder.build().unwrap()).await.unwrap();
+    assert_eq!(
+        server.call(1).await.metadata.get("authorization").unwrap(),
+        "Bearer secret"
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_vouches_for_is_unavailable() {
+    let (server, target, _) = secured().await;
+    let client = Client::builder()
+        .target(target)
+        .tls_with_ca_pem(authority())
+        .build()
+        .unwrap();
+    let error = cancel(&client).await.unwrap_err();
+    assert_eq!((error.code(), error.reason()), (Code::Unavailable, ""));
+    assert!(error.message().contains("certificate"), "{error}");
+    assert_eq!(server.calls().len(), 0);
+}
+
+#[tokio::test]
+async fn authorities_that_can_not_be_read_are_refused() {
+    let missing = Client::builder().tls_with_ca_file("no/such.pem").unwrap_err();
+    assert!(missing.source().unwrap().to_string().contains("no/such.pem"));
+    for pem in [
+        "",
+        "no certificate",
+        "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
+    ] {
+        let error = Client::builder().tls_with_ca_pem(pem).build().unwrap_err();
+        assert!(matches!(error, BuildError::Certificates(_)), "{pem}");
+    }
+}
