@@ -2,8 +2,7 @@
 //!
 //! Ctrl-C leaves a reply, and at the prompt the chat, as does the end of input.
 
-use std::error::Error;
-use std::io::{IsTerminal as _, Write as _, stderr, stdin, stdout};
+use std::io::{self, IsTerminal as _, Write as _, stdin, stdout};
 
 use futures_util::TryStreamExt as _;
 use palaver::{
@@ -12,11 +11,14 @@ use palaver::{
 use tokio::sync::mpsc;
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> io::Result<()> {
     let mut arguments = std::env::args().skip(1);
     let target = arguments.next().unwrap_or_else(|| "127.0.0.1:50051".into());
     let id = arguments.next().unwrap_or_else(|| "chat".into());
-    let client = Client::new(target)?;
+    let client = Client::new(target).unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        std::process::exit(2);
+    });
     let assistant = CreateAssistantRequest {
         id: id.clone(),
         if_exists: IfExists::Keep.into(),
@@ -46,7 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tokio::select! {
             outcome = post(&client, &id, line) => outcome?,
             // The reply is dropped, which ends the call; the turn itself runs on and is stored.
-            _ = tokio::signal::ctrl_c() => writeln!(stderr(), "left")?,
+            _ = tokio::signal::ctrl_c() => println!(),
         }
     }
     if is_terminal {
@@ -57,14 +59,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Posts a message and prints the reply as it streams. Only standard output can fail it.
-async fn post(client: &Client, id: &str, user_message: String) -> std::io::Result<()> {
+async fn post(client: &Client, id: &str, user_message: String) -> io::Result<()> {
     let mut reply = client.post_user_query(PostUserQueryRequest {
         id: id.into(),
         user_message,
         on_disconnect: OnDisconnect::Continue.into(),
         ..Default::default()
     });
-    let mut has_begun = false;
+    let (mut has_begun, mut has_text) = (false, false);
     loop {
         match reply.try_next().await {
             Ok(Some(Event::Started(_))) => {
@@ -75,6 +77,7 @@ async fn post(client: &Client, id: &str, user_message: String) -> std::io::Resul
                 has_begun = true;
             }
             Ok(Some(Event::TextDelta(delta))) => {
+                has_text = true;
                 print!("{}", delta.text);
                 stdout().flush()?;
             }
@@ -83,7 +86,9 @@ async fn post(client: &Client, id: &str, user_message: String) -> std::io::Resul
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(error) => {
-                println!();
+                if has_text {
+                    println!();
+                }
                 complain(&error);
                 return Ok(());
             }
