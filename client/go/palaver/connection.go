@@ -1,0 +1,113 @@
+package palaver
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/keepalive"
+)
+
+// The version of this module, which servers see in the user agent.
+const version = "0.1.0"
+
+// It spreads calls over all addresses of the server, and lets gRPC repeat the calls that only read. It is the same file
+// in the clients of all languages.
+//
+//go:embed service_config.json
+var serviceConfig string
+
+// The contract keeps responses below 4 MiB. gRPC's default limit is exactly that, which leaves no room.
+const maxReceiveBytes = 8 << 20
+
+// gRPC's own backoff, a second that grows to two minutes, is for a server that is down, not for one that is replaced.
+var reconnecting = grpc.ConnectParams{
+	Backoff: backoff.Config{
+		BaseDelay:  200 * time.Millisecond,
+		Multiplier: backoff.DefaultConfig.Multiplier,
+		Jitter:     backoff.DefaultConfig.Jitter,
+		MaxDelay:   5 * time.Second,
+	},
+	// gRPC's own, which setting the backoff would unset: the time that one attempt may take.
+	MinConnectTimeout: 20 * time.Second,
+}
+
+// A model may think for long without a word; only pings tell a silent server from one that is gone.
+var pings = keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
+
+// connect makes the connection, which is opened with the first call.
+func connect(target string, o *options) (*grpc.ClientConn, error) {
+	if target == "" {
+		target = DefaultTarget
+	}
+	dial := []grpc.DialOption{
+		grpc.WithTransportCredentials(o.transport),
+		grpc.WithUserAgent("palaver-go/" + version),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDisableServiceConfig(), // none from DNS: looking for one can take long
+		grpc.WithConnectParams(reconnecting),
+		grpc.WithKeepaliveParams(pings),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceiveBytes)),
+	}
+	if o.token != nil {
+		o.token.secure = o.secure
+		dial = append(dial, grpc.WithPerRPCCredentials(o.token))
+	}
+	connection, err := grpc.NewClient(target, append(dial, o.dial...)...)
+	if err != nil {
+		return nil, fmt.Errorf("palaver: no connection to %q can be made: %w", target, err)
+	}
+	if o.token != nil && !o.secure && !isLocal(connection.CanonicalTarget()) {
+		_ = connection.Close() // it was never opened
+		return nil, fmt.Errorf("palaver: the token would be sent to %q in the clear: use TLS", target)
+	}
+	return connection, nil
+}
+
+// isLocal tells whether a target, as gRPC has understood it ("scheme://authority/endpoint"), can only mean this machine.
+func isLocal(target string) bool {
+	scheme, rest, _ := strings.Cut(target, "://")
+	authority, endpoint, _ := strings.Cut(rest, "/")
+	switch scheme {
+	case "unix", "unix-abstract":
+		return true
+	case "dns", "passthrough":
+		// An authority is a name server of its own, which may answer anything.
+		return authority == "" && isLoopback(endpoint)
+	default:
+		return false
+	}
+}
+
+func isLoopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil { // it has no port
+		host = strings.TrimSuffix(strings.TrimPrefix(address, "["), "]")
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.IsLoopback()
+}
+
+// A token goes along with every call. gRPC asks it for the header.
+type token struct {
+	bearer string
+	secure bool
+}
+
+func (t *token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + t.bearer}, nil
+}
+
+// RequireTransportSecurity is false for a plaintext connection, where connect has seen that nobody can read along.
+func (t *token) RequireTransportSecurity() bool {
+	return t.secure
+}

@@ -1,0 +1,100 @@
+package palaver
+
+import palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
+
+// The requests of the contract and its responses. As for all names here, palaverv1 documents the fields.
+type (
+	CreateAssistantRequest     = palaverv1.CreateAssistantRequest
+	CreateAssistantResponse    = palaverv1.CreateAssistantResponse
+	GetAssistantRequest        = palaverv1.GetAssistantRequest
+	GetAssistantResponse       = palaverv1.GetAssistantResponse
+	ListMessagesRequest        = palaverv1.ListMessagesRequest
+	ListMessagesResponse       = palaverv1.ListMessagesResponse
+	DeleteAssistantRequest     = palaverv1.DeleteAssistantRequest
+	DeleteAssistantResponse    = palaverv1.DeleteAssistantResponse
+	PostUserQueryRequest       = palaverv1.PostUserQueryRequest
+	PostUserQueryResponse      = palaverv1.PostUserQueryResponse
+	PostUserQueryUnaryResponse = palaverv1.PostUserQueryUnaryResponse
+	CancelTurnRequest          = palaverv1.CancelTurnRequest
+	CancelTurnResponse         = palaverv1.CancelTurnResponse
+)
+
+// The events of a reply.
+type (
+	TurnStarted   = palaverv1.TurnStarted
+	TextDelta     = palaverv1.TextDelta
+	SkillCall     = palaverv1.SkillCall
+	SkillResult   = palaverv1.SkillResult
+	TurnCompleted = palaverv1.TurnCompleted
+)
+
+// What requests, responses and events consist of.
+type (
+	Assistant = palaverv1.Assistant
+	Message   = palaverv1.Message
+	Skill     = palaverv1.Skill
+	History   = palaverv1.History
+	Usage     = palaverv1.Usage
+)
+
+// The outcomes of a [SkillResult], one of which its Outcome is.
+type (
+	SkillResultContent = palaverv1.SkillResult_Content
+	SkillResultError   = palaverv1.SkillResult_Error
+)
+
+// A Role is the writer of a message.
+type Role = palaverv1.Role
+
+// The values of [Role].
+const (
+	RoleUnspecified = palaverv1.Role_ROLE_UNSPECIFIED
+	RoleSystem      = palaverv1.Role_ROLE_SYSTEM
+	RoleUser        = palaverv1.Role_ROLE_USER
+	RoleAssistant   = palaverv1.Role_ROLE_ASSISTANT
+	RoleTool        = palaverv1.Role_ROLE_TOOL
+)
+
+// IfExists is what [Client.CreateAssistant] does with an assistant that exists already.
+type IfExists = palaverv1.IfExists
+
+// The values of [IfExists].
+const (
+	IfExistsUnspecified = palaverv1.IfExists_IF_EXISTS_UNSPECIFIED
+	IfExistsFail        = palaverv1.IfExists_IF_EXISTS_FAIL
+	IfExistsKeep        = palaverv1.IfExists_IF_EXISTS_KEEP
+	IfExistsReset       = palaverv1.IfExists_IF_EXISTS_RESET
+)
+
+// An Order is the order of listed messages.
+type Order = palaverv1.Order
+
+// The values of [Order].
+const (
+	OrderUnspecified = palaverv1.Order_ORDER_UNSPECIFIED
+	OrderOldestFirst = palaverv1.Order_ORDER_OLDEST_FIRST
+	OrderNewestFirst = palaverv1.Order_ORDER_NEWEST_FIRST
+)
+
+// OnDisconnect is what becomes of a turn when its last caller cancels, disconnects or reaches its deadline.
+type OnDisconnect = palaverv1.OnDisconnect
+
+// The values of [OnDisconnect].
+const (
+	OnDisconnectUnspecified = palaverv1.OnDisconnect_ON_DISCONNECT_UNSPECIFIED
+	OnDisconnectCancel      = palaverv1.OnDisconnect_ON_DISCONNECT_CANCEL
+	OnDisconnectContinue    = palaverv1.OnDisconnect_ON_DISCONNECT_CONTINUE
+)
+
+// A FinishReason is why the model stopped writing.
+type FinishReason = palaverv1.FinishReason
+
+// The values of [FinishReason].
+const (
+	FinishReasonUnspecified   = palaverv1.FinishReason_FINISH_REASON_UNSPECIFIED
+	FinishReasonStop          = palaverv1.FinishReason_FINISH_REASON_STOP
+	FinishReasonLength        = palaverv1.FinishReason_FINISH_REASON_LENGTH
+	FinishReasonContentFilter = palaverv1.FinishReason_FINISH_REASON_CONTENT_FILTER
+	FinishReasonSkillLimit    = palaverv1.FinishReason_FINISH_REASON_SKILL_LIMIT
+	FinishReasonSkillCalls    = palaverv1.FinishReason_FINISH_REASON_SKILL_CALLS
+)
