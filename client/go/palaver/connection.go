@@ -97,17 +97,17 @@ func isLoopback(address string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// A token goes along with every call. gRPC asks it for the header.
-type token struct {
-	bearer string
+// A bearerToken goes along with every call. gRPC asks it for the header.
+type bearerToken struct {
+	text   string
 	secure bool
 }
 
-func (t *token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + t.bearer}, nil
+func (t *bearerToken) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + t.text}, nil
 }
 
 // RequireTransportSecurity is false for a plaintext connection, where connect has seen that nobody can read along.
-func (t *token) RequireTransportSecurity() bool {
+func (t *bearerToken) RequireTransportSecurity() bool {
 	return t.secure
 }

@@ -23,7 +23,7 @@ type Option func(*options) error
 type options struct {
 	transport        credentials.TransportCredentials
 	secure           bool
-	token            *token
+	token            *bearerToken
 	timeout          time.Duration
 	reconnectTimeout time.Duration
 	dial             []grpc.DialOption
@@ -63,12 +63,12 @@ func WithCertificateAuthorities(pemFile string) Option {
 
 // WithToken sends a bearer token, as "authorization: Bearer <token>", with every call. Without TLS it is sent to this
 // machine only: for any other target, [NewClient] fails. A token consists of visible ASCII characters.
-func WithToken(bearer string) Option {
+func WithToken(token string) Option {
 	return func(o *options) error {
-		if !isHeaderText(bearer) {
+		if !isHeaderText(token) {
 			return errors.New("palaver: the token must consist of visible ASCII characters")
 		}
-		o.token = &token{bearer: bearer}
+		o.token = &bearerToken{text: token}
 		return nil
 	}
 }

@@ -1,0 +1,223 @@
+package scripted
+
+import (
+	"encoding/binary"
+	"io"
+	"net"
+	"sync"
+	"testing"
+)
+
+// The frames of HTTP/2 that the proxy must know, and how they begin.
+const (
+	preface = len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+	header  = 9
+
+	frameData      = 0
+	frameHeaders   = 1
+	frameRSTStream = 3
+
+	flagEndStream = 1
+)
+
+// Codes of RST_STREAM.
+const (
+	NoError       = 0
+	InternalError = 2
+	Cancel        = 8
+)
+
+// A Proxy stands between a client and a server, at Target, and breaks what goes through it.
+type Proxy struct {
+	Target string
+
+	server string
+	mu     sync.Mutex
+	links  map[*link]struct{}
+	inside bool // the next data frame is cut in the middle
+	refuse bool
+	frozen chan struct{}
+}
+
+// A link is one connection through the proxy.
+type link struct {
+	client, server net.Conn
+	writing        [2]sync.Mutex // to the client, to the server
+	streams        sync.Map      // the identifiers of those that the server has answered
+}
+
+// StartProxy starts a proxy before a server. It ends with the test.
+func StartProxy(t testing.TB, server string) *Proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &Proxy{Target: listener.Addr().String(), server: server, links: map[*link]struct{}{}}
+	var pumps sync.WaitGroup
+	pumps.Go(func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			pumps.Go(func() { p.serve(client) })
+		}
+	})
+	t.Cleanup(func() {
+		_ = listener.Close()
+		p.Thaw()
+		p.Refuse()
+		pumps.Wait()
+	})
+	return p
+}
+
+// Cut breaks all connections. New ones are let through.
+func (p *Proxy) Cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		l.close()
+	}
+}
+
+// Refuse breaks all connections, and closes new ones at once.
+func (p *Proxy) Refuse() {
+	p.mu.Lock()
+	p.refuse = true
+	p.mu.Unlock()
+	p.Cut()
+}
+
+// CutInside breaks a connection when half of its next data frame has gone to the client.
+func (p *Proxy) CutInside() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inside = true
+}
+
+// Freeze lets nothing through any more, without a word to either side. Thaw ends that.
+func (p *Proxy) Freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.frozen = make(chan struct{})
+}
+
+// Thaw ends what Freeze began.
+func (p *Proxy) Thaw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.frozen != nil {
+		close(p.frozen)
+		p.frozen = nil
+	}
+}
+
+// Reset ends all streams with RST_STREAM, to both sides, and leaves the connections as they are.
+func (p *Proxy) Reset(code uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		l.streams.Range(func(id, _ any) bool {
+			frame := make([]byte, header, header+4)
+			frame[2], frame[3] = 4, frameRSTStream
+			binary.BigEndian.PutUint32(frame[5:], id.(uint32))
+			frame = binary.BigEndian.AppendUint32(frame, code)
+			_ = l.write(toClient, frame)
+			_ = l.write(toServer, frame)
+			return true
+		})
+	}
+}
+
+const (
+	toClient = iota
+	toServer
+)
+
+func (p *Proxy) serve(client net.Conn) {
+	server, err := net.Dial("tcp", p.server)
+	if err != nil {
+		_ = client.Close()
+		return
+	}
+	l := &link{client: client, server: server}
+	p.mu.Lock()
+	p.links[l] = struct{}{}
+	if p.refuse {
+		l.close()
+	}
+	p.mu.Unlock()
+	var pumps sync.WaitGroup
+	pumps.Go(func() {
+		defer l.close()
+		if _, err := io.CopyN(server, client, int64(preface)); err == nil {
+			p.pump(l, client, toServer)
+		}
+	})
+	pumps.Go(func() {
+		defer l.close()
+		p.pump(l, server, toClient)
+	})
+	pumps.Wait()
+	p.mu.Lock()
+	delete(p.links, l)
+	p.mu.Unlock()
+}
+
+// pump forwards frames until the connection ends.
+func (p *Proxy) pump(l *link, from io.Reader, to int) {
+	for {
+		frame := make([]byte, header)
+		if _, err := io.ReadFull(from, frame); err != nil {
+			return
+		}
+		length := int(frame[0])<<16 | int(frame[1])<<8 | int(frame[2])
+		frame = append(frame, make([]byte, length)...)
+		if _, err := io.ReadFull(from, frame[header:]); err != nil {
+			return
+		}
+		p.mu.Lock()
+		frozen := p.frozen
+		cut := p.inside && to == toClient && frame[3] == frameData && length > 1
+		p.inside = p.inside && !cut
+		p.mu.Unlock()
+		if frozen != nil {
+			<-frozen
+		}
+		if cut {
+			_ = l.write(to, frame[:header+length/2])
+			return
+		}
+		if to == toClient {
+			l.note(frame)
+		}
+		if err := l.write(to, frame); err != nil {
+			return
+		}
+	}
+}
+
+func (l *link) note(frame []byte) {
+	id := binary.BigEndian.Uint32(frame[5:])
+	switch {
+	case frame[3] != frameData && frame[3] != frameHeaders:
+	case frame[4]&flagEndStream != 0:
+		l.streams.Delete(id)
+	default:
+		l.streams.Store(id, true)
+	}
+}
+
+func (l *link) write(to int, frame []byte) error {
+	l.writing[to].Lock()
+	defer l.writing[to].Unlock()
+	_, err := [2]net.Conn{l.client, l.server}[to].Write(frame)
+	return err
+}
+
+func (l *link) close() {
+	_ = l.client.Close()
+	_ = l.server.Close()
+}

@@ -1,0 +1,278 @@
+package palaver_test
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
+
+	"github.com/palaver-chat/palaver/client/go/internal/scripted"
+	"github.com/palaver-chat/palaver/client/go/palaver"
+	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
+)
+
+func found() answer { return answer{&palaverv1.GetAssistantResponse{Assistant: support}} }
+
+func TestAServerHearsWhoCalls(t *testing.T) {
+	t.Parallel()
+	server := scripted.Start(t)
+	server.Script("GetAssistant", found())
+	if _, err := newClient(t, server.Target).GetAssistant(background(t), get); err != nil {
+		t.Error(err)
+	}
+	sent := server.Calls()[0].Metadata
+	if agent := sent.Get("user-agent"); len(agent) != 1 || !strings.HasPrefix(agent[0], "palaver-go/0.1.0 ") {
+		t.Errorf("the user agent is %q", agent)
+	}
+	if token := sent.Get("authorization"); token != nil {
+		t.Errorf("there is a token: %q", token)
+	}
+}
+
+func TestResponsesMayBeLargerThanGRPCsDefaultButNotWithoutLimit(t *testing.T) {
+	t.Parallel()
+	server := scripted.Start(t)
+	server.Script("ListMessages",
+		answer{&palaverv1.ListMessagesResponse{Messages: []*palaver.Message{{Content: strings.Repeat("x", 7<<20)}}}},
+		answer{&palaverv1.ListMessagesResponse{Messages: []*palaver.Message{{Content: strings.Repeat("x", 9<<20)}}}},
+	)
+	client := newClient(t, server.Target)
+	if _, err := list(background(t), client, &palaver.ListMessagesRequest{Id: "support"}); err != nil {
+		t.Error(err)
+	}
+	_, err := list(background(t), client, &palaver.ListMessagesRequest{Id: "support"})
+	expectError(t, err, codes.ResourceExhausted, "")
+}
+
+func TestCallsGoToAllAddressesOfAName(t *testing.T) {
+	t.Parallel()
+	names := manual.NewBuilderWithScheme("several")
+	var addresses []resolver.Address
+	var servers []*scripted.Server
+	for range 2 {
+		server := scripted.Start(t)
+		server.Script("GetAssistant", found())
+		servers = append(servers, server)
+		addresses = append(addresses, resolver.Address{Addr: server.Target})
+	}
+	names.InitialState(resolver.State{Addresses: addresses})
+	client := newClient(t, "several:///servers", palaver.WithDialOptions(grpc.WithResolvers(names)))
+	for range 10_000 { // the first ones go to whichever connection is there
+		if _, err := client.GetAssistant(background(t), get); err != nil {
+			t.Fatal(err)
+		}
+		if len(servers[0].Calls()) > 0 && len(servers[1].Calls()) > 0 {
+			return
+		}
+	}
+	t.Error("all calls went to one address")
+}
+
+func TestASilentServerIsGivenUp(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("it takes 40 seconds")
+	}
+	server := scripted.Start(t)
+	proxy := scripted.StartProxy(t, server.Target)
+	server.Script("PostUserQuery", answer{scripted.Started(), scripted.Hang})
+	client := newClient(t, proxy.Target, palaver.WithReconnectTimeout(0))
+	for _, err := range client.PostUserQuery(background(t), hello).Events() {
+		if err != nil {
+			expectError(t, err, codes.Unavailable, "")
+			continue
+		}
+		proxy.Freeze()
+	}
+}
+
+// Tokens.
+
+func TestATokenGoesToThisMachineInTheClear(t *testing.T) {
+	t.Parallel()
+	server := scripted.Start(t)
+	server.Script("PostUserQuery", scripted.Turn("Hi"))
+	_, port, err := net.SplitHostPort(server.Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "socket") // refers to the same server
+	forward(t, socket, server.Target)
+	for _, target := range []string{server.Target, "localhost:" + port, "dns:///127.0.0.1:" + port, "unix:" + socket} {
+		client := newClient(t, target, palaver.WithToken("secret token"))
+		expectShown(t, client.PostUserQuery(background(t), hello), "started", "Hi", "completed")
+	}
+	for _, call := range server.Calls() {
+		if token := call.Metadata.Get("authorization"); !slices.Equal(token, []string{"Bearer secret token"}) {
+			t.Errorf("the token is %q", token)
+		}
+	}
+	expectCalls(t, server, 4)
+}
+
+func forward(t *testing.T, socket, target string) {
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			from, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			to, err := net.Dial("tcp", target)
+			if err != nil {
+				return
+			}
+			for _, pair := range [][2]net.Conn{{from, to}, {to, from}} {
+				go func() {
+					_, _ = io.Copy(pair[0], pair[1])
+					_ = pair[0].Close()
+				}()
+			}
+		}
+	}()
+}
+
+func TestATokenLeavesThisMachineOnlyWithTLS(t *testing.T) {
+	t.Parallel()
+	for _, target := range []string{
+		"palaver.example:443", "192.0.2.1:50051", "[2001:db8::1]:50051", "dns:///palaver.example:443",
+		"dns://127.0.0.1/localhost:50051", "localhost.example:50051", "127.0.0.1.example:50051",
+		"passthrough:///palaver.example:443", ":50051", "0.0.0.0:50051",
+	} {
+		if _, err := palaver.NewClient(target, palaver.WithToken("secret")); err == nil {
+			t.Errorf("the token would go to %s in the clear", target)
+		} else if strings.Contains(err.Error(), "secret") {
+			t.Errorf("the error has the token in it: %v", err)
+		}
+		newClient(t, target, palaver.WithToken("secret"), palaver.WithTLS(nil))
+	}
+	for _, target := range []string{
+		"", "localhost", "LOCALHOST:50051", "127.1.2.3:50051", "[::1]:50051", "::1", "dns:///[::1]:50051",
+		"dns:localhost:50051", "passthrough:///127.0.0.1:50051", "unix:///tmp/socket", "unix-abstract:socket",
+	} {
+		newClient(t, target, palaver.WithToken("secret"))
+	}
+}
+
+func TestATokenThatIsNoHeaderIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, token := range []string{"", " ", " a", "a ", "a\nb", "ä", "\x7f", "a\x00"} {
+		if _, err := palaver.NewClient("", palaver.WithToken(token)); err == nil {
+			t.Errorf("%q is taken", token)
+		}
+	}
+}
+
+// TLS.
+
+func TestTLSWithAuthoritiesOfAFile(t *testing.T) {
+	t.Parallel()
+	authorities, server := startSecure(t)
+	client := newClient(t, server.Target, palaver.WithCertificateAuthorities(authorities), palaver.WithToken("secret"))
+	if _, err := client.GetAssistant(background(t), get); err != nil {
+		t.Error(err)
+	}
+	if token := server.Calls()[0].Metadata.Get("authorization"); !slices.Equal(token, []string{"Bearer secret"}) {
+		t.Errorf("the token is %q", token)
+	}
+}
+
+func TestTLSWithAConfiguration(t *testing.T) {
+	t.Parallel()
+	authorities, server := startSecure(t)
+	file, err := os.ReadFile(authorities)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(file)
+	client := newClient(t, server.Target, palaver.WithTLS(&tls.Config{RootCAs: pool}))
+	if _, err := client.GetAssistant(background(t), get); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAServerThatIsNotTrustedIsNotCalled(t *testing.T) {
+	t.Parallel()
+	_, server := startSecure(t)
+	for name, options := range map[string][]palaver.Option{"the system's": {palaver.WithTLS(nil)}, "plaintext": nil} {
+		client := newClient(t, server.Target, append(options, palaver.WithReconnectTimeout(time.Second))...)
+		_, err := client.GetAssistant(background(t), get)
+		expectError(t, err, codes.Unavailable, "")
+		_, err = shown(t, client.PostUserQuery(background(t), hello).Events())
+		if failure := expectError(t, err, codes.Unavailable, ""); name != "plaintext" &&
+			!strings.Contains(failure.Message, "certificate") {
+			t.Errorf("the message does not tell why: %v", failure)
+		}
+	}
+	expectCalls(t, server, 0)
+}
+
+func TestAFileWithoutAuthoritiesIsRefused(t *testing.T) {
+	t.Parallel()
+	empty := filepath.Join(t.TempDir(), "empty.pem")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{empty, filepath.Join(t.TempDir(), "missing.pem")} {
+		if _, err := palaver.NewClient("", palaver.WithCertificateAuthorities(file)); err == nil {
+			t.Errorf("%s is taken", file)
+		}
+	}
+}
+
+func TestATargetThatIsNoneIsRefused(t *testing.T) {
+	t.Parallel()
+	if _, err := palaver.NewClient("dns://%zz"); err == nil {
+		t.Error("it is taken")
+	}
+}
+
+// startSecure starts a server with TLS, and returns a file with the authority that its certificate is from.
+func startSecure(t *testing.T) (string, *scripted.Server) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotAfter:     time.Now().Add(time.Hour),
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "authorities.pem")
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	secure := credentials.NewServerTLSFromCert(&tls.Certificate{Certificate: [][]byte{certificate}, PrivateKey: key})
+	server := scripted.Start(t, grpc.Creds(secure))
+	server.Script("GetAssistant", found())
+	server.Script("PostUserQuery", scripted.Turn("Hi"))
+	return file, server
+}
