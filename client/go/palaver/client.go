@@ -4,8 +4,8 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"iter"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -23,6 +23,7 @@ type Client struct {
 	stub             palaverv1.AssistantServiceClient
 	timeout          time.Duration
 	reconnectTimeout time.Duration
+	closing          sync.Once
 	closed           context.Context
 	markClosed       context.CancelFunc
 }
@@ -54,14 +55,12 @@ func NewClient(target string, list ...Option) (*Client, error) {
 
 // Close closes the connection and ends all calls that still run, with CANCELLED. Closing again does nothing.
 func (c *Client) Close() error {
-	if c.closed.Err() != nil {
-		return nil
-	}
-	c.markClosed()
-	if err := c.connection.Close(); !errors.Is(err, grpc.ErrClientConnClosing) {
-		return err
-	}
-	return nil // another goroutine was faster
+	var err error
+	c.closing.Do(func() {
+		c.markClosed()
+		err = c.connection.Close()
+	})
+	return err
 }
 
 // CreateAssistant creates an assistant, whose conversation then consists of its instructions alone. The response tells

@@ -1,0 +1,101 @@
+// Command conformance is the runner of the conformance suite: it makes the calls that its standard input names, through
+// the client, and writes what it sees to its standard output. tests/conformance/README.md is its specification.
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/palaver-chat/palaver/client/go/palaver"
+)
+
+// A command is a line of the input; which one is told by the fields that are set.
+type command struct {
+	Client *struct {
+		Target           string   `json:"target"`
+		TLS              string   `json:"tls"`
+		Token            *string  `json:"token"`
+		Timeout          *float64 `json:"timeout"`
+		ReconnectTimeout *float64 `json:"reconnect_timeout"`
+	} `json:"client"`
+
+	ID      string          `json:"id"`
+	Call    string          `json:"call"`
+	Request json.RawMessage `json:"request"`
+	Timeout *float64        `json:"timeout"`
+
+	Cancel string `json:"cancel"`
+}
+
+func main() {
+	if err := run(os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(in io.Reader, out io.Writer) error {
+	lines := bufio.NewReader(in)
+	calls := newCalls(out)
+	defer calls.close()
+	for {
+		line, err := lines.ReadBytes('\n')
+		if len(line) > 0 {
+			var next command
+			if err := json.Unmarshal(line, &next); err != nil {
+				return fmt.Errorf("%s: %w", line, err)
+			}
+			if err := calls.obey(next); err != nil {
+				return fmt.Errorf("%s: %w", line, err)
+			}
+		}
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+func (c *calls) obey(next command) error {
+	switch {
+	case next.Client != nil:
+		c.close()
+		var options []palaver.Option
+		if next.Client.TLS != "" {
+			options = append(options, palaver.WithCertificateAuthorities(next.Client.TLS))
+		}
+		if token := next.Client.Token; token != nil {
+			options = append(options, palaver.WithToken(*token))
+		}
+		if timeout := next.Client.Timeout; timeout != nil {
+			options = append(options, palaver.WithTimeout(seconds(*timeout)))
+		}
+		if timeout := next.Client.ReconnectTimeout; timeout != nil {
+			options = append(options, palaver.WithReconnectTimeout(seconds(*timeout)))
+		}
+		client, err := palaver.NewClient(next.Client.Target, options...)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return c.write(map[string]any{"client": "refused"})
+		}
+		c.client = client
+		return c.write(map[string]any{"client": "ready"})
+	case next.Call != "":
+		return c.begin(next)
+	case next.Cancel != "":
+		c.cancel(next.Cancel)
+		return nil
+	default:
+		return fmt.Errorf("no such command")
+	}
+}
+
+func seconds(value float64) time.Duration {
+	return time.Duration(value * float64(time.Second))
+}
