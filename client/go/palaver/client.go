@@ -33,12 +33,12 @@ type Client struct {
 // be reached is told by the first call.
 //
 // It fails when the target or an option is wrong, and when a token without TLS would leave this machine.
-func NewClient(target string, list ...Option) (*Client, error) {
-	options, err := newOptions(list)
+func NewClient(target string, options ...Option) (*Client, error) {
+	settings, err := newSettings(options)
 	if err != nil {
 		return nil, err
 	}
-	connection, err := connect(target, options)
+	connection, err := connect(target, settings)
 	if err != nil {
 		return nil, err
 	}
@@ -46,8 +46,8 @@ func NewClient(target string, list ...Option) (*Client, error) {
 	return &Client{
 		connection:       connection,
 		stub:             palaverv1.NewAssistantServiceClient(connection),
-		timeout:          options.timeout,
-		reconnectTimeout: options.reconnectTimeout,
+		timeout:          settings.timeout,
+		reconnectTimeout: settings.reconnectTimeout,
 		closed:           closed,
 		markClosed:       markClosed,
 	}, nil

@@ -42,12 +42,12 @@ var reconnecting = grpc.ConnectParams{
 var pings = keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
 
 // connect makes the connection, which is opened with the first call.
-func connect(target string, o *options) (*grpc.ClientConn, error) {
+func connect(target string, s *settings) (*grpc.ClientConn, error) {
 	if target == "" {
 		target = DefaultTarget
 	}
 	dial := []grpc.DialOption{
-		grpc.WithTransportCredentials(o.transport),
+		grpc.WithTransportCredentials(s.transport),
 		grpc.WithUserAgent("palaver-go/" + version),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDisableServiceConfig(), // none from DNS: looking for one can take long
@@ -55,15 +55,15 @@ func connect(target string, o *options) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(pings),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceiveBytes)),
 	}
-	if o.token != nil {
-		o.token.secure = o.secure
-		dial = append(dial, grpc.WithPerRPCCredentials(o.token))
+	if s.token != nil {
+		s.token.secure = s.secure
+		dial = append(dial, grpc.WithPerRPCCredentials(s.token))
 	}
-	connection, err := grpc.NewClient(target, append(dial, o.dial...)...)
+	connection, err := grpc.NewClient(target, append(dial, s.dial...)...)
 	if err != nil {
 		return nil, fmt.Errorf("palaver: no connection to %q can be made: %w", target, err)
 	}
-	if o.token != nil && !o.secure && !isLocal(connection.CanonicalTarget()) {
+	if s.token != nil && !s.secure && !isLocal(connection.CanonicalTarget()) {
 		_ = connection.Close() // it was never opened
 		return nil, fmt.Errorf("palaver: the token would be sent to %q in the clear: use TLS", target)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"github.com/palaver-chat/palaver/client/go/internal/scripted"
@@ -110,4 +111,40 @@ func background(t testing.TB) context.Context {
 		cancel()
 	})
 	return ctx
+}
+
+// watchErrors returns an option, and a channel that hears of each error that gRPC has told the client.
+func watchErrors() (palaver.Option, <-chan struct{}) {
+	told := make(chan struct{}, 100)
+	unary := func(
+		ctx context.Context, method string, request, response any, connection *grpc.ClientConn, invoke grpc.UnaryInvoker,
+		options ...grpc.CallOption,
+	) error {
+		err := invoke(ctx, method, request, response, connection, options...)
+		if err != nil {
+			told <- struct{}{}
+		}
+		return err
+	}
+	stream := func(
+		ctx context.Context, description *grpc.StreamDesc, connection *grpc.ClientConn, method string, open grpc.Streamer,
+		options ...grpc.CallOption,
+	) (grpc.ClientStream, error) {
+		stream, err := open(ctx, description, connection, method, options...)
+		return &watchedStream{stream, told}, err
+	}
+	return palaver.WithDialOptions(grpc.WithUnaryInterceptor(unary), grpc.WithStreamInterceptor(stream)), told
+}
+
+type watchedStream struct {
+	grpc.ClientStream
+	told chan<- struct{}
+}
+
+func (s *watchedStream) RecvMsg(message any) error {
+	err := s.ClientStream.RecvMsg(message)
+	if err != nil {
+		s.told <- struct{}{}
+	}
+	return err
 }

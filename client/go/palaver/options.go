@@ -18,9 +18,9 @@ const DefaultTarget = "127.0.0.1:50051"
 const DefaultReconnectTimeout = 10 * time.Second
 
 // An Option changes how a client connects and waits. See [NewClient].
-type Option func(*options) error
+type Option func(*settings) error
 
-type options struct {
+type settings struct {
 	transport        credentials.TransportCredentials
 	secure           bool
 	token            *bearerToken
@@ -29,9 +29,9 @@ type options struct {
 	dial             []grpc.DialOption
 }
 
-func newOptions(list []Option) (*options, error) {
-	result := &options{transport: insecure.NewCredentials(), reconnectTimeout: DefaultReconnectTimeout}
-	for _, option := range list {
+func newSettings(options []Option) (*settings, error) {
+	result := &settings{transport: insecure.NewCredentials(), reconnectTimeout: DefaultReconnectTimeout}
+	for _, option := range options {
 		if err := option(result); err != nil {
 			return nil, err
 		}
@@ -42,8 +42,8 @@ func newOptions(list []Option) (*options, error) {
 // WithTLS secures the connection. A nil config trusts the system's certificate authorities. Without this option and
 // [WithCertificateAuthorities], the connection is plaintext.
 func WithTLS(config *tls.Config) Option {
-	return func(o *options) error {
-		o.transport, o.secure = credentials.NewTLS(config), true
+	return func(s *settings) error {
+		s.transport, s.secure = credentials.NewTLS(config), true
 		return nil
 	}
 }
@@ -51,12 +51,12 @@ func WithTLS(config *tls.Config) Option {
 // WithCertificateAuthorities secures the connection with TLS, and trusts the certificate authorities of a PEM file
 // instead of the system's.
 func WithCertificateAuthorities(pemFile string) Option {
-	return func(o *options) error {
+	return func(s *settings) error {
 		transport, err := credentials.NewClientTLSFromFile(pemFile, "")
 		if err != nil {
 			return fmt.Errorf("palaver: the certificate authorities can't be read: %w", err)
 		}
-		o.transport, o.secure = transport, true
+		s.transport, s.secure = transport, true
 		return nil
 	}
 }
@@ -64,11 +64,11 @@ func WithCertificateAuthorities(pemFile string) Option {
 // WithToken sends a bearer token, as "authorization: Bearer <token>", with every call. Without TLS it is sent to this
 // machine only: for any other target, [NewClient] fails. A token consists of visible ASCII characters.
 func WithToken(token string) Option {
-	return func(o *options) error {
+	return func(s *settings) error {
 		if !isHeaderText(token) {
 			return errors.New("palaver: the token must consist of visible ASCII characters")
 		}
-		o.token = &bearerToken{text: token}
+		s.token = &bearerToken{text: token}
 		return nil
 	}
 }
@@ -76,8 +76,8 @@ func WithToken(token string) Option {
 // WithTimeout gives every call a deadline whose context has none. That of a reply covers all of it, to the last event;
 // when messages are listed, each page has its own. Zero, the default: there is none.
 func WithTimeout(timeout time.Duration) Option {
-	return func(o *options) error {
-		o.timeout = timeout
+	return func(s *settings) error {
+		s.timeout = timeout
 		return nil
 	}
 }
@@ -86,8 +86,8 @@ func WithTimeout(timeout time.Duration) Option {
 // turn is posted again until then, and its caller gets each piece of the reply once. Zero: it is never posted again. The
 // default is [DefaultReconnectTimeout].
 func WithReconnectTimeout(timeout time.Duration) Option {
-	return func(o *options) error {
-		o.reconnectTimeout = timeout
+	return func(s *settings) error {
+		s.reconnectTimeout = timeout
 		return nil
 	}
 }
@@ -95,8 +95,8 @@ func WithReconnectTimeout(timeout time.Duration) Option {
 // WithDialOptions adds gRPC's own options, for instance interceptors or a dialer. They win over those that the client
 // sets.
 func WithDialOptions(dial ...grpc.DialOption) Option {
-	return func(o *options) error {
-		o.dial = append(o.dial, dial...)
+	return func(s *settings) error {
+		s.dial = append(s.dial, dial...)
 		return nil
 	}
 }

@@ -87,6 +87,22 @@ func TestSkillEventsThatAreEqualAreSkippedOnceEach(t *testing.T) {
 	}
 }
 
+func TestSkillEventsAreSkippedAfterEveryBreak(t *testing.T) {
+	var p progress
+	calls := []Event{&SkillCall{Id: "1"}, &SkillCall{Id: "2"}, &SkillCall{Id: "3"}}
+	accepted(&p, append([]Event{&TurnStarted{}}, calls...)...)
+	for range 3 {
+		p.postAgain()
+		if got := accepted(&p, &TurnStarted{}, calls[0]); got != nil {
+			t.Errorf("handed out was %q", got)
+		}
+	}
+	p.postAgain()
+	if got := accepted(&p, append([]Event{&TurnStarted{}}, calls...)...); got != nil {
+		t.Errorf("handed out was %q", got)
+	}
+}
+
 func TestAnotherReplyIsHandedOutFromItsBeginning(t *testing.T) {
 	var p progress
 	accepted(&p, &TurnStarted{}, &TextDelta{Text: "One"}, &SkillCall{Id: "1"})

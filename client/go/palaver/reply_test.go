@@ -141,7 +141,7 @@ func TestACallThatIsReadToItsEndIsNotCancelled(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, completed := event.(*palaver.TurnCompleted); completed {
-			close(end)
+			time.AfterFunc(50*time.Millisecond, func() { close(end) })
 		}
 	}
 	call := server.Calls()[0]

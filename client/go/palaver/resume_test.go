@@ -387,8 +387,9 @@ func TestTheContextEndsTheWaitForTheConnection(t *testing.T) {
 	gone := scripted.Refusal(codes.Unavailable, "SHUTTING_DOWN", long)
 	server.Script("PostUserQuery", answer{gone})
 	server.Script("PostUserQueryUnary", answer{gone})
-	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long))
-	for i, post := range []func(context.Context) error{
+	watch, told := watchErrors()
+	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), watch)
+	for _, post := range []func(context.Context) error{
 		func(ctx context.Context) error {
 			_, err := shown(t, client.PostUserQuery(ctx, hello).Events())
 			return err
@@ -399,16 +400,14 @@ func TestTheContextEndsTheWaitForTheConnection(t *testing.T) {
 		},
 	} {
 		ctx, cancel := context.WithCancel(background(t))
-		var waiting sync.WaitGroup
-		waiting.Go(func() {
-			scripted.Wait(t, server.WaitForCalls(t, i+1)[i].Ended, "the end of the call")
+		go func() {
+			<-told
 			cancel()
-		})
+		}()
 		err := post(ctx)
-		waiting.Wait()
-		expectError(t, err, codes.Canceled, "")
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("%v is not context.Canceled", err)
+		failure := expectError(t, err, codes.Canceled, "")
+		if !errors.Is(failure, context.Canceled) {
+			t.Errorf("%v is not context.Canceled", failure)
 		}
 	}
 	expectCalls(t, server, 2)
@@ -418,10 +417,11 @@ func TestClosingTheClientEndsTheWaitForTheConnection(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{scripted.Refusal(codes.Unavailable, "SHUTTING_DOWN", long)})
-	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long))
+	watch, told := watchErrors()
+	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), watch)
 	var closing sync.WaitGroup
 	closing.Go(func() {
-		scripted.Wait(t, server.WaitForCalls(t, 1)[0].Ended, "the end of the call")
+		<-told
 		if err := client.Close(); err != nil {
 			t.Error(err)
 		}
