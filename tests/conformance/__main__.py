@@ -79,7 +79,7 @@ async def play_all(language: Language, rows: Sequence[Row], emulator: azurite.Az
                     await stack.aclose()
                     runner = await stack.enter_async_context(Runner(language.runner, folder))
                 shutil.rmtree(place, ignore_errors=True)
-        if runner.stderr:
+        if column.findings and runner.stderr:
             column.findings += [f"{language.name}: the runner complained:", runner.stderr[-2000:]]
     return column
 
