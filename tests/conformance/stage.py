@@ -34,7 +34,7 @@ from tests.support.skill_host import SkillHost
 
 CERTIFICATES = trustme.CA()
 TIME_LIMIT = 100.0
-"""Seconds for a scenario, after which it has failed: many times what the longest one takes, for machines that are busy."""
+"""Seconds for a scenario, after which it has failed: many times what it takes, because machines are busy at times."""
 
 NO_DEADLINE = 1e6
 """Seconds that are no deadline: gRPC tells a server of a far one where its caller has none."""
