@@ -113,16 +113,15 @@ func background(t testing.TB) context.Context {
 	return ctx
 }
 
-// watchErrors returns an option, and a channel that hears of each error that gRPC has told the client.
-func watchErrors() (palaver.Option, <-chan struct{}) {
-	told := make(chan struct{}, 100)
+// onError returns an option that does something before the client hears of an error of gRPC's.
+func onError(do func()) palaver.Option {
 	unary := func(
 		ctx context.Context, method string, request, response any, connection *grpc.ClientConn, invoke grpc.UnaryInvoker,
 		options ...grpc.CallOption,
 	) error {
 		err := invoke(ctx, method, request, response, connection, options...)
 		if err != nil {
-			told <- struct{}{}
+			do()
 		}
 		return err
 	}
@@ -131,20 +130,20 @@ func watchErrors() (palaver.Option, <-chan struct{}) {
 		options ...grpc.CallOption,
 	) (grpc.ClientStream, error) {
 		stream, err := open(ctx, description, connection, method, options...)
-		return &watchedStream{stream, told}, err
+		return &watchedStream{stream, do}, err
 	}
-	return palaver.WithDialOptions(grpc.WithUnaryInterceptor(unary), grpc.WithStreamInterceptor(stream)), told
+	return palaver.WithDialOptions(grpc.WithUnaryInterceptor(unary), grpc.WithStreamInterceptor(stream))
 }
 
 type watchedStream struct {
 	grpc.ClientStream
-	told chan<- struct{}
+	do func()
 }
 
 func (s *watchedStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
 	if err != nil {
-		s.told <- struct{}{}
+		s.do()
 	}
 	return err
 }

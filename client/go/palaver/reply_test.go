@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/palaver-chat/palaver/client/go/internal/scripted"
 	"github.com/palaver-chat/palaver/client/go/palaver"
@@ -259,20 +260,32 @@ func TestCancellingTheContextEndsTheCallWhileNobodyReads(t *testing.T) {
 
 func TestAnErrorWhileTheCallerCancelsIsTheCallers(t *testing.T) {
 	t.Parallel()
-	server := scripted.Start(t)
-	proxy := scripted.StartProxy(t, server.Target)
-	server.Script("PostUserQuery", answer{scripted.Started(), scripted.Hang})
-	ctx, cancel := context.WithCancel(background(t))
-	defer cancel()
-	for _, err := range newClient(t, proxy.Target).PostUserQuery(ctx, hello).Events() {
-		if err != nil {
-			expectError(t, err, codes.Canceled, "")
-			continue
+	for _, try := range []struct {
+		end      error
+		expected codes.Code
+	}{
+		{scripted.Break, codes.Canceled},
+		{shuttingDown, codes.Canceled},
+		{status.Error(codes.Internal, "of a proxy"), codes.Canceled},
+		{scripted.Refusal(codes.Aborted, "CONCURRENT_WRITE", 0), codes.Aborted}, // it was faster
+	} {
+		server := scripted.Start(t)
+		server.Script("PostUserQuery", answer{scripted.Started(), try.end})
+		server.Script("PostUserQueryUnary", answer{try.end})
+		ctx, cancel := context.WithCancel(background(t))
+		client := newClient(t, server.Target, onError(cancel))
+		_, err := shown(t, client.PostUserQuery(ctx, hello).Events())
+		if status.Code(err) != try.expected || errors.Is(err, context.Canceled) != (try.expected == codes.Canceled) {
+			t.Errorf("after %v the error is %v", try.end, err)
 		}
-		proxy.Cut()
-		cancel()
+		ctx, cancelUnary := context.WithCancel(background(t))
+		client = newClient(t, server.Target, onError(cancelUnary))
+		_, err = client.PostUserQueryUnary(ctx, hello)
+		if status.Code(err) != try.expected || errors.Is(err, context.Canceled) != (try.expected == codes.Canceled) {
+			t.Errorf("after %v the error is %v", try.end, err)
+		}
+		expectCalls(t, server, 2)
 	}
-	expectCalls(t, server, 1)
 }
 
 func TestTheDeadlineEndsAReply(t *testing.T) {

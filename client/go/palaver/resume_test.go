@@ -387,8 +387,9 @@ func TestTheContextEndsTheWaitForTheConnection(t *testing.T) {
 	gone := scripted.Refusal(codes.Unavailable, "SHUTTING_DOWN", long)
 	server.Script("PostUserQuery", answer{gone})
 	server.Script("PostUserQueryUnary", answer{gone})
-	watch, told := watchErrors()
-	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), watch)
+	told := make(chan struct{}, 2)
+	tell := onError(func() { told <- struct{}{} })
+	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), tell)
 	for _, post := range []func(context.Context) error{
 		func(ctx context.Context) error {
 			_, err := shown(t, client.PostUserQuery(ctx, hello).Events())
@@ -417,8 +418,9 @@ func TestClosingTheClientEndsTheWaitForTheConnection(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{scripted.Refusal(codes.Unavailable, "SHUTTING_DOWN", long)})
-	watch, told := watchErrors()
-	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), watch)
+	told := make(chan struct{}, 2)
+	tell := onError(func() { told <- struct{}{} })
+	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), tell)
 	var closing sync.WaitGroup
 	closing.Go(func() {
 		<-told
