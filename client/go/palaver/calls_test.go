@@ -161,8 +161,9 @@ func TestACallEndsAtItsDeadlineAndWhenItsContextIsCancelled(t *testing.T) {
 		t.Errorf("%v is not context.DeadlineExceeded", err)
 	}
 	ctx, cancel := context.WithTimeout(background(t), time.Hour)
+	next := len(server.Calls()) + 1
 	go func() {
-		server.WaitForCalls(t, 2)
+		server.WaitForCalls(t, next)
 		cancel()
 	}()
 	_, err = client.GetAssistant(ctx, get)

@@ -293,7 +293,7 @@ func TestTheDeadlineEndsAReply(t *testing.T) {
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{scripted.Started(), scripted.Hang})
 	server.Script("PostUserQueryUnary", answer{scripted.Hang})
-	client := newClient(t, server.Target, palaver.WithTimeout(300*time.Millisecond))
+	client := newClient(t, server.Target, palaver.WithTimeout(time.Second))
 	_, streamed := shown(t, client.PostUserQuery(background(t), hello).Events())
 	_, unary := client.PostUserQueryUnary(background(t), hello)
 	for _, err := range []error{streamed, unary} {
@@ -302,8 +302,9 @@ func TestTheDeadlineEndsAReply(t *testing.T) {
 			t.Errorf("%v is not context.DeadlineExceeded", err)
 		}
 	}
-	expectCalls(t, server, 2)
-	scripted.Wait(t, server.Calls()[0].Abandoned, "the end of the call")
+	for _, call := range server.Calls() {
+		scripted.Wait(t, call.Abandoned, "the end of the call")
+	}
 }
 
 func TestClosingTheClientEndsItsCalls(t *testing.T) {
