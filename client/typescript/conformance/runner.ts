@@ -1,0 +1,168 @@
+/**
+ * The runner of the conformance suite (tests/conformance/README.md): it makes the calls that it is told to, through the
+ * client, and tells what they see. It decides nothing.
+ */
+import { createInterface } from "node:readline";
+
+import { create, fromJson, toJson } from "@bufbuild/protobuf";
+import type { DescMessage, JsonObject, JsonValue, MessageShape } from "@bufbuild/protobuf";
+import { PalaverClient, PalaverError } from "@palaver-chat/client";
+import type { CallOptions, Event, Reply } from "@palaver-chat/client";
+import {
+  CancelTurnRequestSchema,
+  CreateAssistantRequestSchema,
+  CreateAssistantResponseSchema,
+  DeleteAssistantRequestSchema,
+  GetAssistantRequestSchema,
+  GetAssistantResponseSchema,
+  ListMessagesRequestSchema,
+  MessageSchema,
+  PostUserQueryRequestSchema,
+  PostUserQueryResponseSchema,
+  PostUserQueryUnaryResponseSchema,
+} from "@palaver-chat/client/v1";
+
+interface ClientCommand {
+  readonly client: { target?: string; tls?: string; token?: string; timeout?: number; reconnect_timeout?: number };
+}
+
+interface CallCommand {
+  readonly id: string;
+  readonly call: keyof typeof CALLS;
+  readonly request: JsonObject;
+  readonly timeout?: number;
+}
+
+interface CancelCommand {
+  readonly cancel: string;
+}
+
+type Say = (line: JsonObject) => void;
+
+let client = new PalaverClient();
+const leaving = new Map<string, AbortController>();
+
+function makeClient(options: ClientCommand["client"]): void {
+  client.close();
+  leaving.clear();
+  try {
+    client = new PalaverClient(options.target, {
+      tls: options.tls,
+      token: options.token,
+      timeoutMs: milliseconds(options.timeout),
+      reconnectTimeoutMs: milliseconds(options.reconnect_timeout),
+    });
+  } catch {
+    print({ client: "refused" });
+    return;
+  }
+  print({ client: "ready" });
+}
+
+async function makeCall(command: CallCommand): Promise<void> {
+  const controller = new AbortController();
+  leaving.set(command.id, controller);
+  const options = { signal: controller.signal, timeoutMs: milliseconds(command.timeout) };
+  const say: Say = (line) => {
+    print({ id: command.id, ...line });
+  };
+  try {
+    say({ response: await CALLS[command.call](command.request, options, say) });
+  } catch (error) {
+    if (!(error instanceof PalaverError)) {
+      throw error;
+    }
+    say({ error: shownError(error) });
+  }
+}
+
+type Call = (request: JsonObject, options: CallOptions, say: Say) => Promise<JsonObject>;
+
+const CALLS = {
+  async CreateAssistant(request, options) {
+    const response = await client.createAssistant(parsed(CreateAssistantRequestSchema, request), options);
+    return shown(CreateAssistantResponseSchema, response);
+  },
+  async GetAssistant(request, options) {
+    const assistant = await client.getAssistant(parsed(GetAssistantRequestSchema, request), options);
+    return shown(GetAssistantResponseSchema, create(GetAssistantResponseSchema, { assistant }));
+  },
+  async ListMessages(request, options, say) {
+    for await (const message of client.listMessages(parsed(ListMessagesRequestSchema, request), options)) {
+      say({ message: shown(MessageSchema, message) });
+    }
+    return {};
+  },
+  async DeleteAssistant(request, options) {
+    await client.deleteAssistant(parsed(DeleteAssistantRequestSchema, request), options);
+    return {};
+  },
+  async PostUserQuery(request, options, say) {
+    for await (const event of post(request, options, say)) {
+      say({ event: shownEvent(event) });
+    }
+    return {};
+  },
+  async PostUserQueryText(request, options, say) {
+    for await (const text of post(request, options, say).text) {
+      say({ text });
+    }
+    return {};
+  },
+  async PostUserQueryUnary(request, options) {
+    const completed = await client.postUserQueryUnary(parsed(PostUserQueryRequestSchema, request), options);
+    return shown(PostUserQueryUnaryResponseSchema, create(PostUserQueryUnaryResponseSchema, { completed }));
+  },
+  async CancelTurn(request, options) {
+    await client.cancelTurn(parsed(CancelTurnRequestSchema, request), options);
+    return {};
+  },
+} satisfies Readonly<Record<string, Call>>;
+
+function post(request: JsonObject, options: CallOptions, say: Say): Reply {
+  const reply = client.postUserQuery(parsed(PostUserQueryRequestSchema, request), options);
+  say({ request_id: reply.requestId });
+  return reply;
+}
+
+function parsed<Schema extends DescMessage>(schema: Schema, request: JsonObject): MessageShape<Schema> {
+  return fromJson(schema, request);
+}
+
+function shown<Schema extends DescMessage>(schema: Schema, message: MessageShape<Schema>): JsonObject {
+  return toJson(schema, message, { useProtoFieldName: true }) as JsonObject;
+}
+
+function shownEvent(event: Event): JsonObject {
+  return shown(PostUserQueryResponseSchema, create(PostUserQueryResponseSchema, { event }));
+}
+
+function shownError(error: PalaverError): JsonObject {
+  return {
+    status: error.status,
+    reason: error.reason,
+    message: error.message,
+    field_violations: error.fieldViolations.map(({ field, description }) => ({ field, description })),
+    retry_delay: error.retryDelayMs === undefined ? null : error.retryDelayMs / 1_000,
+  };
+}
+
+function milliseconds(seconds: number | undefined): number | undefined {
+  return seconds === undefined ? undefined : seconds * 1_000;
+}
+
+function print(line: JsonValue): void {
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const command = JSON.parse(line) as ClientCommand | CallCommand | CancelCommand;
+  if ("client" in command) {
+    makeClient(command.client);
+  } else if ("cancel" in command) {
+    leaving.get(command.cancel)?.abort();
+  } else {
+    void makeCall(command);
+  }
+}
+client.close();

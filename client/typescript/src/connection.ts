@@ -1,0 +1,128 @@
+/** How the connection to the server is opened: target, TLS, token and the options of gRPC. */
+import { readFileSync } from "node:fs";
+import { BlockList, isIPv4, isIPv6 } from "node:net";
+
+import { ChannelCredentials, Client, Metadata } from "@grpc/grpc-js";
+import type { ChannelOptions } from "@grpc/grpc-js";
+
+import { VERSION } from "./version.js";
+
+/** The target of a client that is given none. */
+export const DEFAULT_TARGET = "127.0.0.1:50051";
+
+/**
+ * What clients in every language use: calls are spread over all addresses of the server, and those that read are repeated
+ * while it is unavailable. The others are not, because repeating one whose reply was lost may do harm: `CreateAssistant`
+ * would fail with `ALREADY_EXISTS` over its own success.
+ */
+export const SERVICE_CONFIG = {
+  loadBalancingConfig: [{ round_robin: {} }],
+  methodConfig: [
+    {
+      name: [
+        { service: "palaver.v1.AssistantService", method: "GetAssistant" },
+        { service: "palaver.v1.AssistantService", method: "ListMessages" },
+      ],
+      retryPolicy: {
+        maxAttempts: 4,
+        initialBackoff: "0.2s",
+        maxBackoff: "2s",
+        backoffMultiplier: 2,
+        retryableStatusCodes: ["UNAVAILABLE"],
+      },
+    },
+  ],
+  retryThrottling: { maxTokens: 100, tokenRatio: 0.1 },
+} as const;
+
+const DEFAULT_OPTIONS: ChannelOptions = {
+  "grpc.primary_user_agent": `palaver-typescript/${VERSION}`,
+  "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
+  "grpc.service_config_disable_resolution": 1,
+  // gRPC's own, a second that grows to two minutes, are for a server that is down, not for one that is replaced.
+  "grpc.initial_reconnect_backoff_ms": 200,
+  "grpc.max_reconnect_backoff_ms": 5_000,
+  // A model may think for a long time without a word; pings tell a silent server from one that is gone.
+  "grpc.keepalive_time_ms": 30_000,
+  "grpc.keepalive_timeout_ms": 10_000,
+  // The contract keeps a page and a turn below 4 MiB. gRPC's default limit is exactly that, which leaves no room.
+  "grpc.max_receive_message_length": 8 * 1024 * 1024,
+};
+
+/** What the client needs to be told of a connection. */
+export interface ConnectionOptions {
+  readonly tls?: boolean | string | URL | Uint8Array | undefined;
+  readonly token?: string | undefined;
+  readonly channelOptions?: ChannelOptions | undefined;
+}
+
+/** A connection, which is opened with the first call, and what goes along with every call. */
+export class Connection {
+  readonly grpc: Client;
+  readonly #token: string | undefined;
+
+  /**
+   * @throws TypeError when a token would go over the network in the clear, or can't be sent as a header.
+   * @throws Error when the file of certificate authorities can't be read.
+   */
+  constructor(target: string, { tls = false, token, channelOptions }: ConnectionOptions) {
+    if (token !== undefined && !/^[!-~]([ -~]*[!-~])?$/.test(token)) {
+      throw new TypeError("the token must consist of visible ASCII characters");
+    }
+    const local = isLocal(target);
+    if (token !== undefined && tls === false && !local) {
+      throw new TypeError(`the token would be sent to "${target}" in the clear: use TLS`);
+    }
+    this.#token = token;
+    this.grpc = new Client(target, credentials(tls), {
+      ...DEFAULT_OPTIONS,
+      // What is meant for this machine stays on it, whatever `http_proxy` says.
+      ...(local ? { "grpc.enable_http_proxy": 0 } : {}),
+      ...channelOptions,
+    });
+  }
+
+  /** What goes along with a call. */
+  metadata(): Metadata {
+    const metadata = new Metadata();
+    if (this.#token !== undefined) {
+      metadata.set("authorization", `Bearer ${this.#token}`);
+    }
+    return metadata;
+  }
+}
+
+/** Returns whether a target, in the syntax of grpc-js for names, can only mean this machine. */
+export function isLocal(target: string): boolean {
+  if (target.startsWith("unix:")) {
+    return true;
+  }
+  // "dns://authority/name" asks a name server of its own, which may answer anything.
+  const addresses = target.replace(/^(dns|ipv4|ipv6):(\/\/\/)?/, "");
+  return addresses.split(",").every(isLoopback);
+}
+
+const LOOPBACK = new BlockList();
+LOOPBACK.addSubnet("127.0.0.0", 8, "ipv4");
+LOOPBACK.addAddress("::1", "ipv6");
+
+function isLoopback(address: string): boolean {
+  if (isIPv6(address)) {
+    return LOOPBACK.check(address, "ipv6");
+  }
+  const host = address.replace(/:\d+$/, "").replace(/^\[(.*:.*)\]$/, "$1");
+  if (isIPv6(host)) {
+    return LOOPBACK.check(host, "ipv6");
+  }
+  return isIPv4(host) ? LOOPBACK.check(host, "ipv4") : host.toLowerCase() === "localhost";
+}
+
+function credentials(tls: boolean | string | URL | Uint8Array): ChannelCredentials {
+  if (tls === false) {
+    return ChannelCredentials.createInsecure();
+  }
+  if (tls === true) {
+    return ChannelCredentials.createSsl();
+  }
+  return ChannelCredentials.createSsl(tls instanceof Uint8Array ? Buffer.from(tls) : readFileSync(tls));
+}

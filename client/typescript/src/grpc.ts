@@ -1,0 +1,65 @@
+/**
+ * What joins the generated code with `@grpc/grpc-js`: the client calls with it, and a host of skills serves with it.
+ *
+ * @module
+ */
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethod, DescService, MessageShape } from "@bufbuild/protobuf";
+import type { MethodDefinition, handleServerStreamingCall, handleUnaryCall } from "@grpc/grpc-js";
+
+type Methods<Service extends DescService> = Service["method"];
+type Input<Method extends DescMethod> = MessageShape<Method["input"]>;
+type Output<Method extends DescMethod> = MessageShape<Method["output"]>;
+
+/** A service as grpc-js knows it: what `Server.addService` and `makeClientConstructor` take. */
+export type GrpcService<Service extends DescService> = {
+  readonly [Name in keyof Methods<Service>]: GrpcMethod<Methods<Service>[Name]>;
+};
+
+/** A method as grpc-js knows it. */
+export type GrpcMethod<Method extends DescMethod> = MethodDefinition<Input<Method>, Output<Method>>;
+
+/** What serves a service in grpc-js: a function for each method. */
+export type GrpcHandlers<Service extends DescService> = {
+  readonly [Name in keyof Methods<Service>]: Methods<Service>[Name] extends { methodKind: "unary" }
+    ? handleUnaryCall<Input<Methods<Service>[Name]>, Output<Methods<Service>[Name]>>
+    : handleServerStreamingCall<Input<Methods<Service>[Name]>, Output<Methods<Service>[Name]>>;
+};
+
+/**
+ * Returns a generated service in the form of grpc-js.
+ *
+ * @example
+ * ```ts
+ * import { Server } from "@grpc/grpc-js";
+ * import { grpcService, type GrpcHandlers } from "@palaver-chat/client/grpc";
+ * import { SkillHostService } from "@palaver-chat/client/v1";
+ *
+ * const handlers: GrpcHandlers<typeof SkillHostService> = { listSkills: …, invokeSkill: … };
+ * new Server().addService(grpcService(SkillHostService), handlers);
+ * ```
+ */
+export function grpcService<Service extends DescService>(service: Service): GrpcService<Service> {
+  const methods = Object.entries<DescMethod>(service.method).map(([name, method]) => [name, grpcMethod(method)]);
+  return Object.fromEntries(methods) as GrpcService<Service>;
+}
+
+/** Returns a generated method in the form of grpc-js. */
+export function grpcMethod<Method extends DescMethod>(method: Method): GrpcMethod<Method> {
+  const input: Method["input"] = method.input;
+  const output: Method["output"] = method.output;
+  return {
+    path: `/${method.parent.typeName}/${method.name}`,
+    requestStream: method.methodKind === "client_streaming" || method.methodKind === "bidi_streaming",
+    responseStream: method.methodKind === "server_streaming" || method.methodKind === "bidi_streaming",
+    requestSerialize: (message) => serialize(input, message),
+    requestDeserialize: (bytes) => fromBinary(input, bytes),
+    responseSerialize: (message) => serialize(output, message),
+    responseDeserialize: (bytes) => fromBinary(output, bytes),
+  };
+}
+
+function serialize<Schema extends DescMessage>(schema: Schema, message: MessageShape<Schema>): Buffer {
+  const bytes = toBinary(schema, message);
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}

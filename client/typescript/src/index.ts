@@ -1,0 +1,26 @@
+/**
+ * The client of Palaver.
+ *
+ * @module
+ */
+export { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
+export { PalaverClient } from "./client.js";
+export type { CallOptions, ClientOptions } from "./client.js";
+export { PalaverError } from "./errors.js";
+export type { ErrorDetails, FieldViolation, KnownReason, StatusName } from "./errors.js";
+export type { Event } from "./progress.js";
+export type { Reply } from "./reply.js";
+export { FinishReason, IfExists, OnDisconnect, Order, Role } from "./v1.js";
+export type {
+  Assistant,
+  CreateAssistantResponse,
+  History,
+  Message,
+  Skill,
+  SkillCall,
+  SkillResult,
+  TextDelta,
+  TurnCompleted,
+  TurnStarted,
+  Usage,
+} from "./v1.js";

@@ -1,0 +1,21 @@
+/** The pause between two posts of a turn. */
+import { setTimeout as sleep } from "node:timers/promises";
+
+import type { Attempts } from "./attempts.js";
+import { PalaverError, cancelled } from "./errors.js";
+
+// A longer timer fires at once.
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+/** Waits until a turn that ended with this error may be posted again; throws the error when it may not. */
+export async function pauseAfter(error: unknown, attempts: Attempts, signal: AbortSignal): Promise<void> {
+  const pauseMs = error instanceof PalaverError && !signal.aborted ? attempts.pauseAfter(error) : undefined;
+  if (pauseMs === undefined) {
+    throw error;
+  }
+  try {
+    await sleep(Math.min(pauseMs, LONGEST_TIMER_MS), undefined, { signal });
+  } catch {
+    throw cancelled(signal.reason);
+  }
+}
