@@ -1,6 +1,7 @@
 /** What can go wrong. */
 import { fromBinary } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
+import type { Any } from "@bufbuild/protobuf/wkt";
 import { status as Code } from "@grpc/grpc-js";
 import type { ServiceError } from "@grpc/grpc-js";
 
@@ -100,22 +101,20 @@ export function begunAnew(): PalaverError {
 
 function details(error: ServiceError): ErrorDetails {
   const [bytes] = error.metadata.get("grpc-status-details-bin");
-  if (!(bytes instanceof Uint8Array)) {
-    return {};
-  }
   try {
-    return parse(bytes);
+    const status = fromBinary(StatusSchema, bytes instanceof Uint8Array ? bytes : new Uint8Array());
+    // Where something between us and the server has changed the status, the details are not ours.
+    return Code[status.code] === Code[error.code] ? read(status.details) : {};
   } catch {
-    // Something between us and the server has changed the status: its code is right, its details are not ours.
     return {};
   }
 }
 
-function parse(bytes: Uint8Array): ErrorDetails {
+function read(details: readonly Any[]): ErrorDetails {
   let reason = "";
   let fieldViolations: FieldViolation[] = [];
   let retryDelayMs: number | undefined;
-  for (const detail of fromBinary(StatusSchema, bytes).details) {
+  for (const detail of details) {
     const info = anyUnpack(detail, ErrorInfoSchema);
     if (info?.domain === DOMAIN) {
       reason = info.reason;

@@ -1,0 +1,251 @@
+/** The connection: TLS, token, retries and options. */
+import assert from "node:assert/strict";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, test } from "node:test";
+import { pathToFileURL } from "node:url";
+
+import { create } from "@bufbuild/protobuf";
+import { ServerCredentials } from "@grpc/grpc-js";
+import { PalaverClient } from "@palaver-chat/client";
+import {
+  AssistantService,
+  GetAssistantResponseSchema,
+  ListMessagesResponseSchema,
+  MessageSchema,
+} from "@palaver-chat/client/v1";
+import { generate } from "selfsigned";
+
+import { SERVICE_CONFIG, isLocal } from "#dist/connection.js";
+import { VERSION } from "#dist/version.js";
+
+import { CuttingProxy } from "./support/cutting_proxy.js";
+import { collect, fails } from "./support/expect.js";
+import { assistant, message, turn } from "./support/replies.js";
+import { Failure, ScriptedServer } from "./support/scripted_server.js";
+
+const FOUND = create(GetAssistantResponseSchema, { assistant: assistant() });
+const UNAVAILABLE = new Failure("UNAVAILABLE", "try again");
+const FOLDER = new URL("../../", import.meta.url);
+
+const certificate = await generate([{ name: "commonName", value: "localhost" }], {
+  extensions: [
+    {
+      name: "subjectAltName",
+      altNames: [
+        { type: 2, value: "localhost" },
+        { type: 7, ip: "127.0.0.1" },
+      ],
+    },
+  ],
+});
+
+async function startSecure(): Promise<ScriptedServer> {
+  const pair = { private_key: Buffer.from(certificate.private), cert_chain: Buffer.from(certificate.cert) };
+  const server = await ScriptedServer.start(ServerCredentials.createSsl(null, [pair]));
+  server.script("getAssistant", FOUND);
+  server.script("postUserQuery", turn("Hi"));
+  return server;
+}
+
+test("TLS with certificate authorities of one's own, by path, URL or bytes", async () => {
+  await using server = await startSecure();
+  const folder = await mkdtemp(join(tmpdir(), "palaver-"));
+  try {
+    const path = join(folder, "ca.pem");
+    await writeFile(path, certificate.cert);
+    for (const tls of [path, pathToFileURL(path), Buffer.from(certificate.cert)]) {
+      using client = new PalaverClient(server.target, { tls });
+      assert.ok(await client.getAssistant({ id: "support" }));
+    }
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+});
+
+test("a certificate of an unknown authority is refused", async () => {
+  await using server = await startSecure();
+  using client = new PalaverClient(server.target, { tls: true, reconnectTimeoutMs: 0 });
+  await fails(client.deleteAssistant({ id: "support" }), { status: "UNAVAILABLE", reason: "" });
+  await fails(client.postUserQuery({ id: "support" }), { status: "UNAVAILABLE", reason: "" });
+  assert.equal(server.calls.length, 0);
+});
+
+test("a file of authorities that is not there is refused", () => {
+  assert.throws(() => new PalaverClient("localhost:443", { tls: "nowhere/ca.pem" }), { code: "ENOENT" });
+});
+
+test("the token goes along with every call, over TLS and in the clear to this machine", async () => {
+  await using secure = await startSecure();
+  await using plain = await ScriptedServer.start();
+  plain.script("getAssistant", FOUND);
+  plain.script("postUserQuery", turn("Hi"));
+  for (const [server, tls] of [
+    [secure, Buffer.from(certificate.cert)],
+    [plain, false],
+  ] as const) {
+    using client = new PalaverClient(server.target, { tls, token: "s3cret" });
+    await client.getAssistant({ id: "support" });
+    await collect(client.postUserQuery({ id: "support" }));
+    assert.deepEqual(
+      server.calls.map(({ metadata }) => metadata["authorization"]),
+      ["Bearer s3cret", "Bearer s3cret"],
+    );
+  }
+});
+
+test("without a token none is sent, and the server is told who calls", async () => {
+  await using server = await ScriptedServer.start();
+  server.script("getAssistant", FOUND);
+  using client = new PalaverClient(server.target);
+  await client.getAssistant({ id: "support" });
+  const { authorization, "user-agent": userAgent } = server.calls[0]?.metadata ?? {};
+  assert.equal(authorization, undefined);
+  assert.match(String(userAgent), new RegExp(`^palaver-typescript/${VERSION.replaceAll(".", "\\.")} `));
+});
+
+test("the version is that of the package", async () => {
+  const { version } = JSON.parse(await readFile(new URL("package.json", FOLDER), "utf8")) as { version: string };
+  assert.equal(VERSION, version);
+});
+
+test("a token never leaves the machine in the clear", () => {
+  assert.throws(() => new PalaverClient("palaver.example:443", { token: "s3cret" }), /in the clear: use TLS/);
+  new PalaverClient("palaver.example:443", { token: "s3cret", tls: true }).close();
+});
+
+describe("a token that is no header is refused:", () => {
+  for (const token of ["", "a\nb", " a", "a ", "grün"]) {
+    test(JSON.stringify(token), () => {
+      assert.throws(() => new PalaverClient(undefined, { token }), /visible ASCII characters/);
+    });
+  }
+});
+
+describe("what counts as this machine:", () => {
+  for (const [target, local] of Object.entries({
+    "127.0.0.1:50051": true,
+    "127.8.9.10": true,
+    "localhost:50051": true,
+    LOCALHOST: true,
+    "[::1]:50051": true,
+    "::1": true,
+    "dns:///localhost:50051": true,
+    "dns:localhost": true,
+    "ipv4:127.0.0.1:50051,127.0.0.2:50051": true,
+    "ipv6:[::1]:50051": true,
+    "unix:/run/palaver.sock": true,
+    "unix:///run/palaver.sock": true,
+    "palaver.example:443": false,
+    "localhost.example:443": false,
+    "127.0.0.1.example:443": false,
+    "10.0.0.1:50051": false,
+    "::2": false,
+    "ipv4:127.0.0.1:50051,10.0.0.1:50051": false,
+    "dns://10.0.0.1/localhost:50051": false,
+    "dns://localhost": false,
+    "xds:///localhost": false,
+    "unix-abstract:443": false, // grpc-js takes it for the name of a machine
+    "localhost:443@example:443": false,
+    "0.0.0.0:50051": false,
+    "": false,
+  })) {
+    test(`"${target}" ${local ? "does" : "does not"}`, () => {
+      assert.equal(isLocal(target), local);
+    });
+  }
+});
+
+test("what is meant for this machine does not go to a proxy", async (context) => {
+  await using server = await ScriptedServer.start();
+  server.script("getAssistant", FOUND);
+  const before = process.env["http_proxy"];
+  process.env["http_proxy"] = "http://127.0.0.1:1";
+  context.after(() => {
+    if (before === undefined) {
+      delete process.env["http_proxy"];
+    } else {
+      process.env["http_proxy"] = before;
+    }
+  });
+  using client = new PalaverClient(server.target, { token: "s3cret" });
+  assert.ok(await client.getAssistant({ id: "support" }));
+});
+
+test("reading is repeated while the server is unavailable, four times in all", async () => {
+  await using server = await ScriptedServer.start();
+  const page = create(ListMessagesResponseSchema, { messages: [message(1)] });
+  server.script("getAssistant", UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, FOUND, UNAVAILABLE);
+  server.script("listMessages", UNAVAILABLE, page);
+  using client = new PalaverClient(server.target);
+  assert.ok(await client.getAssistant({ id: "support" }));
+  assert.equal(server.calls.length, 4);
+  await fails(client.getAssistant({ id: "support" }), { status: "UNAVAILABLE", message: "try again" });
+  assert.equal(server.calls.length, 8);
+  assert.equal((await collect(client.listMessages({ id: "support" }))).length, 1);
+  assert.equal(server.calls.length, 10);
+});
+
+test("nothing is repeated that would do harm", async () => {
+  await using server = await ScriptedServer.start();
+  using client = new PalaverClient(server.target);
+  for (const method of ["createAssistant", "deleteAssistant", "cancelTurn"] as const) {
+    server.script(method, UNAVAILABLE);
+    await fails(client[method]({ id: "support" }), { status: "UNAVAILABLE" });
+  }
+  assert.equal(server.calls.length, 3);
+});
+
+test("the service config is that of the clients in other languages, and names methods that exist", async () => {
+  const shared = new URL("../python/palaver/service_config.json", FOLDER);
+  assert.deepEqual(SERVICE_CONFIG, JSON.parse(await readFile(shared, "utf8")));
+  for (const { service, method } of SERVICE_CONFIG.methodConfig[0].name) {
+    assert.equal(service, AssistantService.typeName);
+    assert.ok(AssistantService.methods.some(({ name }) => name === method));
+  }
+});
+
+test("a response of nearly 8 MiB is taken", async () => {
+  await using server = await ScriptedServer.start();
+  const content = "x".repeat(8 * 1024 * 1024 - 1024);
+  const messages = [create(MessageSchema, { content })];
+  server.script("listMessages", create(ListMessagesResponseSchema, { messages }));
+  using client = new PalaverClient(server.target);
+  const [only] = await collect(client.listMessages({ id: "support" }));
+  assert.equal(only?.content, content);
+});
+
+test("options of the caller win", async () => {
+  await using server = await ScriptedServer.start();
+  server.script("getAssistant", FOUND);
+  const channelOptions = { "grpc.max_receive_message_length": 4 };
+  using client = new PalaverClient(server.target, { channelOptions });
+  await fails(client.getAssistant({ id: "support" }), { status: "RESOURCE_EXHAUSTED" });
+});
+
+test("all calls of a client share one connection, which is opened with the first one", async () => {
+  await using server = await ScriptedServer.start();
+  await using proxy = await CuttingProxy.start(server.target);
+  server.script("getAssistant", FOUND);
+  server.script("postUserQuery", turn("Hi"));
+  using client = new PalaverClient(proxy.target);
+  assert.equal(proxy.connections, 0);
+  await Promise.all([
+    client.getAssistant({ id: "support" }),
+    client.getAssistant({ id: "support" }),
+    collect(client.postUserQuery({ id: "support" })),
+  ]);
+  assert.equal(proxy.connections, 1);
+});
+
+test("a connection that breaks is opened anew", async () => {
+  await using server = await ScriptedServer.start();
+  await using proxy = await CuttingProxy.start(server.target);
+  server.script("getAssistant", FOUND);
+  using client = new PalaverClient(proxy.target);
+  for (let times = 0; times < 3; times++) {
+    assert.ok(await client.getAssistant({ id: "support" }));
+    proxy.cut();
+  }
+});

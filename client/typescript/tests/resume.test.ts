@@ -1,0 +1,332 @@
+/** A reply whose connection breaks: the turn is posted again, and the caller gets each piece of it once. */
+import assert from "node:assert/strict";
+import { once } from "node:events";
+import { constants, createServer } from "node:http2";
+import type { AddressInfo } from "node:net";
+import { describe, test } from "node:test";
+
+import { create, toBinary } from "@bufbuild/protobuf";
+import { PalaverClient } from "@palaver-chat/client";
+import type { ClientOptions } from "@palaver-chat/client";
+import { PostUserQueryResponseSchema, PostUserQueryUnaryResponseSchema } from "@palaver-chat/client/v1";
+import type { PostUserQueryRequest, PostUserQueryResponse } from "@palaver-chat/client/v1";
+
+import { CuttingProxy } from "./support/cutting_proxy.js";
+import { collect, fails } from "./support/expect.js";
+import { completed, delta, shown, started, turn, turnCompleted } from "./support/replies.js";
+import { Failure, HANG, ScriptedServer, refusal } from "./support/scripted_server.js";
+import type { Step } from "./support/scripted_server.js";
+
+const QUERY = { id: "support", userMessage: "Hello!", temperature: 0 };
+const BREAK = new Failure("UNAVAILABLE", "Socket closed");
+const SHUTTING_DOWN = refusal("UNAVAILABLE", { reason: "SHUTTING_DOWN" });
+const LATER = refusal("UNAVAILABLE", { reason: "SHUTTING_DOWN", retryDelay: { seconds: 1_000n } });
+const UNARY = create(PostUserQueryUnaryResponseSchema, { completed: turnCompleted() });
+
+async function withServer(
+  body: (server: ScriptedServer, client: PalaverClient) => Promise<void>,
+  options: ClientOptions = {},
+): Promise<void> {
+  await using server = await ScriptedServer.start();
+  using client = new PalaverClient(server.target, options);
+  await body(server, client);
+}
+
+describe("the very request is posted again, and goes on where it was, after", () => {
+  const ends: Record<string, Step> = {
+    "a lost connection": BREAK,
+    "the stop of the server": SHUTTING_DOWN,
+    "a stream that was reset": new Failure("INTERNAL", "Received RST_STREAM with code 2 (Internal server error)"),
+  };
+  for (const [name, end] of Object.entries(ends)) {
+    test(name, () =>
+      withServer(async (server, client) => {
+        server.script(
+          "postUserQuery",
+          [started(), delta("Hel"), end],
+          [end],
+          [started(), delta("He"), end],
+          [started(), delta("Hello, "), end],
+          turn("Hello, wor", "ld"),
+        );
+        const reply = client.postUserQuery(QUERY);
+        const events = await collect(reply);
+        assert.deepEqual(shown(events), ["started", "Hel", "lo, ", "wor", "ld", "completed"]);
+        assert.equal(reply.completed, events.at(-1)?.value);
+        const [first, ...others] = server.requests("postUserQuery") as PostUserQueryRequest[];
+        assert.deepEqual(others, Array(4).fill(first));
+        assert.equal(first?.requestId, reply.requestId);
+        assert.equal(first.temperature, 0);
+      }),
+    );
+  }
+});
+
+test("a connection that is cut in the middle of a reply is not seen by its reader", async () => {
+  await using server = await ScriptedServer.start();
+  await using proxy = await CuttingProxy.start(server.target);
+  const words = Array.from({ length: 400 }, (_, number) => `${number} 👍 `);
+  server.script(
+    "postUserQuery",
+    ...[100, 200, 300].map((end): Step[] => [...turn(...words.slice(0, end)).slice(0, -1), HANG]),
+    turn(...words),
+  );
+  using client = new PalaverClient(proxy.target);
+  let text = "";
+  let count = 0;
+  for await (const piece of client.postUserQuery(QUERY).text) {
+    text += piece;
+    if (++count % 100 === 0 && count < 400) {
+      proxy.cut();
+    }
+  }
+  assert.equal(text, words.join(""));
+  assert.equal(server.calls.length, 4);
+});
+
+describe("a stream that is reset is posted again:", () => {
+  const { NGHTTP2_CANCEL, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM } = constants;
+  for (const [name, code] of Object.entries({
+    CANCEL: NGHTTP2_CANCEL,
+    INTERNAL_ERROR: NGHTTP2_INTERNAL_ERROR,
+    NO_ERROR: NGHTTP2_NO_ERROR,
+    REFUSED_STREAM: NGHTTP2_REFUSED_STREAM,
+  })) {
+    test(name, async () => {
+      // gRPC's server always tells a status, so this one is made of HTTP/2 alone.
+      const server = createServer();
+      let posts = 0;
+      server.on("stream", (stream) => {
+        posts++;
+        stream.respond({ ":status": 200, "content-type": "application/grpc" }, { waitForTrailers: true });
+        if (posts === 1) {
+          stream.write(framed([started(), delta("Hel")]), () => {
+            stream.close(code);
+          });
+        } else {
+          stream.on("wantTrailers", () => {
+            stream.sendTrailers({ "grpc-status": "0" });
+          });
+          stream.end(framed(turn("Hello")));
+        }
+        stream.on("error", () => undefined);
+      });
+      server.listen(0, "127.0.0.1");
+      await once(server, "listening");
+      using client = new PalaverClient(`127.0.0.1:${(server.address() as AddressInfo).port}`);
+      const texts = await collect(client.postUserQuery(QUERY).text);
+      assert.equal(texts.join(""), "Hello");
+      assert.equal(posts, 2);
+      server.close();
+    });
+  }
+
+  function framed(messages: PostUserQueryResponse[]): Buffer {
+    const frames = messages.map((message) => {
+      const bytes = toBinary(PostUserQueryResponseSchema, message);
+      const frame = Buffer.alloc(5 + bytes.length);
+      frame.writeUInt32BE(bytes.length, 1);
+      frame.set(bytes, 5);
+      return frame;
+    });
+    return Buffer.concat(frames);
+  }
+});
+
+test("a unary turn is posted again, too", () =>
+  withServer(async (server, client) => {
+    server.script("postUserQueryUnary", BREAK, SHUTTING_DOWN, UNARY);
+    assert.deepEqual(await client.postUserQueryUnary(QUERY), turnCompleted());
+    const [first, ...others] = server.requests("postUserQueryUnary") as PostUserQueryRequest[];
+    assert.deepEqual(others, [first, first]);
+    assert.match(first?.requestId ?? "", /^[0-9a-f]{32}$/);
+  }));
+
+test("a turn is posted again before anybody reads", () =>
+  withServer(async (server, client) => {
+    server.script("postUserQuery", [BREAK], turn("Hi"));
+    const reply = client.postUserQuery(QUERY);
+    await server.call(2);
+    assert.deepEqual(shown(await collect(reply)), ["started", "Hi", "completed"]);
+  }));
+
+test("a reply that goes another way begins again", () =>
+  withServer(async (server, client) => {
+    server.script("postUserQuery", [started(), delta("One"), BREAK], turn("Two"));
+    const reply = client.postUserQuery(QUERY);
+    const events = await collect(reply);
+    assert.deepEqual(shown(events), ["started", "One", "started", "Two", "completed"]);
+    assert.deepEqual(reply.completed, turnCompleted("Two"));
+  }));
+
+test("text alone is never of two replies, and the call is left", () =>
+  withServer(async (server, client) => {
+    server.script("postUserQuery", [started(), delta("One"), BREAK], [started(), delta("Two"), HANG]);
+    const seen: string[] = [];
+    const reading = (async () => {
+      for await (const text of client.postUserQuery(QUERY).text) {
+        seen.push(text);
+      }
+    })();
+    const error = await fails(reading, { status: "UNAVAILABLE", reason: "" });
+    assert.match(error.message, /anew/);
+    assert.deepEqual(seen, ["One"]);
+    await (
+      await server.call(2)
+    ).abandoned;
+  }));
+
+test("text may be read from where the events are", () =>
+  withServer(async (server, client) => {
+    server.script("postUserQuery", [started(), delta("One"), BREAK], turn("Two"));
+    const reply = client.postUserQuery(QUERY);
+    const events = [await reply.next(), await reply.next(), await reply.next()];
+    assert.deepEqual(
+      events.map(({ value }) => value?.case),
+      ["started", "textDelta", "started"],
+    );
+    assert.deepEqual(await collect(reply.text), ["Two"]);
+  }));
+
+// When it is not posted again.
+
+describe("what a server has decided is for the caller:", () => {
+  for (const error of [
+    refusal("UNAVAILABLE", { reason: "MODEL_UNAVAILABLE", retryDelay: { seconds: 0n } }),
+    refusal("CANCELLED", { reason: "TURN_CANCELLED" }),
+    refusal("ABORTED", { reason: "ASSISTANT_BUSY", retryDelay: { seconds: 0n } }),
+    new Failure("INTERNAL", "somebody else's"),
+    new Failure("UNAUTHENTICATED", "who are you?"),
+  ]) {
+    test(`${error.status} ${error.message}`, () =>
+      withServer(async (server, client) => {
+        server.script("postUserQuery", [started(), delta("Hi"), error]);
+        server.script("postUserQueryUnary", error);
+        await fails(client.postUserQuery(QUERY), { status: error.status });
+        await fails(client.postUserQueryUnary(QUERY), { status: error.status });
+        assert.equal(server.calls.length, 2);
+      }));
+  }
+});
+
+test("it ends when the connection is gone for too long", () =>
+  withServer(
+    async (server, client) => {
+      server.script("postUserQuery", [started(), delta("Hi"), BREAK], [BREAK]);
+      server.script("postUserQueryUnary", BREAK);
+      const lost = { status: "UNAVAILABLE", message: "Socket closed" } as const;
+      await fails(client.postUserQuery(QUERY), lost);
+      await fails(client.postUserQueryUnary(QUERY), lost);
+      assert.ok(server.calls.length > 4);
+    },
+    { reconnectTimeoutMs: 500 },
+  ));
+
+test("a break counts anew once the server has answered", () =>
+  withServer(
+    async (server, client) => {
+      // Each of these pauses is shorter than that, and all of them together are longer.
+      const broken = Array.from({ length: 12 }, () => [started(), delta("Hi"), BREAK]);
+      server.script("postUserQuery", ...broken, turn("Hi"));
+      assert.deepEqual(shown(await collect(client.postUserQuery(QUERY))), ["started", "Hi", "completed"]);
+    },
+    { reconnectTimeoutMs: 400 },
+  ));
+
+test("it can be turned off", () =>
+  withServer(
+    async (server, client) => {
+      server.script("postUserQuery", [started(), BREAK]);
+      server.script("postUserQueryUnary", BREAK);
+      await fails(client.postUserQuery(QUERY), { status: "UNAVAILABLE" });
+      await fails(client.postUserQueryUnary(QUERY), { status: "UNAVAILABLE" });
+      assert.equal(server.calls.length, 2);
+    },
+    { reconnectTimeoutMs: 0 },
+  ));
+
+test("it never outlasts the deadline, of which each post gets what is left", () =>
+  withServer(
+    async (server, client) => {
+      const soon = refusal("UNAVAILABLE", { reason: "SHUTTING_DOWN", retryDelay: { seconds: 1n } });
+      server.script("postUserQuery", [started(), soon], [LATER]);
+      server.script("postUserQueryUnary", soon, LATER);
+      await fails(client.postUserQuery(QUERY), { status: "UNAVAILABLE", retryDelayMs: 1_000_000 });
+      await fails(client.postUserQueryUnary(QUERY), { status: "UNAVAILABLE", retryDelayMs: 1_000_000 });
+      const [first = 0, again = 0, unary = 0, unaryAgain = 0] = server.calls.map(({ timeLeftMs }) => timeLeftMs);
+      assert.ok(0 < again && again < first - 900 && first <= 60_000);
+      assert.ok(0 < unaryAgain && unaryAgain < unary - 900 && unary <= 60_000);
+    },
+    { timeoutMs: 60_000, reconnectTimeoutMs: Infinity },
+  ));
+
+test("a deadline ends a reply that hangs after it was posted again", () =>
+  withServer(async (server, client) => {
+    server.script("postUserQuery", [started(), BREAK], [HANG]);
+    await fails(client.postUserQuery(QUERY, { timeoutMs: 700 }), { status: "DEADLINE_EXCEEDED" });
+    assert.equal(server.calls.length, 2);
+  }));
+
+describe("the wait for the connection is left", () => {
+  const options = { reconnectTimeoutMs: Infinity };
+
+  test("by the signal of a reply", () =>
+    withServer(async (server, client) => {
+      server.script("postUserQuery", [LATER]);
+      const leaving = new AbortController();
+      const reading = fails(client.postUserQuery(QUERY, { signal: leaving.signal }), { status: "CANCELLED" });
+      await server.call(1);
+      leaving.abort();
+      await reading;
+      assert.equal(server.calls.length, 1);
+    }, options));
+
+  test("by the return of a reply, after something was read", () =>
+    withServer(async (server, client) => {
+      server.script("postUserQuery", [started(), LATER]);
+      const reply = client.postUserQuery(QUERY);
+      await reply.next();
+      const reading = reply.next();
+      await reply.return();
+      assert.deepEqual(await reading, { done: true, value: undefined });
+      assert.equal(server.calls.length, 1);
+    }, options));
+
+  test("by the signal of a unary turn", () =>
+    withServer(async (server, client) => {
+      server.script("postUserQueryUnary", LATER);
+      const leaving = new AbortController();
+      const waiting = fails(client.postUserQueryUnary(QUERY, { signal: leaving.signal }), { status: "CANCELLED" });
+      await server.call(1);
+      leaving.abort();
+      await waiting;
+      assert.equal(server.calls.length, 1);
+    }, options));
+
+  test("by closing the client", () =>
+    withServer(async (server, client) => {
+      server.script("postUserQuery", [LATER]);
+      server.script("postUserQueryUnary", LATER);
+      const waiting = Promise.all([
+        fails(client.postUserQuery(QUERY), { status: "CANCELLED" }),
+        fails(client.postUserQueryUnary(QUERY), { status: "CANCELLED" }),
+      ]);
+      await server.call(2);
+      client.close();
+      await waiting;
+      assert.equal(server.calls.length, 2);
+    }, options));
+});
+
+test("a reply that was completed is not posted again when its connection breaks", async () => {
+  await using server = await ScriptedServer.start();
+  await using proxy = await CuttingProxy.start(server.target);
+  server.script("postUserQuery", [started(), completed(), HANG]);
+  using client = new PalaverClient(proxy.target);
+  for await (const event of client.postUserQuery(QUERY)) {
+    if (event.case === "completed") {
+      proxy.cut();
+    }
+  }
+  assert.equal(server.calls.length, 1);
+});

@@ -1,0 +1,69 @@
+/** A proxy before a server that cuts or mutes all of its connections when a test says so. */
+import { once } from "node:events";
+import { connect, createServer } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
+
+export class CuttingProxy implements AsyncDisposable {
+  readonly #server = createServer();
+  readonly #sockets = new Set<Socket>();
+  #muted = false;
+
+  private constructor(upstream: string) {
+    const [host = "", port] = upstream.split(":");
+    this.#server.on("connection", (socket) => {
+      const other = connect(Number(port), host);
+      this.#pump(socket, other);
+      this.#pump(other, socket);
+    });
+  }
+
+  static async start(upstream: string): Promise<CuttingProxy> {
+    const proxy = new CuttingProxy(upstream);
+    proxy.#server.listen(0, "127.0.0.1");
+    await once(proxy.#server, "listening");
+    return proxy;
+  }
+
+  /** Where it listens. */
+  get target(): string {
+    return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
+  }
+
+  /** How many connections there are from clients. */
+  get connections(): number {
+    return this.#sockets.size / 2;
+  }
+
+  /** Tears all connections; what is still on its way is lost. */
+  cut(): void {
+    for (const socket of this.#sockets) {
+      socket.resetAndDestroy();
+    }
+  }
+
+  /** Lets nothing through any more, as when a cable is pulled; the connections stay. */
+  mute(): void {
+    this.#muted = true;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#server.close();
+    this.cut();
+    await once(this.#server, "close");
+  }
+
+  #pump(from: Socket, to: Socket): void {
+    this.#sockets.add(from);
+    from.on("data", (data) => {
+      if (!this.#muted && !to.write(data)) {
+        from.pause();
+        to.once("drain", () => from.resume());
+      }
+    });
+    from.on("error", () => undefined);
+    from.on("close", () => {
+      this.#sockets.delete(from);
+      to.destroy();
+    });
+  }
+}
