@@ -3,13 +3,14 @@
  *
  * @module
  */
-import { fromBinary, toBinary } from "@bufbuild/protobuf";
-import type { DescMessage, DescMethod, DescService, MessageShape } from "@bufbuild/protobuf";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import type { DescMessage, DescMethod, DescService, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { MethodDefinition, handleServerStreamingCall, handleUnaryCall } from "@grpc/grpc-js";
 
 type Methods<Service extends DescService> = Service["method"];
 type Input<Method extends DescMethod> = MessageShape<Method["input"]>;
 type Output<Method extends DescMethod> = MessageShape<Method["output"]>;
+type OutputInit<Method extends DescMethod> = MessageInitShape<Method["output"]>;
 
 /** A service as grpc-js knows it: what `Server.addService` and `makeClientConstructor` take. */
 export type GrpcService<Service extends DescService> = {
@@ -19,11 +20,14 @@ export type GrpcService<Service extends DescService> = {
 /** A method as grpc-js knows it. */
 export type GrpcMethod<Method extends DescMethod> = MethodDefinition<Input<Method>, Output<Method>>;
 
-/** What serves a service in grpc-js: a function for each method. */
+/**
+ * What serves a service in grpc-js: a function for each method. Of the messages that it answers with, only the fields that
+ * matter need to be given.
+ */
 export type GrpcHandlers<Service extends DescService> = {
   readonly [Name in keyof Methods<Service>]: Methods<Service>[Name] extends { methodKind: "unary" }
-    ? handleUnaryCall<Input<Methods<Service>[Name]>, Output<Methods<Service>[Name]>>
-    : handleServerStreamingCall<Input<Methods<Service>[Name]>, Output<Methods<Service>[Name]>>;
+    ? handleUnaryCall<Input<Methods<Service>[Name]>, OutputInit<Methods<Service>[Name]>>
+    : handleServerStreamingCall<Input<Methods<Service>[Name]>, OutputInit<Methods<Service>[Name]>>;
 };
 
 /**
@@ -59,7 +63,7 @@ export function grpcMethod<Method extends DescMethod>(method: Method): GrpcMetho
   };
 }
 
-function serialize<Schema extends DescMessage>(schema: Schema, message: MessageShape<Schema>): Buffer {
-  const bytes = toBinary(schema, message);
+function serialize<Schema extends DescMessage>(schema: Schema, init: MessageInitShape<Schema>): Buffer {
+  const bytes = toBinary(schema, create(schema, init));
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }

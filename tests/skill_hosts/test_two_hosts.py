@@ -1,4 +1,4 @@
-"""The to-do example whole: a server, a host in Python and one in Go, each a process of its own."""
+"""The to-do example whole: a server, a host in Python and one in Go or TypeScript, each a process of its own."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1 import skill_host_service_pb2 as host_pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
+from tests.skill_hosts.hosts import Built
 from tests.support.endpoint import Endpoint, Stream, skill_calls
 from tests.support.server_process import server_process
 
 PYTHON_HOST = Path(__file__).parents[2] / "examples" / "todo_host" / "todo_host.py"
 
-# The first build compiles gRPC, which takes a busy machine minutes.
+# The first build compiles gRPC, or installs a compiler, which takes a busy machine minutes.
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -45,10 +46,10 @@ async def listed(address: str, name: str) -> Any:
         return json.loads((await SkillHostServiceStub(channel).InvokeSkill(request)).content)
 
 
-async def test_the_to_dos_are_kept_by_hosts_in_two_languages(tmp_path: Path, binary: Path, endpoint: Endpoint):
-    go = (binary, "-listen", "127.0.0.1:0", "-file", tmp_path / "todos.json", "-prefix", "work_")
+async def test_the_to_dos_are_kept_by_hosts_in_two_languages(tmp_path: Path, built: Built, endpoint: Endpoint):
+    other = (*built.command, "--listen", "127.0.0.1:0", "--file", tmp_path / "todos.json", "--prefix", "work_")
     python = (sys.executable, PYTHON_HOST, "--listen", "127.0.0.1:0", "--database", tmp_path / "todos.db")
-    async with started(*python) as home, started(*go) as work:
+    async with started(*python) as home, started(*other) as work:
         async with server_process(tmp_path, endpoint.url, PALAVER_SKILL_HOSTS=f"{home},{work}") as server:
             await converse(server.stub, endpoint)
         assert [todo["task"] for todo in await listed(home, "list_todos")] == ["call my dad"]

@@ -1,4 +1,4 @@
-"""The skill host in Go of the examples, built, run as a process and called through the Python stubs."""
+"""The skill hosts of the examples in Go and in TypeScript: built, run as processes, called through the Python stubs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from palaver.v1 import skill_host_service_pb2 as pb
 from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
+from tests.skill_hosts.hosts import EXAMPLES, Built, make_typescript
 from tests.support.commands import run
 
-ROOT = Path(__file__).parents[2]
-HOST = ROOT / "examples" / "todo_host_go"
+CLIENT_GO = EXAMPLES.parent / "client" / "go"
 SERVICE = "palaver.v1.SkillHostService"
 MILK = {"id": 1, "task": "Buy milk", "done": False}
 
-# The first build compiles gRPC, which takes a busy machine minutes.
+# The first build compiles gRPC, or installs a compiler, which takes a busy machine minutes.
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -58,14 +58,14 @@ def request(name: str, arguments: object, *, call_id: str, assistant: str) -> pb
     return pb.InvokeSkillRequest(call_id=call_id, name=name, arguments_json=text, assistant_id=assistant)
 
 
-def popen(binary: Path, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([binary, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def popen(built: Built, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*built.command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
-def started(binary: Path, file: Path, *arguments: str) -> Iterator[Host]:
+def started(built: Built, file: Path, *arguments: str) -> Iterator[Host]:
     """Runs a host on a free port until the end of the block."""
-    with popen(binary, "-listen", "127.0.0.1:0", "-file", str(file), *arguments) as process:
+    with popen(built, "--listen", "127.0.0.1:0", "--file", str(file), *arguments) as process:
         try:
             line = process.stdout.readline()
             match = re.fullmatch(r"todo_host listening on (127\.0\.0\.1:[1-9]\d*)\n", line)
@@ -82,8 +82,8 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def host(binary: Path, file: Path) -> Iterator[Host]:
-    with started(binary, file) as running:
+def host(built: Built, file: Path) -> Iterator[Host]:
+    with started(built, file) as running:
         yield running
 
 
@@ -95,8 +95,8 @@ class TestListing:
             assert skill.description
             assert json.loads(skill.parameters_json_schema)["type"] == "object"
 
-    def test_a_prefix_sets_them_apart_from_those_of_another_host(self, binary: Path, file: Path):
-        with started(binary, file, "-prefix", "go_") as host:
+    def test_a_prefix_sets_them_apart_from_those_of_another_host(self, built: Built, file: Path):
+        with started(built, file, "--prefix", "go_") as host:
             names = {skill.name for skill in host.stub.ListSkills(pb.ListSkillsRequest()).skills}
             assert names == {"go_add_todo", "go_list_todos", "go_complete_todo"}
             assert host.invoke("go_add_todo", {"task": "Buy milk"}) == (MILK, None)
@@ -164,27 +164,27 @@ class TestInvoking:
 
 
 class TestCrashing:
-    def test_a_call_that_is_repeated_after_it_has_no_second_effect(self, binary: Path, file: Path):
-        with started(binary, file) as host:
+    def test_a_call_that_is_repeated_after_it_has_no_second_effect(self, built: Built, file: Path):
+        with started(built, file) as host:
             assert host.invoke("add_todo", {"task": "Buy milk"}) == (MILK, None)
             host.popen.kill()
             assert host.popen.wait(timeout=60) == -signal.SIGKILL
-        with started(binary, file) as host:
+        with started(built, file) as host:
             assert host.todos() == [MILK]
             assert host.invoke("add_todo", {"task": "Buy milk"}) == (MILK, None)
             assert host.todos() == [MILK]
 
-    def test_calls_that_it_breaks_off_take_effect_once_when_they_are_repeated(self, binary: Path, file: Path):
+    def test_calls_that_it_breaks_off_take_effect_once_when_they_are_repeated(self, built: Built, file: Path):
         requests = [
             request("add_todo", {"task": str(number)}, call_id=str(number), assistant="a") for number in range(100)
         ]
-        with started(binary, file) as host:
+        with started(built, file) as host:
             calls = [host.stub.InvokeSkill.future(request) for request in requests]
             calls[10].result()
             host.popen.kill()
             before = [call.result().content if call.exception() is None else None for call in calls]
         assert before[10] is not None
-        with started(binary, file) as host:
+        with started(built, file) as host:
             after = [host.stub.InvokeSkill(request).content for request in requests]
             assert sorted(int(todo["task"]) for todo in host.todos()) == list(range(100))
         assert all(earlier in (None, later) for earlier, later in zip(before, after, strict=True))
@@ -205,25 +205,31 @@ class TestStarting:
         stdout, stderr = host.popen.communicate(timeout=60)
         assert (host.popen.returncode, stdout, stderr) == (0, "", "")
 
-    def test_a_file_of_something_else_stops_the_start_and_stays_as_it_is(self, binary: Path, file: Path):
+    def test_a_file_of_something_else_stops_the_start_and_stays_as_it_is(self, built: Built, file: Path):
         file.write_text("Once upon a time")
-        with popen(binary, "-listen", "127.0.0.1:0", "-file", str(file)) as process:
+        with popen(built, "--listen", "127.0.0.1:0", "--file", str(file)) as process:
             stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout) == (1, "")
         assert stderr.startswith(f"todo_host: {file} is not a file of to-dos: ")
         assert file.read_text() == "Once upon a time"
 
-    def test_a_prefix_that_names_can_not_have_stops_the_start(self, binary: Path, file: Path):
-        with popen(binary, "-listen", "127.0.0.1:0", "-file", str(file), "-prefix", "go.") as process:
+    def test_a_prefix_that_names_can_not_have_stops_the_start(self, built: Built, file: Path):
+        with popen(built, "--listen", "127.0.0.1:0", "--file", str(file), "--prefix", "go.") as process:
             stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout) == (1, "")
-        assert stderr.startswith('todo_host: -prefix makes the name "go.add_todo"')
+        assert re.match(r'todo_host: --?prefix makes the name "go\.add_todo"', stderr)
 
 
 class TestCode:
-    def test_it_is_formatted_vetted_and_tested(self, go: str, binary: Path):
-        gofmt = shutil.which("gofmt") or str(Path(run(go, "env", "GOROOT", folder=HOST).strip()) / "bin" / "gofmt")
-        assert run(gofmt, "-l", ".", folder=HOST) == ""
-        run(go, "vet", "./...", folder=HOST)
-        run(go, "test", "./...", folder=HOST)
-        run(go, "vet", "./...", folder=ROOT / "client" / "go")
+    @pytest.mark.usefixtures("built_go")
+    def test_the_one_in_go_is_formatted_vetted_and_tested(self, go: str):
+        host = EXAMPLES / "todo_host_go"
+        gofmt = shutil.which("gofmt") or str(Path(run(go, "env", "GOROOT", folder=host).strip()) / "bin" / "gofmt")
+        assert run(gofmt, "-l", ".", folder=host) == ""
+        run(go, "vet", "./...", folder=host)
+        run(go, "test", "./...", folder=host)
+        run(go, "vet", "./...", folder=CLIENT_GO)
+
+    @pytest.mark.usefixtures("built_typescript")
+    def test_the_one_in_typescript_is_formatted_linted_and_tested(self):
+        make_typescript("lint", "test")

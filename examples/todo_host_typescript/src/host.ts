@@ -1,0 +1,193 @@
+/** The skills, and what serves them. */
+import { status } from "@grpc/grpc-js";
+import type { GrpcHandlers } from "@palaver-chat/client/grpc";
+import type { InvokeSkillRequest, SkillHostService } from "@palaver-chat/client/v1";
+
+import { StorageError } from "./store.js";
+import type { Change, Store, Todo } from "./store.js";
+
+const MAX_TASK = 500; // characters, as the schema of add_todo says
+
+type Arguments = Readonly<Record<string, unknown>>;
+
+/** What the model is told of a skill, and what runs when the model calls it. */
+interface Skill {
+  readonly name: string;
+  readonly description: string;
+  readonly properties: Readonly<Record<string, object>>;
+  run(host: Host, request: InvokeSkillRequest, args: Arguments): string;
+}
+
+const SKILLS: readonly Skill[] = [
+  {
+    name: "add_todo",
+    description: "Adds a task to the user's to-do list. Returns the new to-do with its id.",
+    properties: {
+      task: { type: "string", minLength: 1, maxLength: MAX_TASK, description: "What is to be done." },
+    },
+    run(host, request, { task }) {
+      if (typeof task !== "string") {
+        throw wrongType("task", task);
+      }
+      if (task.trim() === "") {
+        throw new Mistake('"task" must say what is to be done');
+      }
+      if (Array.from(task).length > MAX_TASK) {
+        throw new Mistake(`"task" must not have more than ${MAX_TASK} characters`);
+      }
+      return host.once(request, "add_todo", (todos) => {
+        const added: Todo = { id: todos.length + 1, task, done: false };
+        return { todos: [...todos, added], content: JSON.stringify(added) };
+      });
+    },
+  },
+  {
+    name: "list_todos",
+    description: "Lists all to-dos of the user, done or not, with their ids.",
+    properties: {},
+    run(host, { assistantId }) {
+      return JSON.stringify({ todos: host.store.todos(assistantId) });
+    },
+  },
+  {
+    name: "complete_todo",
+    description: "Marks a to-do of the user as done.",
+    properties: { id: { type: "integer", minimum: 1, description: "The id of the to-do." } },
+    run(host, request, { id }) {
+      if (!Number.isInteger(id)) {
+        throw wrongType("id", id);
+      }
+      return host.once(request, "complete_todo", (todos) => {
+        const todo = todos.find((other) => other.id === id);
+        if (!todo) {
+          throw new Mistake(`there is no to-do ${String(id)}; ${host.prefix}list_todos lists all`);
+        }
+        const done = { ...todo, done: true };
+        return { todos: todos.map((other) => (other === todo ? done : other)), content: JSON.stringify(done) };
+      });
+    },
+  },
+];
+
+/** An error for the model to read, and to do better. */
+class Mistake extends Error {}
+
+/** An error for the server, which tells the model no more than that the skill failed. */
+class Refusal extends Error {
+  constructor(
+    readonly code: status,
+    readonly details: string,
+  ) {
+    super(details);
+  }
+}
+
+/** Serves the skills of a store. */
+export class Host {
+  /**
+   * @param prefix What the names of the skills begin with.
+   * @throws Error when the contract does not allow such names.
+   */
+  constructor(
+    readonly store: Store,
+    readonly prefix = "",
+  ) {
+    for (const name of SKILLS.map((skill) => prefix + skill.name)) {
+      if (!/^[A-Za-z0-9_-]{1,64}$/.test(name)) {
+        throw new Error(`--prefix makes the name "${name}", which is not 1 to 64 letters, digits, _ and -`);
+      }
+    }
+  }
+
+  readonly handlers: GrpcHandlers<typeof SkillHostService> = {
+    listSkills: (_call, respond) => {
+      const skills = SKILLS.map(({ name, description, properties }) => ({
+        name: this.prefix + name,
+        description,
+        parametersJsonSchema: JSON.stringify({
+          type: "object",
+          properties,
+          required: Object.keys(properties),
+          additionalProperties: false,
+        }),
+      }));
+      respond(null, { skills });
+    },
+
+    invokeSkill: ({ request }, respond) => {
+      try {
+        respond(null, { outcome: { case: "content", value: this.#invoke(request) } });
+      } catch (error) {
+        if (error instanceof Mistake) {
+          respond(null, { outcome: { case: "error", value: error.message } });
+        } else if (error instanceof Refusal) {
+          respond(error);
+        } else {
+          const what = error instanceof StorageError ? "the to-dos can't be stored" : "the skill failed";
+          console.error(`todo_host: ${request.name}:`, error);
+          respond(new Refusal(status.INTERNAL, what));
+        }
+      }
+    },
+  };
+
+  /**
+   * Changes the to-dos of the assistant that asks, and answers a repeated call as it was answered before. A model that is
+   * asked again may word the arguments in another way, so they are not compared; but an answer of another skill would
+   * mislead it.
+   */
+  once(request: InvokeSkillRequest, skill: string, change: (todos: readonly Todo[]) => Change): string {
+    const call = this.store.once(request.assistantId, request.callId, skill, change);
+    if (call.skill !== skill) {
+      throw new Refusal(status.FAILED_PRECONDITION, `the call "${call.id}" was one of ${call.skill}`);
+    }
+    return call.content;
+  }
+
+  #invoke(request: InvokeSkillRequest): string {
+    if (request.assistantId === "" || request.callId === "") {
+      throw new Refusal(status.INVALID_ARGUMENT, "assistant_id and call_id must not be empty");
+    }
+    const skill = SKILLS.find(({ name }) => this.prefix + name === request.name);
+    if (!skill) {
+      throw new Refusal(status.NOT_FOUND, `there is no skill "${request.name}"`);
+    }
+    return skill.run(this, request, parse(request.argumentsJson, Object.keys(skill.properties)));
+  }
+}
+
+/** Decodes the arguments, an object that has each of the names and nothing else. */
+function parse(text: string, names: readonly string[]): Arguments {
+  let args: unknown;
+  try {
+    args = JSON.parse(text);
+  } catch (error) {
+    throw new Mistake(`the arguments are wrong: ${(error as Error).message}`);
+  }
+  if (typeof args !== "object" || args === null || Array.isArray(args)) {
+    throw new Mistake(`the arguments must be a JSON object, not ${kind(args)}`);
+  }
+  const given = args as Arguments;
+  const unknown = Object.keys(given).find((name) => !names.includes(name));
+  if (unknown !== undefined) {
+    throw new Mistake(`the arguments are wrong: unknown field "${unknown}"`);
+  }
+  const missing = names.find((name) => given[name] === undefined || given[name] === null);
+  if (missing !== undefined) {
+    throw new Mistake(`"${missing}" is missing`);
+  }
+  return given;
+}
+
+function wrongType(name: string, value: unknown): Mistake {
+  const shown = typeof value === "number" ? `number ${value}` : kind(value);
+  return new Mistake(`"${name}" has the wrong type: ${shown}`);
+}
+
+/** What JSON calls a value. */
+function kind(value: unknown): string {
+  if (value === null) {
+    return "null";
+  }
+  return Array.isArray(value) ? "array" : typeof value;
+}
