@@ -1,0 +1,44 @@
+package chat.palaver;
+
+import java.net.InetAddress;
+import java.net.URI;
+import java.net.URISyntaxException;
+import java.net.UnknownHostException;
+
+/** Whether a target can only mean this machine, so that nobody can read along on the way. */
+final class LocalTarget {
+    private LocalTarget() {}
+
+    /** Takes a target in gRPC's syntax for names. What can't be read counts as another machine. */
+    static boolean isLocal(String target) {
+        if (target.startsWith("unix:")) {
+            return true;
+        }
+        String name = target;
+        if (target.startsWith("dns:")) {
+            name = target.substring("dns:".length());
+            // "dns://authority/name" asks a name server of its own, which may answer anything.
+            if (name.startsWith("//") && !name.startsWith("///")) {
+                return false;
+            }
+            name = name.startsWith("///") ? name.substring("///".length()) : name;
+        }
+        try {
+            String host = new URI("//" + name).getHost(); // read as gRPC reads it
+            return host != null && (host.equalsIgnoreCase("localhost") || isLoopbackAddress(host));
+        } catch (URISyntaxException e) {
+            return false;
+        }
+    }
+
+    private static boolean isLoopbackAddress(String host) {
+        if (!host.startsWith("[") && !host.matches("[0-9.]+")) {
+            return false; // a name, and nobody is to be asked for its address
+        }
+        try {
+            return InetAddress.getByName(host).isLoopbackAddress();
+        } catch (UnknownHostException e) {
+            return false;
+        }
+    }
+}
