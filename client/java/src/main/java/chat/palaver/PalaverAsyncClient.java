@@ -50,7 +50,7 @@ public final class PalaverAsyncClient {
      * Creates an assistant, with a deadline of its own.
      *
      * @param request the assistant and what to do when it exists
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      * @return the assistant, and whether it is new
      */
     public CompletableFuture<CreateAssistantResponse> createAssistant(
@@ -72,7 +72,7 @@ public final class PalaverAsyncClient {
      * Returns the present state of an assistant, with a deadline of its own.
      *
      * @param request the assistant
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      * @return the assistant
      */
     public CompletableFuture<Assistant> getAssistant(GetAssistantRequest request, Duration timeout) {
@@ -95,7 +95,7 @@ public final class PalaverAsyncClient {
      * Returns one page of the messages of an assistant, with a deadline of its own.
      *
      * @param request the assistant, which messages, and in which order
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      * @return the page
      */
     public CompletableFuture<ListMessagesResponse> listMessages(ListMessagesRequest request, Duration timeout) {
@@ -116,7 +116,7 @@ public final class PalaverAsyncClient {
      * Deletes an assistant and all of its messages, with a deadline of its own.
      *
      * @param request the assistant
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      * @return a future without a value
      */
     public CompletableFuture<Void> deleteAssistant(DeleteAssistantRequest request, Duration timeout) {
@@ -137,7 +137,7 @@ public final class PalaverAsyncClient {
      * Posts a user message and streams the reply, with a deadline of its own.
      *
      * @param request the assistant, the message, the model and its parameters; without a {@code request_id} one is made
-     * @param timeout the deadline of the whole reply, from each subscription
+     * @param timeout the deadline of the whole reply, from each subscription; null for the client's
      * @return the reply
      */
     public ReplyPublisher postUserQuery(PostUserQueryRequest request, Duration timeout) {
@@ -160,7 +160,7 @@ public final class PalaverAsyncClient {
      * Posts a user message and returns when the turn is stored, with a deadline of its own.
      *
      * @param request the assistant, the message, the model and its parameters
-     * @param timeout the deadline of the whole turn, from now
+     * @param timeout the deadline of the whole turn, from now; null for the client's
      * @return the end of the turn, with its messages
      */
     public CompletableFuture<TurnCompleted> postUserQueryUnary(PostUserQueryRequest request, Duration timeout) {
@@ -186,7 +186,7 @@ public final class PalaverAsyncClient {
      * Ends a running turn of any caller, with a deadline of its own.
      *
      * @param request the assistant and the {@code request_id} of the turn
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      * @return a future without a value
      */
     public CompletableFuture<Void> cancelTurn(CancelTurnRequest request, Duration timeout) {

@@ -128,7 +128,7 @@ public final class PalaverClient implements AutoCloseable {
      * Creates an assistant, with a deadline of its own.
      *
      * @param request the assistant and what to do when it exists
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      * @return the assistant, and whether it is new
      */
     public CreateAssistantResponse createAssistant(CreateAssistantRequest request, Duration timeout) {
@@ -149,7 +149,7 @@ public final class PalaverClient implements AutoCloseable {
      * Returns the present state of an assistant, with a deadline of its own.
      *
      * @param request the assistant
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      * @return the assistant
      */
     public Assistant getAssistant(GetAssistantRequest request, Duration timeout) {
@@ -171,7 +171,7 @@ public final class PalaverClient implements AutoCloseable {
      * Returns the messages of an assistant, over all pages, with a deadline of its own.
      *
      * @param request the assistant, which messages, and in which order; {@code page_size} is how many to fetch at once
-     * @param timeout the deadline of each page, from when it is fetched
+     * @param timeout the deadline of each page, from when it is fetched; null for the client's
      * @return the messages, one after another
      */
     public Stream<Message> listMessages(ListMessagesRequest request, Duration timeout) {
@@ -194,7 +194,7 @@ public final class PalaverClient implements AutoCloseable {
      * Deletes an assistant and all of its messages, with a deadline of its own.
      *
      * @param request the assistant
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      */
     public void deleteAssistant(DeleteAssistantRequest request, Duration timeout) {
         await(async.deleteAssistant(request, timeout));
@@ -216,7 +216,7 @@ public final class PalaverClient implements AutoCloseable {
      * Posts a user message and streams the reply, with a deadline of its own.
      *
      * @param request the assistant, the message, the model and its parameters; without a {@code request_id} one is made
-     * @param timeout the deadline of the whole reply, to its last event, from now
+     * @param timeout the deadline of the whole reply, to its last event, from now; null for the client's
      * @return the reply, for a {@code try} statement
      */
     @MustBeClosed
@@ -240,7 +240,7 @@ public final class PalaverClient implements AutoCloseable {
      * Posts a user message and returns when the turn is stored, with a deadline of its own.
      *
      * @param request the assistant, the message, the model and its parameters
-     * @param timeout the deadline of the whole turn, from now
+     * @param timeout the deadline of the whole turn, from now; null for the client's
      * @return the end of the turn, with its messages
      */
     public TurnCompleted postUserQueryUnary(PostUserQueryRequest request, Duration timeout) {
@@ -260,7 +260,7 @@ public final class PalaverClient implements AutoCloseable {
      * Ends a running turn of any caller, with a deadline of its own.
      *
      * @param request the assistant and the {@code request_id} of the turn
-     * @param timeout the deadline of this call, from now
+     * @param timeout the deadline of this call, from now; null for the client's
      */
     public void cancelTurn(CancelTurnRequest request, Duration timeout) {
         await(async.cancelTurn(request, timeout));

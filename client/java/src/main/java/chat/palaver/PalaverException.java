@@ -11,9 +11,7 @@ import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import io.grpc.protobuf.StatusProto;
 import java.io.Serial;
-import java.io.Serializable;
 import java.time.Duration;
-import java.util.ArrayList;
 import java.util.List;
 import java.util.Optional;
 
@@ -44,6 +42,7 @@ import java.util.Optional;
  *
  * <p>{@link #getCause()} is gRPC's own exception where there was one.
  */
+@SuppressWarnings("serial") // it can't be serialized, and neither can its cause
 public final class PalaverException extends RuntimeException {
     @Serial
     private static final long serialVersionUID = 1;
@@ -56,12 +55,12 @@ public final class PalaverException extends RuntimeException {
      * @param field its path in the request, for instance "history.max_messages"
      * @param description what is wrong with it and what is allowed
      */
-    public record FieldViolation(String field, String description) implements Serializable {}
+    public record FieldViolation(String field, String description) {}
 
     private final Status.Code status;
     private final String description;
     private final String reason;
-    private final ArrayList<FieldViolation> fieldViolations; // by its class, because List is not serializable
+    private final List<FieldViolation> fieldViolations;
     private final Duration retryDelay;
 
     private PalaverException(Status.Code status, String description, Details details, Throwable cause) {
@@ -69,7 +68,7 @@ public final class PalaverException extends RuntimeException {
         this.status = status;
         this.description = description;
         this.reason = details.reason;
-        this.fieldViolations = new ArrayList<>(details.fieldViolations);
+        this.fieldViolations = details.fieldViolations;
         this.retryDelay = details.retryDelay;
     }
 
@@ -107,7 +106,7 @@ public final class PalaverException extends RuntimeException {
      * @return the fields; empty unless the reason is "INVALID_FIELD"
      */
     public List<FieldViolation> fieldViolations() {
-        return List.copyOf(fieldViolations);
+        return fieldViolations;
     }
 
     /**

@@ -59,7 +59,7 @@ final class UnaryCall<Q, R, T> implements Connection.Activity {
 
     private CompletableFuture<T> start() {
         connection.checkOpen();
-        result.whenComplete((response, error) -> {
+        var unused = result.whenComplete((response, error) -> {
             context.close();
             connection.end(this);
         });
@@ -91,7 +91,7 @@ final class UnaryCall<Q, R, T> implements Connection.Activity {
 
     private void postAfter(Duration pause) {
         Future<?> next = Connection.after(pause, this::post);
-        result.whenComplete((response, error) -> next.cancel(false));
+        var unused = result.whenComplete((response, error) -> next.cancel(false));
     }
 
     private final class Observer implements StreamObserver<R> {

@@ -1,0 +1,371 @@
+package chat.palaver;
+
+import static chat.palaver.support.Replies.completed;
+import static chat.palaver.support.Replies.shown;
+import static chat.palaver.support.Replies.skillCall;
+import static chat.palaver.support.Replies.skillResult;
+import static chat.palaver.support.Replies.started;
+import static chat.palaver.support.Replies.text;
+import static chat.palaver.support.Replies.turn;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import chat.palaver.support.CuttingProxy;
+import chat.palaver.support.ResettingServer;
+import chat.palaver.support.ScriptedServer;
+import chat.palaver.support.Step;
+import chat.palaver.support.Waiting;
+import chat.palaver.v1.PostUserQueryRequest;
+import chat.palaver.v1.PostUserQueryResponse;
+import com.google.rpc.RetryInfo;
+import io.grpc.CallOptions;
+import io.grpc.Channel;
+import io.grpc.ClientCall;
+import io.grpc.ClientInterceptor;
+import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.Iterator;
+import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Semaphore;
+import java.util.concurrent.TimeUnit;
+import org.junit.jupiter.api.AutoClose;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.params.ParameterizedTest;
+import org.junit.jupiter.params.provider.MethodSource;
+import org.junit.jupiter.params.provider.ValueSource;
+
+/** A reply whose connection breaks: the turn is posted again, and the caller gets each piece of it once. */
+class ResumeTest {
+    private static final PostUserQueryRequest QUERY = PostUserQueryRequest.newBuilder()
+            .setId("support")
+            .setUserMessage("Hello!")
+            .build();
+    private static final Step BREAK = Step.fail(Status.UNAVAILABLE.withDescription("Socket closed"));
+    private static final Step SHUTTING_DOWN = Step.refuse(Status.Code.UNAVAILABLE, "SHUTTING_DOWN");
+
+    @AutoClose
+    private final ScriptedServer server = new ScriptedServer();
+
+    @AutoClose
+    private final PalaverClient client = PalaverClient.connect(server.target());
+
+    private static Step shuttingDown(long retryDelaySeconds) {
+        return Step.refuse(
+                Status.Code.UNAVAILABLE,
+                "SHUTTING_DOWN",
+                RetryInfo.newBuilder()
+                        .setRetryDelay(com.google.protobuf.Duration.newBuilder().setSeconds(retryDelaySeconds))
+                        .build());
+    }
+
+    private PalaverClient client(Duration reconnectTimeout) {
+        return PalaverClient.builder()
+                .target(server.target())
+                .reconnectTimeout(reconnectTimeout)
+                .build();
+    }
+
+    private List<String> read(PalaverClient client) {
+        try (Reply reply = client.postUserQuery(QUERY)) {
+            return shown(reply);
+        }
+    }
+
+    private static PalaverException failure(Runnable call) {
+        return assertThrows(PalaverException.class, call::run);
+    }
+
+    static List<Step> breaks() {
+        return List.of(
+                BREAK,
+                SHUTTING_DOWN,
+                Step.refuse(Status.Code.CANCELLED, "SHUTTING_DOWN"),
+                Step.fail(Status.INTERNAL.withDescription("Received RST_STREAM with code 2")));
+    }
+
+    @ParameterizedTest
+    @MethodSource("breaks")
+    void theTurnIsPostedAgainAndGoesOnWhereItWas(Step end) {
+        server.script(
+                "PostUserQuery",
+                List.of(started(), text("Hel"), end),
+                List.of(end),
+                List.of(started(), text("He"), end),
+                List.of(started(), text("Hello, "), end),
+                turn("Hello, wor", "ld"));
+        assertEquals(List.of("started", "Hel", "lo, ", "wor", "ld", "completed"), read(client));
+        var requests = server.requests("PostUserQuery");
+        assertEquals(5, requests.size());
+        assertEquals(1, requests.stream().distinct().count());
+    }
+
+    @Test
+    void aConnectionThatIsCutIsABreak() throws Exception {
+        CompletableFuture<Void> never = new CompletableFuture<>();
+        server.script(
+                "PostUserQuery",
+                List.of(started(), text("Hel"), Step.await(never)),
+                List.of(started(), text("Hello, "), Step.await(never)),
+                turn("Hello, world"));
+        try (CuttingProxy proxy = new CuttingProxy(server);
+                PalaverClient throughProxy = PalaverClient.connect(proxy.target());
+                Reply reply = throughProxy.postUserQuery(QUERY)) {
+            List<String> pieces = new ArrayList<>();
+            for (String text : reply.text()) {
+                pieces.add(text);
+                proxy.cut();
+            }
+            assertEquals(List.of("Hel", "lo, ", "world"), pieces);
+        }
+        Waiting.until(server.awaitCall(1).abandoned());
+        Waiting.until(server.awaitCall(2).abandoned());
+    }
+
+    @Test
+    void theConnectionIsOpenedAnewForEachPost() throws Exception {
+        server.script("PostUserQuery", List.of(started(), text("Hel"), Step.hang()), turn("Hello"));
+        Semaphore posts = new Semaphore(0);
+        ClientInterceptor counting = new ClientInterceptor() {
+            @Override
+            public <Q, R> ClientCall<Q, R> interceptCall(
+                    MethodDescriptor<Q, R> method, CallOptions options, Channel next) {
+                posts.release();
+                return next.newCall(method, options);
+            }
+        };
+        try (CuttingProxy proxy = new CuttingProxy(server);
+                PalaverClient throughProxy = PalaverClient.builder()
+                        .target(proxy.target())
+                        .reconnectTimeout(Duration.ofSeconds(60))
+                        .configureChannel(channel -> channel.intercept(counting))
+                        .build();
+                Reply reply = throughProxy.postUserQuery(QUERY)) {
+            Iterator<PostUserQueryResponse> events = reply.iterator();
+            assertEquals("started", shown(events.next()));
+            assertEquals("Hel", shown(events.next()));
+            proxy.setAccepting(false);
+            proxy.cut();
+            assertTrue(posts.tryAcquire(8, 30, TimeUnit.SECONDS));
+            // gRPC's own pauses would have let it try three times or so.
+            assertTrue(proxy.connections() > 5, proxy.connections() + " connections");
+            proxy.setAccepting(true);
+            assertEquals(List.of("lo", "completed"), shown(() -> events));
+        }
+    }
+
+    @ParameterizedTest
+    @ValueSource(ints = {0 /* NO_ERROR */, 1 /* PROTOCOL_ERROR */, 2 /* INTERNAL_ERROR */, 7, 8 /* CANCEL */})
+    void aStreamThatIsResetIsABreak(int errorCode) throws Exception {
+        try (ResettingServer resetting = new ResettingServer(errorCode);
+                PalaverClient throughProxy = PalaverClient.builder()
+                        .target(resetting.target())
+                        .reconnectTimeout(Duration.ofMillis(500))
+                        .build();
+                Reply reply = throughProxy.postUserQuery(QUERY)) {
+            failure(() -> shown(reply));
+            assertTrue(resetting.streams() > 2, resetting.streams() + " streams");
+        }
+    }
+
+    @Test
+    void aBreakBeforeTheFirstEventShowsNothingTwice() {
+        server.script("PostUserQuery", List.of(BREAK), List.of(started(), BREAK), List.of(BREAK), turn("Hi"));
+        assertEquals(List.of("started", "Hi", "completed"), read(client));
+    }
+
+    @Test
+    void skillsAreShownOnceInWhicheverOrderTheyAreRepeated() {
+        server.script(
+                "PostUserQuery",
+                List.of(started(), text("Let me see. "), skillCall("1"), skillCall("2"), skillResult("2"), BREAK),
+                List.of(
+                        started(),
+                        text("Let me see. "),
+                        skillCall("1"),
+                        skillCall("2"),
+                        skillResult("1"),
+                        skillResult("2"),
+                        text("It is noon."),
+                        completed()));
+        assertEquals(
+                List.of(
+                        "started",
+                        "Let me see. ",
+                        "call 1",
+                        "call 2",
+                        "result 2",
+                        "result 1",
+                        "It is noon.",
+                        "completed"),
+                read(client));
+    }
+
+    @Test
+    void aReplyThatGoesAnotherWayBeginsAgain() {
+        server.script(
+                "PostUserQuery",
+                List.of(started(), text("Hel"), text("lo, world"), BREAK),
+                turn("Hello! ", "Who are you?"));
+        assertEquals(
+                List.of("started", "Hel", "lo, world", "started", "Hello! ", "Who are you?", "completed"),
+                read(client));
+    }
+
+    @Test
+    void textAloneIsNeverOfTwoReplies() throws Exception {
+        server.script(
+                "PostUserQuery", List.of(started(), text("One"), BREAK), List.of(started(), text("Two"), Step.hang()));
+        List<String> pieces = new ArrayList<>();
+        try (Reply reply = client.postUserQuery(QUERY)) {
+            PalaverException error = failure(() -> reply.text().forEach(pieces::add));
+            assertEquals(Status.Code.UNAVAILABLE, error.status());
+            assertEquals("", error.reason());
+            assertTrue(error.description().contains("anew"));
+            Waiting.until(server.awaitCall(2).abandoned());
+        }
+        assertEquals(List.of("One"), pieces);
+    }
+
+    @Test
+    void textMayBeReadFromWhereTheEventsAre() {
+        server.script("PostUserQuery", List.of(started(), text("One"), BREAK), turn("Two"));
+        try (Reply reply = client.postUserQuery(QUERY)) {
+            Iterator<PostUserQueryResponse> events = reply.iterator();
+            assertEquals(
+                    List.of("started", "One", "started"),
+                    List.of(shown(events.next()), shown(events.next()), shown(events.next())));
+            List<String> pieces = new ArrayList<>();
+            reply.text().forEach(pieces::add);
+            assertEquals(List.of("Two"), pieces);
+        }
+    }
+
+    // When it is not posted again.
+
+    static List<Step> decisions() {
+        return List.of(
+                Step.refuse(Status.Code.UNAVAILABLE, "MODEL_UNAVAILABLE"),
+                Step.refuse(Status.Code.CANCELLED, "TURN_CANCELLED"),
+                Step.refuse(Status.Code.ABORTED, "ASSISTANT_BUSY"),
+                Step.fail(Status.INTERNAL.withDescription("somebody else's")),
+                Step.fail(Status.CANCELLED),
+                Step.fail(Status.UNAUTHENTICATED.withDescription("who are you?")));
+    }
+
+    @ParameterizedTest
+    @MethodSource("decisions")
+    void whatAServerHasDecidedIsForTheCaller(Step decision) {
+        server.script("PostUserQuery", List.of(started(), text("Hi"), decision));
+        server.script("PostUserQueryUnary", List.of(decision));
+        assertEquals(
+                failure(() -> read(client)).status(),
+                failure(() -> client.postUserQueryUnary(QUERY)).status());
+        assertEquals(2, server.calls().size());
+    }
+
+    @Test
+    void itEndsWhenTheConnectionIsGoneForTooLong() {
+        server.script("PostUserQuery", List.of(started(), text("Hi"), BREAK), List.of(BREAK));
+        server.script("PostUserQueryUnary", List.of(BREAK));
+        try (PalaverClient impatient = client(Duration.ofMillis(500))) {
+            assertEquals("Socket closed", failure(() -> read(impatient)).description());
+            assertEquals(
+                    "Socket closed",
+                    failure(() -> impatient.postUserQueryUnary(QUERY)).description());
+        }
+        assertTrue(server.calls().size() > 4);
+    }
+
+    @Test
+    void aServerThatIsNotThereIsUnavailable() {
+        try (PalaverClient lost = PalaverClient.builder()
+                        .target("127.0.0.1:9")
+                        .reconnectTimeout(Duration.ofMillis(500))
+                        .build();
+                Reply reply = lost.postUserQuery(QUERY)) {
+            PalaverException error = failure(() -> shown(reply));
+            assertEquals(Status.Code.UNAVAILABLE, error.status());
+            assertEquals("", error.reason());
+        }
+    }
+
+    @Test
+    void aBreakCountsAnewOnceTheServerHasAnswered() {
+        // Each of these pauses is shorter than the limit, and all of them together are longer.
+        List<Step> broken = List.of(started(), text("Hi"), BREAK);
+        server.script(
+                "PostUserQuery", broken, broken, broken, broken, broken, broken, broken, broken, broken, turn("Hi"));
+        try (PalaverClient impatient = client(Duration.ofMillis(400))) {
+            assertEquals(List.of("started", "Hi", "completed"), read(impatient));
+        }
+    }
+
+    @Test
+    void itCanBeTurnedOff() {
+        server.script("PostUserQuery", List.of(started(), BREAK));
+        server.script("PostUserQueryUnary", List.of(BREAK));
+        try (PalaverClient direct = client(Duration.ZERO)) {
+            failure(() -> read(direct));
+            failure(() -> direct.postUserQueryUnary(QUERY));
+        }
+        assertEquals(2, server.calls().size());
+    }
+
+    @Test
+    void itNeverOutlastsTheDeadline() throws Exception {
+        server.script("PostUserQuery", List.of(started(), shuttingDown(2)), List.of(shuttingDown(1000)));
+        try (PalaverClient patient = client(Duration.ofSeconds(2000));
+                Reply reply = patient.postUserQuery(QUERY, Duration.ofSeconds(60))) {
+            assertEquals("SHUTTING_DOWN", failure(() -> shown(reply)).reason());
+        }
+        long first = server.awaitCall(1).deadline().timeRemaining(TimeUnit.MILLISECONDS);
+        long second = server.awaitCall(2).deadline().timeRemaining(TimeUnit.MILLISECONDS);
+        // Both tell the same moment, but for what gRPC rounds.
+        assertTrue(Math.abs(first - second) < 1000, first + " and " + second + " ms");
+    }
+
+    // Leaving while it waits.
+
+    @Test
+    void anotherThreadMayLeaveWhileTheConnectionIsGone() throws Exception {
+        server.script("PostUserQuery", List.of(shuttingDown(1000)));
+        try (PalaverClient patient = client(Duration.ofSeconds(2000));
+                Reply reply = patient.postUserQuery(QUERY)) {
+            CompletableFuture<PalaverException> error =
+                    CompletableFuture.supplyAsync(() -> failure(() -> shown(reply)));
+            Waiting.until(server.awaitCall(1).over());
+            reply.close();
+            assertEquals(Status.Code.CANCELLED, Waiting.until(error).status());
+        }
+        assertEquals(1, server.calls().size());
+    }
+
+    @Test
+    void closingTheClientEndsTheWaitForTheConnection() throws Exception {
+        server.script("PostUserQuery", List.of(shuttingDown(1000)));
+        server.script("PostUserQueryUnary", List.of(shuttingDown(1000)));
+        PalaverClient patient = client(Duration.ofSeconds(2000));
+        try (Reply reply = patient.postUserQuery(QUERY)) {
+            var unary = CompletableFuture.supplyAsync(() -> failure(() -> patient.postUserQueryUnary(QUERY)));
+            Waiting.until(server.awaitCall(1).over());
+            Waiting.until(server.awaitCall(2).over());
+            patient.close();
+            assertEquals(Status.Code.CANCELLED, failure(() -> shown(reply)).status());
+            assertEquals(Status.Code.CANCELLED, Waiting.until(unary).status());
+        }
+        assertEquals(2, server.calls().size());
+    }
+
+    @Test
+    void aReplyThatNobodyReadsGoesOnAllTheSame() throws Exception {
+        server.script("PostUserQuery", List.of(started(), BREAK), turn("Hi"));
+        try (Reply reply = client.postUserQuery(QUERY)) {
+            server.awaitCall(2);
+            assertEquals(List.of("started", "Hi", "completed"), shown(reply));
+        }
+    }
+}

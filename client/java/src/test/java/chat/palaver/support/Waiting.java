@@ -1,0 +1,14 @@
+package chat.palaver.support;
+
+import static java.util.concurrent.TimeUnit.SECONDS;
+
+import java.util.concurrent.Future;
+
+/** Waits for what must happen, and fails where it does not. */
+public final class Waiting {
+    private Waiting() {}
+
+    public static <T> T until(Future<T> event) throws Exception {
+        return event.get(30, SECONDS);
+    }
+}
