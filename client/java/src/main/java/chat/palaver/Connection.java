@@ -55,7 +55,7 @@ final class Connection {
     Connection(PalaverClient.Builder options) {
         timeout = options.timeout;
         reconnectTimeout = options.reconnectTimeout;
-        ManagedChannelBuilder<?> builder = Grpc.newChannelBuilder(options.target, credentials(options))
+        ManagedChannelBuilder<?> builder = newChannelBuilder(options)
                 .userAgent("palaver-java/" + version())
                 .defaultServiceConfig(ServiceConfig.VALUE)
                 .maxInboundMessageSize(MAX_RESPONSE_BYTES)
@@ -150,6 +150,15 @@ final class Connection {
                 && now - last >= SHORTEST_BACKOFF_NANOS
                 && backoffEnded.compareAndSet(last, now)) {
             channel.resetConnectBackoff();
+        }
+    }
+
+    private static ManagedChannelBuilder<?> newChannelBuilder(PalaverClient.Builder options) {
+        ChannelCredentials credentials = credentials(options);
+        try {
+            return Grpc.newChannelBuilder(options.target, credentials);
+        } catch (RuntimeException e) { // of which class, is up to the transport that can't make anything of them
+            throw new IllegalArgumentException(e.getMessage(), e);
         }
     }
 

@@ -1,0 +1,184 @@
+package chat.palaver;
+
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertNull;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import chat.palaver.support.Certificate;
+import chat.palaver.support.CuttingProxy;
+import chat.palaver.support.Replies;
+import chat.palaver.support.ScriptedServer;
+import chat.palaver.support.Step;
+import chat.palaver.v1.AssistantServiceGrpc;
+import chat.palaver.v1.CancelTurnRequest;
+import chat.palaver.v1.CancelTurnResponse;
+import chat.palaver.v1.GetAssistantRequest;
+import chat.palaver.v1.GetAssistantResponse;
+import chat.palaver.v1.PostUserQueryRequest;
+import io.grpc.Status;
+import java.io.UncheckedIOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.time.Duration;
+import java.util.List;
+import org.junit.jupiter.api.BeforeAll;
+import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.io.TempDir;
+
+/** How the connection is made, and what goes along with every call. */
+class ConnectionTest {
+    private static final GetAssistantRequest GET =
+            GetAssistantRequest.newBuilder().setId("support").build();
+
+    @TempDir
+    static Path folder;
+
+    private static Certificate ours;
+    private static Certificate others;
+
+    @BeforeAll
+    static void makeCertificates() throws Exception {
+        ours = Certificate.make(folder, "ours");
+        others = Certificate.make(folder, "others");
+    }
+
+    private static void scriptAll(ScriptedServer server) {
+        server.script("GetAssistant", List.of(Step.send(GetAssistantResponse.getDefaultInstance())));
+        server.script("CancelTurn", List.of(Step.send(CancelTurnResponse.getDefaultInstance())));
+        server.script("PostUserQuery", Replies.turn("Hi"));
+        server.script("PostUserQueryUnary", List.of(Replies.completedUnary()));
+    }
+
+    private static void callAll(PalaverClient client) {
+        client.getAssistant(GET);
+        client.cancelTurn(CancelTurnRequest.getDefaultInstance());
+        client.postUserQueryUnary(PostUserQueryRequest.getDefaultInstance());
+        try (Reply reply = client.postUserQuery(PostUserQueryRequest.getDefaultInstance())) {
+            reply.forEach(event -> {});
+        }
+        var unused = AssistantServiceGrpc.newBlockingStub(client.channel()).getAssistant(GET);
+    }
+
+    @Test
+    void aTokenGoesAlongWithEveryCallOverTls() throws Exception {
+        try (ScriptedServer server = new ScriptedServer(ours.serverCredentials());
+                PalaverClient client = PalaverClient.builder()
+                        .target("localhost:" + server.port())
+                        .tls(ours.certificate())
+                        .token("secret 1")
+                        .build()) {
+            scriptAll(server);
+            callAll(client);
+            assertEquals(5, server.calls().size());
+            server.calls().forEach(call -> assertEquals("Bearer secret 1", call.header("authorization")));
+        }
+    }
+
+    @Test
+    void aTokenGoesAlongWithEveryCallOnThisMachine() throws Exception {
+        try (ScriptedServer server = new ScriptedServer();
+                PalaverClient client = PalaverClient.builder()
+                        .target(server.target())
+                        .token("secret-1")
+                        .build()) {
+            scriptAll(server);
+            callAll(client);
+            server.calls().forEach(call -> assertEquals("Bearer secret-1", call.header("authorization")));
+        }
+    }
+
+    @Test
+    void withoutATokenNoneIsSentAndTheUserAgentTellsTheClient() throws Exception {
+        try (ScriptedServer server = new ScriptedServer();
+                PalaverClient client = PalaverClient.connect(server.target())) {
+            scriptAll(server);
+            callAll(client);
+            server.calls().forEach(call -> {
+                assertNull(call.header("authorization"));
+                assertTrue(
+                        call.header("user-agent").matches("palaver-java/\\d+\\.\\d+\\.\\d+ .+"),
+                        call.header("user-agent"));
+            });
+        }
+    }
+
+    @Test
+    void aTokenIsNotSentInTheClearToAnotherMachine() {
+        var builder = PalaverClient.builder().target("palaver.example:443").token("secret-1");
+        assertThrows(IllegalArgumentException.class, builder::build);
+        builder.tls().build().close();
+        PalaverClient.builder().token("secret-1").build().close();
+    }
+
+    @Test
+    void aTokenIsOfVisibleCharacters() {
+        for (String token : List.of("", " ", " a", "a ", "a\nb", "a\u0000", "é", "\u007f")) {
+            var builder = PalaverClient.builder().token(token);
+            assertThrows(IllegalArgumentException.class, builder::build);
+        }
+    }
+
+    @Test
+    void aServerWhoseCertificateNobodyTrustsIsUnavailable() throws Exception {
+        try (ScriptedServer server = new ScriptedServer(ours.serverCredentials())) {
+            for (var builder : List.of(
+                    PalaverClient.builder().tls(),
+                    PalaverClient.builder().tls(others.certificate()),
+                    PalaverClient.builder())) {
+                try (PalaverClient client = builder.target("localhost:" + server.port())
+                        .reconnectTimeout(Duration.ZERO)
+                        .build()) {
+                    PalaverException error = assertThrows(PalaverException.class, () -> client.getAssistant(GET));
+                    assertEquals(Status.Code.UNAVAILABLE, error.status());
+                }
+            }
+            assertEquals(List.of(), server.calls());
+        }
+    }
+
+    @Test
+    void certificateAuthoritiesThatCannotBeReadAreRefused() throws Exception {
+        var missing = PalaverClient.builder().tls(folder.resolve("missing.pem"));
+        assertThrows(UncheckedIOException.class, missing::build);
+        var garbage = PalaverClient.builder().tls(Files.writeString(folder.resolve("garbage.pem"), "garbage"));
+        assertThrows(IllegalArgumentException.class, garbage::build);
+    }
+
+    @Test
+    void timeoutsAreMoreThanNothing() {
+        var builder = PalaverClient.builder();
+        assertThrows(IllegalArgumentException.class, () -> builder.timeout(Duration.ZERO));
+        assertThrows(IllegalArgumentException.class, () -> builder.timeout(Duration.ofSeconds(-1)));
+        assertThrows(IllegalArgumentException.class, () -> builder.reconnectTimeout(Duration.ofSeconds(-1)));
+    }
+
+    @Test
+    void allCallsShareOneConnectionWhichIsOpenedAnewWhenItBreaks() throws Exception {
+        try (ScriptedServer server = new ScriptedServer();
+                CuttingProxy proxy = new CuttingProxy(server);
+                PalaverClient client = PalaverClient.connect(proxy.target())) {
+            scriptAll(server);
+            assertEquals(0, proxy.connections());
+            callAll(client);
+            callAll(client);
+            assertEquals(1, proxy.connections());
+            proxy.cut();
+            callAll(client);
+            assertEquals(2, proxy.connections());
+        }
+    }
+
+    @Test
+    void whatTheProgramSetsWins() throws Exception {
+        try (ScriptedServer server = new ScriptedServer();
+                PalaverClient client = PalaverClient.builder()
+                        .target(server.target())
+                        .configureChannel(channel -> channel.userAgent("mine"))
+                        .build()) {
+            scriptAll(server);
+            client.getAssistant(GET);
+            assertTrue(server.calls().get(0).header("user-agent").startsWith("mine "));
+        }
+    }
+}

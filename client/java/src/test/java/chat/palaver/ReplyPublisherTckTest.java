@@ -1,0 +1,67 @@
+package chat.palaver;
+
+import chat.palaver.support.Replies;
+import chat.palaver.support.ScriptedServer;
+import chat.palaver.support.Step;
+import chat.palaver.v1.PostUserQueryRequest;
+import chat.palaver.v1.PostUserQueryResponse;
+import io.grpc.Status;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.concurrent.Flow;
+import org.reactivestreams.tck.TestEnvironment;
+import org.reactivestreams.tck.flow.FlowPublisherVerification;
+import org.testng.annotations.AfterClass;
+import org.testng.annotations.BeforeClass;
+
+/** The rules of Reactive Streams, by the suite that tests for them (which is made for TestNG), against a real server. */
+public final class ReplyPublisherTckTest extends FlowPublisherVerification<PostUserQueryResponse> {
+    private ScriptedServer server;
+    private PalaverClient client;
+
+    /** Takes the milliseconds that a signal may take, and those in which none may come. */
+    public ReplyPublisherTckTest() {
+        super(new TestEnvironment(2000, 200));
+    }
+
+    @BeforeClass
+    public void open() {
+        server = new ScriptedServer();
+        client = PalaverClient.connect(server.target());
+    }
+
+    @AfterClass
+    public void close() throws InterruptedException {
+        client.close();
+        server.close();
+    }
+
+    @Override
+    public long maxElementsFromPublisher() {
+        return 100_000;
+    }
+
+    @Override
+    public Flow.Publisher<PostUserQueryResponse> createFlowPublisher(long elements) {
+        List<Step> steps = new ArrayList<>();
+        if (elements > 1) {
+            steps.add(Replies.started());
+        }
+        steps.addAll(Collections.nCopies((int) Math.max(0, elements - 2), Replies.text("x")));
+        if (elements > 0) {
+            steps.add(Replies.completed());
+        }
+        return publisher(steps);
+    }
+
+    @Override
+    public Flow.Publisher<PostUserQueryResponse> createFailedFlowPublisher() {
+        return publisher(List.of(Step.refuse(Status.Code.NOT_FOUND, "ASSISTANT_NOT_FOUND")));
+    }
+
+    private Flow.Publisher<PostUserQueryResponse> publisher(List<Step> steps) {
+        server.script("PostUserQuery", steps);
+        return client.async().postUserQuery(PostUserQueryRequest.getDefaultInstance());
+    }
+}

@@ -1,0 +1,300 @@
+package chat.palaver;
+
+import static chat.palaver.support.Replies.completed;
+import static chat.palaver.support.Replies.shown;
+import static chat.palaver.support.Replies.started;
+import static chat.palaver.support.Replies.text;
+import static chat.palaver.support.Replies.textEvent;
+import static chat.palaver.support.Replies.turn;
+import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
+import static org.junit.jupiter.api.Assertions.assertThrows;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
+import chat.palaver.support.ScriptedServer;
+import chat.palaver.support.Step;
+import chat.palaver.support.Waiting;
+import chat.palaver.v1.PostUserQueryRequest;
+import chat.palaver.v1.PostUserQueryResponse;
+import com.google.rpc.RetryInfo;
+import io.grpc.CallOptions;
+import io.grpc.Channel;
+import io.grpc.ClientCall;
+import io.grpc.ClientInterceptor;
+import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import java.time.Duration;
+import java.util.ArrayList;
+import java.util.List;
+import java.util.concurrent.BlockingQueue;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.Flow;
+import java.util.concurrent.LinkedBlockingQueue;
+import org.junit.jupiter.api.AutoClose;
+import org.junit.jupiter.api.Test;
+
+/** A reply for reactive streams: what a subscriber gets, when it asks for it. */
+class ReplyPublisherTest {
+    private static final PostUserQueryRequest QUERY = PostUserQueryRequest.newBuilder()
+            .setId("support")
+            .setUserMessage("Hello!")
+            .build();
+    private static final Step BREAK = Step.fail(Status.UNAVAILABLE.withDescription("Socket closed"));
+
+    @AutoClose
+    private final ScriptedServer server = new ScriptedServer();
+
+    @AutoClose
+    private final PalaverClient client = PalaverClient.connect(server.target());
+
+    /** Asks for nothing by itself. */
+    private static class Recorder implements Flow.Subscriber<PostUserQueryResponse> {
+        final BlockingQueue<PostUserQueryResponse> events = new LinkedBlockingQueue<>();
+        final CompletableFuture<Void> end = new CompletableFuture<>();
+        Flow.Subscription subscription;
+
+        @Override
+        public void onSubscribe(Flow.Subscription subscription) {
+            this.subscription = subscription;
+        }
+
+        @Override
+        public void onNext(PostUserQueryResponse event) {
+            events.add(event);
+        }
+
+        @Override
+        public void onError(Throwable error) {
+            end.completeExceptionally(error);
+        }
+
+        @Override
+        public void onComplete() {
+            end.complete(null);
+        }
+
+        Throwable failure() {
+            return assertThrows(ExecutionException.class, () -> Waiting.until(end))
+                    .getCause();
+        }
+    }
+
+    private Recorder subscribe(ReplyPublisher reply) {
+        Recorder recorder = new Recorder();
+        reply.subscribe(recorder);
+        return recorder;
+    }
+
+    @Test
+    void eventsComeAsTheyAreAskedFor() throws Exception {
+        server.script("PostUserQuery", turn("One", "Two"));
+        Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
+        recorder.subscription.request(2);
+        assertEquals("started", shown(recorder.events.take()));
+        assertEquals("One", shown(recorder.events.take()));
+        assertEquals(0, recorder.events.size());
+        recorder.subscription.request(Long.MAX_VALUE);
+        recorder.subscription.request(Long.MAX_VALUE);
+        Waiting.until(recorder.end);
+        assertEquals(List.of("Two", "completed"), shown(recorder.events));
+    }
+
+    @Test
+    void aSubscriberThatAsksForNothingSlowsTheServer() throws Exception {
+        CompletableFuture<Void> stalled = new CompletableFuture<>();
+        server.script(
+                "PostUserQuery",
+                List.of(started(), Step.flood(textEvent("x".repeat(10_000)), 3000, stalled), completed()));
+        Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
+        Waiting.until(stalled);
+        assertEquals(0, recorder.events.size());
+        recorder.subscription.request(Long.MAX_VALUE);
+        Waiting.until(recorder.end);
+        assertEquals(3002, recorder.events.size());
+    }
+
+    @Test
+    void whatBeginsAnewComesAsItIsAskedForToo() throws Exception {
+        server.script(
+                "PostUserQuery",
+                List.of(started(), text("Hel"), text("lo"), BREAK),
+                List.of(started(), text("Hel"), text("p"), text("!"), completed()));
+        Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
+        List<String> lines = new ArrayList<>();
+        for (int count = 0; count < 8; count++) {
+            recorder.subscription.request(1);
+            lines.add(shown(recorder.events.take()));
+            assertEquals(0, recorder.events.size());
+        }
+        assertEquals(List.of("started", "Hel", "lo", "started", "Hel", "p", "!", "completed"), lines);
+        Waiting.until(recorder.end);
+    }
+
+    @Test
+    void eachSubscriptionPostsTheSameTurn() throws Exception {
+        server.script("PostUserQuery", turn("Hi"));
+        ReplyPublisher reply = client.async().postUserQuery(QUERY);
+        assertEquals(0, server.calls().size());
+        for (int time = 0; time < 2; time++) {
+            Recorder recorder = subscribe(reply);
+            recorder.subscription.request(10);
+            Waiting.until(recorder.end);
+            assertEquals(List.of("started", "Hi", "completed"), shown(recorder.events));
+        }
+        PostUserQueryRequest posted =
+                QUERY.toBuilder().setRequestId(reply.requestId()).build();
+        assertEquals(List.of(posted, posted), server.requests("PostUserQuery"));
+    }
+
+    @Test
+    void anErrorEndsIt() {
+        server.script("PostUserQuery", List.of(started(), Step.refuse(Status.Code.NOT_FOUND, "ASSISTANT_NOT_FOUND")));
+        Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
+        recorder.subscription.request(1);
+        PalaverException error = assertInstanceOf(PalaverException.class, recorder.failure());
+        assertEquals("ASSISTANT_NOT_FOUND", error.reason());
+    }
+
+    @Test
+    void cancellingEndsTheCallWithoutAnotherSignal() throws Exception {
+        server.script("PostUserQuery", List.of(started(), text("Hi"), Step.hang()));
+        Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
+        recorder.subscription.request(1);
+        recorder.events.take();
+        recorder.subscription.cancel();
+        Waiting.until(server.awaitCall(1).abandoned());
+        recorder.subscription.request(1);
+        client.close();
+        assertEquals(0, recorder.events.size());
+        assertTrue(!recorder.end.isDone());
+    }
+
+    @Test
+    void cancellingEndsTheCallWhileTheSubscriberIsBusy() throws Exception {
+        server.script("PostUserQuery", List.of(started(), Step.hang()));
+        CompletableFuture<Void> mayGoOn = new CompletableFuture<>();
+        CompletableFuture<Void> isBusy = new CompletableFuture<>();
+        Recorder recorder = new Recorder() {
+            @Override
+            public void onNext(PostUserQueryResponse event) {
+                isBusy.complete(null);
+                mayGoOn.join();
+            }
+        };
+        client.async().postUserQuery(QUERY).subscribe(recorder);
+        CompletableFuture.runAsync(() -> recorder.subscription.request(1)).get();
+        Waiting.until(isBusy);
+        recorder.subscription.cancel();
+        Waiting.until(server.awaitCall(1).abandoned());
+        mayGoOn.complete(null);
+    }
+
+    @Test
+    void cancellingEndsTheWaitForTheConnection() throws Exception {
+        var delay = RetryInfo.newBuilder()
+                .setRetryDelay(com.google.protobuf.Duration.newBuilder().setSeconds(1))
+                .build();
+        server.script("PostUserQuery", List.of(Step.refuse(Status.Code.UNAVAILABLE, "SHUTTING_DOWN", delay)), turn());
+        ReplyPublisher reply = client.async().postUserQuery(QUERY);
+        Recorder recorder = subscribe(reply);
+        Waiting.until(server.awaitCall(1).over());
+        recorder.subscription.cancel();
+        // What is posted later than the pause would have lasted is the second call, so there was none between.
+        Recorder other = subscribe(reply);
+        other.subscription.request(10);
+        Waiting.until(other.end);
+        assertEquals(2, server.calls().size());
+    }
+
+    @Test
+    void aSubscriberMayAskAndCancelFromWithinItsSignals() throws Exception {
+        server.script("PostUserQuery", List.of(started(), text("One"), text("Two"), Step.hang()));
+        Recorder recorder = new Recorder() {
+            @Override
+            public void onSubscribe(Flow.Subscription subscription) {
+                super.onSubscribe(subscription);
+                subscription.request(Long.MAX_VALUE);
+            }
+
+            @Override
+            public void onNext(PostUserQueryResponse event) {
+                super.onNext(event);
+                if (event.hasTextDelta()) {
+                    subscription.cancel();
+                }
+            }
+        };
+        client.async().postUserQuery(QUERY).subscribe(recorder);
+        Waiting.until(server.awaitCall(1).abandoned());
+        assertEquals(List.of("started", "One"), shown(recorder.events));
+    }
+
+    @Test
+    void aSubscriberThatThrowsGetsNoMoreSignals() throws Exception {
+        server.script("PostUserQuery", List.of(started(), text("One"), Step.hang()));
+        CompletableFuture<Throwable> uncaught = new CompletableFuture<>();
+        Recorder recorder = new Recorder() {
+            @Override
+            public void onNext(PostUserQueryResponse event) {
+                super.onNext(event);
+                Thread.currentThread().setUncaughtExceptionHandler((thread, error) -> uncaught.complete(error));
+                throw new IllegalStateException("a bug");
+            }
+        };
+        client.async().postUserQuery(QUERY).subscribe(recorder);
+        recorder.subscription.request(10);
+        Waiting.until(server.awaitCall(1).abandoned());
+        assertEquals("a bug", Waiting.until(uncaught).getMessage());
+        assertEquals(1, recorder.events.size());
+    }
+
+    @Test
+    void askingForNothingIsAnError() {
+        server.script("PostUserQuery", List.of(started(), Step.hang()));
+        Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
+        recorder.subscription.request(0);
+        assertInstanceOf(IllegalArgumentException.class, recorder.failure());
+    }
+
+    @Test
+    void subscribingToAClosedClientIsAnError() {
+        ReplyPublisher reply = client.async().postUserQuery(QUERY);
+        client.close();
+        Recorder recorder = subscribe(reply);
+        assertEquals(
+                Status.Code.CANCELLED,
+                assertInstanceOf(PalaverException.class, recorder.failure()).status());
+    }
+
+    @Test
+    void theTimeoutCountsFromTheSubscription() {
+        server.script("PostUserQuery", List.of(started(), Step.hang()));
+        ReplyPublisher reply = client.async().postUserQuery(QUERY, Duration.ofMillis(100));
+        for (int time = 0; time < 2; time++) {
+            Recorder recorder = subscribe(reply);
+            recorder.subscription.request(1);
+            assertEquals(
+                    Status.Code.DEADLINE_EXCEEDED,
+                    assertInstanceOf(PalaverException.class, recorder.failure()).status());
+        }
+    }
+
+    @Test
+    void anInterceptorThatThrowsFailsTheCall() {
+        ClientInterceptor broken = new ClientInterceptor() {
+            @Override
+            public <Q, R> ClientCall<Q, R> interceptCall(
+                    MethodDescriptor<Q, R> method, CallOptions options, Channel next) {
+                throw new IllegalStateException("a bug");
+            }
+        };
+        try (PalaverClient mine = PalaverClient.builder()
+                .configureChannel(channel -> channel.intercept(broken))
+                .build()) {
+            Recorder recorder = subscribe(mine.async().postUserQuery(QUERY));
+            assertEquals("a bug", recorder.failure().getCause().getMessage());
+            assertThrows(PalaverException.class, () -> mine.postUserQueryUnary(QUERY));
+        }
+    }
+}
