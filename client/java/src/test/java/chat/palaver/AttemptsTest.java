@@ -16,7 +16,7 @@ import org.junit.jupiter.api.Test;
 
 /** When a turn is posted again, and after how long. */
 class AttemptsTest {
-    private static final PalaverException BREAK =
+    private final PalaverException broken =
             PalaverException.of(Status.UNAVAILABLE.withDescription("gone").asRuntimeException());
 
     private final Clock clock = new Clock();
@@ -55,7 +55,7 @@ class AttemptsTest {
     void pausesDoubleToTwoSeconds() {
         Attempts attempts = attempts(null, Duration.ofDays(1));
         for (long longest : new long[] {100, 200, 400, 800, 1600, 2000, 2000}) {
-            long pause = attempts.pauseAfter(BREAK).orElseThrow().toMillis();
+            long pause = attempts.pauseAfter(broken).orElseThrow().toMillis();
             assertTrue(longest / 2 <= pause && pause <= longest, pause + " of " + longest);
         }
     }
@@ -63,7 +63,7 @@ class AttemptsTest {
     @Test
     void pausesAreNotAlwaysTheSame() {
         assertTrue(java.util.stream.IntStream.range(0, 50)
-                        .mapToObj(index -> attempts(null, Duration.ofDays(1)).pauseAfter(BREAK))
+                        .mapToObj(index -> attempts(null, Duration.ofDays(1)).pauseAfter(broken))
                         .distinct()
                         .count()
                 > 1);
@@ -72,13 +72,13 @@ class AttemptsTest {
     @Test
     void whateverArrivesSetsPausesAndClockBack() {
         Attempts attempts = attempts(null, Duration.ofSeconds(10));
-        attempts.pauseAfter(BREAK);
-        attempts.pauseAfter(BREAK);
+        attempts.pauseAfter(broken);
+        attempts.pauseAfter(broken);
         clock.advance(Duration.ofSeconds(9));
         attempts.succeeded();
-        assertTrue(attempts.pauseAfter(BREAK).orElseThrow().toMillis() <= 100);
+        assertTrue(attempts.pauseAfter(broken).orElseThrow().toMillis() <= 100);
         clock.advance(Duration.ofSeconds(9));
-        assertTrue(attempts.pauseAfter(BREAK).isPresent());
+        assertTrue(attempts.pauseAfter(broken).isPresent());
     }
 
     @Test
@@ -94,25 +94,25 @@ class AttemptsTest {
     @Test
     void nothingIsPostedLaterThanTheReconnectTimeoutAfterTheFirstBreak() {
         Attempts attempts = attempts(null, Duration.ofSeconds(10));
-        assertTrue(attempts.pauseAfter(BREAK).isPresent());
+        assertTrue(attempts.pauseAfter(broken).isPresent());
         clock.advance(Duration.ofSeconds(10).minusMillis(201));
-        assertTrue(attempts.pauseAfter(BREAK).isPresent());
+        assertTrue(attempts.pauseAfter(broken).isPresent());
         clock.advance(Duration.ofMillis(200));
-        assertTrue(attempts.pauseAfter(BREAK).isEmpty());
+        assertTrue(attempts.pauseAfter(broken).isEmpty());
     }
 
     @Test
     void nothingIsPostedAgainWithAReconnectTimeoutOfZero() {
-        assertTrue(attempts(null, Duration.ZERO).pauseAfter(BREAK).isEmpty());
+        assertTrue(attempts(null, Duration.ZERO).pauseAfter(broken).isEmpty());
     }
 
     @Test
     void nothingIsPostedLaterThanTheDeadline() {
         assertTrue(attempts(Duration.ofMillis(100), Duration.ofDays(1))
-                .pauseAfter(BREAK)
+                .pauseAfter(broken)
                 .isPresent());
         assertTrue(attempts(Duration.ofMillis(49), Duration.ofDays(1))
-                .pauseAfter(BREAK)
+                .pauseAfter(broken)
                 .isEmpty());
     }
 

@@ -32,7 +32,7 @@ public final class ReplyPublisherTckTest extends FlowPublisherVerification<PostU
     }
 
     @AfterClass
-    public void close() throws InterruptedException {
+    public void close() {
         client.close();
         server.close();
     }

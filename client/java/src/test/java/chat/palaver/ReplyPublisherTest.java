@@ -23,6 +23,7 @@ import io.grpc.ClientCall;
 import io.grpc.ClientInterceptor;
 import io.grpc.MethodDescriptor;
 import io.grpc.Status;
+import java.lang.ref.WeakReference;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
@@ -247,6 +248,19 @@ class ReplyPublisherTest {
         Waiting.until(server.awaitCall(1).abandoned());
         assertEquals("a bug", Waiting.until(uncaught).getMessage());
         assertEquals(1, recorder.events.size());
+    }
+
+    @Test
+    void theClientForgetsAReplyThatIsOver() throws Exception {
+        server.script("PostUserQuery", turn("Hi"));
+        Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
+        recorder.subscription.request(10);
+        Waiting.until(recorder.end);
+        WeakReference<Flow.Subscription> subscription = new WeakReference<>(recorder.subscription);
+        recorder.subscription = null;
+        while (subscription.get() != null) { // ends with the time limit of all tests
+            System.gc();
+        }
     }
 
     @Test

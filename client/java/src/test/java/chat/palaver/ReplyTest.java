@@ -217,6 +217,7 @@ class ReplyTest {
     }
 
     @Test
+    @SuppressWarnings("MustBeClosed") // closing it is what is tested
     void aReplyThatNobodyReadsIsLeftAsWell() throws Exception {
         script(started(), text("Hi"), Step.hang());
         Reply reply = client.postUserQuery(QUERY);
@@ -227,6 +228,7 @@ class ReplyTest {
     }
 
     @Test
+    @SuppressWarnings("MustBeClosed") // closing it is what is tested
     void aReplyMayBeLeftBeforeItsCallHasReachedTheServer() {
         script(started(), Step.hang());
         for (int time = 0; time < 50; time++) {
@@ -241,6 +243,7 @@ class ReplyTest {
     }
 
     @Test
+    @SuppressWarnings("try") // closing it is what is tested
     void anotherThreadMayLeaveAReplyThatIsBeingRead() throws Exception {
         script(started(), Step.hang());
         try (Reply reply = client.postUserQuery(QUERY)) {
@@ -276,6 +279,7 @@ class ReplyTest {
     }
 
     @Test
+    @SuppressWarnings("MustBeClosed") // closing it is what is tested
     void closingAfterTheEndDoesNothing() {
         script(started(), completed());
         Reply reply = client.postUserQuery(QUERY);
@@ -304,6 +308,7 @@ class ReplyTest {
     }
 
     @Test
+    @SuppressWarnings("MustBeClosed") // it is, and Error Prone does not see it
     void aReplyEndsWithTheContextThatItWasPostedIn() throws Exception {
         var delay = RetryInfo.newBuilder()
                 .setRetryDelay(com.google.protobuf.Duration.newBuilder().setNanos(1_000_000))
@@ -337,13 +342,15 @@ class ReplyTest {
     void theClientsDeadlineIsThatOfReplies() throws Exception {
         script(started(), completed());
         try (PalaverClient impatient = PalaverClient.builder()
-                        .target(server.target())
-                        .timeout(Duration.ofSeconds(1000))
-                        .build();
-                Reply reply = impatient.postUserQuery(QUERY);
-                Reply own = impatient.postUserQuery(QUERY, Duration.ofSeconds(5000))) {
-            readAll(reply);
-            readAll(own);
+                .target(server.target())
+                .timeout(Duration.ofSeconds(1000))
+                .build()) {
+            try (Reply reply = impatient.postUserQuery(QUERY)) {
+                readAll(reply);
+            }
+            try (Reply reply = impatient.postUserQuery(QUERY, Duration.ofSeconds(5000))) {
+                readAll(reply);
+            }
         }
         assertTrue(server.awaitCall(1).deadline().timeRemaining(TimeUnit.SECONDS) <= 1000);
         assertTrue(server.awaitCall(2).deadline().timeRemaining(TimeUnit.SECONDS) > 4000);

@@ -331,6 +331,7 @@ class ResumeTest {
     // Leaving while it waits.
 
     @Test
+    @SuppressWarnings("try") // closing it is what is tested
     void anotherThreadMayLeaveWhileTheConnectionIsGone() throws Exception {
         server.script("PostUserQuery", List.of(shuttingDown(1000)));
         try (PalaverClient patient = client(Duration.ofSeconds(2000));

@@ -16,6 +16,7 @@ public final class CuttingProxy implements AutoCloseable {
     private final int upstream;
     private final List<Socket> sockets = new ArrayList<>();
     private boolean isAccepting = true;
+    private boolean isFrozen;
     private int connections;
 
     public CuttingProxy(ScriptedServer server) throws IOException {
@@ -39,6 +40,15 @@ public final class CuttingProxy implements AutoCloseable {
     /** Says whether new connections are served or torn at once. */
     public synchronized void setAccepting(boolean isAccepting) {
         this.isAccepting = isAccepting;
+    }
+
+    /** Keeps all connections open and forwards nothing any more. */
+    public synchronized void freeze() {
+        isFrozen = true;
+    }
+
+    private synchronized boolean isFrozen() {
+        return isFrozen;
     }
 
     /** How many connections there were, also of those that were torn at once. */
@@ -75,13 +85,15 @@ public final class CuttingProxy implements AutoCloseable {
         start(() -> pump(other, socket));
     }
 
-    private static void pump(Socket from, Socket to) {
+    private void pump(Socket from, Socket to) {
         try {
             InputStream input = from.getInputStream();
             OutputStream output = to.getOutputStream();
             byte[] buffer = new byte[65_536];
             for (int count = input.read(buffer); count >= 0; count = input.read(buffer)) {
-                output.write(buffer, 0, count);
+                if (!isFrozen()) {
+                    output.write(buffer, 0, count);
+                }
             }
         } catch (IOException gone) {
             // one of the two

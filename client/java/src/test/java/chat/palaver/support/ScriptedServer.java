@@ -143,7 +143,11 @@ public final class ScriptedServer implements AutoCloseable {
     /** Sets the answers of a method. */
     @SafeVarargs
     public final synchronized void script(String method, List<Step>... scripted) {
-        answers.put(method, new ArrayDeque<>(List.of(scripted)));
+        Deque<List<Step>> queue = new ArrayDeque<>();
+        for (List<Step> answer : scripted) {
+            queue.add(answer);
+        }
+        answers.put(method, queue);
     }
 
     /** Returns the calls so far. */
@@ -168,9 +172,8 @@ public final class ScriptedServer implements AutoCloseable {
     }
 
     @Override
-    public void close() throws InterruptedException {
+    public void close() {
         server.shutdownNow();
-        server.awaitTermination(30, TimeUnit.SECONDS);
         players.shutdownNow();
     }
 
