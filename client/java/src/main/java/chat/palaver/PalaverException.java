@@ -41,6 +41,8 @@ import java.util.Optional;
  * </table>
  *
  * <p>{@link #getCause()} is gRPC's own exception where there was one.
+ *
+ * @serial exclude
  */
 @SuppressWarnings("serial") // it can't be serialized, and neither can its cause
 public final class PalaverException extends RuntimeException {
