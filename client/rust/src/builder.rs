@@ -68,12 +68,12 @@ impl ClientBuilder {
     ///
     /// # Errors
     ///
-    /// [`BuildError::Certificates`], where the file can't be read.
+    /// [`BuildError::Tls`], where the file can't be read.
     #[cfg(feature = "tls")]
     pub fn tls_with_ca_file(self, path: impl AsRef<Path>) -> Result<Self, BuildError> {
         let path = path.as_ref();
-        let pem = std::fs::read(path)
-            .map_err(|error| BuildError::Certificates(format!("{}: {error}", path.display()).into()))?;
+        let pem =
+            std::fs::read(path).map_err(|error| BuildError::Tls(format!("{}: {error}", path.display()).into()))?;
         Ok(self.tls_with_ca_pem(pem))
     }
 
@@ -148,8 +148,9 @@ pub enum BuildError {
     InvalidToken,
     /// The token would go over the network in the clear, to the target that it holds.
     TokenInTheClear(String),
-    /// The certificate authorities can't be read, or there are none.
-    Certificates(Box<dyn StdError + Send + Sync>),
+    /// TLS can't be set up: the certificate authorities can't be read, or there are none, or the target is a Unix
+    /// socket.
+    Tls(Box<dyn StdError + Send + Sync>),
 }
 
 impl fmt::Display for BuildError {
@@ -162,7 +163,7 @@ impl fmt::Display for BuildError {
             Self::TokenInTheClear(target) => {
                 write!(f, "the token would be sent to {target:?} in the clear: use TLS")
             }
-            Self::Certificates(_) => f.write_str("the certificate authorities can't be used"),
+            Self::Tls(_) => f.write_str("TLS can't be set up"),
         }
     }
 }
@@ -170,7 +171,7 @@ impl fmt::Display for BuildError {
 impl StdError for BuildError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            Self::Certificates(error) => Some(&**error),
+            Self::Tls(error) => Some(&**error),
             _ => None,
         }
     }

@@ -15,6 +15,9 @@ use crate::v1::{
 };
 use crate::{BuildError, Error, Messages, Reply};
 
+/// The longest time that gRPC can tell a server, 99,999,999 hours. A longer one is none.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(99_999_999 * 60 * 60);
+
 /// Talks to a Palaver server. One is enough for a whole program.
 ///
 /// All calls share one connection, which is opened with the first one and opened anew when it breaks. Clones are cheap
@@ -227,9 +230,10 @@ impl Client {
         .await
     }
 
-    /// When a call that begins now must be over. A time that no clock reaches is none.
+    /// When a call that begins now must be over.
     fn deadline(&self) -> Option<Instant> {
-        self.timeout.and_then(|timeout| Instant::now().checked_add(timeout))
+        let timeout = self.timeout.filter(|timeout| *timeout <= LONGEST_TIMEOUT);
+        timeout.map(|timeout| Instant::now() + timeout)
     }
 
     fn attempts(&self) -> Attempts {

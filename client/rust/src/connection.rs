@@ -23,7 +23,8 @@ const USER_AGENT: &str = concat!("palaver-rust/", env!("CARGO_PKG_VERSION"));
 // A model may think for long without a word; pings tell a silent server from one that is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-// tonic's default is the system's, which may be minutes.
+// tonic's default is the system's, which may be minutes. Between its attempts to connect it does not pause: each is made
+// for a call, and calls have pauses of their own.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 // The contract keeps responses below 4 MiB. gRPC's usual limit of exactly that leaves no room.
 const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
@@ -192,15 +193,13 @@ fn secured(endpoint: Endpoint, tls: Tls) -> Result<Endpoint, BuildError> {
     let config = match tls {
         // tonic takes a text without any certificate, with which no server is trusted.
         Tls::Pem(pem) if !pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE) => {
-            return Err(BuildError::Certificates(
-                "there is no certificate in the PEM text".into(),
-            ));
+            return Err(BuildError::Tls("there is no certificate in the PEM text".into()));
         }
         Tls::Pem(pem) => config.ca_certificate(Certificate::from_pem(pem)),
         _ => config.with_native_roots(),
     };
     let secured = endpoint.tls_config(config);
-    secured.map_err(|error| BuildError::Certificates(error.into()))
+    secured.map_err(|error| BuildError::Tls(error.into()))
 }
 
 /// A channel that takes out details of a status that are not base64, because tonic panics on them.

@@ -141,6 +141,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {}
 
+/// The error that a call has where tonic reports this status: for tests of what a program does about errors.
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         let mut error = match (transport_code(&status), status.message()) {

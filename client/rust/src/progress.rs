@@ -211,6 +211,18 @@ mod tests {
     }
 
     #[test]
+    fn skills_of_a_void_beginning_are_not_expected_again() {
+        let anew = [started(), text("Two")];
+        let events = got(&[
+            &[started(), skill_call("1"), text("One")],
+            &anew,
+            &[started(), text("Two"), completed()],
+        ]);
+        let void = [started(), skill_call("1"), text("One")];
+        assert_eq!(events, [&void[..], &anew, &[completed()]].concat());
+    }
+
+    #[test]
     fn a_reply_that_began_again_is_what_the_next_post_is_compared_with() {
         let events = got(&[
             &[started(), text("One")],

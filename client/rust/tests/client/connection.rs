@@ -147,7 +147,8 @@ async fn a_server_that_falls_silent_in_a_reply_is_noticed_by_pings() {
     proxy.freeze();
     tokio::time::pause();
     let begin = tokio::time::Instant::now();
-    let error = reply.next().await.unwrap().unwrap_err();
+    let noticed = tokio::time::timeout(Duration::from_secs(1000), reply.next()).await;
+    let error = noticed.expect("nobody notices").unwrap().unwrap_err();
     assert_eq!((error.code(), error.reason()), (Code::Unavailable, ""));
     assert_eq!(begin.elapsed().as_secs(), 40, "30 s of silence and 10 s for the answer");
 }
@@ -280,10 +281,10 @@ async fn authorities_that_can_not_be_read_are_refused() {
     assert!(missing.source().unwrap().to_string().contains("no/such.pem"));
     for pem in [
         "",
-        "no certificate",
+        "there is no certificate in this text",
         "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n",
     ] {
         let error = Client::builder().tls_with_ca_pem(pem).build().unwrap_err();
-        assert!(matches!(error, BuildError::Certificates(_)), "{pem}");
+        assert!(matches!(error, BuildError::Tls(_)), "{pem}");
     }
 }
