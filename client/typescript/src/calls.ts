@@ -78,20 +78,13 @@ export async function* serverStream<I extends DescMessage, O extends DescMessage
     call.cancel();
   };
   signal.addEventListener("abort", leave);
-  // An error may come while the reader is busy with a message. The stream does not keep it for the next look, and Node
-  // ends the process over an error that nobody listens to.
-  let failure: ServiceError | undefined;
-  call.on("error", (error: ServiceError) => {
-    failure = error;
-  });
+  // gRPC tells an error also to a reader that has left, and Node ends the process over one that nobody listens to.
+  call.on("error", () => undefined);
   try {
     // Its reading goes no further ahead than its buffer of a few messages; the rest waits at the server.
     for await (const message of call) {
       throwIfLeft(signal);
       yield message as MessageShape<O>;
-    }
-    if (failure) {
-      throw failure;
     }
   } catch (error) {
     throwIfLeft(signal);

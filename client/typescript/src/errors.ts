@@ -100,8 +100,8 @@ export function begunAnew(): PalaverError {
 }
 
 function details(error: ServiceError): ErrorDetails {
-  const [bytes] = error.metadata.get("grpc-status-details-bin");
   try {
+    const [bytes] = error.metadata.get("grpc-status-details-bin");
     const status = fromBinary(StatusSchema, bytes instanceof Uint8Array ? bytes : new Uint8Array());
     // Where something between us and the server has changed the status, the details are not ours.
     return Code[status.code] === Code[error.code] ? read(status.details) : {};

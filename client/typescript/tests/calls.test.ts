@@ -6,6 +6,7 @@ import { test } from "node:test";
 import { create } from "@bufbuild/protobuf";
 import { IfExists, Order, PalaverClient, Role, timestampDate, timestampFromDate } from "@palaver-chat/client";
 import {
+  AssistantService,
   CancelTurnRequestSchema,
   CreateAssistantRequestSchema,
   CreateAssistantResponseSchema,
@@ -18,6 +19,9 @@ import {
   PostUserQueryUnaryResponseSchema,
 } from "@palaver-chat/client/v1";
 import type { ListMessagesRequest, ListMessagesResponse, PostUserQueryRequest } from "@palaver-chat/client/v1";
+
+import { serverStream } from "#dist/calls.js";
+import { Connection } from "#dist/connection.js";
 
 import { collect, fails } from "./support/expect.js";
 import { TIME, assistant, message, turn, turnCompleted } from "./support/replies.js";
@@ -205,6 +209,22 @@ test("a signal that serves many calls does not keep them", async () => {
   await client.postUserQuery({ id: "a" }, { signal }).return();
   await fails(client.deleteAssistant({ id: "a" }, { signal }));
   assert.deepEqual(getEventListeners(signal, "abort"), []);
+});
+
+test("a stream ends with the iteration over it", async () => {
+  await using server = await ScriptedServer.start();
+  server.script("postUserQuery", [...turn("Hi"), HANG]);
+  const connection = new Connection(server.target, {});
+  const limits = { timeoutMs: Infinity, signal: new AbortController().signal };
+  const request = create(PostUserQueryRequestSchema, { id: "a" });
+  for await (const { event } of serverStream(connection, AssistantService.method.postUserQuery, request, limits)) {
+    assert.equal(event.case, "started");
+    break;
+  }
+  await (
+    await server.call(1)
+  ).abandoned;
+  connection.grpc.close();
 });
 
 test("a deadline ends a call", async () => {

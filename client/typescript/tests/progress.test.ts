@@ -139,6 +139,15 @@ describe("a reply that goes another way begins again:", () => {
     ]);
   });
 
+  test("and what came before it is forgotten", () => {
+    const streams = [
+      [started(), delta("One"), skillCall("1")],
+      [started(), delta("Two"), skillCall("2")],
+      [started(), delta("Two"), skillCall("2"), completed()],
+    ];
+    assert.deepEqual(played(...streams), ["started", "One", "call 1", "started", "Two", "call 2", "completed"]);
+  });
+
   test("more than once", () => {
     const streams = [
       [started(), delta("One")],
