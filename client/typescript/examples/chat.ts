@@ -14,10 +14,10 @@ const lines = input[Symbol.asyncIterator](); // from now on, so that no line is 
 let leaving: AbortController | undefined;
 
 async function answer(userMessage: string): Promise<void> {
-  leaving = new AbortController();
+  const { signal } = (leaving = new AbortController());
   // Whatever becomes of the connection, the turn goes on, and each piece comes once.
   const request = { id, userMessage, onDisconnect: OnDisconnect.CONTINUE };
-  const reply = client.postUserQuery(request, { signal: leaving.signal });
+  const reply = client.postUserQuery(request, { signal });
   let begun = false;
   try {
     for await (const event of reply) {
@@ -43,7 +43,9 @@ async function answer(userMessage: string): Promise<void> {
     }
   } catch (error) {
     process.stdout.write(begun ? "\n" : "");
-    complain(error);
+    if (!signal.aborted) {
+      complain(error);
+    }
   } finally {
     leaving = undefined;
   }
@@ -79,5 +81,8 @@ for await (const line of lines) {
     await answer(line);
   }
   input.prompt();
+}
+if (process.stdin.isTTY) {
+  process.stdout.write("\n");
 }
 client.close();

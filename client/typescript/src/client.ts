@@ -1,5 +1,6 @@
 /** The client. */
 import { randomBytes } from "node:crypto";
+import { setMaxListeners } from "node:events";
 
 import { clone, create } from "@bufbuild/protobuf";
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
@@ -256,7 +257,10 @@ export class PalaverClient implements Disposable {
     } else if (signal?.aborted) {
       leave();
     }
-    signal?.addEventListener("abort", leave);
+    if (signal) {
+      setMaxListeners(0, signal); // many calls may share it, and each takes its listener away again
+      signal.addEventListener("abort", leave);
+    }
     this.#open.add(leaving);
     const ended = (): void => {
       signal?.removeEventListener("abort", leave);

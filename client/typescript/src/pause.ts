@@ -9,7 +9,7 @@ const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 /** Waits until a turn that ended with this error may be posted again; throws the error when it may not. */
 export async function pauseAfter(error: unknown, attempts: Attempts, signal: AbortSignal): Promise<void> {
-  const pauseMs = error instanceof PalaverError && !signal.aborted ? attempts.pauseAfter(error) : undefined;
+  const pauseMs = error instanceof PalaverError ? attempts.pauseAfter(error) : undefined;
   if (pauseMs === undefined) {
     throw error;
   }

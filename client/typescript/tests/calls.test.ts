@@ -211,6 +211,16 @@ test("a signal that serves many calls does not keep them", async () => {
   assert.deepEqual(getEventListeners(signal, "abort"), []);
 });
 
+test("many calls at a time may share a signal", async (context) => {
+  await using server = await ScriptedServer.start();
+  server.script("getAssistant", create(GetAssistantResponseSchema, { assistant: assistant() }));
+  using client = new PalaverClient(server.target);
+  const warned = context.mock.method(process, "emitWarning", () => undefined).mock;
+  const { signal } = new AbortController();
+  await Promise.all(Array.from({ length: 30 }, () => client.getAssistant({ id: "a" }, { signal })));
+  assert.equal(warned.callCount(), 0);
+});
+
 test("a stream ends with the iteration over it", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", [...turn("Hi"), HANG]);

@@ -8,12 +8,16 @@ import { describe, test } from "node:test";
 import { create, toBinary } from "@bufbuild/protobuf";
 import { PalaverClient } from "@palaver-chat/client";
 import type { ClientOptions } from "@palaver-chat/client";
-import { PostUserQueryResponseSchema, PostUserQueryUnaryResponseSchema } from "@palaver-chat/client/v1";
+import {
+  GetAssistantResponseSchema,
+  PostUserQueryResponseSchema,
+  PostUserQueryUnaryResponseSchema,
+} from "@palaver-chat/client/v1";
 import type { PostUserQueryRequest, PostUserQueryResponse } from "@palaver-chat/client/v1";
 
 import { CuttingProxy } from "./support/cutting_proxy.js";
 import { collect, fails } from "./support/expect.js";
-import { completed, delta, shown, started, turn, turnCompleted } from "./support/replies.js";
+import { assistant, completed, delta, shown, started, turn, turnCompleted } from "./support/replies.js";
 import { Failure, HANG, ScriptedServer, refusal } from "./support/scripted_server.js";
 import type { Step } from "./support/scripted_server.js";
 
@@ -270,15 +274,27 @@ test("a deadline ends a reply that hangs after it was posted again", () =>
 describe("the wait for the connection is left", () => {
   const options = { reconnectTimeoutMs: Infinity };
 
+  /** Waits until the client has seen what the server has sent so far: what is sent later comes later. */
+  async function settled(server: ScriptedServer, client: PalaverClient): Promise<void> {
+    server.script("getAssistant", create(GetAssistantResponseSchema, { assistant: assistant() }));
+    for (let times = 0; times < 5; times++) {
+      await client.getAssistant({ id: "support" });
+    }
+  }
+
+  function posts(server: ScriptedServer): number {
+    return server.calls.filter(({ method }) => method !== "getAssistant").length;
+  }
+
   test("by the signal of a reply", () =>
     withServer(async (server, client) => {
       server.script("postUserQuery", [LATER]);
       const leaving = new AbortController();
       const reading = fails(client.postUserQuery(QUERY, { signal: leaving.signal }), { status: "CANCELLED" });
-      await server.call(1);
+      await settled(server, client);
       leaving.abort();
       await reading;
-      assert.equal(server.calls.length, 1);
+      assert.equal(posts(server), 1);
     }, options));
 
   test("by the return of a reply, after something was read", () =>
@@ -287,9 +303,10 @@ describe("the wait for the connection is left", () => {
       const reply = client.postUserQuery(QUERY);
       await reply.next();
       const reading = reply.next();
+      await settled(server, client);
       await reply.return();
       assert.deepEqual(await reading, { done: true, value: undefined });
-      assert.equal(server.calls.length, 1);
+      assert.equal(posts(server), 1);
     }, options));
 
   test("by the signal of a unary turn", () =>
@@ -297,10 +314,10 @@ describe("the wait for the connection is left", () => {
       server.script("postUserQueryUnary", LATER);
       const leaving = new AbortController();
       const waiting = fails(client.postUserQueryUnary(QUERY, { signal: leaving.signal }), { status: "CANCELLED" });
-      await server.call(1);
+      await settled(server, client);
       leaving.abort();
       await waiting;
-      assert.equal(server.calls.length, 1);
+      assert.equal(posts(server), 1);
     }, options));
 
   test("by closing the client", () =>
@@ -311,10 +328,21 @@ describe("the wait for the connection is left", () => {
         fails(client.postUserQuery(QUERY), { status: "CANCELLED" }),
         fails(client.postUserQueryUnary(QUERY), { status: "CANCELLED" }),
       ]);
-      await server.call(2);
+      await settled(server, client);
       client.close();
       await waiting;
-      assert.equal(server.calls.length, 2);
+      assert.equal(posts(server), 2);
+    }, options));
+
+  test("and is as long as the server says, even if that is for months", () =>
+    withServer(async (server, client) => {
+      const months = refusal("UNAVAILABLE", { reason: "SHUTTING_DOWN", retryDelay: { seconds: 10_000_000n } });
+      server.script("postUserQuery", [months]);
+      const reply = client.postUserQuery(QUERY);
+      await settled(server, client);
+      await settled(server, client);
+      await reply.return();
+      assert.equal(posts(server), 1);
     }, options));
 });
 
