@@ -31,6 +31,7 @@ public final class Chat {
 
     private final PalaverClient client;
     private final String assistantId;
+    private boolean isCreated;
 
     /** The reply that is being shown; null at the prompt. */
     private volatile Reply reply;
@@ -51,14 +52,6 @@ public final class Chat {
     }
 
     private void run() throws IOException {
-        try {
-            client.createAssistant(CreateAssistantRequest.newBuilder()
-                    .setId(assistantId)
-                    .setIfExists(IfExists.IF_EXISTS_KEEP)
-                    .build());
-        } catch (PalaverException e) {
-            showError(e); // the server may be there for the first message
-        }
         BufferedReader lines = new BufferedReader(new InputStreamReader(System.in, UTF_8));
         for (String line = prompt(lines); line != null; line = prompt(lines)) {
             if (!line.isBlank()) {
@@ -73,6 +66,29 @@ public final class Chat {
     }
 
     private void takeTurn(String message) {
+        try {
+            createAssistant();
+            showReply(message);
+        } catch (PalaverException e) {
+            show("\n");
+            boolean isLeft = e.status() == Status.Code.CANCELLED && e.reason().isEmpty();
+            if (!isLeft) {
+                System.err.println(e.getMessage().replaceAll("\\s+", " "));
+            }
+        }
+    }
+
+    private void createAssistant() {
+        if (!isCreated) {
+            client.createAssistant(CreateAssistantRequest.newBuilder()
+                    .setId(assistantId)
+                    .setIfExists(IfExists.IF_EXISTS_KEEP)
+                    .build());
+            isCreated = true;
+        }
+    }
+
+    private void showReply(String message) {
         PostUserQueryRequest query = PostUserQueryRequest.newBuilder()
                 .setId(assistantId)
                 .setUserMessage(message)
@@ -95,12 +111,6 @@ public final class Chat {
                 }
             }
             show("\n");
-        } catch (PalaverException e) {
-            show("\n");
-            boolean isLeft = e.status() == Status.Code.CANCELLED && e.reason().isEmpty();
-            if (!isLeft) {
-                showError(e);
-            }
         } finally {
             this.reply = null;
         }
@@ -144,9 +154,5 @@ public final class Chat {
 
     private static void showSkill(SkillResult result) {
         System.err.println("[" + (result.hasError() ? "error: " + result.getError() : result.getContent()) + "]");
-    }
-
-    private static void showError(PalaverException error) {
-        System.err.println(error.getMessage().replaceAll("\\s+", " "));
     }
 }

@@ -44,7 +44,7 @@ import java.util.Optional;
  *
  * @serial exclude
  */
-@SuppressWarnings("serial") // it can't be serialized, and neither can its cause
+@SuppressWarnings({"serial", "InvalidBlockTag"}) // it can't be serialized, and Error Prone mistakes what says so
 public final class PalaverException extends RuntimeException {
     @Serial
     private static final long serialVersionUID = 1;
@@ -123,8 +123,11 @@ public final class PalaverException extends RuntimeException {
     /** Returns the exception for what gRPC has thrown. */
     static PalaverException of(Throwable thrown) {
         Status status = Status.fromThrowable(thrown);
-        if (status.getCode() == Status.Code.CANCELLED && status.getCause() instanceof StatusRuntimeException unread) {
-            return malformed(unread.getMessage(), thrown); // gRPC cancels a call whose message it can't parse
+        // gRPC cancels a call whose message it can't parse.
+        if (status.getCode() == Status.Code.CANCELLED
+                && status.getCause() instanceof StatusRuntimeException unread
+                && unread.getStatus().getCode() == Status.Code.INTERNAL) {
+            return malformed(unread.getMessage(), thrown);
         }
         return new PalaverException(status.getCode(), description(status), Details.of(thrown), thrown);
     }

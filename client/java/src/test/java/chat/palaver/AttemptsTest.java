@@ -2,6 +2,7 @@ package chat.palaver;
 
 import static java.util.concurrent.TimeUnit.NANOSECONDS;
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import com.google.protobuf.Any;
@@ -122,9 +123,9 @@ class AttemptsTest {
         assertTrue(isBreak(
                 Status.INTERNAL.withDescription("RST_STREAM closed stream. HTTP/2 error code: PROTOCOL_ERROR")));
         assertTrue(isBreak(Status.CANCELLED.withDescription("RST_STREAM closed stream. HTTP/2 error code: CANCEL")));
-        assertTrue(!isBreak(Status.INTERNAL.withDescription("a bug")));
-        assertTrue(!isBreak(Status.CANCELLED));
-        assertTrue(!isBreak(Status.DEADLINE_EXCEEDED));
+        assertFalse(isBreak(Status.INTERNAL.withDescription("a bug")));
+        assertFalse(isBreak(Status.CANCELLED));
+        assertFalse(isBreak(Status.DEADLINE_EXCEEDED));
         for (String reason : new String[] {"MODEL_UNAVAILABLE", "STORE_UNAVAILABLE", "MODEL_STREAM_BROKEN", "LATER"}) {
             assertTrue(attempts(null, Duration.ofDays(1))
                     .pauseAfter(refusal(Status.Code.UNAVAILABLE, reason, Duration.ZERO))

@@ -512,7 +512,7 @@ class CallsTest {
         Context.CancellableContext context = Context.current().withCancellation();
         var future = context.call(() -> client.async().postUserQueryUnary(QUERY));
         ScriptedServer.Call call = server.awaitCall(1);
-        context.cancel(null);
+        context.cancel(Status.CANCELLED.withDescription("RPC cancelled").asRuntimeException()); // as gRPC's servers do
         ExecutionException error = assertThrows(ExecutionException.class, () -> Waiting.until(future));
         assertEquals(Status.Code.CANCELLED, ((PalaverException) error.getCause()).status());
         Waiting.until(call.abandoned());

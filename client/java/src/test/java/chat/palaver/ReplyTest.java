@@ -15,9 +15,12 @@ import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import chat.palaver.support.MessageCounter;
 import chat.palaver.support.ScriptedServer;
 import chat.palaver.support.Step;
 import chat.palaver.support.Waiting;
+import chat.palaver.v1.GetAssistantRequest;
+import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.PostUserQueryRequest;
 import chat.palaver.v1.PostUserQueryResponse;
 import com.google.protobuf.UnknownFieldSet;
@@ -176,6 +179,18 @@ class ReplyTest {
             }
         }
         assertEquals(4, server.calls().size());
+    }
+
+    @Test
+    void aTurnThatIsStoredIsSoEvenIfTheStreamDoesNotEnd() {
+        script(started(), completed(), Step.hang());
+        try (Reply reply = client.postUserQuery(QUERY)) {
+            Iterator<PostUserQueryResponse> events = reply.iterator();
+            assertEquals("started", shown(events.next()));
+            assertEquals("completed", shown(events.next()));
+            client.close();
+            assertFalse(events.hasNext());
+        }
     }
 
     @Test
@@ -363,9 +378,20 @@ class ReplyTest {
         CompletableFuture<Void> stalled = new CompletableFuture<>();
         int count = 3000;
         script(started(), Step.flood(textEvent("x".repeat(10_000)), count, stalled), completed());
-        try (Reply reply = client.postUserQuery(QUERY)) {
+        server.script("GetAssistant", List.of(Step.send(GetAssistantResponse.getDefaultInstance())));
+        MessageCounter counter = new MessageCounter();
+        try (PalaverClient counting = PalaverClient.builder()
+                        .target(server.target())
+                        .configureChannel(channel -> channel.intercept(counter))
+                        .build();
+                Reply reply = counting.postUserQuery(QUERY)) {
             assertEquals("started", shown(reply.iterator().next()));
             Waiting.until(stalled);
+            // Whatever were on its way would have come before the answers to these, on the same connection.
+            for (int call = 0; call < 200; call++) {
+                counting.getAssistant(GetAssistantRequest.getDefaultInstance());
+            }
+            assertEquals(2, counter.messages());
             int pieces = 0;
             for (String text : reply.text()) {
                 pieces += text.isEmpty() ? 0 : 1;
