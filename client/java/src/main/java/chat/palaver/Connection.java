@@ -84,9 +84,11 @@ final class Connection {
         Duration effective = callTimeout == null ? timeout : callTimeout;
         long nanos = effective == null ? Long.MAX_VALUE : NANOSECONDS.convert(effective);
         Deadline own = nanos == Long.MAX_VALUE ? null : Deadline.after(nanos, NANOSECONDS);
-        Deadline inherited =
-                Context.current().getDeadline(); // gRPC keeps it in any case; posting again must know of it
-        return own == null || inherited == null ? (own == null ? inherited : own) : own.minimum(inherited);
+        Deadline inherited = Context.current().getDeadline(); // gRPC keeps it by itself; posting again must know of it
+        if (inherited == null) {
+            return own;
+        }
+        return own == null ? inherited : inherited.minimum(own);
     }
 
     /** Returns how often a turn with this deadline is posted. */

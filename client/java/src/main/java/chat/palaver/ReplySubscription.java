@@ -140,7 +140,7 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
 
     private void broken(PalaverException error) {
         call = null;
-        if (isCompleted) {
+        if (isCompleted || isOver) {
             end(null);
         } else {
             attempts.pauseAfter(error).ifPresentOrElse(this::postAfter, () -> end(error));

@@ -23,6 +23,7 @@ import io.grpc.CallOptions;
 import io.grpc.Channel;
 import io.grpc.ClientCall;
 import io.grpc.ClientInterceptor;
+import io.grpc.Context;
 import io.grpc.MethodDescriptor;
 import io.grpc.Status;
 import java.time.Duration;
@@ -30,6 +31,8 @@ import java.util.ArrayList;
 import java.util.Iterator;
 import java.util.List;
 import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.AutoClose;
@@ -326,6 +329,24 @@ class ResumeTest {
         long second = server.awaitCall(2).deadline().timeRemaining(TimeUnit.MILLISECONDS);
         // Both tell the same moment, but for what gRPC rounds.
         assertTrue(Math.abs(first - second) < 1000, first + " and " + second + " ms");
+    }
+
+    @Test
+    void itNeverOutlastsTheDeadlineOfTheContextThatItWasPostedIn() throws Exception {
+        server.script("PostUserQuery", List.of(started(), shuttingDown(1000)));
+        server.script("PostUserQueryUnary", List.of(shuttingDown(1000)));
+        ScheduledExecutorService timer = Executors.newSingleThreadScheduledExecutor();
+        try (PalaverClient patient = client(Duration.ofSeconds(2000));
+                Context.CancellableContext context = Context.current().withDeadlineAfter(60, TimeUnit.SECONDS, timer)) {
+            context.run(() -> {
+                assertEquals("SHUTTING_DOWN", failure(() -> read(patient)).reason());
+                assertEquals(
+                        "SHUTTING_DOWN",
+                        failure(() -> patient.postUserQueryUnary(QUERY)).reason());
+            });
+        } finally {
+            timer.shutdownNow();
+        }
     }
 
     // Leaving while it waits.
