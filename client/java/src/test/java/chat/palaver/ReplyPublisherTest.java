@@ -255,6 +255,28 @@ class ReplyPublisherTest {
     }
 
     @Test
+    void aSubscriberMayCancelWhatBeginsAnew() throws Exception {
+        server.script(
+                "PostUserQuery",
+                List.of(started(), text("One"), text("Two"), BREAK),
+                List.of(started(), text("One"), text("Three"), Step.hang()));
+        Recorder recorder = new Recorder() {
+            @Override
+            public void onNext(PostUserQueryResponse event) {
+                super.onNext(event);
+                if (event.hasStarted() && events.size() > 1) {
+                    subscription.cancel();
+                }
+            }
+        };
+        client.async().postUserQuery(QUERY).subscribe(recorder);
+        recorder.subscription.request(Long.MAX_VALUE);
+        Waiting.until(server.awaitCall(2).abandoned());
+        client.close();
+        assertEquals(List.of("started", "One", "Two", "started"), shown(recorder.events));
+    }
+
+    @Test
     void aSubscriberThatThrowsGetsNoMoreSignals() throws Exception {
         server.script("PostUserQuery", List.of(started(), text("One"), Step.hang()));
         CompletableFuture<Throwable> uncaught = new CompletableFuture<>();

@@ -367,6 +367,25 @@ class ResumeTest {
     }
 
     @Test
+    void theContextThatItWasPostedInEndsTheWaitForTheConnection() throws Exception {
+        server.script("PostUserQuery", List.of(shuttingDown(1000)));
+        server.script("PostUserQueryUnary", List.of(shuttingDown(1000)));
+        try (PalaverClient patient = client(Duration.ofSeconds(2000));
+                Context.CancellableContext context = Context.current().withCancellation()) {
+            Runnable post = () -> context.run(() -> read(patient));
+            Runnable postUnary = () -> context.run(() -> patient.postUserQueryUnary(QUERY));
+            var reply = CompletableFuture.supplyAsync(() -> failure(post));
+            var unary = CompletableFuture.supplyAsync(() -> failure(postUnary));
+            Waiting.until(server.awaitCall(1).over());
+            Waiting.until(server.awaitCall(2).over());
+            context.cancel(null);
+            assertEquals(Status.Code.CANCELLED, Waiting.until(reply).status());
+            assertEquals(Status.Code.CANCELLED, Waiting.until(unary).status());
+        }
+        assertEquals(2, server.calls().size());
+    }
+
+    @Test
     void closingTheClientEndsTheWaitForTheConnection() throws Exception {
         server.script("PostUserQuery", List.of(shuttingDown(1000)));
         server.script("PostUserQueryUnary", List.of(shuttingDown(1000)));
