@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import traceback
@@ -121,6 +122,8 @@ async def run(languages: Sequence[Language], rows: Sequence[Row], verbose: bool)
 def main() -> None:
     """Reads the arguments, runs, and judges."""
     logging.basicConfig(level=logging.CRITICAL)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what the chats that are interrupted here would inherit
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=(__doc__ or "").splitlines()[0])
     names = [language.name for language in LANGUAGES]
     parser.add_argument("--language", action="append", choices=names, help="only this one; may be repeated")

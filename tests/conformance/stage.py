@@ -302,11 +302,15 @@ class Stage:
         process.stdin.write("".join(f"{line}\n" for line in step["chat"]).encode())
         process.stdin.close()
         data = b""
+        interrupted = False
         while piece := await process.stdout.read(65_536):
             data += piece
             async with self.runner.changed:
                 self._printed = data.decode("utf-8", "ignore")
                 self.runner.changed.notify_all()
+            if step.get("interrupt_after", "\0") in self._printed and not interrupted:
+                interrupted = True
+                process.send_signal(signal.SIGINT)
         complaints = (await process.stderr.read()).decode()
         status = await process.wait()
         self._check(step["prints"], self._printed, f"printed (exit {status}, stderr {complaints[-500:]!r})")

@@ -1,12 +1,13 @@
 //! A chat in the terminal: `chat [TARGET] [ASSISTANT_ID]`.
 //!
-//! Ctrl-C leaves a reply, and at the prompt the chat, as does the end of input.
+//! Ctrl-C ends a reply, and at the prompt the chat, as does the end of input.
 
 use std::io::{self, IsTerminal as _, Write as _, stdin, stdout};
 
 use futures_util::TryStreamExt as _;
 use palaver::{
-    Client, CreateAssistantRequest, Event, IfExists, OnDisconnect, Outcome, PostUserQueryRequest, SkillResult,
+    CancelTurnRequest, Client, CreateAssistantRequest, Event, IfExists, OnDisconnect, Outcome, PostUserQueryRequest,
+    Reply, SkillResult,
 };
 use tokio::sync::mpsc;
 
@@ -45,10 +46,24 @@ async fn main() -> io::Result<()> {
         if line.trim().is_empty() {
             continue;
         }
+        let reply = client.post_user_query(PostUserQueryRequest {
+            id: id.clone(),
+            user_message: line,
+            on_disconnect: OnDisconnect::Continue.into(),
+            ..Default::default()
+        });
+        let request_id = reply.request_id().to_owned();
         tokio::select! {
-            outcome = post(&client, &id, line) => outcome?,
-            // The reply is dropped, which ends the call; the turn itself runs on and is stored.
-            _ = tokio::signal::ctrl_c() => println!(),
+            outcome = show(reply) => outcome?,
+            _ = tokio::signal::ctrl_c() => {
+                println!();
+                // Dropping the reply is not enough: the turn was posted to go on without its caller.
+                let id = id.clone();
+                let turn = CancelTurnRequest { id, request_id, ..Default::default() };
+                if let Err(error) = client.cancel_turn(turn).await {
+                    complain(&error);
+                }
+            }
         }
     }
     if is_terminal {
@@ -58,14 +73,8 @@ async fn main() -> io::Result<()> {
     std::process::exit(0);
 }
 
-/// Posts a message and prints the reply as it streams. Only standard output can fail it.
-async fn post(client: &Client, id: &str, user_message: String) -> io::Result<()> {
-    let mut reply = client.post_user_query(PostUserQueryRequest {
-        id: id.into(),
-        user_message,
-        on_disconnect: OnDisconnect::Continue.into(),
-        ..Default::default()
-    });
+/// Prints a reply as it streams. Only standard output can fail it.
+async fn show(mut reply: Reply) -> io::Result<()> {
     let (mut has_begun, mut has_text) = (false, false);
     loop {
         match reply.try_next().await {

@@ -1,23 +1,23 @@
 /**
  * A small terminal chat: `chat [TARGET] [ASSISTANT_ID]`. Each line of the input is posted to the assistant, and the reply
- * printed as it streams. Ctrl-C leaves a reply, and at the prompt the chat.
+ * printed as it streams. Ctrl-C ends a reply, and at the prompt the chat.
  */
 import { createInterface } from "node:readline";
 
 import { IfExists, OnDisconnect, PalaverClient, PalaverError } from "@palaver-chat/client";
+import type { Reply } from "@palaver-chat/client";
 
 const [target = "127.0.0.1:50051", id = "chat"] = process.argv.slice(2);
 
 const client = new PalaverClient(target);
 const input = createInterface({ input: process.stdin, output: process.stdout, terminal: process.stdin.isTTY });
 const lines = input[Symbol.asyncIterator](); // from now on, so that no line is missed
-let leaving: AbortController | undefined;
+let current: Reply | undefined;
 
 async function answer(userMessage: string): Promise<void> {
-  const { signal } = (leaving = new AbortController());
   // Whatever becomes of the connection, the turn goes on, and each piece comes once.
   const request = { id, userMessage, onDisconnect: OnDisconnect.CONTINUE };
-  const reply = client.postUserQuery(request, { signal });
+  const reply = (current = client.postUserQuery(request));
   let begun = false;
   try {
     for await (const event of reply) {
@@ -43,11 +43,9 @@ async function answer(userMessage: string): Promise<void> {
     }
   } catch (error) {
     process.stdout.write(begun ? "\n" : "");
-    if (!signal.aborted) {
-      complain(error);
-    }
+    complain(error);
   } finally {
-    leaving = undefined;
+    current = undefined;
   }
 }
 
@@ -59,8 +57,9 @@ function complain(error: unknown): void {
 }
 
 function interrupt(): void {
-  if (leaving) {
-    leaving.abort();
+  if (current) {
+    // To leave the loop is not enough: the turn was posted to go on without its caller.
+    client.cancelTurn({ id, requestId: current.requestId }).catch(complain);
   } else {
     input.close();
   }

@@ -1,5 +1,5 @@
 // Command chat is a conversation with an assistant in the terminal: each line of the standard input is a message, and its
-// reply is printed as it streams. Ctrl-C leaves a reply, and ends the chat where there is none.
+// reply is printed as it streams. Ctrl-C ends a reply, and the chat where there is none.
 //
 //	chat [TARGET] [ASSISTANT_ID]
 package main
@@ -64,28 +64,35 @@ type chat struct {
 	created bool
 }
 
-// answer posts a message and prints the reply. An interrupt leaves it.
+// answer posts a message and prints the reply. An interrupt ends it.
 func (c *chat) answer(message string, interrupts <-chan os.Signal) {
 	ctx, leave := context.WithCancel(context.Background())
+	reply := c.client.PostUserQuery(ctx, &palaver.PostUserQueryRequest{ // which is posted when it is read
+		Id:           c.id,
+		UserMessage:  message,
+		OnDisconnect: palaver.OnDisconnectContinue,
+	})
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)
-		switch err := c.post(ctx, message); {
-		case errors.Is(err, context.Canceled):
-			fmt.Fprintln(os.Stderr, "[left: the server goes on with the reply]")
-		case err != nil:
+		if err := c.show(ctx, reply); err != nil && !errors.Is(err, context.Canceled) {
 			tell(err)
 		}
 	}()
 	select {
 	case <-answered:
 	case <-interrupts:
+		// To leave is not enough: the turn was posted to go on without its caller.
+		cancel := &palaver.CancelTurnRequest{Id: c.id, RequestId: reply.RequestID()}
+		if err := c.client.CancelTurn(ctx, cancel); err != nil {
+			tell(err)
+		}
 	}
 	leave()
 	<-answered
 }
 
-func (c *chat) post(ctx context.Context, message string) error {
+func (c *chat) show(ctx context.Context, reply *palaver.Reply) error {
 	if !c.created { // with the first message, so that a server which is not there yet ends nothing
 		create := &palaver.CreateAssistantRequest{Id: c.id, IfExists: palaver.IfExistsKeep}
 		if _, err := c.client.CreateAssistant(ctx, create); err != nil {
@@ -93,11 +100,6 @@ func (c *chat) post(ctx context.Context, message string) error {
 		}
 		c.created = true
 	}
-	reply := c.client.PostUserQuery(ctx, &palaver.PostUserQueryRequest{
-		Id:           c.id,
-		UserMessage:  message,
-		OnDisconnect: palaver.OnDisconnectContinue,
-	})
 	defer fmt.Println()
 	begun := false
 	for event, err := range reply.Events() {

@@ -5,6 +5,7 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 import chat.palaver.PalaverClient;
 import chat.palaver.PalaverException;
 import chat.palaver.Reply;
+import chat.palaver.v1.CancelTurnRequest;
 import chat.palaver.v1.CreateAssistantRequest;
 import chat.palaver.v1.IfExists;
 import chat.palaver.v1.OnDisconnect;
@@ -12,7 +13,6 @@ import chat.palaver.v1.PostUserQueryRequest;
 import chat.palaver.v1.PostUserQueryResponse;
 import chat.palaver.v1.SkillCall;
 import chat.palaver.v1.SkillResult;
-import io.grpc.Status;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
@@ -20,8 +20,8 @@ import java.io.PrintStream;
 import java.lang.reflect.Proxy;
 
 /**
- * A chat in the terminal: {@code chat [TARGET] [ASSISTANT_ID]}. Each line of the input is a message. Ctrl-C leaves the
- * reply that is being shown; at the prompt it ends the chat, as does the end of the input.
+ * A chat in the terminal: {@code chat [TARGET] [ASSISTANT_ID]}. Each line of the input is a message. Ctrl-C ends the
+ * reply that is being shown, and at the prompt the chat, as does the end of the input.
  */
 public final class Chat {
     private static final PrintStream OUT = new PrintStream(System.out, false, UTF_8);
@@ -71,10 +71,7 @@ public final class Chat {
             showReply(message);
         } catch (PalaverException e) {
             show("\n");
-            boolean isLeft = e.status() == Status.Code.CANCELLED && e.reason().isEmpty();
-            if (!isLeft) {
-                System.err.println(e.getMessage().replaceAll("\\s+", " "));
-            }
+            complain(e);
         }
     }
 
@@ -136,11 +133,23 @@ public final class Chat {
     private void interrupt() {
         Reply current = reply;
         if (current != null) {
-            current.close();
+            try {
+                // To close the reply is not enough: the turn was posted to go on without its caller.
+                client.cancelTurn(CancelTurnRequest.newBuilder()
+                        .setId(assistantId)
+                        .setRequestId(current.requestId())
+                        .build());
+            } catch (PalaverException e) {
+                complain(e);
+            }
         } else {
             show("\n");
             System.exit(0);
         }
+    }
+
+    private static void complain(PalaverException error) {
+        System.err.println(error.getMessage().replaceAll("\\s+", " "));
     }
 
     private static void show(String text) {
