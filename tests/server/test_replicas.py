@@ -61,7 +61,7 @@ async def test_a_turn_waits_for_that_of_another_server(one: Served, other: Serve
     endpoint.script(Stream("first", gate), Stream("second"))
     running = one.stub.PostUserQuery(query("q1"))
     await running.read()
-    failure = await failure_of(other.stub.PostUserQueryUnary(query("q2"), timeout=0.5))
+    failure = await failure_of(other.stub.PostUserQueryUnary(query("q2"), timeout=4))
     assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "ASSISTANT_BUSY")
     assert failure.retry_delay is not None
     assert failure.retry_delay > 0
