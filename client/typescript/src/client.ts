@@ -109,7 +109,7 @@ export class PalaverClient implements Disposable {
     for (const leaving of this.#open) {
       leaving.abort(closed());
     }
-    this.#connection.grpc.close();
+    this.#connection.close();
   }
 
   /** Does the same as {@link close}, for `using`. */

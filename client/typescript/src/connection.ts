@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { BlockList, isIPv4, isIPv6 } from "node:net";
 
-import { ChannelCredentials, Client, Metadata } from "@grpc/grpc-js";
+import { ChannelCredentials, Client, Metadata, connectivityState } from "@grpc/grpc-js";
 import type { ChannelOptions } from "@grpc/grpc-js";
 
 import { VERSION } from "./version.js";
@@ -47,7 +47,12 @@ const DEFAULT_OPTIONS: ChannelOptions = {
   "grpc.keepalive_timeout_ms": 10_000,
   // The contract keeps a page and a turn below 4 MiB. gRPC's default limit is exactly that, which leaves no room.
   "grpc.max_receive_message_length": 8 * 1024 * 1024,
+  // A connection that is given up must not come back from a pool.
+  "grpc.use_local_subchannel_pool": 1,
 };
+
+/** What gRPC gives a connection in other languages; grpc-js waits for ever for a server that accepts it and says nothing. */
+const CONNECT_TIMEOUT_MS = 20_000;
 
 /** What the client needs to be told of a connection. */
 export interface ConnectionOptions {
@@ -58,14 +63,21 @@ export interface ConnectionOptions {
 
 /** A connection, which is opened with the first call, and what goes along with every call. */
 export class Connection {
-  readonly grpc: Client;
+  readonly #open: () => Client;
+  readonly #connectTimeoutMs: number;
   readonly #token: string | undefined;
+  #grpc: Client;
+  #connecting: NodeJS.Timeout | undefined;
 
   /**
    * @throws TypeError when a token would go over the network in the clear, or can't be sent as a header.
    * @throws Error when the file of certificate authorities can't be read.
    */
-  constructor(target: string, { tls = false, token, channelOptions }: ConnectionOptions) {
+  constructor(
+    target: string,
+    { tls = false, token, channelOptions }: ConnectionOptions,
+    connectTimeoutMs = CONNECT_TIMEOUT_MS,
+  ) {
     if (token !== undefined && !/^[!-~]([ -~]*[!-~])?$/.test(token)) {
       throw new TypeError("the token must consist of visible ASCII characters");
     }
@@ -73,13 +85,28 @@ export class Connection {
     if (token !== undefined && tls === false && !local) {
       throw new TypeError(`the token would be sent to "${target}" in the clear: use TLS`);
     }
-    this.#token = token;
-    this.grpc = new Client(target, credentials(tls), {
+    const security = credentials(tls);
+    const options = {
       ...DEFAULT_OPTIONS,
       // What is meant for this machine stays on it, whatever `http_proxy` says.
       ...(local ? { "grpc.enable_http_proxy": 0 } : {}),
       ...channelOptions,
-    });
+    };
+    this.#token = token;
+    this.#connectTimeoutMs = connectTimeoutMs;
+    this.#open = () => new Client(target, security, options);
+    this.#grpc = this.#open();
+    this.#watch(this.#grpc);
+  }
+
+  /** What makes the next call. */
+  get grpc(): Client {
+    return this.#grpc;
+  }
+
+  /** Closes the connection when the calls that are under way have ended. */
+  close(): void {
+    this.#grpc.close();
   }
 
   /** What goes along with a call. */
@@ -89,6 +116,30 @@ export class Connection {
       metadata.set("authorization", `Bearer ${this.#token}`);
     }
     return metadata;
+  }
+
+  /** Gives up a connection that takes too long, and with it the calls that wait for it: they are `UNAVAILABLE`. */
+  #watch(grpc: Client): void {
+    const channel = grpc.getChannel();
+    const state = channel.getConnectivityState(false);
+    if (grpc !== this.#grpc) {
+      return;
+    }
+    clearTimeout(this.#connecting);
+    if (state === connectivityState.SHUTDOWN) {
+      return;
+    }
+    if (state === connectivityState.CONNECTING) {
+      const giveUp = (): void => {
+        this.#grpc = this.#open();
+        this.#watch(this.#grpc);
+        grpc.close();
+      };
+      this.#connecting = setTimeout(giveUp, this.#connectTimeoutMs).unref();
+    }
+    channel.watchConnectivityState(state, Infinity, () => {
+      this.#watch(grpc);
+    });
   }
 }
 

@@ -234,7 +234,7 @@ test("a stream ends with the iteration over it", async () => {
   await (
     await server.call(1)
   ).abandoned;
-  connection.grpc.close();
+  connection.close();
 });
 
 test("a deadline ends a call", async () => {

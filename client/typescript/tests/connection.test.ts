@@ -11,18 +11,22 @@ import { ServerCredentials } from "@grpc/grpc-js";
 import { PalaverClient } from "@palaver-chat/client";
 import {
   AssistantService,
+  DeleteAssistantRequestSchema,
+  GetAssistantRequestSchema,
   GetAssistantResponseSchema,
   ListMessagesResponseSchema,
   MessageSchema,
+  PostUserQueryRequestSchema,
 } from "@palaver-chat/client/v1";
 import { generate } from "selfsigned";
 
-import { SERVICE_CONFIG, isLocal } from "#dist/connection.js";
+import { serverStream, unary } from "#dist/calls.js";
+import { Connection, SERVICE_CONFIG, isLocal } from "#dist/connection.js";
 import { VERSION } from "#dist/version.js";
 
 import { CuttingProxy } from "./support/cutting_proxy.js";
 import { collect, fails } from "./support/expect.js";
-import { assistant, message, turn } from "./support/replies.js";
+import { assistant, message, started, turn } from "./support/replies.js";
 import { Failure, ScriptedServer } from "./support/scripted_server.js";
 
 const FOUND = create(GetAssistantResponseSchema, { assistant: assistant() });
@@ -248,4 +252,49 @@ test("a connection that breaks is opened anew", async () => {
     assert.ok(await client.getAssistant({ id: "support" }));
     proxy.cut();
   }
+});
+
+describe("a server that accepts a connection and says nothing", () => {
+  const limits = { timeoutMs: Infinity, signal: new AbortController().signal };
+  const request = create(GetAssistantRequestSchema, { id: "support" });
+  const remove = (connection: Connection): Promise<unknown> =>
+    unary(connection, AssistantService.method.deleteAssistant, create(DeleteAssistantRequestSchema), limits);
+
+  test("is UNAVAILABLE after a while, and is found again when it speaks", async () => {
+    await using server = await ScriptedServer.start();
+    await using proxy = await CuttingProxy.start(server.target);
+    server.script("getAssistant", FOUND);
+    const connection = new Connection(proxy.target, {}, 200);
+    proxy.deaf = true;
+    await fails(Promise.all([remove(connection), remove(connection)]), { status: "UNAVAILABLE", reason: "" });
+    await fails(remove(connection), { status: "UNAVAILABLE", reason: "" });
+    proxy.deaf = false;
+    assert.ok(await unary(connection, AssistantService.method.getAssistant, request, limits));
+    connection.close();
+  });
+
+  test("does not harm a reply over an older connection", async () => {
+    await using server = await ScriptedServer.start();
+    await using proxy = await CuttingProxy.start(server.target);
+    let goOn = (): void => undefined;
+    const gate = new Promise<void>((resolve) => (goOn = resolve));
+    server.script("postUserQuery", [started(), gate, ...turn("Hi").slice(1)]);
+    const connection = new Connection(proxy.target, {}, 200);
+    const query = create(PostUserQueryRequestSchema, { id: "support" });
+    const seen: (string | undefined)[] = [];
+    for await (const { event } of serverStream(connection, AssistantService.method.postUserQuery, query, limits)) {
+      seen.push(event.case);
+      if (event.case === "started") {
+        proxy.deaf = true;
+        server.goAway();
+        // The first one may still be refused over the connection that goes away.
+        await fails(remove(connection));
+        await fails(remove(connection), { status: "UNAVAILABLE" });
+        await fails(remove(connection), { status: "UNAVAILABLE" });
+        goOn();
+      }
+    }
+    assert.deepEqual(seen, ["started", "textDelta", "completed"]);
+    connection.close();
+  });
 });

@@ -1,4 +1,4 @@
-/** A proxy before a server that cuts or mutes all of its connections when a test says so. */
+/** A proxy before a server that cuts its connections, mutes them or keeps new ones waiting, when a test says so. */
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 import type { AddressInfo, Socket } from "node:net";
@@ -7,10 +7,17 @@ export class CuttingProxy implements AsyncDisposable {
   readonly #server = createServer();
   readonly #sockets = new Set<Socket>();
   #muted = false;
+  /** Whether new connections are accepted and left without an answer. */
+  deaf = false;
 
   private constructor(upstream: string) {
     const [host = "", port] = upstream.split(":");
     this.#server.on("connection", (socket) => {
+      if (this.deaf) {
+        this.#sockets.add(socket);
+        socket.on("error", () => undefined);
+        return;
+      }
       const other = connect(Number(port), host);
       this.#pump(socket, other);
       this.#pump(other, socket);
@@ -29,7 +36,7 @@ export class CuttingProxy implements AsyncDisposable {
     return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
-  /** How many connections there are from clients. */
+  /** How many connections there are from clients, while it is not deaf. */
   get connections(): number {
     return this.#sockets.size / 2;
   }

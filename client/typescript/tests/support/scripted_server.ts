@@ -120,6 +120,11 @@ export class ScriptedServer implements AsyncDisposable {
     return Promise.resolve();
   }
 
+  /** Says that it goes away, and lets the calls that are under way end. */
+  goAway(): void {
+    this.#server.tryShutdown(() => undefined);
+  }
+
   /** Sets the answers of a method. */
   script(method: Rpc, ...answers: (Step | Step[])[]): void {
     this.#answers.set(
