@@ -14,15 +14,8 @@ final class LocalTarget {
         if (target.startsWith("unix:")) {
             return true;
         }
-        String name = target;
-        if (target.startsWith("dns:")) {
-            name = target.substring("dns:".length());
-            // "dns://authority/name" asks a name server of its own, which may answer anything.
-            if (name.startsWith("//") && !name.startsWith("///")) {
-                return false;
-            }
-            name = name.startsWith("///") ? name.substring("///".length()) : name;
-        }
+        // Not "dns://authority/name", which asks a name server of its own: that may answer anything.
+        String name = target.replaceFirst("^dns:(///)?", "");
         try {
             String host = new URI("//" + name).getHost(); // read as gRPC reads it
             return host != null && (host.equalsIgnoreCase("localhost") || isLoopbackAddress(host));
