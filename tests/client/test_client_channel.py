@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from importlib import resources
 
 import grpc
@@ -66,6 +67,16 @@ async def test_the_token_goes_along_in_plaintext_on_this_machine(connect, server
     await driver.call("get_assistant", "support")
     await driver.post("support", "Hello!")
     assert [call.metadata["authorization"] for call in server.calls] == ["Bearer s3cret"] * 2
+
+
+async def test_what_is_for_this_machine_does_not_go_through_a_proxy(connect, server, monkeypatch):
+    with socket.socket() as proxy:  # it is there, and answers nobody
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        server.script("GetAssistant", FOUND)
+        driver = await connect(server.target, token="s3cret", timeout=10)
+        assert await driver.call("get_assistant", "support")
 
 
 async def test_without_a_token_there_is_no_authorization(driver, server):

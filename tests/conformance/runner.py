@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 from typing_extensions import Self
 
 LIMIT = 64 * 1024 * 1024  # a line may hold a page of messages
+NO_PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+"""Proxies that are not there: what is for this machine must not go through any."""
 
 
 @dataclass
@@ -105,6 +108,7 @@ class Runner:
         with self._stderr_path.open("wb") as stderr:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
+                env=os.environ | NO_PROXIES,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,

@@ -74,7 +74,10 @@ def channel_settings(
             call_metadata = (("authorization", f"Bearer {token}"),)
         else:
             raise ValueError(f'the token would be sent to "{target}" in the clear: use TLS')
-    return ChannelSettings(target, tuple({**_default_options(), **dict(options)}.items()), credentials, call_metadata)
+    defaults = _default_options()
+    if is_local(target):
+        defaults["grpc.enable_http_proxy"] = 0  # what is for this machine stays on it, whatever `http_proxy` says
+    return ChannelSettings(target, tuple({**defaults, **dict(options)}.items()), credentials, call_metadata)
 
 
 def deadline(timeout: float | None, default: float | None) -> float | None:
