@@ -12,6 +12,7 @@ import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import chat.palaver.PalaverException.FieldViolation;
+import chat.palaver.support.CallWatcher;
 import chat.palaver.support.ScriptedServer;
 import chat.palaver.support.Step;
 import chat.palaver.support.Waiting;
@@ -369,6 +370,14 @@ class CallsTest {
     }
 
     @Test
+    void whatTheProgramHasCancelledIsNotTheServersFault() {
+        Status left = Status.CANCELLED.withDescription("RPC cancelled"); // as gRPC's servers cancel their contexts
+        PalaverException error =
+                PalaverException.of(left.withCause(left.asRuntimeException()).asRuntimeException());
+        assertEquals(Status.Code.CANCELLED, error.status());
+    }
+
+    @Test
     void aTraceLeadsToTheCallersCode() {
         server.script("GetAssistant", List.of(Step.fail(Status.NOT_FOUND)));
         PalaverException error = failure(() -> client.getAssistant(GET));
@@ -468,14 +477,16 @@ class CallsTest {
                 .setRetryDelay(Duration.newBuilder().setSeconds(1000))
                 .build();
         server.script("PostUserQueryUnary", List.of(Step.refuse(Status.Code.UNAVAILABLE, "SHUTTING_DOWN", delay)));
+        CallWatcher watcher = new CallWatcher();
         try (PalaverClient patient = PalaverClient.builder()
                 .target(server.target())
                 .reconnectTimeout(java.time.Duration.ofSeconds(2000))
+                .configureChannel(channel -> channel.intercept(watcher))
                 .build()) {
             CompletableFuture<PalaverException> error = new CompletableFuture<>();
             Thread thread = new Thread(() -> error.complete(failure(() -> patient.postUserQueryUnary(QUERY))));
             thread.start();
-            Waiting.until(server.awaitCall(1).over());
+            watcher.awaitEnds(1);
             thread.interrupt();
             assertEquals(Status.Code.CANCELLED, Waiting.until(error).status());
         }

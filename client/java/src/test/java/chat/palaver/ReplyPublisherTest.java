@@ -11,7 +11,7 @@ import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 
-import chat.palaver.support.MessageCounter;
+import chat.palaver.support.CallWatcher;
 import chat.palaver.support.ScriptedServer;
 import chat.palaver.support.Step;
 import chat.palaver.support.Waiting;
@@ -111,10 +111,10 @@ class ReplyPublisherTest {
                 "PostUserQuery",
                 List.of(started(), Step.flood(textEvent("x".repeat(10_000)), 3000, stalled), completed()));
         server.script("GetAssistant", List.of(Step.send(GetAssistantResponse.getDefaultInstance())));
-        MessageCounter counter = new MessageCounter();
+        CallWatcher watcher = new CallWatcher();
         try (PalaverClient counting = PalaverClient.builder()
                 .target(server.target())
-                .configureChannel(channel -> channel.intercept(counter))
+                .configureChannel(channel -> channel.intercept(watcher))
                 .build()) {
             Recorder recorder = subscribe(counting.async().postUserQuery(QUERY));
             Waiting.until(stalled);
@@ -122,7 +122,7 @@ class ReplyPublisherTest {
             for (int call = 0; call < 200; call++) {
                 counting.getAssistant(GetAssistantRequest.getDefaultInstance());
             }
-            assertEquals(0, counter.messages());
+            assertEquals(0, watcher.messages());
             recorder.subscription.request(Long.MAX_VALUE);
             Waiting.until(recorder.end);
             assertEquals(3002, recorder.events.size());
@@ -217,18 +217,24 @@ class ReplyPublisherTest {
     @Test
     void cancellingEndsTheWaitForTheConnection() throws Exception {
         var delay = RetryInfo.newBuilder()
-                .setRetryDelay(com.google.protobuf.Duration.newBuilder().setSeconds(1))
+                .setRetryDelay(com.google.protobuf.Duration.newBuilder().setSeconds(1000))
                 .build();
         server.script("PostUserQuery", List.of(Step.refuse(Status.Code.UNAVAILABLE, "SHUTTING_DOWN", delay)), turn());
-        ReplyPublisher reply = client.async().postUserQuery(QUERY);
-        Recorder recorder = subscribe(reply);
-        Waiting.until(server.awaitCall(1).over());
-        recorder.subscription.cancel();
-        // What is posted later than the pause would have lasted is the second call, so there was none between.
-        Recorder other = subscribe(reply);
-        other.subscription.request(10);
-        Waiting.until(other.end);
-        assertEquals(2, server.calls().size());
+        CallWatcher watcher = new CallWatcher();
+        try (PalaverClient watched = PalaverClient.builder()
+                .target(server.target())
+                .reconnectTimeout(Duration.ofSeconds(2000))
+                .configureChannel(channel -> channel.intercept(watcher))
+                .build()) {
+            ReplyPublisher reply = watched.async().postUserQuery(QUERY);
+            Recorder recorder = subscribe(reply);
+            watcher.awaitEnds(1);
+            recorder.subscription.cancel();
+            WeakReference<Flow.Subscription> subscription = new WeakReference<>(recorder.subscription);
+            recorder.subscription = null;
+            awaitForgotten(subscription);
+        }
+        assertEquals(1, server.calls().size());
     }
 
     @Test
@@ -303,7 +309,11 @@ class ReplyPublisherTest {
         Waiting.until(recorder.end);
         WeakReference<Flow.Subscription> subscription = new WeakReference<>(recorder.subscription);
         recorder.subscription = null;
-        while (subscription.get() != null) {
+        awaitForgotten(subscription);
+    }
+
+    private static void awaitForgotten(WeakReference<?> reference) {
+        while (reference.get() != null) {
             assertFalse(Thread.interrupted(), "it is not forgotten within the time limit of all tests");
             System.gc();
         }

@@ -15,7 +15,7 @@ import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import chat.palaver.support.MessageCounter;
+import chat.palaver.support.CallWatcher;
 import chat.palaver.support.ScriptedServer;
 import chat.palaver.support.Step;
 import chat.palaver.support.Waiting;
@@ -379,10 +379,10 @@ class ReplyTest {
         int count = 3000;
         script(started(), Step.flood(textEvent("x".repeat(10_000)), count, stalled), completed());
         server.script("GetAssistant", List.of(Step.send(GetAssistantResponse.getDefaultInstance())));
-        MessageCounter counter = new MessageCounter();
+        CallWatcher watcher = new CallWatcher();
         try (PalaverClient counting = PalaverClient.builder()
                         .target(server.target())
-                        .configureChannel(channel -> channel.intercept(counter))
+                        .configureChannel(channel -> channel.intercept(watcher))
                         .build();
                 Reply reply = counting.postUserQuery(QUERY)) {
             assertEquals("started", shown(reply.iterator().next()));
@@ -391,7 +391,7 @@ class ReplyTest {
             for (int call = 0; call < 200; call++) {
                 counting.getAssistant(GetAssistantRequest.getDefaultInstance());
             }
-            assertEquals(2, counter.messages());
+            assertEquals(2, watcher.messages());
             int pieces = 0;
             for (String text : reply.text()) {
                 pieces += text.isEmpty() ? 0 : 1;

@@ -11,6 +11,7 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
+import chat.palaver.support.CallWatcher;
 import chat.palaver.support.CuttingProxy;
 import chat.palaver.support.ResettingServer;
 import chat.palaver.support.ScriptedServer;
@@ -56,6 +57,8 @@ class ResumeTest {
     @AutoClose
     private final PalaverClient client = PalaverClient.connect(server.target());
 
+    private final CallWatcher watcher = new CallWatcher();
+
     private static Step shuttingDown(long retryDelaySeconds) {
         return Step.refuse(
                 Status.Code.UNAVAILABLE,
@@ -69,6 +72,7 @@ class ResumeTest {
         return PalaverClient.builder()
                 .target(server.target())
                 .reconnectTimeout(reconnectTimeout)
+                .configureChannel(channel -> channel.intercept(watcher))
                 .build();
     }
 
@@ -359,7 +363,7 @@ class ResumeTest {
                 Reply reply = patient.postUserQuery(QUERY)) {
             CompletableFuture<PalaverException> error =
                     CompletableFuture.supplyAsync(() -> failure(() -> shown(reply)));
-            Waiting.until(server.awaitCall(1).over());
+            watcher.awaitEnds(1);
             reply.close();
             assertEquals(Status.Code.CANCELLED, Waiting.until(error).status());
         }
@@ -376,8 +380,7 @@ class ResumeTest {
             Runnable postUnary = () -> context.run(() -> patient.postUserQueryUnary(QUERY));
             var reply = CompletableFuture.supplyAsync(() -> failure(post));
             var unary = CompletableFuture.supplyAsync(() -> failure(postUnary));
-            Waiting.until(server.awaitCall(1).over());
-            Waiting.until(server.awaitCall(2).over());
+            watcher.awaitEnds(2);
             context.cancel(null);
             assertEquals(Status.Code.CANCELLED, Waiting.until(reply).status());
             assertEquals(Status.Code.CANCELLED, Waiting.until(unary).status());
@@ -392,8 +395,7 @@ class ResumeTest {
         PalaverClient patient = client(Duration.ofSeconds(2000));
         try (Reply reply = patient.postUserQuery(QUERY)) {
             var unary = CompletableFuture.supplyAsync(() -> failure(() -> patient.postUserQueryUnary(QUERY)));
-            Waiting.until(server.awaitCall(1).over());
-            Waiting.until(server.awaitCall(2).over());
+            watcher.awaitEnds(2);
             patient.close();
             assertEquals(Status.Code.CANCELLED, failure(() -> shown(reply)).status());
             assertEquals(Status.Code.CANCELLED, Waiting.until(unary).status());

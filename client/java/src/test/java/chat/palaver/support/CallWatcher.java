@@ -1,5 +1,8 @@
 package chat.palaver.support;
 
+import static java.util.concurrent.TimeUnit.SECONDS;
+import static org.junit.jupiter.api.Assertions.assertTrue;
+
 import io.grpc.CallOptions;
 import io.grpc.Channel;
 import io.grpc.ClientCall;
@@ -8,14 +11,23 @@ import io.grpc.ForwardingClientCall.SimpleForwardingClientCall;
 import io.grpc.ForwardingClientCallListener.SimpleForwardingClientCallListener;
 import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
+import io.grpc.Status;
+import java.util.concurrent.Semaphore;
 import java.util.concurrent.atomic.AtomicInteger;
 
-/** Counts the messages of streams that gRPC has handed to the client, whoever holds them now. */
-public final class MessageCounter implements ClientInterceptor {
+/** Sees what gRPC hands to the client. */
+public final class CallWatcher implements ClientInterceptor {
     private final AtomicInteger messages = new AtomicInteger();
+    private final Semaphore ends = new Semaphore(0);
 
+    /** How many messages of streams the client has got, whoever holds them now. */
     public int messages() {
         return messages.get();
+    }
+
+    /** Waits until the client knows of the end of so many more calls. */
+    public void awaitEnds(int count) throws InterruptedException {
+        assertTrue(ends.tryAcquire(count, 30, SECONDS));
     }
 
     @Override
@@ -31,6 +43,12 @@ public final class MessageCounter implements ClientInterceptor {
                                     messages.incrementAndGet();
                                 }
                                 super.onMessage(message);
+                            }
+
+                            @Override
+                            public void onClose(Status status, Metadata trailers) {
+                                super.onClose(status, trailers);
+                                ends.release();
                             }
                         },
                         headers);
