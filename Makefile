@@ -98,6 +98,8 @@ check: lint check-generate test ## all that a change must pass
 
 clean: ## remove what the other targets have made
 	rm -rf .venv* tests/azurite/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	@for language in $(CLIENTS); do $(MAKE) --silent -C client/$$language clean; done
+	@$(MAKE) --silent -C examples/todo_host_typescript clean
 
 $(BIN)/python:
 	@echo "Setting up $(VENV) ..."
