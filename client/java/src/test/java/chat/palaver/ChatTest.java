@@ -13,7 +13,8 @@ import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import chat.palaver.support.ScriptedServer;
 import chat.palaver.support.Step;
-import chat.palaver.support.Waiting;
+import chat.palaver.v1.CancelTurnRequest;
+import chat.palaver.v1.CancelTurnResponse;
 import chat.palaver.v1.CreateAssistantRequest;
 import chat.palaver.v1.CreateAssistantResponse;
 import chat.palaver.v1.IfExists;
@@ -25,6 +26,7 @@ import java.io.Writer;
 import java.nio.file.Path;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.CompletableFuture;
 import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
@@ -120,19 +122,36 @@ class ChatTest {
     }
 
     @Test
-    void ctrlCLeavesTheReplyAndAtThePromptTheChat() throws Exception {
-        server.script("PostUserQuery", List.of(started(), text("Hi"), Step.hang()), turn("There"));
+    void ctrlCEndsTheReplyAndAtThePromptTheChat() throws Exception {
+        var cancelled = new CompletableFuture<Void>();
+        server.script(
+                "PostUserQuery",
+                List.of(
+                        started(),
+                        text("Hi"),
+                        Step.await(cancelled),
+                        Step.refuse(Status.Code.CANCELLED, "TURN_CANCELLED")),
+                turn("There"));
+        server.script(
+                "CancelTurn",
+                List.of(
+                        (call, answer) -> cancelled.complete(null),
+                        Step.send(CancelTurnResponse.getDefaultInstance())));
         chat.shows(PROMPT);
         chat.say("Hello!");
         chat.shows("Hi");
         chat.interrupt();
         chat.shows("\n" + PROMPT);
-        Waiting.until(server.awaitCall(2).abandoned());
         chat.say("Are you there?");
         chat.shows("There\n" + PROMPT);
         chat.interrupt();
         chat.shows("\n");
-        chat.ends("");
+        chat.ends("refused (CANCELLED, TURN_CANCELLED)\n");
+
+        var query = (PostUserQueryRequest) server.requests("PostUserQuery").get(0);
+        var cancel = (CancelTurnRequest) server.requests("CancelTurn").get(0);
+        assertEquals("support", cancel.getId());
+        assertEquals(query.getRequestId(), cancel.getRequestId());
     }
 
     @Test
