@@ -67,6 +67,9 @@ final class Connection {
             headers.put(AUTHORIZATION, "Bearer " + options.token);
             builder.intercept(MetadataUtils.newAttachHeadersInterceptor(headers));
         }
+        if (LocalTarget.isLocal(options.target)) {
+            builder.proxyDetector(address -> null); // the Java runtime may be set up to use one even for this machine
+        }
         options.channelConfigurator.accept(builder);
         channel = builder.build();
     }

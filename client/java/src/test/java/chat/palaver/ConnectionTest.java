@@ -18,6 +18,8 @@ import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.PostUserQueryRequest;
 import io.grpc.Status;
 import java.io.UncheckedIOException;
+import java.net.InetSocketAddress;
+import java.net.ProxySelector;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -109,6 +111,22 @@ class ConnectionTest {
         assertThrows(IllegalArgumentException.class, builder::build);
         builder.tls().build().close();
         PalaverClient.builder().token("secret-1").build().close();
+    }
+
+    @Test
+    void whatIsForThisMachineGoesThroughNoProxy() throws Exception {
+        ProxySelector before = ProxySelector.getDefault();
+        ProxySelector.setDefault(ProxySelector.of(new InetSocketAddress("127.0.0.1", 9)));
+        try (ScriptedServer server = new ScriptedServer();
+                PalaverClient client = PalaverClient.builder()
+                        .target("localhost:" + server.port())
+                        .token("secret-1")
+                        .build()) {
+            scriptAll(server);
+            callAll(client);
+        } finally {
+            ProxySelector.setDefault(before);
+        }
     }
 
     @Test
