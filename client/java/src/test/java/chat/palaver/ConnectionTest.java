@@ -18,6 +18,7 @@ import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.PostUserQueryRequest;
 import io.grpc.Status;
 import java.io.UncheckedIOException;
+import java.net.InetAddress;
 import java.net.InetSocketAddress;
 import java.net.ProxySelector;
 import java.nio.file.Files;
@@ -116,7 +117,7 @@ class ConnectionTest {
     @Test
     void whatIsForThisMachineGoesThroughNoProxy() throws Exception {
         ProxySelector before = ProxySelector.getDefault();
-        ProxySelector.setDefault(ProxySelector.of(new InetSocketAddress("127.0.0.1", 9)));
+        ProxySelector.setDefault(ProxySelector.of(new InetSocketAddress(InetAddress.getLoopbackAddress(), 9)));
         try (ScriptedServer server = new ScriptedServer();
                 PalaverClient client = PalaverClient.builder()
                         .target("localhost:" + server.port())
