@@ -10,7 +10,6 @@ import palaver
 def main(target: str = "127.0.0.1:50051", assistant: str = "chat") -> None:
     """Posts each line of standard input, and prints the replies as they stream."""
     with palaver.Client(target) as client:
-        client.create_assistant(assistant, if_exists="keep")
         while line := read_line():
             answer(client, assistant, line.rstrip("\n"))
 
@@ -25,6 +24,7 @@ def read_line() -> str:
 def answer(client: palaver.Client, assistant: str, message: str) -> None:
     """Prints a reply, or what went wrong."""
     try:
+        client.create_assistant(assistant, if_exists="keep")
         # Whatever becomes of the connection, the turn goes on, and each piece comes once.
         with client.post_user_query(assistant, message, on_disconnect="continue") as reply:
             show(client, assistant, reply)

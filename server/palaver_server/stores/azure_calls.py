@@ -24,6 +24,9 @@ RETRY_BACKOFF = 0.2
 PATIENCE = 2 / 3
 """The part of a call's time in which creating and deleting are tried again; the last try must fit into it, too."""
 
+MAX_ATTEMPTS = 10
+"""How often something starts anew because of others who change the same assistant."""
+
 MAX_RETRY_AFTER = 1.0
 """Seconds that a throttling store is waited for within a call; a caller is told of any longer time at once."""
 

@@ -1,4 +1,4 @@
-"""The store that replicas share: Azure Table Storage, or Cosmos DB for Table. The only importer of `azure.data`.
+"""The store that replicas share: Azure Table Storage, or Cosmos DB for Table.
 
 A collection is a table and an assistant a partition of it (`azure_rows`). An assistant exists if its `state` row does:
 that row is the last thing that creating makes and the first that deleting takes away, and whoever finds rows without it
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -19,29 +18,27 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import aiohttp
 import stamina
 from azure.core.credentials_async import AsyncTokenCredential
-from azure.core.exceptions import (
-    ResourceNotFoundError,
-)
+from azure.core.exceptions import ResourceNotFoundError
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.data.tables import TableEntity, UpdateMode
 from azure.data.tables.aio import TableServiceClient
 
 from palaver_server.errors import (
-    AssistantBusy,
     AssistantExists,
     AssistantNotFound,
     ConcurrentWrite,
     ConversationFull,
     StoreError,
     StoreUnavailable,
-    TurnCancelled,
     TurnTooLarge,
 )
 from palaver_server.failpoints import Failpoint, reach
 from palaver_server.models import Assistant, IfExists, Message, Order, Role
+from palaver_server.stores import azure_leases as leases
 from palaver_server.stores import azure_rows as rows
 from palaver_server.stores.azure_calls import (
     CONNECT_TIMEOUT,
+    MAX_ATTEMPTS,
     RETRIES,
     RETRY_BACKOFF,
     Patience,
@@ -52,7 +49,6 @@ from palaver_server.stores.azure_calls import (
 from palaver_server.stores.azure_requests import Operation, Table, deletion, unchanged
 from palaver_server.stores.azure_rows import Row, Version
 from palaver_server.stores.store import (
-    CANCELLED,
     MAX_MESSAGES,
     MAX_TURN_MESSAGES,
     TIME_TO_TELL,
@@ -74,14 +70,9 @@ MAX_CONNECTIONS = 1000
 CHUNK = 64
 """Messages that a listing reads at a time: enough for most pages, and not too many where each has full size."""
 
-MAX_ATTEMPTS = 10
-"""How often creating and deleting start anew because of others who create or delete the same assistant."""
-
 TICK = timedelta(microseconds=1)
 FIRST_TIME = datetime(1602, 1, 1, tzinfo=timezone.utc)
 """The service knows no times before 1601."""
-
-NOBODY = Lease("", 0)
 
 
 P = ParamSpec("P")
@@ -240,7 +231,7 @@ class AzureTablesStore:
         patience = Patience(table.timeout)
         for _ in range(MAX_ATTEMPTS):
             lowest = rows.assistant(state).total_messages - max_messages + 1
-            taking = asyncio.ensure_future(_take_lease(table, state, lease, patience))
+            taking = asyncio.ensure_future(leases.take(table, state, lease, patience))
             try:
                 found, first, etag = await asyncio.gather(
                     table.query(assistant_id, rows.message_key(max(lowest, 1)), rows.STATE),
@@ -250,7 +241,7 @@ class AzureTablesStore:
             except StoreUnavailable:
                 await asyncio.wait([taking])
                 if not taking.cancelled() and taking.exception() is None and taking.result() is not None:
-                    await _write_lease(table, assistant_id, taking.result(), NOBODY)
+                    await leases.write(table, assistant_id, taking.result(), leases.NOBODY)
                 raise
             newest = next((row for row in found if row["RowKey"] == rows.STATE), None)
             if newest is None:
@@ -265,32 +256,15 @@ class AzureTablesStore:
         raise ConcurrentWrite("others write to the conversation all the time")
 
     async def renew_lease(self, collection: str, assistant_id: str, version: str, lease: Lease) -> str:
-        return str(await _update_lease(self._table(collection), assistant_id, Version.parse(version), lease))
+        return str(await leases.renew(self._table(collection), assistant_id, Version.parse(version), lease))
 
     @_limited
     async def release_lease(self, collection: str, assistant_id: str, lease: Lease) -> None:
-        table = self._table(collection)
-        for _ in range(MAX_ATTEMPTS):
-            state = await table.get(assistant_id, rows.STATE)
-            if state is None or rows.lease(state)[0] != lease.holder:
-                return
-            if await _write_lease(table, assistant_id, state.metadata["etag"], NOBODY) is not None:
-                return
+        await leases.release(self._table(collection), assistant_id, lease)
 
     @_limited
     async def cancel_lease(self, collection: str, assistant_id: str, turn: str) -> bool:
-        table = self._table(collection)
-        for _ in range(MAX_ATTEMPTS):
-            state = await table.get(assistant_id, rows.STATE)
-            holder = "" if state is None else rows.lease(state)[0].removeprefix(CANCELLED)
-            if state is None or not holder.startswith(turn):
-                return False
-            if (
-                await _write_lease(table, assistant_id, state.metadata["etag"], Lease(CANCELLED + holder, 0))
-                is not None
-            ):
-                return True
-        raise ConcurrentWrite("others write to the conversation all the time")
+        return await leases.cancel(self._table(collection), assistant_id, turn)
 
     @_limited
     async def find_turn(self, collection: str, assistant_id: str, request_id: str) -> FoundTurn | None:
@@ -426,62 +400,11 @@ async def _submit_turn(table: Table, base: Version, stored: StoredTurn, turn: Fi
         if isinstance(error, ResourceNotFoundError):
             raise ConcurrentWrite("somebody deleted the assistant during the turn") from error
         if isinstance(error, ConcurrentWrite):
-            renewed = await _renewed(table, partition, base)
+            renewed = await leases.renewed(table, partition, base)
             if renewed is not None:
                 await _submit_turn(table, renewed, stored, turn)
                 return
         raise
-
-
-async def _take_lease(table: Table, state: TableEntity, lease: Lease | None, patience: Patience) -> str | None:
-    """Takes a lease, if there is one to take, and returns the ETag of the state then.
-
-    None where the state must be looked at again. Raises `AssistantBusy`.
-    """
-    if lease is None:
-        return None
-    holder, until = rows.lease(state)
-    remaining = (until - _now()).total_seconds()
-    if remaining > 0 and not lease.may_follow(holder):
-        raise AssistantBusy("another turn of the assistant runs", retry_after=remaining)
-    try:
-        return await _write_lease(table, state["PartitionKey"], state.metadata["etag"], lease)
-    except StoreUnavailable as error:
-        if not await patience.has_time_after(error):
-            raise
-        return None
-
-
-async def _write_lease(table: Table, partition: str, etag: str | None, lease: Lease) -> str | None:
-    return await table.merge(
-        rows.lease_update(partition, lease.holder, _now() + timedelta(seconds=lease.seconds)), etag
-    )
-
-
-async def _update_lease(table: Table, partition: str, version: Version, lease: Lease) -> Version:
-    """Renews the lease that a version was read with; raises `ConcurrentWrite` where it is lost."""
-    etag = await _write_lease(table, partition, version.etag, lease)
-    if etag is not None:
-        return replace(version, etag=etag)
-    renewed = await _renewed(table, partition, version)
-    if renewed is None:
-        raise ConcurrentWrite("somebody else has a turn of the assistant")
-    return await _update_lease(table, partition, renewed, lease)
-
-
-async def _renewed(table: Table, partition: str, version: Version) -> Version | None:
-    """Returns what a version has become by renewing its lease, when the answer to that got lost.
-
-    None where it is gone. Raises `TurnCancelled` where its lease was cancelled.
-    """
-    state = await table.get(partition, rows.STATE)
-    holder = "" if state is None else rows.lease(state)[0]
-    if version.holder and holder == CANCELLED + version.holder:
-        raise TurnCancelled("the turn was cancelled")
-    if state is None or not version.holder or holder != version.holder:
-        return None
-    renewed = Version.of(rows.assistant(state), state.metadata["etag"], version.holder)
-    return renewed if replace(renewed, etag=version.etag) == version and renewed != version else None
 
 
 async def _purge(table: Table, partition: str) -> bool:

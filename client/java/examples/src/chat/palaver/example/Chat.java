@@ -48,6 +48,9 @@ public final class Chat {
             Chat chat = new Chat(client, assistantId);
             chat.listenForInterrupts();
             chat.run();
+        } catch (IllegalArgumentException e) { // the target is none
+            System.err.println(e.getMessage());
+            System.exit(2);
         }
     }
 
