@@ -13,7 +13,7 @@ from bench.endpoint import WORD
 from bench.pace import Pace
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1 import assistant_service_pb2_grpc as pb_grpc
-from palaver_server.app import CHANNEL_OPTIONS
+from palaver_server.transports.grpc import CHANNEL_OPTIONS
 
 
 class Echo(pb_grpc.AssistantServiceServicer):

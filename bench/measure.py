@@ -16,9 +16,10 @@ from bench import processes
 from bench.load import MAX_HISTORY, callers
 from bench.pace import Pace
 from bench.processes import Measured
-from palaver_server.models import Draft, FinishReason, IfExists, Role, Usage
+from palaver_server.domain.conversation import IfExists, Role
+from palaver_server.domain.limits import MAX_TURN_MESSAGES
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.store import FinishedTurn
+from tests.support.conversations import draft, exchange, finished, key
 
 HISTORY = {"after 20 messages": 20, "after 2,000 messages": 2_000, "after 20,000 messages": 20_000}
 
@@ -110,12 +111,11 @@ async def fill(folder: Path) -> None:
     """Writes the conversations that `turn_cost` goes on with."""
     store = SqliteStore(folder / "palaver.db")
     for name, size in HISTORY.items():
-        await store.create_assistant("ChatState", name, "", IfExists.FAIL)
-        for first in range(0, size, 500):
-            window = await store.read_window("ChatState", name, 0)
-            drafts = tuple(Draft(Role.USER, "word " * 20) for _ in range(min(500, size - first)))
-            turn = FinishedTurn(f"fill-{first}", "", drafts, FinishReason.STOP, Usage(), 0, "")
-            await store.commit_turn("ChatState", name, window.version, turn)
+        await store.create_assistant(key(name), "", IfExists.FAIL)
+        for first in range(0, size, MAX_TURN_MESSAGES):
+            window = await store.read_window(key(name), 0)
+            drafts = [draft(Role.USER, "word " * 20)] * min(MAX_TURN_MESSAGES, size - first)
+            await store.commit_turn(key(name), window.version, finished(*drafts))
     await store.close()
 
 
@@ -135,13 +135,12 @@ async def store_steps(folder: Path) -> dict[str, int]:
     """Returns the steps of SQLite for what a turn reads and writes, by how long the conversation is already."""
     store = CountingStore(folder / "palaver.db")
     await store.open()
-    drafts = (Draft(Role.USER, "Hello"), Draft(Role.ASSISTANT, "word"))
-    turn = FinishedTurn("steps", "", drafts, FinishReason.STOP, Usage(), 0, "")
+    turn = finished(*exchange("Hello", "word"))
     results = {}
     for name in HISTORY:
         before = store.steps
-        window = await store.read_window("ChatState", name, MAX_HISTORY)
-        await store.commit_turn("ChatState", name, window.version, turn)
+        window = await store.read_window(key(name), MAX_HISTORY)
+        await store.commit_turn(key(name), window.version, turn)
         results[name] = store.steps - before
     await store.close()
     return results

@@ -6,15 +6,14 @@ import time
 from dataclasses import dataclass
 
 from bench.load import MAX_HISTORY
-from palaver_server.models import Draft, FinishReason, IfExists, Role, Usage
-from palaver_server.stores.azure_tables import AzureTablesStore
-from palaver_server.stores.store import MAX_TURN_MESSAGES, FinishedTurn, Lease
+from palaver_server.domain.conversation import Draft, IfExists, Role
+from palaver_server.domain.limits import MAX_TURN_MESSAGES
+from palaver_server.stores.azure import AzureTablesStore
 from tests.support.azurite import Azurite, why_missing
+from tests.support.conversations import draft, finished, key, lease
 from tests.support.table_proxy import TableProxy
 
 SIZES = (20, 2_000, 20_000)
-COLLECTION = "ChatState"
-LEASE_HOLDER = "0" * 32
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,15 @@ async def traffic() -> dict[int, TurnTraffic] | str:
 
 async def _measure(directly: AzureTablesStore, counted: AzureTablesStore, proxy: TableProxy, size: int) -> TurnTraffic:
     name = f"after {size:06}"  # names of one length, because each row holds it
-    await directly.create_assistant(COLLECTION, name, "Be brief.", IfExists.FAIL)
+    await directly.create_assistant(key(name), "Be brief.", IfExists.FAIL)
     stored = 1
     while stored < size:
         count = min(MAX_TURN_MESSAGES, size - stored)
-        await _turn(directly, name, *[Draft(Role.USER, "word " * 20)] * count, max_messages=0)
+        await _turn(directly, name, *[draft(Role.USER, "word " * 20)] * count, max_messages=0)
         stored += count
     proxy.exchanges.clear()
     begun = time.perf_counter()
-    await _turn(counted, name, Draft(Role.USER, "Hello"), Draft(Role.ASSISTANT, "word"), max_messages=MAX_HISTORY)
+    await _turn(counted, name, draft(Role.USER, "Hello"), draft(Role.ASSISTANT, "word"), max_messages=MAX_HISTORY)
     return TurnTraffic(
         requests=len(proxy.exchanges),
         sent=sum(len(exchange.request) for exchange in proxy.exchanges),
@@ -66,7 +65,6 @@ async def _measure(directly: AzureTablesStore, counted: AzureTablesStore, proxy:
 
 
 async def _turn(store: AzureTablesStore, name: str, *drafts: Draft, max_messages: int) -> None:
-    window = await store.read_window(COLLECTION, name, max_messages, Lease(LEASE_HOLDER, 15))
+    window = await store.read_window(key(name), max_messages, lease("turn"))
     request_id = f"turn {window.assistant.total_messages:06}"
-    turn = FinishedTurn(request_id, "", drafts, FinishReason.STOP, Usage(), 0, "")
-    await store.commit_turn(COLLECTION, name, window.version, turn)
+    await store.commit_turn(key(name), window.version, finished(*drafts, request_id=request_id))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-import grpc
 import uvloop
 from openai import AsyncOpenAI
 
-from palaver.v1 import assistant_service_pb2_grpc as pb_grpc
-from palaver_server.app import CHANNEL_OPTIONS, AIConnections
+from palaver_server.api.service import AssistantApi
+from palaver_server.domain.ports import ModelDelta, Prompt
+from palaver_server.domain.turns import FinishReason, Usage
 from palaver_server.engine.chat import ChatEngine
-from palaver_server.engine.model import ModelDelta, Prompt
-from palaver_server.models import FinishReason, Usage
-from palaver_server.rpc.assistant_service import AssistantService
-from palaver_server.rpc.interceptor import ErrorInterceptor
+from palaver_server.llm.connections import NamedModels
+from palaver_server.skills.catalogue import SkillCatalogue
 from palaver_server.stores.sqlite import SqliteStore
+from palaver_server.transports.grpc import listener
 
 
 class TypedModel:
@@ -30,7 +30,7 @@ class TypedModel:
         """Makes a model call."""
         stream = await self._client.chat.completions.create(
             model=prompt.parameters.chat_model,
-            messages=[{"role": "user", "content": message.content} for message in prompt.messages],
+            messages=[{"role": "user", "content": message.content.text} for message in prompt.messages],
             stream=True,
             stream_options={"include_usage": True},
         )
@@ -47,14 +47,11 @@ class TypedModel:
 
 async def main(base_url: str, folder: Path) -> None:
     """Serves until it is killed."""
-    models = AIConnections({"OPENAI": TypedModel(base_url)}, "OPENAI")
-    engine = ChatEngine({"AzureWebJobsStorage": SqliteStore(folder / "typed.db")}, models)
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=CHANNEL_OPTIONS)
-    pb_grpc.add_AssistantServiceServicer_to_server(AssistantService(engine), server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    print(f"typed listening on 127.0.0.1:{port}", flush=True)
-    await server.wait_for_termination()
+    models = NamedModels({"OPENAI": TypedModel(base_url)}, "OPENAI")
+    engine = ChatEngine({"AzureWebJobsStorage": SqliteStore(folder / "typed.db")}, models, SkillCatalogue())
+    async with listener(AssistantApi(engine), "127.0.0.1:0") as listening:
+        print(f"typed listening on 127.0.0.1:{listening.port}", flush=True)
+        await asyncio.Event().wait()
 
 
 if __name__ == "__main__":

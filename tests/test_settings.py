@@ -18,6 +18,7 @@ from palaver_server.connections import (
     fallback_connection,
     storage_connections,
 )
+from palaver_server.domain.generation import GenerationDefaults
 from palaver_server.engine.options import EngineOptions
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 
@@ -108,10 +109,16 @@ class TestSettings:
         assert (settings.storage_connections, settings.ai_connections) == (("AzureWebJobsStorage",), ())
         assert settings.engine_options() == EngineOptions()
 
-    @pytest.mark.parametrize("name", [field.name for field in fields(EngineOptions)])
-    def test_what_is_set_reaches_the_engine(self, environment: pytest.MonkeyPatch, name: str):
+    @pytest.mark.parametrize("name", [field.name for field in fields(EngineOptions) if field.name != "generation"])
+    def test_a_setting_reaches_the_engine(self, environment: pytest.MonkeyPatch, name: str):
         environment.setenv(variable(name), EXAMPLES[name][0])
         assert getattr(load([]).engine_options(), name) == EXAMPLES[name][1]
+
+    @pytest.mark.parametrize("field", [field.name for field in fields(GenerationDefaults)])
+    def test_a_default_of_generation_reaches_the_engine(self, environment: pytest.MonkeyPatch, field: str):
+        name = field if field in EXAMPLES else f"default_{field}"
+        environment.setenv(variable(name), EXAMPLES[name][0])
+        assert getattr(load([]).engine_options().generation, field) == EXAMPLES[name][1]
 
     @pytest.mark.parametrize(
         ("name", "values"),

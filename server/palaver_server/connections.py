@@ -1,7 +1,7 @@
-"""Storage and AI connections, by the names that the Azure Functions extension uses.
+"""Storage and AI connections, with the names of settings that the Azure Functions extension uses.
 
-`<NAME>` or `<NAME>__<key>` is read from the environment for the names that the settings list, and for no other: a
-caller must not be able to make the server read a variable.
+`<NAME>` and `<NAME>__<key>` are read from the environment only for the names that the settings list. A caller must not
+be able to make the server read any other variable.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ DATABASE_NAME = "palaver.db"
 MANAGED_IDENTITY = "managedidentity"
 
 OPENAI, AZURE_OPENAI, OFFLINE = "OPENAI", "AZURE_OPENAI", "OFFLINE"
-"""The names by which `started` tells of the fallbacks."""
+"""The names of the fallbacks in `started`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who the server is to Azure where a connection has no key."""
+    """The identity of the server towards Azure, for a connection without a key."""
 
     is_managed: bool = False
-    """The managed identity of the machine; otherwise what DefaultAzureCredential finds."""
+    """True for the managed identity of the machine, False for the one that DefaultAzureCredential finds."""
     client_id: str | None = None
-    """Which of the user-assigned managed identities; None is the system-assigned one."""
+    """The client id of a user-assigned managed identity. None: the system-assigned one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Database:
 
 @dataclass(frozen=True, slots=True)
 class TableAccount:
-    """An account of Azure Table Storage or Cosmos DB for Table: its connection string, or its URI and an identity."""
+    """An account of Azure Table Storage or Cosmos DB for Table, by connection string or by URI and identity."""
 
     connection_string: str = field(default="", repr=False)
     uri: str = ""
@@ -52,7 +52,7 @@ class AIConnection:
 
     name: str
     base_url: str | None
-    """Where the paths of OpenAI's API begin, or with an API version, the Azure resource; None is OpenAI itself."""
+    """The address that OpenAI's paths are relative to. With an API version, the Azure resource. None: OpenAI itself."""
     api_key: str | None = field(default=None, repr=False)
     identity: Identity | None = None
     api_version: str | None = None
@@ -75,7 +75,7 @@ def _storage(name: str, settings: Settings, environment: Mapping[str, str]) -> D
     if value:
         return TableAccount(connection_string=value)
     if uri:
-        # Without TLS anybody on the way could read the token.
+        # Without TLS, anybody on the network path could read the token.
         if not uri.startswith("https://"):
             raise SettingsError(f"{name}__tableServiceUri: must begin with https://, not {uri!r}")
         return TableAccount(uri=uri, identity=_identity(name, environment))
@@ -105,7 +105,7 @@ def ai_connections(settings: Settings, environment: Mapping[str, str]) -> list[A
 
 
 def fallback_connection(environment: Mapping[str, str]) -> AIConnection | None:
-    """Returns what serves the requests that name no AI connection, or an unknown one; raises `SettingsError`."""
+    """Returns the connection for requests that name none, or an unknown one; raises `SettingsError`."""
     if api_key := environment.get("OPENAI_API_KEY"):
         return AIConnection(OPENAI, environment.get("OPENAI_BASE_URL") or None, api_key)
     if environment.get("AZURE_OPENAI_ENDPOINT"):

@@ -1,7 +1,7 @@
-"""Every setting of the server, typed and checked at the start.
+"""The settings of the server, typed, and checked when it starts.
 
-Each is an environment variable with the prefix `PALAVER_` and a flag of `palaver-server` with the same name.
-Connections are the exception: they have the names that the Azure Functions extension uses (`connections`).
+Each setting is an environment variable with the prefix `PALAVER_` and a flag of `palaver-server` with the same name.
+Connections are the exception: their names are those of the Azure Functions extension (`connections`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,14 @@ from typing import Annotated
 from pydantic import Field, FilePath, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from palaver_server.domain.generation import GenerationDefaults
+from palaver_server.domain.limits import HISTORY_MESSAGES, MAX_SKILL_ROUNDS, TEMPERATURE
 from palaver_server.engine.options import EngineOptions
-from palaver_server.stores.store import TIME_TO_TELL, Limits
+from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
 
 MAX_PORT = 65_535
+
+_GENERATION, _ENGINE, _STORE = GenerationDefaults(), EngineOptions(), StoreTimeouts()
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -48,32 +52,57 @@ class Settings(BaseSettings):
     ai_connections: Names = Field((), description="names of the AI connections that callers may use")
 
     default_chat_model: str = Field(
-        "gpt-3.5-turbo", description="chat_model of a request that names none", min_length=1
+        _GENERATION.chat_model, description="chat_model of a request that names none", min_length=1
     )
-    default_temperature: float = Field(0.5, description="temperature of a request without one", ge=0, le=2)
-    default_max_tokens: PositiveInt = Field(100, description="max_tokens of a request without it")
+    default_temperature: float = Field(
+        _GENERATION.temperature,
+        description="temperature of a request without one",
+        ge=TEMPERATURE.low,
+        le=TEMPERATURE.high,
+    )
+    default_max_tokens: PositiveInt = Field(_GENERATION.max_tokens, description="max_tokens of a request without it")
     max_tokens_cap: PositiveInt | None = Field(None, description="upper limit of max_tokens, whatever a request says")
     history_messages: int = Field(
-        100, description="stored messages that the model is sent besides the instructions", ge=0, le=65_535
+        _ENGINE.history_messages,
+        description="stored messages that the model is sent besides the instructions",
+        ge=HISTORY_MESSAGES.low,
+        le=HISTORY_MESSAGES.high,
     )
 
-    first_token_timeout: PositiveFloat = Field(60, description="seconds until the model must begin to write")
-    token_timeout: PositiveFloat = Field(30, description="seconds that the model may pause while it writes")
-    turn_timeout: PositiveFloat = Field(600, description="seconds that a whole turn may take")
-    max_turns: PositiveInt = Field(1000, description="turns that run or wait at a time, in each process")
-    queue_limit: int = Field(32, description="turns that may wait for one assistant", ge=0)
-    lease_duration: float = Field(
-        15, description="seconds after which the turn of a dead server stops blocking its assistant", ge=1, le=600
+    first_token_timeout: PositiveFloat = Field(
+        _ENGINE.first_token_timeout, description="seconds until the model must begin to write"
     )
-    store_timeout: float = Field(4.5, description="seconds that a call to a store may take", gt=TIME_TO_TELL, le=60)
+    token_timeout: PositiveFloat = Field(
+        _ENGINE.token_timeout, description="seconds that the model may pause while it writes"
+    )
+    turn_timeout: PositiveFloat = Field(_ENGINE.turn_timeout, description="seconds that a whole turn may take")
+    max_turns: PositiveInt = Field(_ENGINE.max_turns, description="turns that run or wait at a time, in each process")
+    queue_limit: int = Field(_ENGINE.queue_limit, description="turns that may wait for one assistant", ge=0)
+    lease_duration: float = Field(
+        _ENGINE.lease_duration,
+        description="seconds after which the turn of a dead server stops blocking its assistant",
+        ge=1,
+        le=600,
+    )
+    store_timeout: float = Field(
+        _STORE.call, description="seconds that a call to a store may take", gt=REPORTING_MARGIN, le=60
+    )
     commit_timeout: float = Field(
-        15, description="seconds in which storing a turn in Azure is tried again before it is given up", gt=0, le=300
+        _STORE.commit,
+        description="seconds in which storing a turn in Azure is tried again before it is given up",
+        gt=0,
+        le=300,
     )
     skill_hosts: Names = Field(
         (), description="gRPC targets of the hosts of skills: host:port, grpcs://host:port, host:port;timeout=5"
     )
     skill_timeout: PositiveFloat = Field(30, description="seconds that a skill may take, where its host has no timeout")
-    max_skill_rounds: int = Field(10, description="how often a turn may go back to the model with results", ge=1, le=48)
+    max_skill_rounds: int = Field(
+        _ENGINE.max_skill_rounds,
+        description="how often a turn may go back to the model with results",
+        ge=1,
+        le=MAX_SKILL_ROUNDS,
+    )
     grace_period: NonNegativeFloat = Field(30, description="seconds that running turns get when the server stops")
 
     @field_validator("listen")
@@ -90,17 +119,19 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
 
-    def store_limits(self) -> Limits:
-        """The settings that stores go by."""
-        return Limits(call=self.store_timeout, commit=self.commit_timeout)
+    def store_timeouts(self) -> StoreTimeouts:
+        """Returns the settings for stores."""
+        return StoreTimeouts(call=self.store_timeout, commit=self.commit_timeout)
 
     def engine_options(self) -> EngineOptions:
-        """The settings that the engine goes by."""
+        """Returns the settings for the engine."""
         return EngineOptions(
-            default_chat_model=self.default_chat_model,
-            default_temperature=self.default_temperature,
-            default_max_tokens=self.default_max_tokens,
-            max_tokens_cap=self.max_tokens_cap,
+            generation=GenerationDefaults(
+                chat_model=self.default_chat_model,
+                temperature=self.default_temperature,
+                max_tokens=self.default_max_tokens,
+                max_tokens_cap=self.max_tokens_cap,
+            ),
             history_messages=self.history_messages,
             first_token_timeout=self.first_token_timeout,
             token_timeout=self.token_timeout,
@@ -113,11 +144,11 @@ class Settings(BaseSettings):
 
 
 class SettingsError(Exception):
-    """A setting is wrong; the text is one line that says which and why."""
+    """A setting is invalid. The text is one line that names the setting and the reason."""
 
 
 OTHER_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN", "PALAVER_FAILPOINT"})
-"""Those of the client, and one for tests."""
+"""The variables of the client, and one for tests."""
 
 
 def load(arguments: Sequence[str]) -> Settings:
@@ -134,7 +165,7 @@ def load(arguments: Sequence[str]) -> Settings:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Returns the variables that look like settings and are none: misspelt ones, most likely."""
+    """Returns the variables that look like settings but are none, most likely because they are misspelt."""
     known = {f"PALAVER_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     return sorted(name for name in environment if name.startswith("PALAVER_") and name.upper() not in known)
 

@@ -1,6 +1,6 @@
-"""Several processes that share one port, each with an event loop of its own.
+"""Several processes that share one port, each with its own event loop.
 
-gRPC does not survive a fork, so the workers are spawned, and the operating system spreads the connections among them
+gRPC does not survive a fork, so the workers are spawned. The operating system distributes the connections among them
 (SO_REUSEPORT).
 """
 
@@ -23,10 +23,10 @@ Work = Callable[[Settings, Connection], None]
 
 
 def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -> None:
-    """Runs the workers until SIGTERM or SIGINT; announces the port once all of them listen.
+    """Runs the workers until SIGTERM or SIGINT, and announces the port once all of them listen.
 
-    When a worker dies the others are stopped too, and the program ends with status 1: what restarts the service then
-    restarts it whole. Raises `SettingsError` when the port is taken.
+    When a worker dies, the others are stopped too and the program exits with status 1, so that a service manager
+    restarts all of it. Raises `SettingsError` if the port is taken.
     """
     context = multiprocessing.get_context("spawn")
     with _reserved_port(settings.listen) as reserved:
@@ -39,7 +39,7 @@ def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -
         is_stopping = False
 
         def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
-            # Once and no more: a worker at the very end of its graceful stop would be killed by a second signal.
+            # Only once: a second signal would kill a worker at the very end of its graceful stop.
             nonlocal is_stopping
             if not is_stopping:
                 is_stopping = True
@@ -51,11 +51,11 @@ def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         for _, sending in pipes:
-            sending.close()  # the worker has its own copy, and the end of the pipe must be seen when it dies
+            sending.close()  # the worker has a copy; with this one open, its death would not close the pipe
         if all(_is_ready(receiving) for receiving, _ in pipes):
             announce(port)
         wait([process.sentinel for process in processes])
-        # A service manager may signal the workers as well, which then meets some of them at their very end.
+        # A service manager may signal the workers as well, and some of them at the very end of their stop.
         expected = (0, -signal.SIGTERM) if is_stopping else (0,)
         stop()
         for process in processes:
@@ -73,13 +73,13 @@ def _is_ready(receiving: Connection) -> bool:
 
 
 def _reserved_port(listen: str) -> socket.socket:
-    """Takes the port, so that port 0 becomes one that all workers know; the socket never listens itself."""
+    """Reserves the port, so that port 0 becomes one that all workers know. The socket itself never listens."""
     host, _, port = listen.rpartition(":")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        # Another server that shares its port as well would go unnoticed without this first, exclusive bind.
+        # Without this exclusive bind first, another server that shares the port would go unnoticed.
         with socket.socket(family, kind, protocol) as exclusive:
             exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             exclusive.bind(address)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +12,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from palaver_server.engine.chat import ChatEngine
-from palaver_server.engine.model import ChatModel
-from palaver_server.engine.openai_model import OpenAIModel
-from palaver_server.errors import ConcurrentWrite, ConversationFull, ModelStreamBroken
-from palaver_server.models import (
-    AssistantKey,
-    Draft,
-    FinishReason,
-    IfExists,
-    Role,
+from palaver_server.domain.conversation import AssistantKey, IfExists, Listing, Role
+from palaver_server.domain.errors import ConcurrentWrite, ConversationFull, ModelStreamBroken
+from palaver_server.domain.limits import MAX_MESSAGES
+from palaver_server.domain.ports import ChatModel
+from palaver_server.domain.turns import (
+    ANONYMOUS,
     TextDelta,
     TurnCompleted,
     TurnStarted,
-    Usage,
     UserQuery,
 )
+from palaver_server.engine.chat import ChatEngine
+from palaver_server.llm.openai import OpenAIModel
+from palaver_server.skills.catalogue import SkillCatalogue
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.store import MAX_MESSAGES, FinishedTurn, Listing
+from tests.support.conversations import draft, finished
 from tests.support.endpoint import RESET, Endpoint, Stream
 
 KEY = AssistantKey("AzureWebJobsStorage", "ChatState", "a")
@@ -54,8 +53,8 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 @pytest.fixture
 async def engine(store: SqliteStore, endpoint: Endpoint) -> AsyncIterator[ChatEngine]:
     model = OpenAIModel(api_key="x", base_url=endpoint.url)
-    running = ChatEngine({KEY.connection: store}, OneModel(model))
-    await running.create_assistant(KEY, "Be brief.", IfExists.FAIL)
+    running = ChatEngine({KEY.connection: store}, OneModel(model), SkillCatalogue())
+    await running.create_assistant(ANONYMOUS, KEY, "Be brief.", IfExists.FAIL)
     yield running
     await running.drain(grace=0)
     await model.close()
@@ -63,15 +62,15 @@ async def engine(store: SqliteStore, endpoint: Endpoint) -> AsyncIterator[ChatEn
 
 async def test_a_turn_is_streamed_stored_and_then_completed(engine: ChatEngine, endpoint: Endpoint):
     endpoint.script(Stream("Hel", "lo"))
-    turn = engine.post(UserQuery(KEY, "Hi"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
     events = [event async for event in turn]
     assert isinstance(events[0], TurnStarted)
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Hello"
     completed = events[-1]
     assert isinstance(completed, TurnCompleted)
-    page = await engine.list_messages(KEY, Listing())
+    page = await engine.list_messages(ANONYMOUS, KEY, Listing())
     assert page.messages[1:] == completed.messages
-    assert [(message.role, message.content) for message in page.messages] == [
+    assert [(message.role, message.content.text) for message in page.messages] == [
         (Role.SYSTEM, "Be brief."),
         (Role.USER, "Hi"),
         (Role.ASSISTANT, "Hello"),
@@ -80,10 +79,10 @@ async def test_a_turn_is_streamed_stored_and_then_completed(engine: ChatEngine, 
 
 async def test_a_caller_that_reads_late_gets_the_text_in_one_piece(engine: ChatEngine, endpoint: Endpoint):
     endpoint.script(Stream(*["word "] * 50))
-    turn = engine.post(UserQuery(KEY, "Hi"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
     assert isinstance(await anext(turn), TurnStarted)
     await (await endpoint.call()).finished.wait()
-    while (await engine.get_assistant(KEY)).total_messages == 1:
+    while (await engine.get_assistant(ANONYMOUS, KEY)).total_messages == 1:
         pass
     rest = [event async for event in turn]
     assert [event.text for event in rest if isinstance(event, TextDelta)] == ["word " * 50]
@@ -94,24 +93,24 @@ async def test_the_turn_of_a_caller_that_leaves_after_the_last_piece_is_either_w
 ):
     # However far the turn has come when the caller leaves, the conversation holds both messages or none of them.
     for steps in range(40):
-        before = (await engine.get_assistant(KEY)).total_messages
-        turn = engine.post(UserQuery(KEY, f"question {steps}"))
+        before = (await engine.get_assistant(ANONYMOUS, KEY)).total_messages
+        turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message=f"question {steps}"))
         for _ in range(steps):
             await asyncio.sleep(0)
         async for event in turn:
             if isinstance(event, TextDelta) or steps % 2:
                 break
         turn.leave()
-        follower = engine.post(UserQuery(KEY, "next"))
+        follower = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="next"))
         await follower.completed()
         follower.leave()
-        added = (await engine.get_assistant(KEY)).total_messages - before
+        added = (await engine.get_assistant(ANONYMOUS, KEY)).total_messages - before
         assert added in (2, 4)
 
 
 async def test_an_error_reaches_the_caller_as_what_it_is(engine: ChatEngine, endpoint: Endpoint):
     endpoint.script(Stream("Hel", RESET))
-    turn = engine.post(UserQuery(KEY, "Hi"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
     with pytest.raises(ModelStreamBroken):
         await turn.completed()
 
@@ -119,27 +118,26 @@ async def test_an_error_reaches_the_caller_as_what_it_is(engine: ChatEngine, end
 async def test_a_write_by_a_stranger_is_noticed(engine: ChatEngine, store: SqliteStore, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("Hel", gate))
-    turn = engine.post(UserQuery(KEY, "Hi"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
     assert isinstance(await anext(turn), TurnStarted)
-    window = await store.read_window(KEY.collection, KEY.id, 0)
-    strange = FinishedTurn("r", "", (Draft(Role.USER, "strange"),), FinishReason.STOP, Usage(), 0, "")
-    await store.commit_turn(KEY.collection, KEY.id, window.version, strange)
+    window = await store.read_window(KEY, 0)
+    strange = finished(draft(Role.USER, "strange"))
+    await store.commit_turn(KEY, window.version, strange)
     gate.set()
     with pytest.raises(ConcurrentWrite):
         await turn.completed()
-    page = await engine.list_messages(KEY, Listing())
-    assert [message.content for message in page.messages] == ["Be brief.", "strange"]
+    page = await engine.list_messages(ANONYMOUS, KEY, Listing())
+    assert [message.content.text for message in page.messages] == ["Be brief.", "strange"]
 
 
 async def test_a_full_conversation_is_refused_before_the_model_is_called(
-    engine: ChatEngine, store: SqliteStore, endpoint: Endpoint
+    engine: ChatEngine, tmp_path: Path, endpoint: Endpoint
 ):
-    drafts = tuple(Draft(Role.USER, "x") for _ in range(MAX_MESSAGES - 2))
-    window = await store.read_window(KEY.collection, KEY.id, 0)
-    turn = FinishedTurn("r", "", drafts, FinishReason.STOP, Usage(), 0, "")
-    await store.commit_turn(KEY.collection, KEY.id, window.version, turn)
+    with sqlite3.connect(tmp_path / "palaver.db") as connection:
+        connection.execute("UPDATE assistants SET total_messages = ?", (MAX_MESSAGES - 1,))
+    connection.close()
     with pytest.raises(ConversationFull):
-        await engine.post(UserQuery(KEY, "Hi")).completed()
+        await engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi")).completed()
     assert not endpoint.calls
 
 
@@ -152,11 +150,11 @@ async def test_turns_that_are_cancelled_and_turns_that_complete_leave_nothing_be
 
     async def turns(number: int) -> None:
         key = AssistantKey(KEY.connection, KEY.collection, f"assistant-{number}")
-        await engine.create_assistant(key, "", IfExists.KEEP)
+        await engine.create_assistant(ANONYMOUS, key, "", IfExists.KEEP)
         for step in range(20):
             if step % 3 == 0:
                 endpoint.script(Stream("Hel", never))
-            turn = engine.post(UserQuery(key, "Hi", max_messages=2))
+            turn = engine.post(ANONYMOUS, UserQuery(assistant=key, user_message="Hi", max_messages=2))
             async for event in turn:
                 if isinstance(event, TextDelta) and step % 3 == 0:
                     break

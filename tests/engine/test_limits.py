@@ -8,10 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palaver_server.engine.limits import MAX_MESSAGE_UNITS, MAX_TURN_BYTES, TurnSize, encoded_bytes, utf16_units
-from palaver_server.errors import TurnTooLarge
+from palaver_server.domain.conversation import Content
+from palaver_server.domain.errors import TurnTooLarge
+from palaver_server.domain.limits import MAX_MESSAGE_UNITS, MAX_TURN_BYTES
+from palaver_server.engine.transcript import TurnSize
 
 texts = st.text(st.characters(codec="utf-8"))
+
+
+def size_of(text: str) -> TurnSize:
+    """Returns the size of a turn that begins with a message."""
+    size = TurnSize()
+    size.add(text)
+    return size
 
 
 @pytest.mark.parametrize(
@@ -32,54 +41,54 @@ texts = st.text(st.characters(codec="utf-8"))
     ],
 )
 def test_texts_have_a_size_in_utf16_and_in_json(text: str, units: int, size: int):
-    assert (utf16_units(text), encoded_bytes(text)) == (units, size)
+    assert (Content(text).utf16_units, Content(text).encoded_bytes) == (units, size)
 
 
 @given(texts)
 def test_sizes_are_those_of_the_encoded_text(text: str):
-    assert utf16_units(text) == len(text.encode("utf-16-le")) // 2
-    assert encoded_bytes(text) == len(json.dumps(text)) - 2
+    assert Content(text).utf16_units == len(text.encode("utf-16-le")) // 2
+    assert Content(text).encoded_bytes == len(json.dumps(text)) - 2
 
 
 def test_a_turn_may_be_as_large_as_the_limits_say():
-    size = TurnSize("x" * MAX_MESSAGE_UNITS)
-    size.add_reply("語" * (MAX_MESSAGE_UNITS - 1))
-    size.add_reply("a")
+    size = size_of("x" * MAX_MESSAGE_UNITS)
+    size.add_to_reply("語" * (MAX_MESSAGE_UNITS - 1))
+    size.add_to_reply("a")
     with pytest.raises(TurnTooLarge, match="the reply has more than 450,000 UTF-16 code units; set max_tokens"):
-        size.add_reply("a")
+        size.add_to_reply("a")
 
 
 @pytest.mark.parametrize("character", ["a", "é", "😀"])
 def test_a_reply_ends_the_turn_with_the_piece_that_is_too_much(character: str):
-    size = TurnSize("")
-    room = MAX_MESSAGE_UNITS // utf16_units(character)
+    size = TurnSize()
+    room = MAX_MESSAGE_UNITS // Content(character).utf16_units
     for _ in range(room // 1000):
-        size.add_reply(character * 1000)
-    size.add_reply(character * (room % 1000))
+        size.add_to_reply(character * 1000)
+    size.add_to_reply(character * (room % 1000))
     with pytest.raises(TurnTooLarge):
-        size.add_reply(character)
+        size.add_to_reply(character)
 
 
 def test_the_user_message_counts_towards_the_bytes_of_the_turn():
     # 450,000 units of text outside ASCII are 2.7 MB as encoded, so two such messages are too much.
-    size = TurnSize("語" * MAX_MESSAGE_UNITS)
+    size = size_of("語" * MAX_MESSAGE_UNITS)
     room = (MAX_TURN_BYTES - 6 * MAX_MESSAGE_UNITS) // 6
-    size.add_reply("語" * room)
-    with pytest.raises(TurnTooLarge, match="the turn has more than 3,670,016 bytes as encoded; set max_tokens"):
-        size.add_reply("語")
+    size.add_to_reply("語" * room)
+    with pytest.raises(TurnTooLarge, match="the turn has more than 3,670,016 bytes of JSON; set max_tokens"):
+        size.add_to_reply("語")
 
 
 def test_the_user_message_does_not_count_towards_the_length_of_the_reply():
-    size = TurnSize("x" * MAX_MESSAGE_UNITS)
-    size.add_reply("y" * MAX_MESSAGE_UNITS)
+    size = size_of("x" * MAX_MESSAGE_UNITS)
+    size.add_to_reply("y" * MAX_MESSAGE_UNITS)
 
 
 @given(st.lists(texts, max_size=20))
 def test_pieces_count_as_much_as_the_whole(pieces: list[str]):
     whole = "".join(pieces)
-    padding = "x" * (MAX_MESSAGE_UNITS - utf16_units(whole))
-    size = TurnSize("")
+    padding = "x" * (MAX_MESSAGE_UNITS - Content(whole).utf16_units)
+    size = TurnSize()
     for piece in (padding, *pieces):
-        size.add_reply(piece)
+        size.add_to_reply(piece)
     with pytest.raises(TurnTooLarge):
-        size.add_reply("x")
+        size.add_to_reply("x")

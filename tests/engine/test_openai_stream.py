@@ -13,16 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
-from palaver_server.engine.openai_stream import (
-    MAX_EVENT_BYTES,
-    Chunk,
-    ChunkReader,
-    ChunkUsage,
-    ErrorEvent,
-    merge,
-)
-from palaver_server.errors import ModelStreamBroken
-from palaver_server.models import FinishReason, Usage
+from palaver_server.domain.errors import ModelStreamBroken
+from palaver_server.domain.turns import FinishReason, Usage
+from palaver_server.llm.openai_stream import MAX_EVENT_BYTES, Chunk, ChunkReader, ChunkUsage, ErrorEvent, merge
 
 _client = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:1")
 
@@ -407,7 +400,7 @@ class TestLimits:
         reads = MAX_EVENT_BYTES // len(piece)
         for _ in range(reads):
             feed(reader, piece)
-        with pytest.raises(ModelStreamBroken, match="without an end"):
+        with pytest.raises(ModelStreamBroken, match="that does not end"):
             feed(reader, piece)
 
     @pytest.mark.parametrize("line", [b"data: x\n", b"data:\n", b"data\n", b"data: \r\n"], ids=repr)
@@ -415,7 +408,7 @@ class TestLimits:
         reader = ChunkReader()
         piece = line * 8192
         feed(reader, *[piece] * (MAX_EVENT_BYTES // len(piece)))
-        with pytest.raises(ModelStreamBroken, match="without an end"):
+        with pytest.raises(ModelStreamBroken, match="that does not end"):
             feed(reader, *[piece] * (MAX_EVENT_BYTES // len(piece)))
 
     def test_a_large_event_is_read(self):

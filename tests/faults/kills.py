@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import palaver
-from palaver_server.failpoints import Failpoint
+from palaver_server.domain.stages import Stage
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
 from tests.faults.storage import STORES, name, storage
@@ -31,6 +31,10 @@ ASSISTANTS = [f"assistant {number}" for number in range(10)]
 CALLERS = 20
 LEASE_SECONDS = "1"
 """The least that there is: after most kills, some assistants are blocked for this long."""
+
+
+STAGES = [stage for stage in Stage if stage not in (Stage.SKILL_CALLED, Stage.SKILL_ANSWERED)]
+"""The stages that a turn without skills reaches."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,9 @@ class _Run:
         """Spreads the kills over the turns."""
         return self.choices.randrange(1, 2 * self.turns // self.kills + 2)
 
-    async def kill_when_it_is_time(self, server: ServerProcess, point: Failpoint | None) -> None:
+    async def kill_when_it_is_time(self, server: ServerProcess, stage: Stage | None) -> None:
         """Waits until the server has died at its failpoint, or kills it at a random moment."""
-        if point is None:
+        if stage is None:
             goal = len(self.callers.log.acknowledged) + self.turns_until_the_next()
             async with self.callers.told:
                 await self.callers.told.wait_for(lambda: len(self.callers.log.acknowledged) >= goal)
@@ -117,12 +121,12 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
             for assistant in ASSISTANTS:
                 await client.create_assistant(assistant, instructions=INSTRUCTIONS)
         posting = asyncio.ensure_future(callers.run(CALLERS, progress.is_wanted))
-        for point in itertools.cycle([None, *Failpoint]):
+        for stage in itertools.cycle([None, *STAGES]):
             if posting.done():
                 break
-            armed = {"PALAVER_FAILPOINT": f"{point.value}:{progress.turns_until_the_next()}"} if point else {}
+            armed = {"PALAVER_FAILPOINT": f"{stage.value}:{progress.turns_until_the_next()}"} if stage else {}
             async with server(**armed) as running:
-                dying = asyncio.ensure_future(progress.kill_when_it_is_time(running, point))
+                dying = asyncio.ensure_future(progress.kill_when_it_is_time(running, stage))
                 await asyncio.wait([posting, dying], return_when=asyncio.FIRST_COMPLETED)
                 dying.cancel()
         await posting

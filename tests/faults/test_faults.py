@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 
 from palaver.v1 import assistant_pb2
-from palaver_server import failpoints
 from palaver_server.failpoints import Failpoint
 from tests.faults import cancels, kills, replicas, stops
 from tests.faults.checker import INSTRUCTIONS, Acknowledged, Log, Posted, Prompt, Verdict, compare
@@ -24,7 +23,7 @@ def account(request: pytest.FixtureRequest) -> Account | None:
 
 
 async def test_no_turn_suffers_from_the_death_of_servers(account: Account | None):
-    deaths = len(Failpoint) + 1
+    deaths = len(kills.STAGES) + 1
     result = await kills.run(60, deaths, 1, account)
     assert result.findings == []
     assert result.turns >= 60
@@ -119,8 +118,8 @@ class TestChecker:
 class TestFailpoints:
     @pytest.mark.parametrize(
         ("value", "words"),
-        [("turn_stord", "one of turn_accepted,"), ("turn_stored:0", "1 or more"), ("turn_stored:x", "1 or more")],
+        [("stord", "one of accepted,"), ("stored:0", "1 or more"), ("stored:x", "1 or more")],
     )
     def test_a_wrong_one_is_said(self, value: str, words: str):
         with pytest.raises(ValueError, match=words):
-            failpoints.arm(value)
+            Failpoint.parse(value)

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
-from palaver_server import app
+from palaver_server.transports import grpc as transport
 from tests.support import table_proxy
 from tests.support.azurite import Azurite
 from tests.support.caller_process import caller_process
@@ -109,7 +109,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoi
 async def served(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     # A frozen caller is noticed after a second instead of after 80.
     options = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 500}
-    monkeypatch.setattr(app, "CHANNEL_OPTIONS", tuple((dict(app.CHANNEL_OPTIONS) | options).items()))
+    monkeypatch.setattr(transport, "CHANNEL_OPTIONS", tuple((dict(transport.CHANNEL_OPTIONS) | options).items()))
     async with place.serve(max_turns=2) as running:
         for name in ("a", "b"):
             await running.stub.CreateAssistant(pb.CreateAssistantRequest(id=name, instructions=""))

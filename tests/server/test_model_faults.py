@@ -110,7 +110,7 @@ FAULTS = {
     "a lone surrogate": Fault(
         Stream("Hi", b'data: {"choices": [{"delta": {"content": "\\ud800"}}]}\n\n'), UNAVAILABLE, "MODEL_STREAM_BROKEN"
     ),
-    "an endless line": Fault(Stream("Hi", line_without_end), UNAVAILABLE, "MODEL_STREAM_BROKEN", "without an end"),
+    "an endless line": Fault(Stream("Hi", line_without_end), UNAVAILABLE, "MODEL_STREAM_BROKEN", "that does not end"),
     "an error in the stream": Fault(
         Stream("Hi", event({"error": {"message": "secret detail"}})), UNAVAILABLE, "MODEL_STREAM_BROKEN"
     ),

@@ -16,8 +16,8 @@ import trustme
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1 import skill_host_service_pb2 as host_pb
-from palaver_server.rpc import skill_hosts
 from palaver_server.settings import SettingsError
+from palaver_server.skills import catalogue
 from tests.support.endpoint import Call, Endpoint, Stream, skill_calls
 from tests.support.palaver_server import Replicas, Served, palaver_server
 from tests.support.server_process import server_process
@@ -183,11 +183,11 @@ FAILURES: dict[str, tuple[Any, tuple[str, str], str]] = {
     "is slow": (never, ("add_todo", TASK), "The skill add_todo did not answer within 0.3 seconds."),
     "answers with nothing": (
         lambda _: host_pb.InvokeSkillResponse(), ("add_todo", TASK),
-        "The skill add_todo answered with nothing that can be understood.",
+        "The skill add_todo sent a response that can't be understood.",
     ),
     "answers with much": (
         lambda _: content("x" * 300_000), ("add_todo", TASK),
-        "The answer of the skill add_todo has more than 262,144 bytes and is not used.",
+        "The result of the skill add_todo has more than 262,144 bytes and is not used.",
     ),
     "answers with 5 MiB": (lambda _: content("x" * 5 * 2**20), ("add_todo", TASK), "The skill add_todo failed."),
     "is not there": (None, ("fly", TASK), "There is no skill fly. The skills are: add_todo."),
@@ -199,7 +199,7 @@ FAILURES: dict[str, tuple[Any, tuple[str, str], str]] = {
         "The arguments are not the JSON text of an object: Unterminated string starting at: line 1 column 10 (char 9)",
     ),
     "gets a list": (
-        None, ("add_todo", "[1]"), "The arguments are not the JSON text of an object: they are something else",
+        None, ("add_todo", "[1]"), "The arguments are not the JSON text of an object: they are another JSON value",
     ),
     "gets what is JSON to Python alone": (
         None, ("add_todo", '{"task": NaN}'), "The arguments are not the JSON text of an object: NaN is not JSON",
@@ -234,7 +234,7 @@ async def test_a_host_that_sends_what_does_not_parse(replicas: Replicas, endpoin
     async with SkillHost(add_todo=lambda _: b"\x0a\x01\xff") as host, serving(replicas, host) as served:
         endpoint.script(skill_calls(("add_todo", TASK)), Stream("I am sorry"))
         found = await events(served, query())
-        assert skills_of(found)[1].error == "The skill add_todo answered with nothing that can be understood."
+        assert skills_of(found)[1].error == "The skill add_todo sent a response that can't be understood."
         await assert_next_turn_works(served, endpoint)
 
 
@@ -411,7 +411,7 @@ class TestHosts:
     async def test_a_host_that_is_down_does_not_stop_the_others_and_is_found_later(
         self, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(skill_hosts, "RETRY_INTERVAL", 0.05)
+        monkeypatch.setattr(catalogue, "RETRY_INTERVAL", 0.05)
         async with SkillHost(late=lambda _: content("here")) as gone:
             pass
         async with (
@@ -539,7 +539,7 @@ class TestCallerSkills:
             result = assistant_pb2.SkillResult(id=right.id, content="12:00")
             assert (await self.post(served, skill_results=[result])).completed.messages[-1].content == "Hello, world"
             failure = await failure_of(self.post(served, skill_results=[result]))
-            assert failure.violations == {"skill_results": "the conversation waits for the results of none"}
+            assert failure.violations == {"skill_results": "the conversation waits for the results of no calls"}
 
     async def test_a_schema_of_a_caller_costs_the_server_nothing(self, replicas: Replicas, endpoint: Endpoint):
         pattern = {"type": "object", "properties": {"zone": {"type": "string", "pattern": "^(a+)+$"}}}
@@ -573,5 +573,5 @@ class TestCallerSkills:
             }  # fmt: skip
             mine = [assistant_pb2.Skill(name="add_todo")]
             failure = await failure_of(served.stub.PostUserQueryUnary(query(caller_skills=mine)))
-            assert failure.violations == {"caller_skills[0].name": "must not be that of a host's skill, 'add_todo'"}
+            assert failure.violations == {"caller_skills[0].name": "must not be the name of a host's skill: 'add_todo'"}
             assert endpoint.calls == []

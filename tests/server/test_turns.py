@@ -284,7 +284,7 @@ async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_ca
             assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "ASSISTANT_BUSY")
             assert failure.retry_delay is not None
         full, late = sorted(failures, key=lambda failure: "too long" in failure.text)
-        assert "wait for this assistant already" in full.text
+        assert "already waiting for this assistant" in full.text
         assert "took too long" in late.text
         gate.set()
         await rest(running)

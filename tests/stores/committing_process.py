@@ -6,21 +6,19 @@ import asyncio
 import sys
 from pathlib import Path
 
-from palaver_server.models import Draft, FinishReason, IfExists, Role, Usage
+from palaver_server.domain.conversation import IfExists
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.store import FinishedTurn
+from tests.support.conversations import exchange, finished, key
 
 
 async def main(path: Path) -> None:
     store = SqliteStore(path)
-    await store.create_assistant("ChatState", "a", "", IfExists.KEEP)
+    await store.create_assistant(key(), "", IfExists.KEEP)
     while True:
-        window = await store.read_window("ChatState", "a", 0)
+        window = await store.read_window(key(), 0)
         number = window.assistant.total_messages
         texts = (f"Question {number}", "x" * (number * 997 % 30_000))  # from less than a page to several of them
-        messages = (Draft(Role.USER, texts[0]), Draft(Role.ASSISTANT, texts[1]))
-        turn = FinishedTurn(f"r{number}", "hash", messages, FinishReason.STOP, Usage(), number, "gpt-x")
-        stored = await store.commit_turn("ChatState", "a", window.version, turn)
+        stored = await store.commit_turn(key(), window.version, finished(*exchange(*texts), request_id=f"r{number}"))
         print(stored.assistant.total_messages, flush=True)
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from azure.data.tables import TableEntity, TableServiceClient
 
-from palaver_server.stores.azure_tables import AzureTablesStore
+from palaver_server.domain.ports import Store
+from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.store import Store
 
 
 @dataclass(frozen=True)

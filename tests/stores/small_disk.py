@@ -19,10 +19,10 @@ import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
-from palaver_server.errors import StoreFull, StoreUnavailable
-from palaver_server.models import IfExists
+from palaver_server.domain.conversation import IfExists
+from palaver_server.domain.errors import StoreFull, StoreUnavailable
 from palaver_server.stores.sqlite import SqliteStore
-from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, say, version_of
+from tests.support.conversations import contents, create, exchange, finished, key, say, version_of
 from tests.support.endpoint import Call, Endpoint, Stream
 from tests.support.palaver_server import palaver_server
 from tests.support.statuses import failure_of
@@ -55,17 +55,17 @@ async def full(folder: Path) -> None:
     turn = finished(*exchange("During", "x" * 200_000))
     for _ in range(3):
         with pytest.raises(StoreFull, match="the disk of the database is full"):
-            await store.commit_turn(COLLECTION, "a", version, turn)
-        assert await store.get_assistant(COLLECTION, "a") == stored.assistant
+            await store.commit_turn(key(), version, turn)
+        assert await store.get_assistant(key()) == stored.assistant
         assert await contents(store) == ["Be brief.", "Before", "Fine."]
     with pytest.raises(StoreFull):
-        await store.create_assistant(COLLECTION, "a", "x" * 200_000, IfExists.RESET)
+        await store.create_assistant(key(), "x" * 200_000, IfExists.RESET)
     (folder / "filler").unlink()
-    await store.commit_turn(COLLECTION, "a", version, turn)
+    await store.commit_turn(key(), version, turn)
     assert await contents(store) == ["Be brief.", "Before", "Fine.", "During", "x" * 200_000]
     await store.close()
     store = SqliteStore(folder / "palaver.db")
-    assert (await store.get_assistant(COLLECTION, "a")).total_messages == 5
+    assert (await store.get_assistant(key())).total_messages == 5
     await store.close()
 
 
@@ -108,9 +108,9 @@ async def read_only(folder: Path) -> None:
     store = SqliteStore(folder / "palaver.db")
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
-            await store.create_assistant(COLLECTION, "b", "", IfExists.FAIL)
+            await store.create_assistant(key("b"), "", IfExists.FAIL)
     subprocess.run(["mount", "-o", "remount,bind,rw", str(folder)], check=True)
-    await store.create_assistant(COLLECTION, "b", "", IfExists.FAIL)
+    await store.create_assistant(key("b"), "", IfExists.FAIL)
     assert await contents(store) == ["Be brief."]
     await store.close()
 

@@ -14,13 +14,12 @@ import pytest
 from azure.data.tables.aio import TableServiceClient
 
 from palaver.v1 import assistant_service_pb2 as pb
-from palaver_server.errors import AssistantNotFound, StoreError
-from palaver_server.models import Draft, IfExists, Role
-from palaver_server.stores.azure_tables import AzureTablesStore
-from palaver_server.stores.store import Listing, Order
-from tests.stores.conversations import COLLECTION, contents, create, finished, history, say, version_of
+from palaver_server.domain.conversation import IfExists, Listing, Order, Role
+from palaver_server.domain.errors import AssistantNotFound, StoreError
+from palaver_server.stores.azure import AzureTablesStore
 from tests.support import table_proxy as proxy_faults
 from tests.support.azurite import Account, Azurite
+from tests.support.conversations import COLLECTION, contents, create, draft, finished, history, key, say, version_of
 from tests.support.endpoint import Endpoint
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
@@ -246,16 +245,16 @@ class TestCommitting:
     async def test_another_turn_in_the_place_of_a_lost_one_is_noticed(self, store: AzureTablesStore, proxy: TableProxy):
         await create(store)
         version = await version_of(store)
-        ours, theirs = finished(Draft(Role.USER, "ours")), finished(Draft(Role.USER, "theirs"))
+        ours, theirs = finished(draft(Role.USER, "ours")), finished(draft(Role.USER, "theirs"))
 
         async def theirs_first(exchange: Exchange) -> bytes | None:
             proxy.fault = proxy_faults.none
-            await store.commit_turn(COLLECTION, "a", version, theirs)
+            await store.commit_turn(key(), version, theirs)
             return None
 
         proxy.fault = proxy_faults.always(theirs_first, lambda exchange: exchange.is_commit)
         with pytest.raises(StoreError) as caught:
-            await store.commit_turn(COLLECTION, "a", version, ours)
+            await store.commit_turn(key(), version, ours)
         assert caught.value.reason == "CONCURRENT_WRITE"
         assert await contents(store) == ["Be brief.", "theirs"]
 
@@ -271,10 +270,10 @@ class TestCreatingAndDeleting:
             await create(store, instructions="Old")
             await say(store)
         proxy.fault = nth(LOST[name], number)
-        assistant, created = await store.create_assistant(COLLECTION, "a", "Be brief.", if_exists)
+        assistant, created = await store.create_assistant(key(), "Be brief.", if_exists)
         proxy.fault = proxy_faults.none
         assert created
-        assert await store.get_assistant(COLLECTION, "a") == assistant
+        assert await store.get_assistant(key()) == assistant
         assert await row_keys(account) == ["msg-0001", "state"]
         assert await contents(store) == ["Be brief."]
 
@@ -286,7 +285,7 @@ class TestCreatingAndDeleting:
         await create(store)
         await say(store)
         proxy.fault = nth(LOST[name], number)
-        await store.delete_assistant(COLLECTION, "a")
+        await store.delete_assistant(key())
         assert await row_keys(account) == []
 
     @pytest.mark.parametrize("operation", ["create", "reset", "delete"])
@@ -296,16 +295,16 @@ class TestCreatingAndDeleting:
         await create(store, "other")  # makes the table
         for requests in range(30):
             if operation != "create":
-                await store.create_assistant(COLLECTION, "a", "Old", IfExists.RESET)
+                await store.create_assistant(key(), "Old", IfExists.RESET)
                 for _ in range(3):
-                    await say(store, *[Draft(Role.USER, "old")] * 90)
+                    await say(store, *[draft(Role.USER, "old")] * 90)
             proxy.fault = proxy_faults.cut_after(requests)
             async with store_at(proxy.connection_string) as dying:
                 try:
                     if operation == "delete":
-                        await dying.delete_assistant(COLLECTION, "a")
+                        await dying.delete_assistant(key())
                     else:
-                        await dying.create_assistant(COLLECTION, "a", "New", IfExists.RESET)
+                        await dying.create_assistant(key(), "New", IfExists.RESET)
                     is_done = True
                 except StoreError:
                     is_done = False
@@ -313,10 +312,10 @@ class TestCreatingAndDeleting:
             old, new = ["Old"] + ["old"] * 270, ["New"]
             possible = {"create": [[], new], "reset": [old, [], new], "delete": [old, []]}[operation]
             assert await whole_or_nothing(store) in possible
-            await store.create_assistant(COLLECTION, "a", "Again", IfExists.RESET)
+            await store.create_assistant(key(), "Again", IfExists.RESET)
             assert await row_keys(account) == ["msg-0001", "state"]
             assert await contents(store) == ["Again"]
-            await store.delete_assistant(COLLECTION, "a")
+            await store.delete_assistant(key())
             if is_done:
                 return
         pytest.fail("the operation never came to its end")
@@ -329,11 +328,11 @@ class TestCreatingAndDeleting:
         proxy.fault = proxy_faults.cut_after(2)  # the state is read and deleted
         async with store_at(proxy.connection_string) as dying:
             with pytest.raises(StoreError):
-                await dying.delete_assistant(COLLECTION, "a")
+                await dying.delete_assistant(key())
         proxy.fault = proxy_faults.none
         assert len(await row_keys(account)) == 4
         with pytest.raises(AssistantNotFound):
-            await store.delete_assistant(COLLECTION, "a")
+            await store.delete_assistant(key())
         assert await row_keys(account) == []
 
 
@@ -351,19 +350,19 @@ class TestArrivingLate:
         # Of the others, all rows that are on their way to be deleted are there in the newer conversation, too.
         version = await version_of(store)
         if operation == "create":
-            await store.delete_assistant(COLLECTION, "a")
+            await store.delete_assistant(key())
         late = Late(number)
         proxy.fault = late
         if operation == "commit":
-            call: Awaitable[Any] = store.commit_turn(COLLECTION, "a", version, finished())
+            call: Awaitable[Any] = store.commit_turn(key(), version, finished())
         elif operation == "delete":
-            call = store.delete_assistant(COLLECTION, "a")
+            call = store.delete_assistant(key())
         else:
-            call = store.create_assistant(COLLECTION, "a", "Late", IfExists.RESET)
+            call = store.create_assistant(key(), "Late", IfExists.RESET)
         await late.outlive(call)
         async with store_at(account.connection_string) as other:
-            await other.create_assistant(COLLECTION, "a", "New", IfExists.RESET)
-            await say(other, Draft(Role.USER, "new"))
+            await other.create_assistant(key(), "New", IfExists.RESET)
+            await say(other, draft(Role.USER, "new"))
             await late.arrive()
             assert await whole_or_nothing(other) == ["New", "new"]
         assert len(await row_keys(account)) == 4  # two messages, the turn and the state
@@ -381,16 +380,16 @@ class TestReading:
                 await has_read_old.wait()
                 proxy.fault = proxy_faults.none
                 async with store_at(account.connection_string) as other:
-                    await other.create_assistant(COLLECTION, "a", "New", IfExists.RESET)
+                    await other.create_assistant(key(), "New", IfExists.RESET)
             response = await exchange.forward()
             if "msg-0001" in exchange.target:
                 has_read_old.set()
             return response
 
         proxy.fault = start_over
-        window = await store.read_window(COLLECTION, "a", 10)
+        window = await store.read_window(key(), 10)
         assert window.instructions is not None
-        assert window.instructions.content == "New"
+        assert window.instructions.content.text == "New"
 
 
 class TestOrder:
@@ -399,18 +398,18 @@ class TestOrder:
     ):
         await create(store, instructions="0")
         for start in range(1, 150, 10):
-            await say(store, *(Draft(Role.USER, str(number)) for number in range(start, start + 10)))
+            await say(store, *(draft(Role.USER, str(number)) for number in range(start, start + 10)))
         proxy.fault = proxy_faults.shuffle
         messages = await history(store)
-        assert [message.content for message in messages] == [str(number) for number in range(151)]
+        assert [message.content.text for message in messages] == [str(number) for number in range(151)]
         for limit in (1, 7, 100, 1000):
-            newest = await store.list_messages(COLLECTION, "a", Listing(Order.NEWEST_FIRST, limit=limit))
+            newest = await store.list_messages(key(), Listing(Order.NEWEST_FIRST, limit=limit))
             assert list(newest.messages) == messages[::-1][:limit]
-        later = await store.list_messages(COLLECTION, "a", Listing(after_time=messages[100].create_time, limit=20))
+        later = await store.list_messages(key(), Listing(after_time=messages[100].create_time, limit=20))
         assert list(later.messages) == messages[101:121]
-        window = await store.read_window(COLLECTION, "a", 12)
+        window = await store.read_window(key(), 12)
         assert (window.instructions, list(window.messages)) == (messages[0], messages[-12:])
-        await say(store, Draft(Role.USER, "151"))
+        await say(store, draft(Role.USER, "151"))
         assert (await contents(store))[-2:] == ["150", "151"]
 
 
@@ -486,7 +485,7 @@ def nth(fault: Fault, number: int) -> Fault:
 async def whole_or_nothing(store: AzureTablesStore) -> list[str]:
     """The contents of an assistant whose state and messages agree, or nothing where there is none."""
     try:
-        assistant = await store.get_assistant(COLLECTION, "a")
+        assistant = await store.get_assistant(key())
     except AssistantNotFound:
         return []
     found = await contents(store)

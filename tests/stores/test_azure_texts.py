@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from palaver.v1 import assistant_service_pb2 as pb
-from palaver_server.engine.limits import MAX_TURN_BYTES, encoded_bytes
+from palaver_server.domain.conversation import Content
+from palaver_server.domain.limits import MAX_TURN_BYTES
 from tests.support.azurite import Account, Azurite
 from tests.support.endpoint import Endpoint, Stream
 from tests.support.functions_extension import raw_rows, read_conversation
@@ -68,7 +69,7 @@ async def test_texts_come_back_unchanged_or_are_refused_by_name(
         assert (await failure_of(post)).violations.keys() == {"user_message"}
     else:
         endpoint.script(Stream(answer))
-        if encoded_bytes(question) + encoded_bytes(answer) > MAX_TURN_BYTES:
+        if Content(question).encoded_bytes + Content(answer).encoded_bytes > MAX_TURN_BYTES:
             assert (await failure_of(post)).reason == "TURN_TOO_LARGE"
         else:
             await post

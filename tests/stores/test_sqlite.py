@@ -14,21 +14,32 @@ from pathlib import Path
 
 import pytest
 
-from palaver_server.errors import StoreCorrupt, StoreUnavailable
-from palaver_server.models import Draft, IfExists, Role
-from palaver_server.stores import sqlite_file
-from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.store import TIME_TO_TELL, Lease, Limits, Listing
-from tests.stores.conversations import COLLECTION, contents, create, exchange, finished, history, say, version_of
+from palaver_server.domain.conversation import IfExists, Listing, Role
+from palaver_server.domain.errors import StoreCorrupt, StoreUnavailable
+from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
+from palaver_server.stores.sqlite import SqliteStore, file
 from tests.stores.small_disk import play
+from tests.support.conversations import (
+    contents,
+    create,
+    draft,
+    exchange,
+    finished,
+    history,
+    key,
+    lease,
+    say,
+    version_of,
+)
 from tests.support.damages import DAMAGES, garbage_header
 
-COMMITTING_PROCESS = Path(__file__).with_name("committing_process.py")
+COMMITTING_PROCESS = [sys.executable, "-m", "tests.stores.committing_process"]
+REPOSITORY = Path(__file__).parents[2]
 
 
 @asynccontextmanager
-async def opened(path: Path, limits: Limits | None = None) -> AsyncIterator[SqliteStore]:
-    store = SqliteStore(path, limits)
+async def opened(path: Path, timeouts: StoreTimeouts | None = None) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(path, timeouts)
     try:
         await store.open()
         yield store
@@ -60,7 +71,7 @@ def another_process_holds_the_lock(path: Path, begin: str = "BEGIN IMMEDIATE") -
         "sys.stdin.readline(); connection.execute('ROLLBACK'); print('released', flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", script, str(path), begin]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         assert process.stdout.readline() == "locked\n"
 
         def release() -> None:
@@ -77,8 +88,8 @@ def another_process_holds_the_lock(path: Path, begin: str = "BEGIN IMMEDIATE") -
 class TestCrash:
     @pytest.mark.parametrize("acknowledged", [1, 10, 60])
     async def test_every_acknowledged_turn_outlives_a_kill(self, path: Path, acknowledged: int):
-        command = [sys.executable, str(COMMITTING_PROCESS), str(path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        command = [*COMMITTING_PROCESS, str(path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
             for _ in range(acknowledged):
                 said = process.stdout.readline()
             process.kill()
@@ -86,20 +97,21 @@ class TestCrash:
         assert path.with_name("palaver.db-wal").stat().st_size > 0  # nobody has tidied up
         async with opened(path) as store:
             messages = await history(store)
-            assistant = await store.get_assistant(COLLECTION, "a")
+            assistant = await store.get_assistant(key())
             # The turn after the last acknowledged one may be there too, but only whole.
             assert len(messages) in (int(said), int(said) + 2)
             assert [message.index for message in messages] == list(range(1, len(messages) + 1))
             assert assistant.total_messages == len(messages)
             for number, (question, answer) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
-                assert (question.content, len(answer.content)) == (f"Question {2 * number}", 2 * number * 997 % 30_000)
+                assert question.content.text == f"Question {2 * number}"
+                assert len(answer.content.text) == 2 * number * 997 % 30_000
                 assert question.request_id == answer.request_id == f"r{2 * number}"
             await say(store)
 
     async def test_a_kill_of_one_process_disturbs_no_other(self, path: Path):
         async with opened(path) as store:
-            command = [sys.executable, str(COMMITTING_PROCESS), str(path)]
-            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            command = [*COMMITTING_PROCESS, str(path)]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
                 for _ in range(5):
                     process.stdout.readline()
                 process.kill()
@@ -116,9 +128,9 @@ async def assert_refused(path: Path, text: str) -> None:
         with pytest.raises(StoreCorrupt, match=text):
             await store.open()
         with pytest.raises(StoreCorrupt, match=text):
-            await store.get_assistant(COLLECTION, "a")
+            await store.get_assistant(key())
         with pytest.raises(StoreCorrupt, match=text):
-            await store.create_assistant(COLLECTION, "a", "", IfExists.RESET)
+            await store.create_assistant(key(), "", IfExists.RESET)
     finally:
         await store.close()
     assert path.read_bytes() == before
@@ -149,16 +161,16 @@ class TestDamage:
             store = SqliteStore(sound)
             await store.open()
             before = await contents(store)
-            window = await store.read_window(COLLECTION, "a", 10, Lease("ours", 60))
-            await store.commit_turn(COLLECTION, "a", window.version, finished(*exchange("New", "Indeed")))
+            window = await store.read_window(key(), 10, lease("ours", 60))
+            await store.commit_turn(key(), window.version, finished(*exchange("New", "Indeed")))
             assert await contents(store) == [*before, "New", "Indeed"]
             await store.close()
 
-    @pytest.mark.parametrize("version", [0, sqlite_file.SCHEMA_VERSION + 1])
+    @pytest.mark.parametrize("version", [0, file.SCHEMA_VERSION + 1])
     async def test_a_schema_of_another_version_is_refused(self, sound: Path, version: int):
         with closing(sqlite3.connect(sound)) as connection:
             connection.execute(f"PRAGMA user_version = {version}")
-        await assert_refused(sound, f"schema version {version}; this server knows version {sqlite_file.SCHEMA_VERSION}")
+        await assert_refused(sound, f"schema version {version}; this server knows version {file.SCHEMA_VERSION}")
 
     async def test_a_store_works_as_soon_as_its_file_is_whole_again(self, sound: Path):
         whole = sound.read_bytes()
@@ -187,10 +199,10 @@ class TestDamage:
             connection.execute(f'UPDATE messages SET {damage} WHERE "index" = 10')
         async with opened(sound) as store:
             with pytest.raises(StoreCorrupt, match="a stored message can't be read"):
-                await store.list_messages(COLLECTION, "a", Listing())
+                await store.list_messages(key(), Listing())
             with pytest.raises(StoreCorrupt):
-                await store.read_window(COLLECTION, "a", 32)
-            assert len((await store.read_window(COLLECTION, "a", 31)).messages) == 31
+                await store.read_window(key(), 32)
+            assert len((await store.read_window(key(), 31)).messages) == 31
             await say(store)
 
 
@@ -223,21 +235,21 @@ class TestDisk:
 
 class TestOtherProcesses:
     async def test_a_lock_that_is_not_released_makes_writing_unavailable(self, sound: Path):
-        async with opened(sound, Limits(call=TIME_TO_TELL + 0.05)) as store:
+        async with opened(sound, StoreTimeouts(call=REPORTING_MARGIN + 0.05)) as store:
             version = await version_of(store)
             with another_process_holds_the_lock(sound) as release:
                 for _ in range(2):
                     with pytest.raises(StoreUnavailable):
-                        await store.commit_turn(COLLECTION, "a", version, finished())
+                        await store.commit_turn(key(), version, finished())
                 # Who only reads does not wait for who writes.
                 assert len(await history(store)) == 41
                 release()
-                await store.commit_turn(COLLECTION, "a", version, finished())
+                await store.commit_turn(key(), version, finished())
 
     async def test_a_lock_that_is_released_in_time_is_waited_for(self, sound: Path):
         async with opened(sound) as store:
             with another_process_holds_the_lock(sound) as release:
-                writing = asyncio.create_task(store.create_assistant(COLLECTION, "b", "Late", IfExists.FAIL))
+                writing = asyncio.create_task(store.create_assistant(key("b"), "Late", IfExists.FAIL))
                 done, _ = await asyncio.wait([writing], timeout=0.05)
                 assert not done
                 await asyncio.to_thread(release)
@@ -272,7 +284,7 @@ class TestOtherProcesses:
             try:
                 await asyncio.gather(*(store.open() for store in stores))
                 await create(stores[0])
-                assert {(await store.get_assistant(COLLECTION, "a")).total_messages for store in stores} == {1}
+                assert {(await store.get_assistant(key())).total_messages for store in stores} == {1}
             finally:
                 for store in stores:
                     await store.close()
@@ -290,9 +302,9 @@ class TestOtherProcesses:
     async def test_nothing_is_left_in_the_tables_of_what_was_forgotten(self, sound: Path, if_exists: IfExists | None):
         async with opened(sound) as store:
             if if_exists is None:
-                await store.delete_assistant(COLLECTION, "a")
+                await store.delete_assistant(key())
             else:
-                await store.create_assistant(COLLECTION, "a", "", if_exists)
+                await store.create_assistant(key(), "", if_exists)
         with closing(sqlite3.connect(sound)) as connection:
             for table in ("messages", "turns"):
                 assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
@@ -302,6 +314,6 @@ class TestOtherProcesses:
             before = await history(store)
             version = await version_of(store)
             with pytest.raises(UnicodeEncodeError):  # the engine lets no lone surrogate through
-                await store.commit_turn(COLLECTION, "a", version, finished(*exchange(), Draft(Role.USER, "\ud800")))
+                await store.commit_turn(key(), version, finished(*exchange(), draft(Role.USER, "\ud800")))
             assert await history(store) == before
-            await store.commit_turn(COLLECTION, "a", version, finished())
+            await store.commit_turn(key(), version, finished())

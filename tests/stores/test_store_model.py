@@ -9,11 +9,23 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from palaver_server.errors import AssistantExists, AssistantNotFound, ConcurrentWrite
-from palaver_server.models import Draft, IfExists, Message, Order, Role, SkillCall
-from palaver_server.stores.store import FinishedTurn, Listing, Page, Store
+from palaver_server.domain.conversation import (
+    AssistantKey,
+    Content,
+    Draft,
+    IfExists,
+    Listing,
+    Message,
+    Order,
+    Page,
+    Role,
+    SkillCall,
+)
+from palaver_server.domain.errors import AssistantExists, AssistantNotFound, ConcurrentWrite
+from palaver_server.domain.ports import Store
+from palaver_server.domain.turns import FinishedTurn, Version
 from tests.stores.conftest import Place
-from tests.stores.conversations import finished
+from tests.support.conversations import finished, key
 
 
 @dataclass
@@ -26,11 +38,17 @@ class Conversation:
 
 Key = tuple[str, str]  # collection and id, as a caller writes them
 
+
+def at(address: Key) -> AssistantKey:
+    collection, name = address
+    return key(name, collection)
+
+
 keys = st.tuples(st.sampled_from(["Chats", "CHATS", "Other"]), st.sampled_from(["a", "A", "a'b"]))
 drafts = st.builds(
     Draft,
     role=st.sampled_from([Role.USER, Role.ASSISTANT, Role.TOOL]),
-    content=st.text(st.characters(codec="utf-8"), max_size=5),
+    content=st.builds(Content, st.text(st.characters(codec="utf-8"), max_size=5)),
     skill_calls=st.lists(st.builds(SkillCall, st.text("ab"), st.text("ab"), st.text("{}")), max_size=2).map(tuple),
     skill_call_id=st.text("ab", max_size=2),
 )
@@ -88,23 +106,23 @@ class Comparison:
         expected = self._expected(key)
         if expected is not None and if_exists is IfExists.FAIL:
             with pytest.raises(AssistantExists):
-                await self._store.create_assistant(*key, instructions, if_exists)
+                await self._store.create_assistant(at(key), instructions, if_exists)
         else:
-            _, created = await self._store.create_assistant(*key, instructions, if_exists)
+            _, created = await self._store.create_assistant(at(key), instructions, if_exists)
             assert created == (expected is None or if_exists is IfExists.RESET)
             if created:
                 expected = self._conversations[key[0].lower(), key[1]] = Conversation()
                 if instructions.strip():
-                    time = (await self._store.get_assistant(*key)).create_time
-                    expected.messages.append(Message(Role.SYSTEM, instructions, index=1, create_time=time))
+                    time = (await self._store.get_assistant(at(key))).create_time
+                    expected.messages.append(Message(Role.SYSTEM, Content(instructions), index=1, create_time=time))
         await self.look(key)
 
     async def delete(self, key: Key) -> None:
         if self._expected(key) is None:
             with pytest.raises(AssistantNotFound):
-                await self._store.delete_assistant(*key)
+                await self._store.delete_assistant(at(key))
         else:
-            await self._store.delete_assistant(*key)
+            await self._store.delete_assistant(at(key))
             del self._conversations[key[0].lower(), key[1]]
         await self.look(key)
 
@@ -112,9 +130,9 @@ class Comparison:
         expected = self._expected(key)
         if expected is None:
             with pytest.raises(AssistantNotFound):
-                await self._store.read_window(*key, 0)
+                await self._store.read_window(at(key), 0)
             return
-        version = (await self._store.read_window(*key, 0)).version
+        version = (await self._store.read_window(at(key), 0)).version
         self._versions.append((expected, len(expected.messages), version))
         await self._commit_to(key, version, expected, turn)
 
@@ -127,11 +145,11 @@ class Comparison:
             await self._commit_to(key, version, expected, turn)
         else:
             with pytest.raises(ConcurrentWrite):
-                await self._store.commit_turn(*key, version, turn)
+                await self._store.commit_turn(at(key), version, turn)
         await self.look(key)
 
-    async def _commit_to(self, key: Key, version: str, expected: Conversation, turn: FinishedTurn) -> None:
-        stored = await self._store.commit_turn(*key, version, turn)
+    async def _commit_to(self, key: Key, version: Version, expected: Conversation, turn: FinishedTurn) -> None:
+        stored = await self._store.commit_turn(at(key), version, turn)
         assert tuple(Draft(m.role, m.content, m.skill_calls, m.skill_call_id) for m in stored.messages) == turn.messages
         assert {message.request_id for message in stored.messages} == {turn.request_id}
         expected.messages += stored.messages
@@ -145,15 +163,15 @@ class Comparison:
         for store in self._stores:
             if expected is None:
                 with pytest.raises(AssistantNotFound):
-                    await store.get_assistant(*key)
+                    await store.get_assistant(at(key))
                 continue
-            assistant = await store.get_assistant(*key)
+            assistant = await store.get_assistant(at(key))
             assert assistant.id == key[1]
             assert assistant.total_messages == len(expected.messages)
             assert assistant.total_tokens == expected.total_tokens
             if expected.messages:
                 assert assistant.update_time == expected.messages[-1].create_time
-            page = await store.list_messages(*key, Listing(limit=1000))
+            page = await store.list_messages(at(key), Listing(limit=1000))
             assert page == Page(tuple(expected.messages), has_more=False)
 
     async def list_messages(
@@ -162,7 +180,7 @@ class Comparison:
         expected = self._expected(key)
         if expected is None:
             with pytest.raises(AssistantNotFound):
-                await self._store.list_messages(*key, Listing())
+                await self._store.list_messages(at(key), Listing())
             return
         messages, time = expected.messages, None
         if after_time is not None and after_time < len(messages):
@@ -173,16 +191,16 @@ class Comparison:
         if after_index is not None:
             newest_first = order is Order.NEWEST_FIRST
             messages = [m for m in messages if (m.index < after_index if newest_first else m.index > after_index)]
-        page = await self._store.list_messages(*key, Listing(order, time, after_index, limit))
+        page = await self._store.list_messages(at(key), Listing(order, time, after_index, limit))
         assert page == Page(tuple(messages[:limit]), has_more=len(messages) > limit)
 
     async def window(self, key: Key, size: int) -> None:
         expected = self._expected(key)
         if expected is None:
             with pytest.raises(AssistantNotFound):
-                await self._store.read_window(*key, size)
+                await self._store.read_window(at(key), size)
             return
-        window = await self._store.read_window(*key, size)
+        window = await self._store.read_window(at(key), size)
         self._versions.append((expected, len(expected.messages), window.version))
         rest = expected.messages
         if rest and rest[0].role is Role.SYSTEM:
@@ -200,8 +218,8 @@ async def test_a_store_does_what_the_model_does(place: Place, calls: list[tuple]
     stores = [await place.connect(), await place.connect()]
     for collection in ("Chats", "Other"):
         for name in ("a", "A", "a'b"):
-            await stores[0].create_assistant(collection, name, "", IfExists.KEEP)
-            await stores[0].delete_assistant(collection, name)
+            await stores[0].create_assistant(key(name, collection), "", IfExists.KEEP)
+            await stores[0].delete_assistant(key(name, collection))
     comparison = Comparison(place, stores)
     for call, *arguments in calls:
         await comparison.make(call, *arguments)

@@ -1,1 +1,1 @@
-"""The shared chat engine: it runs turns. It knows nothing of gRPC and is tested without it."""
+"""The shared chat engine, which runs turns. It has no gRPC in it and is tested without."""

@@ -1,18 +1,17 @@
-"""What an operator may decide about turns."""
+"""The operator's decisions about turns."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from palaver_server.domain.generation import GenerationDefaults
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """The limits and defaults of turns; times are in seconds. `settings` documents each of them."""
+    """The limits and defaults of turns. Times are in seconds. `settings` documents each of them."""
 
-    default_chat_model: str = "gpt-3.5-turbo"
-    default_temperature: float = 0.5
-    default_max_tokens: int = 100
-    max_tokens_cap: int | None = None
+    generation: GenerationDefaults = field(default_factory=GenerationDefaults)
     history_messages: int = 100
     first_token_timeout: float = 60.0
     token_timeout: float = 30.0

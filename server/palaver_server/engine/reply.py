@@ -1,4 +1,4 @@
-"""Reading a reply from the model: time limits, retries, and the pieces put together."""
+"""Reading a reply from the model, with deadlines and retries."""
 
 from __future__ import annotations
 
@@ -10,47 +10,68 @@ from dataclasses import dataclass, field, replace
 import anyio
 import stamina
 
-from palaver_server.engine.limits import TurnSize
-from palaver_server.engine.model import ChatModel, ModelDelta, Prompt
+from palaver_server.domain.errors import ModelError, ModelStreamBroken, ModelTimeout, RetryableError
+from palaver_server.domain.ports import ChatModel, ModelDelta, Prompt, SkillCallDelta
+from palaver_server.domain.stages import Observer, Stage
+from palaver_server.domain.turns import FinishReason, TextDelta, Usage
 from palaver_server.engine.options import EngineOptions
-from palaver_server.engine.skills import CallCollector
+from palaver_server.engine.transcript import TurnSize
 from palaver_server.engine.turn import Turn
-from palaver_server.errors import ModelError, ModelStreamBroken, ModelTimeout, RetryableError
-from palaver_server.failpoints import Failpoint, reach
-from palaver_server.models import FinishReason, TextDelta, Usage
 
 ATTEMPTS = 3
 MAX_RETRY_AFTER = 10.0
-"""Seconds: an endpoint that asks for a longer pause is not asked again; the caller is told the pause."""
+"""Seconds: if an endpoint asks for a longer pause, the call is not retried, and the caller learns the pause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What the model answered, whole."""
+    """A whole reply of the model."""
 
     text: str
     calls: tuple[tuple[str, str], ...]
-    """The names and the arguments of the skills that the model asks for."""
+    """The names and the arguments of the skill calls."""
     finish_reason: FinishReason
     usage: Usage
     chat_model: str
 
 
+class CallCollector:
+    """Assembles the skill calls of a reply from their deltas."""
+
+    def __init__(self) -> None:
+        self._calls: list[SkillCallDelta] = []
+        self._by_index: dict[int, SkillCallDelta] = {}
+
+    def add(self, delta: SkillCallDelta) -> None:
+        """Adds a delta to its call."""
+        call = self._by_index.get(delta.index)
+        # Some endpoints send each call whole and give all of them the same index.
+        if call is None or (delta.name and delta.id and call.id and delta.id != call.id):
+            call = self._by_index[delta.index] = SkillCallDelta(delta.index, delta.id)
+            self._calls.append(call)
+        call.name += delta.name
+        call.arguments += delta.arguments
+
+    def calls(self) -> tuple[tuple[str, str], ...]:
+        """Returns the names and the arguments of the calls."""
+        return tuple((call.name, call.arguments) for call in self._calls)
+
+
 @dataclass(slots=True)
-class _Collector:
-    """Puts the deltas of a model call together."""
+class _ReplyCollector:
+    """Assembles a reply from its deltas."""
 
     chat_model: str
-    pieces: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
     calls: CallCollector = field(default_factory=CallCollector)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
 
     def add(self, delta: ModelDelta) -> None:
         if delta.text:
-            self.pieces.append(delta.text)
-        for piece in delta.skill_calls:
-            self.calls.add(piece)
+            self.texts.append(delta.text)
+        for call in delta.skill_calls:
+            self.calls.add(call)
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.chat_model = delta.chat_model or self.chat_model
@@ -59,23 +80,30 @@ class _Collector:
         if self.finish_reason is None:
             raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
         usage = replace(self.usage, model_calls=1)
-        return Reply("".join(self.pieces), self.calls.calls(), self.finish_reason, usage, self.chat_model)
+        return Reply("".join(self.texts), self.calls.calls(), self.finish_reason, usage, self.chat_model)
 
 
 class ReplyReader:
-    """Reads the replies of a turn."""
+    """Reads the replies of a turn and publishes their text."""
 
     def __init__(
-        self, turn: Turn, size: TurnSize, options: EngineOptions, *, deadline: float, retry_until: float
+        self,
+        turn: Turn,
+        size: TurnSize,
+        options: EngineOptions,
+        observer: Observer,
+        *,
+        deadline: float,
+        retry_until: float,
     ) -> None:
-        """Sets where the pieces go and what limits them.
+        """Sets the limits of the turn, as times of the event loop.
 
-        `deadline` is that of the turn, and no retry begins after `retry_until`, because nobody would wait for its
-        reply; both are times of the event loop.
+        No retry begins after `retry_until`, because no caller would wait for the reply.
         """
         self._turn = turn
         self._size = size
         self._options = options
+        self._observer = observer
         self._deadline = deadline
         self._retry_until = retry_until
         self._has_begun = False
@@ -83,18 +111,28 @@ class ReplyReader:
         self._now = asyncio.get_running_loop().time
 
     async def read(self, model: ChatModel, prompt: Prompt) -> Reply:
-        """Asks the model, again where that is allowed, until there is a whole reply; raises a `ModelError`."""
+        """Calls the model, with retries until it begins to write, and returns the reply; raises a `ModelError`."""
         self._has_begun = False
         self._size.begin_reply()
         async for attempt in stamina.retry_context(
             on=self._pause_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
         ):
             with attempt:
-                reply = await self._read_once(model, prompt)
+                reply = await self._observed_call(model, prompt)
         return reply
 
-    async def _read_once(self, model: ChatModel, prompt: Prompt) -> Reply:
-        collector = _Collector(prompt.parameters.chat_model)
+    async def _observed_call(self, model: ChatModel, prompt: Prompt) -> Reply:
+        self._observer.reached(Stage.MODEL_CALLED, self._turn.key, prompt)
+        try:
+            reply = await self._call(model, prompt)
+        except BaseException as error:
+            self._observer.reached(Stage.MODEL_ANSWERED, self._turn.key, error)
+            raise
+        self._observer.reached(Stage.MODEL_ANSWERED, self._turn.key, reply)
+        return reply
+
+    async def _call(self, model: ChatModel, prompt: Prompt) -> Reply:
+        collector = _ReplyCollector(prompt.parameters.chat_model)
         self._extend_at = 0.0
         first_token_deadline = min(self._now() + self._options.first_token_timeout, self._deadline)
         with anyio.CancelScope(deadline=first_token_deadline) as scope:
@@ -102,36 +140,36 @@ class ReplyReader:
                 async for delta in deltas:
                     collector.add(delta)
                     if delta.text:
-                        reach(Failpoint.TEXT_RECEIVED)
-                        self._pass_on(delta.text)
-                        if self._turn.is_far_ahead:
-                            await self._wait_for_the_callers(scope)
-                    for piece in delta.skill_calls:
+                        self._observer.reached(Stage.TEXT_RECEIVED, self._turn.key, delta.text)
+                        self._publish(delta.text)
+                        if self._turn.has_backpressure:
+                            await self._wait_for_callers(scope)
+                    for call in delta.skill_calls:
                         self._has_begun = True
-                        self._size.add(piece.name + piece.arguments)
-                    # Comments and empty deltas are no sign of progress; what is written or thought is.
+                        self._size.add(call.name + call.arguments)
+                    # Comments and empty deltas show no progress of the model; text, reasoning and calls do.
                     if delta.text or delta.thinking or delta.skill_calls:
                         self._extend(scope)
         if scope.cancelled_caught:
             raise self._timeout()
         return collector.reply()
 
-    def _pass_on(self, text: str) -> None:
+    def _publish(self, text: str) -> None:
         self._has_begun = True
-        self._size.add_reply(text)
+        self._size.add_to_reply(text)
         self._turn.publish(TextDelta(text))
 
-    async def _wait_for_the_callers(self, scope: anyio.CancelScope) -> None:
-        # They are slow, not the endpoint: only the limit of the whole turn goes on counting.
+    async def _wait_for_callers(self, scope: anyio.CancelScope) -> None:
+        # The callers are slow, not the endpoint, so only the limit of the whole turn applies.
         scope.deadline = self._deadline
-        await self._turn.room()
+        await self._turn.wait_for_demand()
         self._extend_at = 0.0
 
     def _extend(self, scope: anyio.CancelScope) -> None:
-        """Gives the model the pause between two tokens from now on.
+        """Restarts the time limit between two tokens.
 
-        Moving the deadline costs as much as all else that is done for a token here. So it is moved a tenth further
-        than asked, and only when that tenth is used up.
+        Moving the deadline costs as much as everything else that is done here for a token. It is therefore moved a
+        tenth further than needed, and moved again only when that tenth has passed.
         """
         now = self._now()
         if now >= self._extend_at:
@@ -147,11 +185,11 @@ class ReplyReader:
         return ModelTimeout(f"the model did not begin to write within {self._options.first_token_timeout:g} seconds")
 
     def _pause_before_retry(self, error: Exception) -> bool | float:
-        """Tells whether to try again: False, True for a growing pause, or the seconds that the endpoint asked for."""
+        """Returns whether to retry: False, True for exponential backoff, or the seconds that the endpoint named."""
         if self._has_begun or not (isinstance(error, ModelError) and isinstance(error, RetryableError)):
             return False
         if error.retry_after is None:
             return True
         if error.retry_after > MAX_RETRY_AFTER or self._now() + error.retry_after > self._retry_until:
             return False
-        return error.retry_after + random.uniform(0, 0.25)  # noqa: S311 - it spreads callers, it keeps no secret
+        return error.retry_after + random.uniform(0, 0.25)  # noqa: S311 - jitter needs no secrecy

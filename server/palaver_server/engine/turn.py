@@ -1,7 +1,7 @@
-"""A running turn and the callers who follow it.
+"""A running turn and its subscribers.
 
-A turn keeps its events from the first one, so a caller may join at any time, and again after its connection broke. It
-runs in a task of its own: a caller that leaves does not disturb the others, and a commit that has begun is never torn.
+A turn keeps its events from the first one, so a caller may join at any time, and again after its connection broke. The
+turn runs in a task of its own: a caller that leaves does not affect the others, and a commit that has begun completes.
 """
 
 from __future__ import annotations
@@ -10,75 +10,79 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from palaver_server.errors import PalaverError, ShuttingDown
-from palaver_server.models import TextDelta, TurnCompleted, TurnEvent
+from palaver_server.domain.errors import PalaverError, ShuttingDown
+from palaver_server.domain.stages import Observer, Stage
+from palaver_server.domain.turns import TextDelta, TurnCompleted, TurnEvent, TurnKey
 
-MAX_LEAD = 64 * 1024
-"""Characters of the reply that a turn may be ahead of its fastest caller before it stops reading from the model."""
+MAX_UNREAD_CHARACTERS = 64 * 1024
+"""Characters of the reply that the fastest subscriber may have left unread before the turn stops reading the model."""
 
 
 class Turn:
-    """The events of a turn, written by its task and read by its followers."""
+    """The events of a turn, published by its task and read by its subscribers."""
 
-    def __init__(self, request_hash: str = "") -> None:
-        """Takes what tells the request of the turn from others with its name."""
+    def __init__(self, key: TurnKey, request_hash: str, observer: Observer) -> None:
+        """Sets the identity of the turn, and the hash that tells its request from others with the same key."""
+        self.key = key
         self.request_hash = request_hash
         self.continues = False
-        """Whether the turn runs on when nobody follows it any more."""
+        """True if the turn runs on after its last subscriber has left."""
+        self._observer = observer
         self._events: list[TurnEvent] = []
         self._error: BaseException | None = None
         self._ended = False
         self._produced = 0
         self._consumed = 0
-        self._followers: set[Follower] = set()
-        self._room: asyncio.Future[None] | None = None
+        self._subscribers: set[Subscriber] = set()
+        self._demand: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._cancel_error: PalaverError | None = None
-        self._sealed = False
+        self._is_committing = False
         self._cancelled = False
 
     def start(self, work: Coroutine[Any, Any, None], on_end: Callable[[Turn], None]) -> None:
-        """Runs the work of the turn, whose exception becomes that of the followers."""
+        """Runs the work of the turn in a task. Its exception is raised to the subscribers."""
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(self._end)
         self._task.add_done_callback(lambda _task: on_end(self))
 
     def _end(self, task: asyncio.Task[None]) -> None:
-        # A follower must never see CancelledError: it would look like the cancellation of the follower itself.
+        # A subscriber must never see CancelledError: it would look like the cancellation of the subscriber itself.
         if task.cancelled():
             self._error = self._cancel_error or ShuttingDown("the turn was ended")
         else:
             self._error = task.exception()
         self._ended = True
+        self._observer.reached(Stage.ENDED, self.key, self._error)
         self._wake()
 
     def publish(self, event: TurnEvent) -> None:
-        """Adds an event."""
+        """Appends an event."""
         self._events.append(event)
         if isinstance(event, TextDelta):
             self._produced += len(event.text)
         self._wake()
 
     @property
-    def is_far_ahead(self) -> bool:
-        """Whether even the fastest follower is so far behind that reading on would only fill the memory."""
-        return self._produced - self._consumed > MAX_LEAD and bool(self._followers)
+    def has_backpressure(self) -> bool:
+        """True if even the fastest subscriber has too much left to read."""
+        return self._produced - self._consumed > MAX_UNREAD_CHARACTERS and bool(self._subscribers)
 
-    async def room(self) -> None:
-        """Waits until a follower has caught up, so that a slow caller slows the model."""
-        while self.is_far_ahead:
-            self._room = asyncio.get_running_loop().create_future()
-            await self._room
+    async def wait_for_demand(self) -> None:
+        """Waits until a subscriber has caught up, so that a slow caller slows down the model."""
+        while self.has_backpressure:
+            self._demand = asyncio.get_running_loop().create_future()
+            await self._demand
 
-    def seal(self) -> None:
-        """Makes the turn deaf to `cancel`, because it is about to be stored."""
+    def begin_commit(self) -> None:
+        """Makes `cancel` ineffective from now on, because the turn is about to be stored."""
         if self._cancelled:
             raise asyncio.CancelledError
-        self._sealed = True
+        self._is_committing = True
 
     def cancel(self, error: PalaverError | None = None) -> bool:
-        """Ends the turn, unless it is being stored; its followers get the error. Says whether it has had an effect."""
-        if self._task is None or self._sealed or self._cancelled or self._ended:
+        """Ends the turn with an error for its subscribers; returns False if the turn is past that."""
+        if self._task is None or self._is_committing or self._cancelled or self._ended:
             return False
         self._cancelled = True
         self._cancel_error = error
@@ -87,51 +91,51 @@ class Turn:
 
     @property
     def is_cancelled(self) -> bool:
-        """Whether the turn will not complete, because it was ended before."""
+        """True if the turn was cancelled before it could complete."""
         return self._cancelled
 
     @property
     def has_started(self) -> bool:
-        """Whether the turn has its assistant to itself; before that it waits in the queue."""
+        """True if the turn has published an event; before that, it waits for its assistant."""
         return bool(self._events)
 
-    async def ended(self) -> None:
-        """Waits until the turn has ended, however it ended."""
+    async def wait(self) -> None:
+        """Waits until the turn has ended, with or without an error."""
         if self._task is not None:
             await asyncio.wait([self._task])
 
-    def follow(self) -> Follower:
-        """Makes a follower, who gets all events from the first one."""
-        follower = Follower(self)
-        self._followers.add(follower)
-        return follower
+    def subscribe(self) -> Subscriber:
+        """Returns a new subscriber, which receives all events from the first one."""
+        subscriber = Subscriber(self)
+        self._subscribers.add(subscriber)
+        return subscriber
 
-    def _leave(self, follower: Follower) -> None:
-        if follower in self._followers:
-            self._followers.remove(follower)
-            self._make_room()
-            if not self._followers and not self.continues:
+    def _unsubscribe(self, subscriber: Subscriber) -> None:
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
+            self._signal_demand()
+            if not self._subscribers and not self.continues:
                 self.cancel()
 
     def _wake(self) -> None:
-        for follower in self._followers:
-            follower.wake()
+        for subscriber in self._subscribers:
+            subscriber.wake()
 
-    def _has_read(self, characters: int) -> None:
-        """Notes how far a follower is; the fastest one counts, which is why one that leaves is not subtracted."""
+    def _consume(self, characters: int) -> None:
+        """Notes how far a subscriber has read. The fastest one counts, so one that leaves is not subtracted."""
         if characters > self._consumed:
             self._consumed = characters
-            self._make_room()
+            self._signal_demand()
 
-    def _make_room(self) -> None:
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+    def _signal_demand(self) -> None:
+        if self._demand is not None and not self._demand.done():
+            self._demand.set_result(None)
 
 
-class Follower:
+class Subscriber:
     """A caller's view of a turn: an asynchronous iterator over its events.
 
-    Text that came since the caller last looked is one event, however many pieces it came in.
+    The text that arrived since the caller last read is one event, in however many pieces it came.
     """
 
     def __init__(self, turn: Turn) -> None:
@@ -140,7 +144,7 @@ class Follower:
         self._news: asyncio.Future[None] | None = None
         self._consumed = 0
 
-    def __aiter__(self) -> Follower:
+    def __aiter__(self) -> Subscriber:
         return self
 
     async def __anext__(self) -> TurnEvent:
@@ -149,14 +153,16 @@ class Follower:
             if turn._ended:
                 if turn._error is not None:
                     raise turn._error
+                turn._observer.reached(Stage.COMPLETED, turn.key)
                 raise StopAsyncIteration
             self._news = asyncio.get_running_loop().create_future()
             await self._news
         event = turn._events[self._next]
         self._next += 1
-        return self._whole_text(event) if isinstance(event, TextDelta) else event
+        return self._coalesce(event) if isinstance(event, TextDelta) else event
 
-    def _whole_text(self, first: TextDelta) -> TextDelta:
+    def _coalesce(self, first: TextDelta) -> TextDelta:
+        """Returns a piece of text together with all text that directly follows it."""
         text = first.text
         events = self._turn._events
         if self._next < len(events):
@@ -166,21 +172,21 @@ class Follower:
                 self._next += 1
             text = "".join(pieces)
         self._consumed += len(text)
-        self._turn._has_read(self._consumed)
+        self._turn._consume(self._consumed)
         return TextDelta(text)
 
     def wake(self) -> None:
-        """Tells the follower that there is something new."""
+        """Resumes the iteration, because the turn has news."""
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
     def leave(self) -> None:
-        """Says that the caller is gone. When it was the last one, the turn is cancelled."""
-        self._turn._leave(self)
+        """Ends the subscription. A turn without subscribers is cancelled, unless it continues."""
+        self._turn._unsubscribe(self)
 
     async def completed(self) -> TurnCompleted:
-        """Follows the turn to its end and returns the last event, or raises the turn's error."""
+        """Reads to the end of the turn and returns the last event, or raises the turn's error."""
         async for event in self:
             if isinstance(event, TurnCompleted):
                 return event
-        raise AssertionError("a turn ended without an event to say so")
+        raise AssertionError("a turn ended without a final event")

@@ -1,1 +1,1 @@
-"""Where conversations are kept: one interface, and a module for each kind of store."""
+"""Stores of conversations: implementations of `domain.ports.Store`, one package for each kind."""

@@ -1,0 +1,95 @@
+"""Errors as `google.rpc.Status`. This table is the only place that decides the code of an error."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from palaver_server.domain.errors import InvalidFields, PalaverError, RetryableError
+
+logger = logging.getLogger(__name__)
+
+DOMAIN = "palaver.v1"
+
+MAX_TEXT_BYTES = 1000
+"""The most bytes of a status text. It travels in a trailer, and clients refuse trailers of more than about 8 KiB."""
+
+MAX_VIOLATIONS = 20
+
+CODES = {
+    "INVALID_FIELD": code_pb2.INVALID_ARGUMENT,
+    "REQUEST_ID_REUSED": code_pb2.INVALID_ARGUMENT,
+    "MODEL_REJECTED_REQUEST": code_pb2.INVALID_ARGUMENT,
+    "MODEL_NOT_FOUND": code_pb2.INVALID_ARGUMENT,
+    "MODEL_CONTENT_FILTERED": code_pb2.INVALID_ARGUMENT,
+    "ASSISTANT_NOT_FOUND": code_pb2.NOT_FOUND,
+    "TURN_NOT_FOUND": code_pb2.NOT_FOUND,
+    "ASSISTANT_EXISTS": code_pb2.ALREADY_EXISTS,
+    "ASSISTANT_BUSY": code_pb2.ABORTED,
+    "CONCURRENT_WRITE": code_pb2.ABORTED,
+    "CONNECTION_NOT_CONFIGURED": code_pb2.FAILED_PRECONDITION,
+    "CONTEXT_LENGTH_EXCEEDED": code_pb2.FAILED_PRECONDITION,
+    "CONVERSATION_FULL": code_pb2.FAILED_PRECONDITION,
+    "MODEL_QUOTA_EXHAUSTED": code_pb2.FAILED_PRECONDITION,
+    "MODEL_CREDENTIALS_REJECTED": code_pb2.FAILED_PRECONDITION,
+    "STORE_CREDENTIALS_REJECTED": code_pb2.FAILED_PRECONDITION,
+    "MODEL_RATE_LIMITED": code_pb2.RESOURCE_EXHAUSTED,
+    "TOO_MANY_TURNS": code_pb2.RESOURCE_EXHAUSTED,
+    "STORE_FULL": code_pb2.RESOURCE_EXHAUSTED,
+    "TURN_TOO_LARGE": code_pb2.RESOURCE_EXHAUSTED,
+    "MODEL_UNAVAILABLE": code_pb2.UNAVAILABLE,
+    "MODEL_STREAM_BROKEN": code_pb2.UNAVAILABLE,
+    "STORE_UNAVAILABLE": code_pb2.UNAVAILABLE,
+    "SHUTTING_DOWN": code_pb2.UNAVAILABLE,
+    "MODEL_TIMEOUT": code_pb2.DEADLINE_EXCEEDED,
+    "TURN_CANCELLED": code_pb2.CANCELLED,
+    "STORE_CORRUPT": code_pb2.DATA_LOSS,
+    "INTERNAL": code_pb2.INTERNAL,
+}
+
+
+def status_of(error: Exception) -> status_pb2.Status:
+    """Returns the status for an error.
+
+    The text of an unexpected error may contain anything. It is logged with an incident id, and the caller receives only
+    the id.
+    """
+    if isinstance(error, PalaverError):
+        return _status(error.reason, str(error), *_details(error))
+    incident = secrets.token_hex(6)
+    logger.error("internal error; incident %s", incident, exc_info=error)
+    return _status("INTERNAL", f"internal error; incident {incident}")
+
+
+def _details(error: PalaverError) -> list[Message]:
+    details: list[Message] = []
+    if isinstance(error, InvalidFields):
+        bad_request = error_details_pb2.BadRequest()
+        for violation in error.violations[:MAX_VIOLATIONS]:
+            bad_request.field_violations.add(field=violation.field, description=violation.description)
+        details.append(bad_request)
+    if isinstance(error, RetryableError):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(round(error.retry_delay * 1000))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    return details
+
+
+def _status(reason: str, text: str, *details: Message) -> status_pb2.Status:
+    status = status_pb2.Status(code=CODES[reason], message=_shortened(text))
+    for detail in (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN), *details):
+        packed = any_pb2.Any()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _shortened(text: str) -> str:
+    encoded = text.encode()
+    if len(encoded) <= MAX_TEXT_BYTES:
+        return text
+    return encoded[: MAX_TEXT_BYTES - 3].decode(errors="ignore") + "…"

@@ -1,0 +1,1 @@
+"""The values, errors, limits and ports of Palaver. No gRPC, Protobuf, SQL or HTTP is imported here."""

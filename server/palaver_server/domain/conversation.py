@@ -1,0 +1,168 @@
+"""Assistants and their messages, as frozen data classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+from json.encoder import encode_basestring_ascii
+
+DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
+
+
+class Role(Enum):
+    """The writer of a message. The values are those of OpenAI's chat format."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+class IfExists(Enum):
+    """The choices of creating an assistant that already exists."""
+
+    FAIL = "fail"
+    KEEP = "keep"
+    RESET = "reset"
+
+
+class Order(Enum):
+    """The order of listed messages."""
+
+    OLDEST_FIRST = "oldest_first"
+    NEWEST_FIRST = "newest_first"
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantKey:
+    """The address of an assistant: a storage connection, a collection in it, and an id in the collection."""
+
+    connection: str
+    collection: str
+    id: str
+
+    def folded(self) -> AssistantKey:
+        """Returns the key that all spellings of the collection share, since letter case does not distinguish them."""
+        return replace(self, collection=self.collection.lower())
+
+
+@dataclass(frozen=True, slots=True)
+class Assistant:
+    """The state of an assistant."""
+
+    id: str
+    create_time: datetime
+    update_time: datetime
+    total_messages: int
+    total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The content of a message: its text, in each of the units that a limit is expressed in."""
+
+    text: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    @property
+    def utf16_units(self) -> int:
+        """The length in UTF-16 code units, the measure of Azure Table Storage and .NET."""
+        text = self.text
+        return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+    @property
+    def utf8_bytes(self) -> int:
+        """The size in UTF-8, the encoding of gRPC."""
+        return len(self.text) if self.text.isascii() else len(self.text.encode())
+
+    @property
+    def encoded_bytes(self) -> int:
+        """The size in ASCII JSON, where a character outside ASCII is an escape of six or twelve bytes."""
+        return len(encode_basestring_ascii(self.text)) - 2
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """The description from which a model decides when and how to call a skill."""
+
+    name: str
+    description: str
+    parameters_json_schema: str
+
+
+@dataclass(frozen=True, slots=True)
+class SkillCall:
+    """A model's request to run a skill."""
+
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class SkillResult:
+    """The answer to a skill call: a result, or an error in words that the model reads."""
+
+    id: str
+    text: str
+    is_error: bool = False
+
+    @classmethod
+    def failure(cls, call: SkillCall, error: str) -> SkillResult:
+        """Returns the result of a call that failed."""
+        return cls(call.id, error, is_error=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A message that is not stored yet."""
+
+    role: Role
+    content: Content
+    skill_calls: tuple[SkillCall, ...] = ()
+    skill_call_id: str = ""
+    is_error: bool = False
+    """True if the content says why a skill call has no result."""
+
+    @property
+    def encoded_bytes(self) -> int:
+        """The size of the content and of the skill calls in ASCII JSON."""
+        calls = (Content(call.name + call.arguments_json) for call in self.skill_calls)
+        return self.content.encoded_bytes + sum(call.encoded_bytes for call in calls)
+
+    @classmethod
+    def answering(cls, result: SkillResult) -> Draft:
+        """Returns the tool message that holds the result of a skill call."""
+        return cls(Role.TOOL, Content(result.text), skill_call_id=result.id, is_error=result.is_error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message(Draft):
+    """A stored message."""
+
+    index: int
+    create_time: datetime
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The selection of messages to list."""
+
+    order: Order = Order.OLDEST_FIRST
+    after_time: datetime | None = None
+    """Only messages with a later `create_time` are listed."""
+    after_index: int | None = None
+    """The listing continues after the message with this index, in the given order."""
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of a listing."""
+
+    messages: tuple[Message, ...]
+    has_more: bool

@@ -1,0 +1,61 @@
+"""How a reply is generated: the options of a caller, the defaults of the server, and the parameters in effect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """The options that a caller may set; None leaves one to the server."""
+
+    ai_connection: str = ""
+    chat_model: str | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    is_reasoning_model: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParameters:
+    """The parameters in effect for a turn. None: the parameter is not sent."""
+
+    ai_connection: str = ""
+    """The connection that is used: a configured name, or the name of a fallback."""
+    chat_model: str = ""
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    is_reasoning_model: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationDefaults:
+    """The operator's defaults and caps. The values here are those of the contract."""
+
+    chat_model: str = "gpt-3.5-turbo"
+    temperature: float = 0.5
+    max_tokens: int = 100
+    max_tokens_cap: int | None = None
+
+    def applied_to(self, options: GenerationOptions, ai_connection: str) -> GenerationParameters:
+        """Returns the parameters in effect for the options, on the connection that serves them."""
+        if options.is_reasoning_model:
+            temperature = top_p = None
+            max_tokens = options.max_tokens
+        else:
+            # OpenAI advises setting either of the two, so top_p alone means that no temperature is wanted.
+            default_temperature = self.temperature if options.top_p is None else None
+            temperature = options.temperature if options.temperature is not None else default_temperature
+            top_p = options.top_p
+            max_tokens = options.max_tokens if options.max_tokens is not None else self.max_tokens
+        limits = [limit for limit in (max_tokens, self.max_tokens_cap) if limit is not None]
+        return GenerationParameters(
+            ai_connection=ai_connection,
+            chat_model=options.chat_model or self.chat_model,
+            temperature=temperature,
+            top_p=top_p,
+            max_tokens=min(limits, default=None),
+            is_reasoning_model=options.is_reasoning_model,
+        )

@@ -1,0 +1,47 @@
+"""The JSON Schemas of skills: checking a schema, and checking arguments against one."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Any
+
+import jsonschema
+import referencing
+import referencing.exceptions
+from jsonschema.protocols import Validator
+
+MAX_ERRORS = 5
+NO_REFERENCES: referencing.Registry[Any] = referencing.Registry()
+"""An empty registry: a schema must be self-contained, or a reference in it would make the server fetch a URL."""
+
+
+def schema_error(schema_json: str) -> str:
+    """Returns why a text can't be the schema of a skill's arguments, or an empty string if it can."""
+    try:
+        _validator(schema_json)
+    except (ValueError, RecursionError) as error:
+        return str(error)
+    return ""
+
+
+def arguments_error(schema_json: str, arguments: dict[str, Any]) -> str:
+    """Returns how arguments violate a schema, in words for the model, or an empty string if they match."""
+    try:
+        errors = sorted(_validator(schema_json).iter_errors(arguments), key=lambda error: error.json_path)
+    except (referencing.exceptions.Unresolvable, RecursionError):
+        return "The arguments can't be checked against the schema of the skill."
+    return "; ".join(f"{error.json_path}: {error.message}" for error in errors[:MAX_ERRORS])
+
+
+@lru_cache(maxsize=1024)
+def _validator(schema_json: str) -> Validator:
+    schema = json.loads(schema_json or '{"type": "object", "additionalProperties": false}')
+    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+        raise ValueError("it must be a JSON Schema that describes an object")
+    validator_class = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
+    try:
+        validator_class.check_schema(schema)
+    except jsonschema.SchemaError as error:
+        raise ValueError(f"it is not a valid JSON Schema: {error.message}") from error
+    return validator_class(schema, registry=NO_REFERENCES)

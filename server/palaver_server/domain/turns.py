@@ -1,0 +1,205 @@
+"""Turns: what is asked, what happens while one runs, and what is stored of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, fields
+from enum import Enum
+
+from palaver_server.domain.conversation import Assistant, AssistantKey, Draft, Message, Skill, SkillCall, SkillResult
+from palaver_server.domain.generation import GenerationOptions, GenerationParameters
+
+
+class FinishReason(Enum):
+    """The reasons for which a turn ends."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CONTENT_FILTER = "content_filter"
+    UNKNOWN = "unknown"
+    SKILL_LIMIT = "skill_limit"
+    SKILL_CALLS = "skill_calls"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The authenticated caller of a request. Without authentication every caller is anonymous."""
+
+    name: str = ""
+
+
+ANONYMOUS = Caller()
+
+
+@dataclass(frozen=True, slots=True)
+class TurnKey:
+    """The identity of a turn."""
+
+    assistant: AssistantKey
+    request_id: str
+
+    def folded(self) -> TurnKey:
+        """Returns the key that all spellings of the collection share."""
+        return TurnKey(self.assistant.folded(), self.request_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserQuery:
+    """A user message to an assistant, as the caller posted it."""
+
+    assistant: AssistantKey
+    user_message: str
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+    max_messages: int | None = None
+    request_id: str = ""
+    """The caller's identifier of the turn. Empty: the server makes one."""
+    request_hash: str = ""
+    """A hash of the request, which tells it from another request with the same `request_id`."""
+    continues: bool = False
+    """True if the turn runs on after its last caller has left."""
+    caller_skills: tuple[Skill, ...] = ()
+    """The skills that the caller runs itself."""
+    skill_names: tuple[str, ...] = ()
+    """The server's skills that the model may call. Empty: all of them."""
+    skill_results: tuple[SkillResult, ...] = ()
+    """The results of caller skills, posted instead of a user message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens and the model calls of a turn."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    model_calls: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Usage)))
+
+
+@dataclass(frozen=True, slots=True)
+class TurnStarted:
+    """The first event of a turn."""
+
+    request_id: str
+    parameters: GenerationParameters
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the reply."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TurnCompleted:
+    """The last event of a turn: the turn is stored."""
+
+    assistant: Assistant
+    messages: tuple[Message, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    chat_model: str
+
+
+TurnEvent = TurnStarted | TextDelta | SkillCall | SkillResult | TurnCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseHolder:
+    """The holder of a lease: a turn, and the server that runs it."""
+
+    turn: str
+    """A digest of the turn's `request_id`, which may itself be too long for a column."""
+    server: str
+
+    @classmethod
+    def of(cls, request_id: str, server: str) -> LeaseHolder:
+        """Returns the holder that stands for a turn on a server."""
+        return cls(cls.digest(request_id), server)
+
+    @staticmethod
+    def digest(request_id: str) -> str:
+        """Returns the `turn` of all holders of a turn."""
+        return hashlib.sha256(request_id.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The exclusive right to the next turn of an assistant, for a limited time."""
+
+    holder: LeaseHolder
+    seconds: float
+    """How long it lasts unless it is renewed, by the clock of the server that takes it."""
+
+    def may_replace(self, holder: LeaseHolder | None) -> bool:
+        """Returns whether it may be taken before the lease of another holder has expired.
+
+        A server runs the turns of an assistant one after the other. An earlier lease of the same server was therefore
+        left behind when the store failed, and need not be waited for.
+        """
+        return holder is None or holder.server == self.holder.server
+
+
+class Version:
+    """The state of a conversation that a window was read from. Only the store that made it looks inside."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The part of a conversation that a turn reads, as of one moment."""
+
+    assistant: Assistant
+    version: Version
+    """The state that was read. `commit_turn` refuses to write over any other."""
+    instructions: Message | None
+    """The system message that the conversation begins with, if it has one."""
+    messages: tuple[Message, ...]
+    """The newest messages besides the instructions, oldest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedTurn:
+    """A turn that is ready to be stored."""
+
+    request_id: str
+    request_hash: str
+    """Tells a repeated request from another one with the same `request_id`."""
+    messages: tuple[Draft, ...]
+    finish_reason: FinishReason
+    usage: Usage
+    total_tokens: int
+    """The `total_tokens` of the latest model call, which become the assistant's."""
+    chat_model: str
+    """The model that answered, as the endpoint reported it."""
+    parameters: GenerationParameters
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTurn:
+    """The outcome of storing a turn."""
+
+    assistant: Assistant
+    messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoundTurn:
+    """A turn that is stored already."""
+
+    assistant: Assistant
+    """The present state of the assistant."""
+    messages: tuple[Message, ...]
+    request_hash: str
+    finish_reason: FinishReason
+    usage: Usage
+    chat_model: str
+    parameters: GenerationParameters | None
+    """The parameters that were in effect, or None if an older server stored the turn without them."""

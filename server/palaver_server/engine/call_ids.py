@@ -1,0 +1,54 @@
+"""The identifiers of skill calls, which are also their idempotency keys."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from typing import Any
+
+from palaver_server.domain.conversation import SkillCall
+from palaver_server.domain.limits import MAX_SKILL_NAME_CHARACTERS
+
+
+class CallIdGenerator:
+    """Generates the identifiers of the calls of a turn.
+
+    A turn that runs again after a crash gives the same call the same identifier, whatever the model named it. A skill
+    host can therefore tell a repeated call from a new one.
+    """
+
+    def __init__(self, *turn: str) -> None:
+        """Takes the parts that identify the turn."""
+        self._turn = turn
+        self._seen: Counter[tuple[str, str]] = Counter()
+
+    def call(self, name: str, arguments: str) -> tuple[SkillCall, str]:
+        """Returns a call with an identifier, and an error in words for the model if the arguments are invalid.
+
+        The name and the arguments of the call are always valid for endpoints and for the Azure Functions extension,
+        which read them again later.
+        """
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_SKILL_NAME_CHARACTERS] or "_"
+        error = ""
+        try:
+            canonical = json.dumps(_object(arguments), sort_keys=True)
+        except (ValueError, RecursionError) as problem:
+            error = f"The arguments are not the JSON text of an object: {problem}"
+            canonical = arguments
+        self._seen[name, canonical] += 1
+        identity = json.dumps([*self._turn, name, canonical, self._seen[name, canonical]])
+        call_id = f"call_{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
+        return SkillCall(call_id, name, "{}" if error else arguments or "{}"), error
+
+
+def _object(text: str) -> dict[str, Any]:
+    value = json.loads(text or "{}", parse_constant=_refuse_constant)
+    if isinstance(value, dict):
+        return value
+    raise ValueError("they are another JSON value")
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")

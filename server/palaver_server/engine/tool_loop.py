@@ -1,0 +1,114 @@
+"""The tool loop: the model and its skills take turns until the model asks for no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import anyio
+
+from palaver_server.domain.conversation import SkillCall, SkillResult
+from palaver_server.domain.errors import ModelTimeout
+from palaver_server.domain.generation import GenerationParameters
+from palaver_server.domain.ports import ChatModel, Prompt, SkillInvocation, SkillSource
+from palaver_server.domain.stages import Observer, Stage
+from palaver_server.domain.turns import FinishReason, Usage
+from palaver_server.engine.call_ids import CallIdGenerator
+from palaver_server.engine.reply import Reply, ReplyReader
+from palaver_server.engine.toolbox import Toolbox
+from palaver_server.engine.transcript import Transcript
+from palaver_server.engine.turn import Turn
+
+TOO_MANY_ROUNDS = "The limit of skill calls in one turn is reached; this call was not made."
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a tool loop. The messages are in the transcript."""
+
+    finish_reason: FinishReason
+    usage: Usage
+    total_tokens: int
+    """The `total_tokens` of the last model call."""
+    chat_model: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolLoop:
+    """A loop over model calls and skill calls, which publishes its events to a turn."""
+
+    turn: Turn
+    observer: Observer
+    transcript: Transcript
+    reader: ReplyReader
+    model: ChatModel
+    parameters: GenerationParameters
+    toolbox: Toolbox
+    skills: SkillSource
+    call_ids: CallIdGenerator
+    max_rounds: int
+    deadline: float
+    """The end of the turn, in the time of the event loop."""
+
+    async def run(self) -> Outcome:
+        """Calls the model, and the skills that it asks for, until the reply is whole."""
+        usage, rounds = Usage(), 0
+        while True:
+            reply = await self.reader.read(
+                self.model, Prompt(self.transcript.prompt, self.parameters, self.toolbox.all)
+            )
+            usage += reply.usage
+            is_last = rounds == self.max_rounds or not self.transcript.has_room_after_calls(len(reply.calls))
+            finish_reason = await self._process(reply, is_last=is_last)
+            if finish_reason is not None:
+                return Outcome(finish_reason, usage, reply.usage.total_tokens, reply.chat_model)
+            rounds += 1
+
+    async def _process(self, reply: Reply, *, is_last: bool) -> FinishReason | None:
+        """Appends a reply and the results of its calls; returns why the turn ends here, or None if it does not."""
+        if not reply.calls:
+            self.transcript.add_reply(reply.text)
+            return FinishReason.STOP if reply.finish_reason is FinishReason.SKILL_CALLS else reply.finish_reason
+        if not self.transcript.has_room_for_calls(len(reply.calls)):
+            # Calls without results would spoil the conversation, and not even errors would fit.
+            self.transcript.add_reply(reply.text)
+            return FinishReason.SKILL_LIMIT
+        identified = [self.call_ids.call(name, arguments) for name, arguments in reply.calls]
+        calls = [(call, error or self.toolbox.call_error(call)) for call, error in identified]
+        self.transcript.add_reply(reply.text, [call for call, _ in calls])
+        for call, _ in calls:
+            self.turn.publish(call)
+        if is_last:
+            self.transcript.add_results(
+                [self._publish(SkillResult.failure(call, TOO_MANY_ROUNDS)) for call, _ in calls]
+            )
+            return FinishReason.SKILL_LIMIT
+        waiting = [call for call, error in calls if self.toolbox.is_of_caller(call) and not error]
+        self.transcript.add_results(await self._answer([pair for pair in calls if pair[0] not in waiting]))
+        return FinishReason.SKILL_CALLS if waiting else None
+
+    async def _answer(self, calls: Sequence[tuple[SkillCall, str]]) -> list[SkillResult]:
+        """Runs the skills of calls side by side; a call with an error gets the error as its result."""
+        results: dict[str, SkillResult] = {}
+
+        async def answer(call: SkillCall, error: str) -> None:
+            result = SkillResult.failure(call, error) if error else await self._invoke(call)
+            results[call.id] = self._publish(self.transcript.fitted(call, result))
+
+        with anyio.CancelScope(deadline=self.deadline) as scope:
+            async with anyio.create_task_group() as group:
+                for call, error in calls:
+                    group.start_soon(answer, call, error)
+        if scope.cancelled_caught:
+            raise ModelTimeout("the skills took longer than the rest of the turn's time limit")
+        return [results[call.id] for call, _ in calls]
+
+    async def _invoke(self, call: SkillCall) -> SkillResult:
+        self.observer.reached(Stage.SKILL_CALLED, self.turn.key, call)
+        result = await self.skills.invoke(SkillInvocation(call, self.turn.key))
+        self.observer.reached(Stage.SKILL_ANSWERED, self.turn.key, result)
+        return result
+
+    def _publish(self, result: SkillResult) -> SkillResult:
+        self.turn.publish(result)
+        return result

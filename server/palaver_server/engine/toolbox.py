@@ -1,0 +1,65 @@
+"""The skills that the model may call in a turn."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from palaver_server.domain import json_schema
+from palaver_server.domain.conversation import Skill, SkillCall
+from palaver_server.domain.errors import FieldViolation, InvalidFields
+from palaver_server.domain.ports import SkillSource
+from palaver_server.domain.turns import UserQuery
+
+
+@dataclass(frozen=True, slots=True)
+class Toolbox:
+    """The skills of a turn: those that the server calls, and those that the caller runs."""
+
+    of_server: tuple[Skill, ...]
+    of_caller: tuple[Skill, ...]
+
+    @classmethod
+    def for_query(cls, query: UserQuery, source: SkillSource) -> Toolbox:
+        """Returns the skills that a query selects; raises `InvalidFields` if it names one that is not available."""
+        offered = {skill.name: skill for skill in source.offered()}
+        violations = [
+            FieldViolation(
+                f"skill_names[{number}]", f"must be a skill that a host offers ({_listed(offered)}), not {name!r}"
+            )
+            for number, name in enumerate(query.skill_names)
+            if name not in offered
+        ]
+        chosen = {name: offered[name] for name in query.skill_names if name in offered} or offered
+        violations += [
+            FieldViolation(f"caller_skills[{number}].name", f"must not be the name of a host's skill: {skill.name!r}")
+            for number, skill in enumerate(query.caller_skills)
+            if skill.name in chosen
+        ]
+        if violations:
+            raise InvalidFields(*violations)
+        return cls(tuple(chosen.values()), query.caller_skills)
+
+    @property
+    def all(self) -> tuple[Skill, ...]:
+        """The skills that the model is offered."""
+        return (*self.of_server, *self.of_caller)
+
+    def is_of_caller(self, call: SkillCall) -> bool:
+        """Returns whether the caller runs the skill of a call."""
+        return any(skill.name == call.name for skill in self.of_caller)
+
+    def call_error(self, call: SkillCall) -> str:
+        """Returns what is wrong with a call, in words for the model, or an empty string."""
+        if self.is_of_caller(call):
+            return ""  # callers check by their own schemas, at their own cost: a pattern could take forever
+        skill = next((skill for skill in self.of_server if skill.name == call.name), None)
+        if skill is None:
+            return f"There is no skill {call.name}. The skills are: {_listed(skill.name for skill in self.all)}."
+        error = json_schema.arguments_error(skill.parameters_json_schema, json.loads(call.arguments_json))
+        return f"The arguments do not match the schema: {error}" if error else ""
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "there are none"

@@ -1,0 +1,1 @@
+"""Endpoints that generate replies: implementations of `domain.ports.ChatModel`."""

@@ -1,0 +1,140 @@
+"""Endpoints that speak OpenAI's chat completions. This is the only module that imports the SDK."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import anyio
+import httpx2
+import openai
+from openai import AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
+
+from palaver_server.domain.errors import ModelNotFound, ModelStreamBroken, ModelUnavailable
+from palaver_server.domain.ports import ModelDelta, Prompt
+from palaver_server.llm import quirks
+from palaver_server.llm.openai_errors import message_of, status_error, stream_error
+from palaver_server.llm.openai_requests import chat_completion
+from palaver_server.llm.openai_stream import Chunk, ChunkReader, ErrorEvent, merge
+from palaver_server.llm.quirks import Quirk
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds to connect to the endpoint. The turn limits how long the response may take."""
+
+MAX_CONNECTIONS = 10_000
+"""Without a number, aiohttp's default of 100 would make the 101st call wait."""
+
+DRAIN_TIMEOUT = 0.1
+"""Seconds that the end of a finished stream may take, so that the connection can be used again."""
+
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
+"""Compression would delay pieces. Without it, the bytes of the connection are those of the stream."""
+
+
+class OpenAIModel:
+    """A `ChatModel` behind an endpoint that speaks OpenAI's protocol."""
+
+    def __init__(
+        self,
+        *,
+        api_key: str | Callable[[], Awaitable[str]],
+        base_url: str | None = None,
+        api_version: str | None = None,
+    ) -> None:
+        """Makes the one client that serves this connection for the life of the process.
+
+        `api_key` may be a function that returns the token for each request. `api_version` selects the older API of
+        Azure OpenAI: `base_url` is then the address of the resource, and models are called by deployment paths.
+        """
+        options: dict[str, Any] = {
+            "max_retries": 0,  # the engine retries, because it knows whether the reply has begun
+            "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
+            "http_client": DefaultAioHttpClient(limits=httpx2.Limits(max_connections=MAX_CONNECTIONS)),
+        }
+        if api_version is None:
+            self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, **options)
+        elif isinstance(api_key, str):
+            self._client = AsyncAzureOpenAI(
+                azure_endpoint=base_url or "", api_version=api_version, api_key=api_key, **options
+            )
+        else:
+            self._client = AsyncAzureOpenAI(
+                azure_endpoint=base_url or "", api_version=api_version, azure_ad_token_provider=api_key, **options
+            )
+        self._secret = api_key if isinstance(api_key, str) else ""
+        self._has_deployment_paths = api_version is not None
+        self._quirks: dict[str, frozenset[Quirk]] = {}
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        await self._client.close()
+
+    async def stream(self, prompt: Prompt) -> AsyncGenerator[ModelDelta, None]:
+        """Makes a model call and yields the output of each read from the connection."""
+        reader = ChunkReader()
+        try:
+            async with self._open(prompt) as response:
+                # The reads of the transport, without the layers that decode and split them again.
+                reads = aiter(cast("httpx2.AsyncByteStream", response.http_response.stream))
+                async for data in reads:
+                    chunks: list[Chunk] = []
+                    try:
+                        for chunk in reader.feed(data):
+                            chunks.append(chunk)  # noqa: PERF402 - the chunks before an error must not be lost
+                    finally:
+                        if chunks:
+                            yield merge(chunks)
+                    if reader.is_done:
+                        await _drain(reads)
+                        return
+        except ErrorEvent as error:
+            raise stream_error(error.body, secret=self._secret) from error
+        except (openai.APIConnectionError, httpx2.RequestError) as error:
+            raise ModelStreamBroken("the endpoint ended its reply early") from error
+
+    @asynccontextmanager
+    async def _open(self, prompt: Prompt) -> AsyncIterator[AsyncAPIResponse[Any]]:
+        """Opens the request. If the endpoint refuses its form and a quirk explains why, it is sent in another form."""
+        model = prompt.parameters.chat_model
+        if self._has_deployment_paths and model in (".", ".."):
+            # The SDK quotes everything else that a path can't contain, and fails on these.
+            raise ModelNotFound("the endpoint does not know the model: no deployment can have this name")
+        known_quirks = self._quirks.get(model, frozenset())
+        while True:
+            body = chat_completion(prompt)
+            quirks.apply(known_quirks, body)
+            # The SDK transforms typed parameters one by one, which took a third of a turn's time with twenty messages
+            # of history. It passes an extra body on unchanged.
+            call = self._client.chat.completions.with_streaming_response.create(
+                model=model, messages=[], stream=True, extra_body=body, extra_headers=UNCOMPRESSED
+            )
+            try:
+                response = await call.__aenter__()
+            except openai.APIStatusError as error:
+                quirk = quirks.find(body, message_of(error.body)) if error.status_code in (400, 422) else None
+                if quirk is None:
+                    raise status_error(
+                        error.status_code,
+                        error.body,
+                        error.response.headers,
+                        fallback_text=error.message,
+                        secret=self._secret,
+                    ) from error
+                known_quirks |= {quirk}
+                continue
+            except openai.APIConnectionError as error:
+                raise ModelUnavailable("the endpoint can't be reached") from error
+            self._quirks[model] = known_quirks
+            try:
+                yield response
+            finally:
+                await call.__aexit__(None, None, None)
+            return
+
+
+async def _drain(reads: AsyncIterator[bytes]) -> None:
+    """Reads the rest of a finished stream, within a time limit."""
+    with anyio.move_on_after(DRAIN_TIMEOUT):
+        async for _ in reads:
+            await anyio.lowlevel.checkpoint()  # so that even a flood of buffered bytes meets the time limit

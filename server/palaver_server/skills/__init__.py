@@ -1,0 +1,1 @@
+"""Skills that the server can call: implementations of `domain.ports.SkillSource`."""

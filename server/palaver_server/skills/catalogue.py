@@ -1,0 +1,100 @@
+"""The catalogue of all skills that the server offers, over the sources that provide them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from palaver_server.domain.conversation import Skill, SkillResult
+from palaver_server.domain.ports import SkillInvocation, SkillSource
+
+logger = logging.getLogger(__name__)
+
+REFRESH_INTERVAL = 30.0
+"""Seconds between two refreshes of the sources, whose skills may change when they are deployed again."""
+
+RETRY_INTERVAL = 2.0
+"""Seconds between two refreshes while a source is unavailable."""
+
+
+class SkillConflict(Exception):
+    """Two sources provide a skill with the same name."""
+
+
+class RemoteSkillSource(SkillSource, Protocol):
+    """A source of skills that is reached over a network."""
+
+    @property
+    def name(self) -> str:
+        """The name of the source in logs and error messages."""
+
+    @property
+    def is_available(self) -> bool:
+        """False if the latest refresh failed."""
+
+    async def refresh(self) -> None:
+        """Fetches the skills of the source. A source that is unavailable keeps the skills that it had."""
+
+
+class SkillCatalogue:
+    """A `SkillSource` over several others. If two provide a skill with the same name, the first one is called."""
+
+    def __init__(self, sources: Sequence[RemoteSkillSource] = ()) -> None:
+        self._sources = sources
+
+    def offered(self) -> tuple[Skill, ...]:
+        """Returns the skills that are available now."""
+        skills: dict[str, Skill] = {}
+        for source in self._sources:
+            for skill in source.offered():
+                skills.setdefault(skill.name, skill)
+        return tuple(skills.values())
+
+    async def invoke(self, invocation: SkillInvocation) -> SkillResult:
+        """Runs a skill. A failure of any kind is a result that tells the model about it."""
+        call = invocation.call
+        for source in self._sources:
+            if any(skill.name == call.name for skill in source.offered()):
+                return await source.invoke(invocation)
+        return SkillResult.failure(call, f"The skill {call.name} is not available at the moment.")
+
+    async def refresh(self) -> None:
+        """Refreshes all sources."""
+        await asyncio.gather(*(source.refresh() for source in self._sources))
+
+    def conflicts(self) -> list[str]:
+        """Returns the names that more than one source provides, each with its sources."""
+        owners: dict[str, list[str]] = {}
+        for source in self._sources:
+            for skill in source.offered():
+                owners.setdefault(skill.name, []).append(source.name)
+        return [f"{name} ({', '.join(sources)})" for name, sources in sorted(owners.items()) if len(sources) > 1]
+
+    async def refresh_periodically(self) -> None:
+        """Refreshes the sources until it is cancelled."""
+        while True:
+            is_complete = all(source.is_available for source in self._sources)
+            await asyncio.sleep(REFRESH_INTERVAL if is_complete else RETRY_INTERVAL)
+            await self.refresh()
+            for conflict in self.conflicts():
+                logger.error(
+                    "two skill hosts provide a skill with the same name; the first one is called: %s", conflict
+                )
+
+
+@asynccontextmanager
+async def skill_catalogue(sources: Sequence[RemoteSkillSource]) -> AsyncIterator[SkillCatalogue]:
+    """Yields a catalogue that is kept up to date; raises `SkillConflict` if it starts with a conflict."""
+    catalogue = SkillCatalogue(sources)
+    await catalogue.refresh()
+    if conflicts := catalogue.conflicts():
+        raise SkillConflict(f"two hosts provide a skill with the same name: {'; '.join(conflicts)}")
+    refreshing = asyncio.create_task(catalogue.refresh_periodically())
+    try:
+        yield catalogue
+    finally:
+        refreshing.cancel()
+        await asyncio.wait([refreshing])

@@ -1,0 +1,151 @@
+"""Skill hosts, which the server calls as a client of `palaver.v1.SkillHostService`."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import grpc
+from typing_extensions import Self
+
+from palaver.v1 import skill_host_service_pb2 as pb
+from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
+from palaver_server.domain import json_schema
+from palaver_server.domain.conversation import Skill, SkillResult
+from palaver_server.domain.limits import MAX_SKILL_NAME_CHARACTERS, MAX_SKILL_RESULT_BYTES, SKILL_NAME
+from palaver_server.domain.ports import SkillInvocation
+
+if TYPE_CHECKING:
+    from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceAsyncStub
+
+logger = logging.getLogger(__name__)
+
+LISTING_TIMEOUT = 5.0
+"""Seconds that a host may take to list its skills."""
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """The address of a host, and the seconds that a skill of it may take."""
+
+    target: str
+    is_secure: bool
+    timeout: float
+
+    @classmethod
+    def parse(cls, text: str, timeout: float) -> Self:
+        """Parses "TARGET" or "grpcs://TARGET", either with ";timeout=SECONDS"; raises `ValueError`."""
+        target, _, option = text.partition(";")
+        name, _, value = option.partition("=")
+        try:
+            seconds = float(value) if option else timeout
+        except ValueError:
+            seconds = 0.0
+        if not target.removeprefix("grpcs://") or (option and name.strip() != "timeout") or not 0 < seconds < math.inf:
+            raise ValueError(f'must be TARGET, grpcs://TARGET or either with ";timeout=SECONDS", not {text!r}')
+        return cls(target.removeprefix("grpcs://").strip(), target.startswith("grpcs://"), seconds)
+
+    def channel(self) -> grpc.aio.Channel:
+        """Returns a new channel to the host."""
+        if self.is_secure:
+            return grpc.aio.secure_channel(self.target, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
+        return grpc.aio.insecure_channel(self.target, CHANNEL_OPTIONS)
+
+
+class GrpcSkillHost:
+    """A `SkillSource` behind gRPC."""
+
+    def __init__(self, address: Address, channel: grpc.aio.Channel) -> None:
+        """Takes a channel to the address, which its owner closes."""
+        self._timeout = address.timeout
+        self._stub: SkillHostServiceAsyncStub = SkillHostServiceStub(channel)
+        self._skills: dict[str, Skill] = {}
+        self._was_asked = False
+        self.name = address.target
+        self.is_available = False
+
+    def offered(self) -> tuple[Skill, ...]:
+        """Returns the skills of the latest successful refresh."""
+        return tuple(self._skills.values())
+
+    async def invoke(self, invocation: SkillInvocation) -> SkillResult:
+        """Calls the host. A failure of any kind is a result that tells the model about it."""
+        call = invocation.call
+        request = pb.InvokeSkillRequest(
+            call_id=call.id,
+            name=call.name,
+            arguments_json=call.arguments_json,
+            assistant_id=invocation.turn.assistant.id,
+            request_id=invocation.turn.request_id,
+        )
+        try:
+            response = await self._stub.InvokeSkill(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            logger.warning(
+                "the skill %s of %s failed: %s: %s", call.name, self.name, error.code().name, error.details()
+            )
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                return SkillResult.failure(
+                    call, f"The skill {call.name} did not answer within {self._timeout:g} seconds."
+                )
+            return SkillResult.failure(call, f"The skill {call.name} failed.")
+        return _result(call.id, call.name, response)
+
+    async def refresh(self) -> None:
+        """Lists the skills of the host. A host that is unavailable keeps the skills that it had."""
+        try:
+            listing = self._stub.ListSkills(pb.ListSkillsRequest(), timeout=LISTING_TIMEOUT)
+            response: pb.ListSkillsResponse | None = await listing  # None if it does not parse
+        except grpc.aio.AioRpcError as error:
+            if self.is_available or not self._was_asked:  # it is asked every two seconds; one line is enough
+                logger.warning(
+                    "the skill host %s does not answer: %s: %s", self.name, error.code().name, error.details()
+                )
+            self.is_available, self._was_asked = False, True
+            return
+        self.is_available, self._was_asked = response is not None, True
+        if response is None:
+            logger.warning("the skill host %s sent a response that can't be parsed", self.name)
+        else:
+            self._skills = self._usable(response)
+
+    def _usable(self, response: pb.ListSkillsResponse) -> dict[str, Skill]:
+        """Returns the valid skills of a response by their names, and logs the others."""
+        skills: dict[str, Skill] = {}
+        for listed in response.skills:
+            error = (
+                json_schema.schema_error(listed.parameters_json_schema)
+                if SKILL_NAME.fullmatch(listed.name)
+                else "its name must be 1 to 64 letters, digits, _ and -"
+            )
+            if error:
+                name = listed.name[:MAX_SKILL_NAME_CHARACTERS]
+                logger.error("the skill %r of %s can't be used: %s", name, self.name, error)
+            elif listed.name in skills:
+                logger.error("the host %s lists two skills named %s; the first one is used", self.name, listed.name)
+            else:
+                skills[listed.name] = Skill(listed.name, listed.description, listed.parameters_json_schema)
+        return skills
+
+
+def _result(call_id: str, name: str, response: pb.InvokeSkillResponse | None) -> SkillResult:
+    kind = None if response is None else response.WhichOneof("outcome")
+    if response is None or kind is None:
+        return SkillResult(call_id, f"The skill {name} sent a response that can't be understood.", is_error=True)
+    text = response.error if kind == "error" else response.content
+    if len(text.encode()) > MAX_SKILL_RESULT_BYTES:
+        error = f"The result of the skill {name} has more than {MAX_SKILL_RESULT_BYTES:,} bytes and is not used."
+        return SkillResult(call_id, error, is_error=True)
+    return SkillResult(call_id, text, is_error=kind == "error")

@@ -1,0 +1,69 @@
+"""Committing turns to Azure Table Storage.
+
+A turn is one transaction, which succeeds only if `state` is as it was read. A response can be lost, and the SDK retries
+what failed with a 5xx. After an error, the table is therefore read to find out whether the transaction succeeded.
+"""
+
+from __future__ import annotations
+
+import stamina
+from azure.core.exceptions import ResourceNotFoundError
+from azure.data.tables import UpdateMode
+
+from palaver_server.domain.errors import ConcurrentWrite, StoreError
+from palaver_server.domain.stages import Observer, Stage
+from palaver_server.domain.turns import FinishedTurn, StoredTurn, TurnKey
+from palaver_server.stores.azure import leases, rows
+from palaver_server.stores.azure.calls import RETRY_BACKOFF, wait_before_retry
+from palaver_server.stores.azure.requests import Operation, Table, unchanged
+from palaver_server.stores.azure.rows import AzureVersion
+
+LONGEST_BACKOFF = 2.0
+
+
+async def commit(
+    table: Table,
+    version: AzureVersion,
+    key: TurnKey,
+    turn: FinishedTurn,
+    stored: StoredTurn,
+    *,
+    observer: Observer,
+    timeout: float,
+) -> None:
+    """Stores a turn, with retries for `timeout` seconds."""
+    # The transaction can be sent repeatedly, because only one attempt can find the state as it was.
+    async for attempt in stamina.retry_context(
+        on=wait_before_retry(timeout),
+        attempts=None,
+        timeout=timeout,
+        wait_initial=RETRY_BACKOFF,
+        wait_max=LONGEST_BACKOFF,
+    ):
+        with attempt:
+            observer.reached(Stage.WRITTEN, key)
+            await _submit(table, version, turn, stored)
+
+
+async def _submit(table: Table, version: AzureVersion, turn: FinishedTurn, stored: StoredTurn) -> None:
+    """Sends the transaction of a turn, and raises the error that kept it from succeeding."""
+    partition, messages = stored.assistant.id, stored.messages
+    operations: list[Operation] = [
+        *(("create", rows.message_row(partition, message)) for message in messages),
+        ("create", rows.turn_row(partition, turn, messages[0].index, messages[-1].index)),
+        ("update", rows.turn_end(stored.assistant), {"mode": UpdateMode.MERGE, **unchanged(version.etag)}),
+    ]
+    try:
+        await table.submit(operations)
+    except (StoreError, ResourceNotFoundError) as error:
+        first = await table.get(partition, rows.message_key(messages[0].index))
+        if first is not None and first.get(rows.REQUEST_ID) == turn.request_id:
+            return
+        if isinstance(error, ResourceNotFoundError):
+            raise ConcurrentWrite("the assistant was deleted during the turn") from error
+        if isinstance(error, ConcurrentWrite):
+            renewed = await leases.renewed(table, partition, version)
+            if renewed is not None:
+                await _submit(table, renewed, turn, stored)
+                return
+        raise

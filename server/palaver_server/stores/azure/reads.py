@@ -1,0 +1,149 @@
+"""Reading conversations from Azure Table Storage. No read costs more for a longer conversation than it returns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+
+from azure.data.tables import TableEntity
+
+from palaver_server.domain.conversation import Assistant, AssistantKey, Listing, Message, Order, Page, Role
+from palaver_server.domain.errors import AssistantNotFound, ConcurrentWrite, StoreUnavailable
+from palaver_server.domain.turns import FoundTurn, Lease, Window
+from palaver_server.stores.azure import leases, rows
+from palaver_server.stores.azure.calls import MAX_ATTEMPTS, Patience
+from palaver_server.stores.azure.requests import Table
+from palaver_server.stores.azure.rows import AzureVersion, Row
+from palaver_server.stores.common import PageBuilder
+
+CHUNK = 64
+"""Messages that a listing reads at a time: enough for most pages, and not too many if each has the full size."""
+
+FIRST_TIME = datetime(1602, 1, 1, tzinfo=timezone.utc)
+"""The service has no times before 1601."""
+
+
+async def state(table: Table, key: AssistantKey) -> TableEntity:
+    """Returns the `state` row of an assistant, or raises `AssistantNotFound`."""
+    row = await table.get(key.id, rows.STATE)
+    if row is None:
+        raise AssistantNotFound(key.id, key.collection)
+    return row
+
+
+async def page(table: Table, key: AssistantKey, listing: Listing) -> Page:
+    """Returns the first messages of a listing."""
+    indexes: Sequence[int] = range(1, rows.assistant(await state(table, key)).total_messages + 1)
+    filters, parameters = "", {}
+    if listing.after_time is not None and listing.after_time > FIRST_TIME:
+        # The extension's times are finer than Palaver's, and emulators compare coarser ones; `is_later` is exact.
+        filters, parameters = " and CreatedAt ge @from", {"from": listing.after_time - timedelta(milliseconds=1)}
+        keys = await table.query(
+            key.id, rows.message_key(1), rows.PAST_MESSAGES, filters, parameters, select=["RowKey"]
+        )
+        indexes = sorted(map(rows.index, keys))
+    if listing.order is Order.NEWEST_FIRST:
+        indexes = indexes[::-1]
+    builder = PageBuilder(listing.limit)
+    chunk = min(CHUNK, listing.limit + 1)
+    async for message in _messages(table, key.id, _remaining(indexes, listing), chunk, filters, parameters):
+        is_later = listing.after_time is None or message.create_time > listing.after_time
+        if is_later and not builder.add(message):
+            return builder.page(has_more=True)
+    return builder.page(has_more=False)
+
+
+async def window(table: Table, key: AssistantKey, max_messages: int, lease: Lease | None) -> Window:
+    """Returns the instructions and the newest messages, and takes the lease if one is given."""
+    before = await state(table, key)
+    patience = Patience(table.timeout)
+    for _ in range(MAX_ATTEMPTS):
+        lowest = rows.assistant(before).total_messages - max_messages + 1
+        taking = asyncio.ensure_future(leases.take(table, before, lease, patience))
+        try:
+            found, first, etag = await asyncio.gather(
+                table.query(key.id, rows.message_key(max(lowest, 1)), rows.STATE),
+                table.get(key.id, rows.message_key(1)),
+                taking,
+            )
+        except StoreUnavailable:
+            await asyncio.wait([taking])
+            if not taking.cancelled() and taking.exception() is None and taking.result() is not None:
+                await leases.end(table, key.id, taking.result())
+            raise
+        newest = next((row for row in found if row["RowKey"] == rows.STATE), None)
+        if newest is None:
+            raise AssistantNotFound(key.id, key.collection)
+        # The first message must not be that of a conversation which has been reset since.
+        if (etag is not None or lease is None) and rows.creation(newest) == rows.creation(before):
+            version = AzureVersion(
+                rows.assistant(newest), etag or newest.metadata["etag"], lease.holder if lease else None
+            )
+            messages = (row for row in found if row["RowKey"] < rows.PAST_MESSAGES)
+            return _window(version, first, messages, max_messages)
+        before = await state(table, key)
+    raise ConcurrentWrite("other writers keep changing the conversation")
+
+
+async def turn(table: Table, key: AssistantKey, request_id: str) -> FoundTurn | None:
+    """Returns a stored turn, or None."""
+    row = await table.get(key.id, rows.turn_key(request_id))
+    if row is None:
+        return None
+    first, last = rows.turn_indexes(row)
+    assistant_row, found = await asyncio.gather(
+        table.get(key.id, rows.STATE),
+        table.query(key.id, rows.message_key(first), rows.message_key(last)),
+    )
+    # Without a state row, the turn is a remnant of an interrupted deletion.
+    return None if assistant_row is None else rows.found_turn(row, rows.assistant(assistant_row), _sorted(found))
+
+
+def _window(version: AzureVersion, first: TableEntity | None, found: Iterable[Row], max_messages: int) -> Window:
+    assistant: Assistant = version.assistant
+    instructions = None if first is None else rows.message(first)
+    if instructions is not None and instructions.role is not Role.SYSTEM:
+        instructions = None
+    lowest = max(assistant.total_messages - max_messages, 0 if instructions is None else 1) + 1
+    return Window(
+        assistant=assistant,
+        version=version,
+        instructions=instructions,
+        messages=tuple(message for message in _sorted(found) if lowest <= message.index <= assistant.total_messages),
+    )
+
+
+def _sorted(found: Iterable[Row]) -> tuple[Message, ...]:
+    return tuple(sorted(map(rows.message, found), key=lambda message: message.index))
+
+
+def _remaining(indexes: Sequence[int], listing: Listing) -> Sequence[int]:
+    """Returns the indexes that earlier pages of a listing did not have."""
+    after = listing.after_index
+    if after is None:
+        return indexes
+    if listing.order is Order.OLDEST_FIRST:
+        return [index for index in indexes if index > after]
+    return [index for index in indexes if index < after]
+
+
+async def _messages(
+    table: Table,
+    partition: str,
+    indexes: Sequence[int],
+    chunk_size: int,
+    filters: str,
+    parameters: Mapping[str, object],
+) -> AsyncIterator[Message]:
+    """Yields the messages with these indexes, in this order. The service may return rows in any order."""
+    while indexes:
+        chunk, indexes = indexes[:chunk_size], indexes[chunk_size:]
+        lowest, highest = rows.message_key(min(chunk)), rows.message_key(max(chunk))
+        found = await table.query(partition, lowest, highest, filters, parameters)
+        by_index = {message.index: message for message in map(rows.message, found)}
+        for index in chunk:
+            if index in by_index:
+                yield by_index[index]
+        # Where rows are missing, a wider range returns no more of them.
+        chunk_size = CHUNK if found else chunk_size * 4

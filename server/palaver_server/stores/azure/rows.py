@@ -1,0 +1,271 @@
+"""The rows of a conversation in Azure Table Storage, which are those of the Azure Functions extension.
+
+A conversation that began there continues here and vice versa, so names, types and the order of rows are fixed:
+
+| RowKey | content | columns of Palaver's own |
+| --- | --- | --- |
+| `state` | the assistant | `CreationId`, `LeaseHolder`, `LeaseUntil` |
+| `msg-0001` … `msg-FFFF` | a message | `RequestId`, `IsError`; `ContentParts`, `Content_01`…, `ToolCallsParts`… |
+| `done-<hash of request_id>` | a stored turn | all of them |
+
+The extension ignores columns and rows that it does not know, and its merges keep them. A row of Palaver's own must not
+begin with `msg-`, and must sort before it, so that reading the newest messages does not read such rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from palaver_server.domain.conversation import Assistant, Content, Message, Role, SkillCall
+from palaver_server.domain.errors import StoreCorrupt
+from palaver_server.domain.limits import MAX_MESSAGES
+from palaver_server.domain.turns import FinishedTurn, FoundTurn, LeaseHolder, Version
+from palaver_server.stores.common import DAMAGE, StoredLease, dump_parameters, load_found_turn
+
+Row = dict[str, Any]
+
+STATE = "state"
+FIRST_MESSAGE = "msg-0001"
+PAST_MESSAGES = "msg-G"
+"""A key that sorts after all messages and before the state."""
+
+MAX_PROPERTY_UNITS = 32_768
+"""UTF-16 code units of a text column."""
+
+MAX_INT32 = 2**31 - 1
+"""The extension's reader accepts no wider integers."""
+
+NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
+CREATION_ID = "CreationId"
+LEASE_HOLDER = "LeaseHolder"
+LEASE_UNTIL = "LeaseUntil"
+REQUEST_ID = "RequestId"
+IS_ERROR = "IsError"
+
+ROLES = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
+ROLES_BY_NAME = {name.lower(): role for role, name in ROLES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class AzureVersion(Version):
+    """The state of a conversation, with everything that a commit needs to know of it without another read."""
+
+    assistant: Assistant
+    etag: str | None
+    holder: LeaseHolder | None
+    """The holder of the lease that was taken, or None if none was."""
+
+
+def message_key(index: int) -> str:
+    """Returns the key of a message; for an index that no message can have, a key after all messages."""
+    return f"msg-{index:04X}" if index <= MAX_MESSAGES else PAST_MESSAGES
+
+
+def turn_key(request_id: str) -> str:
+    """Returns the key of a turn. It is a hash, because a request id may contain characters that a key must not."""
+    return f"done-{hashlib.sha256(request_id.encode()).hexdigest()}"
+
+
+def state_row(assistant: Assistant, creation_id: str) -> Row:
+    """Returns the row of a new assistant."""
+    return state_update(assistant) | {"Exists": True, "CreatedAt": assistant.create_time, CREATION_ID: creation_id}
+
+
+def state_update(assistant: Assistant) -> Row:
+    """Returns the columns of an assistant that summarise its messages."""
+    return {
+        "PartitionKey": assistant.id,
+        "RowKey": STATE,
+        "LastUpdatedAt": assistant.update_time,
+        "TotalMessages": assistant.total_messages,
+        "TotalTokens": min(assistant.total_tokens, MAX_INT32),
+    }
+
+
+def turn_end(assistant: Assistant) -> Row:
+    """Returns the columns of an assistant that the commit of a turn changes; the lease ends with it."""
+    return state_update(assistant) | {LEASE_HOLDER: ""}
+
+
+def lease_update(partition: str, lease: StoredLease) -> Row:
+    """Returns the columns of an assistant that hold a lease."""
+    return {"PartitionKey": partition, "RowKey": STATE, LEASE_HOLDER: lease.holder_text, LEASE_UNTIL: lease.until}
+
+
+def message_row(partition: str, message: Message) -> Row:
+    """Returns the row of a message."""
+    parts = _split(message.content.text)
+    row: Row = {
+        "PartitionKey": partition,
+        "RowKey": message_key(message.index),
+        "Content": parts[0],
+        "Role": ROLES[message.role],
+        "CreatedAt": message.create_time,
+        REQUEST_ID: message.request_id,
+        **_tool_calls(message.skill_calls),
+    }
+    if message.skill_call_id:
+        row["Name"] = message.skill_call_id
+        row[IS_ERROR] = message.is_error
+    if len(parts) > 1:
+        row |= _columns("Content", parts, first=1)
+    return row
+
+
+def turn_row(partition: str, turn: FinishedTurn, first_index: int, last_index: int) -> Row:
+    """Returns the row of a stored turn."""
+    return {
+        "PartitionKey": partition,
+        "RowKey": turn_key(turn.request_id),
+        REQUEST_ID: turn.request_id,
+        "RequestHash": turn.request_hash,
+        "FirstIndex": first_index,
+        "LastIndex": last_index,
+        "FinishReason": turn.finish_reason.value,
+        "Usage": json.dumps(asdict(turn.usage)),
+        "ChatModel": turn.chat_model,
+        "Parameters": dump_parameters(turn.parameters),
+    }
+
+
+def assistant(row: Mapping[str, Any]) -> Assistant:
+    """Returns the assistant of a `state` row."""
+    try:
+        return Assistant(
+            id=row["PartitionKey"],
+            create_time=_utc(row["CreatedAt"]),
+            update_time=_utc(row["LastUpdatedAt"]),
+            total_messages=int(row["TotalMessages"]),
+            total_tokens=int(row.get("TotalTokens") or 0),
+        )
+    except DAMAGE as error:
+        raise StoreCorrupt("the state of the assistant can't be read") from error
+
+
+def stored_lease(row: Mapping[str, Any]) -> StoredLease:
+    """Returns the lease in a `state` row."""
+    until = row.get(LEASE_UNTIL)
+    return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
+
+
+def creation(row: Mapping[str, Any]) -> tuple[object, object]:
+    """Returns an identity of the conversation, which a reset conversation does not share with its predecessor."""
+    return row.get(CREATION_ID), row.get("CreatedAt")
+
+
+def message(row: Mapping[str, Any]) -> Message:
+    """Returns the message of a row."""
+    try:
+        parts = [row.get("Content") or ""]
+        parts += (row[f"Content_{number:02}"] for number in range(1, row.get("ContentParts") or 1))
+        return Message(
+            role=ROLES_BY_NAME[row["Role"].lower()],
+            content=Content("".join(parts)),
+            skill_calls=_skill_calls(row),
+            skill_call_id=_text(row.get("Name") or ""),
+            is_error=bool(row.get(IS_ERROR)),
+            index=index(row),
+            create_time=_utc(row["CreatedAt"]),
+            request_id=row.get(REQUEST_ID) or "",
+        )
+    except DAMAGE as error:
+        raise StoreCorrupt("a stored message can't be read") from error
+
+
+def turn_indexes(row: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns the indexes of the first and the last message of a turn."""
+    try:
+        return int(row["FirstIndex"]), int(row["LastIndex"])
+    except DAMAGE as error:
+        raise StoreCorrupt("a stored turn can't be read") from error
+
+
+def found_turn(row: Mapping[str, Any], assistant: Assistant, messages: tuple[Message, ...]) -> FoundTurn:
+    """Returns the turn of a row, with the present state of its assistant."""
+    try:
+        return load_found_turn(
+            assistant,
+            messages,
+            request_hash=row["RequestHash"],
+            finish_reason=row["FinishReason"],
+            usage=row["Usage"],
+            chat_model=row["ChatModel"],
+            parameters=row.get("Parameters"),
+        )
+    except DAMAGE as error:
+        raise StoreCorrupt("a stored turn can't be read") from error
+
+
+def index(row: Mapping[str, Any]) -> int:
+    """Returns the index of a message, which its key contains."""
+    number = int(row["RowKey"].removeprefix("msg-"), 16)
+    if not 1 <= number <= MAX_MESSAGES:
+        raise ValueError(number)
+    return number
+
+
+def _split(text: str) -> list[str]:
+    """Splits a text into parts that each fit into a column, and never within a character."""
+    parts = []
+    encoded = text.encode("utf-16-le")
+    start, limit = 0, 2 * MAX_PROPERTY_UNITS
+    while len(encoded) - start > limit:
+        end = start + limit
+        if 0xD8 <= encoded[end - 1] <= 0xDB:  # the first half of a character outside the basic plane
+            end -= 2
+        parts.append(encoded[start:end].decode("utf-16-le"))
+        start = end
+    parts.append(encoded[start:].decode("utf-16-le"))
+    return parts
+
+
+def _columns(name: str, parts: list[str], first: int) -> Row:
+    """Returns the columns of the parts of a text, from part `first` on, and the column with the number of parts."""
+    columns: Row = {f"{name}_{number:02}": part for number, part in enumerate(parts) if number >= first}
+    return columns | {f"{name}Parts": len(parts)}
+
+
+def _tool_calls(calls: tuple[SkillCall, ...]) -> Row:
+    if not calls:
+        return {"ToolCalls": ""}
+    parts = _split(_tool_calls_json(calls))
+    if len(parts) == 1:
+        return {"ToolCalls": parts[0]}
+    # The extension parses its column as JSON, so the column must be complete, even if without the arguments.
+    stubs = tuple(replace(call, arguments_json="{}") for call in calls)
+    return {"ToolCalls": _tool_calls_json(stubs), **_columns("ToolCalls", parts, first=0)}
+
+
+def _tool_calls_json(calls: tuple[SkillCall, ...]) -> str:
+    return json.dumps(
+        [
+            {"id": call.id, "functionName": call.name, "functionArguments": call.arguments_json, "kind": "Function"}
+            for call in calls
+        ],
+        ensure_ascii=False,
+    )
+
+
+def _skill_calls(row: Mapping[str, Any]) -> tuple[SkillCall, ...]:
+    parts = [row[f"ToolCalls_{number:02}"] for number in range(row.get("ToolCallsParts") or 0)]
+    text = "".join(parts) or row.get("ToolCalls")
+    calls = json.loads(text) if text else []
+    names = ("id", "functionName", "functionArguments")
+    return tuple(SkillCall(*(_text(call[name]) for name in names)) for call in calls)
+
+
+def _text(value: object) -> str:
+    """Returns a value that must be text. Any other value would fail only later, when it is sent."""
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _utc(time: datetime) -> datetime:
+    # The SDK's own subclass of datetime also keeps the text of the service.
+    return datetime.combine(time.date(), time.time(), time.tzinfo or timezone.utc).astimezone(timezone.utc)

@@ -1,0 +1,197 @@
+"""The rows of the database: statements that read and write them, and the values that they stand for."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta, timezone
+
+from palaver_server.domain.conversation import Assistant, AssistantKey, Content, Message, Role, SkillCall
+from palaver_server.domain.errors import AssistantNotFound, ConcurrentWrite, StoreCorrupt, TurnCancelled
+from palaver_server.domain.turns import FinishedTurn, FoundTurn, Lease, LeaseHolder, StoredTurn, TurnKey, Version
+from palaver_server.stores.common import DAMAGE, StoredLease, dump_parameters, load_found_turn
+
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+_ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens, lease_holder, lease_until"
+_MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error'
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteVersion(Version):
+    """The state of a conversation in the database."""
+
+    row: int
+    """The key of the assistant's row, which a reset conversation does not share with its predecessor."""
+    total_messages: int
+    holder: LeaseHolder | None
+    """The holder of the lease that was taken, or None if none was."""
+
+    def current_row(self, connection: sqlite3.Connection, key: AssistantKey) -> sqlite3.Row:
+        """Returns the row of the assistant; raises `ConcurrentWrite` or `TurnCancelled` if it has changed."""
+        row = find_assistant(connection, key)
+        if row is not None and (row["key"], row["total_messages"]) == (self.row, self.total_messages):
+            lease = stored_lease(row)
+            if self.holder is None or lease.is_held_by(self.holder):
+                return row
+            if lease.was_cancelled(self.holder):
+                raise TurnCancelled("the turn was cancelled")
+        raise ConcurrentWrite("the conversation has changed, or another turn has its lease")
+
+
+def find_assistant(connection: sqlite3.Connection, key: AssistantKey) -> sqlite3.Row | None:
+    """Returns the row of an assistant, or None."""
+    row: sqlite3.Row | None = connection.execute(
+        f"SELECT {_ASSISTANT_COLUMNS} FROM assistants WHERE collection = ? AND id = ?",  # noqa: S608 - all constants
+        (key.collection, key.id),
+    ).fetchone()
+    return row
+
+
+def get_assistant(connection: sqlite3.Connection, key: AssistantKey) -> sqlite3.Row:
+    """Returns the row of an assistant, or raises `AssistantNotFound`."""
+    row = find_assistant(connection, key)
+    if row is None:
+        raise AssistantNotFound(key.id, key.collection)
+    return row
+
+
+def insert_assistant(connection: sqlite3.Connection, key: AssistantKey, now: datetime, total_messages: int) -> int:
+    """Inserts the row of a new assistant and returns its key."""
+    created_at = microseconds(now)
+    cursor = connection.execute(
+        "INSERT INTO assistants (collection, id, created_at, updated_at, total_messages, total_tokens)"
+        " VALUES (?, ?, ?, ?, ?, 0)",
+        (key.collection, key.id, created_at, created_at, total_messages),
+    )
+    return cursor.lastrowid or 0
+
+
+def assistant(row: sqlite3.Row) -> Assistant:
+    """Returns the assistant of a row."""
+    return Assistant(
+        id=row["id"],
+        create_time=time(row["created_at"]),
+        update_time=time(row["updated_at"]),
+        total_messages=row["total_messages"],
+        total_tokens=row["total_tokens"],
+    )
+
+
+def stored_lease(row: sqlite3.Row) -> StoredLease:
+    """Returns the lease in the row of an assistant."""
+    return StoredLease.parse(row["lease_holder"], time(row["lease_until"]))
+
+
+def write_lease(connection: sqlite3.Connection, row: int, lease: StoredLease) -> None:
+    """Writes the lease in the row of an assistant."""
+    connection.execute(
+        "UPDATE assistants SET lease_holder = ?, lease_until = ? WHERE key = ?",
+        (lease.holder_text, microseconds(lease.until), row),
+    )
+
+
+def extend_lease(connection: sqlite3.Connection, row: int, lease: Lease) -> None:
+    """Writes a lease that lasts from now on."""
+    write_lease(connection, row, StoredLease(lease.holder, now() + timedelta(seconds=lease.seconds)))
+
+
+def select_messages(connection: sqlite3.Connection, condition: str, *parameters: object) -> sqlite3.Cursor:
+    """Selects messages. The condition is the end of the statement, from behind WHERE."""
+    return connection.execute(f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE {condition}", parameters)  # noqa: S608
+
+
+def insert_message(connection: sqlite3.Connection, row: int, message: Message) -> None:
+    """Inserts a message of the assistant with this row."""
+    calls = json.dumps([(call.id, call.name, call.arguments_json) for call in message.skill_calls])
+    connection.execute(
+        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (row, message.index, message.role.value, message.content.text, microseconds(message.create_time),
+         calls if message.skill_calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
+    )  # fmt: skip
+
+
+def message(row: sqlite3.Row) -> Message:
+    """Returns the message of a row."""
+    try:
+        return Message(
+            role=Role(row["role"]),
+            content=Content(row["content"]),
+            skill_calls=tuple(SkillCall(*call) for call in json.loads(row["skill_calls"] or "[]")),
+            skill_call_id=row["skill_call_id"],
+            is_error=bool(row["is_error"]),
+            index=row["index"],
+            create_time=time(row["created_at"]),
+            request_id=row["request_id"],
+        )
+    except DAMAGE as error:
+        raise StoreCorrupt("a stored message can't be read") from error
+
+
+def insert_turn(connection: sqlite3.Connection, row: int, turn: FinishedTurn, stored: StoredTurn) -> None:
+    """Inserts a turn, its messages and its parameters, and updates the assistant; raises `ConcurrentWrite`."""
+    for new in stored.messages:
+        insert_message(connection, row, new)
+    first_index, last_index = stored.messages[0].index, stored.messages[-1].index
+    try:
+        connection.execute(
+            "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (row, turn.request_id, turn.request_hash, first_index, last_index,
+             turn.finish_reason.value, json.dumps(asdict(turn.usage)), turn.chat_model),
+        )  # fmt: skip
+    except sqlite3.IntegrityError as error:
+        raise ConcurrentWrite("the turn is already stored") from error
+    connection.execute(
+        "INSERT INTO turn_parameters VALUES (?, ?, ?)", (row, turn.request_id, dump_parameters(turn.parameters))
+    )
+    connection.execute(
+        "UPDATE assistants SET updated_at = ?, total_messages = ?, total_tokens = ?, lease_holder = '',"
+        " lease_until = 0 WHERE key = ?",
+        (microseconds(stored.assistant.update_time), last_index, turn.total_tokens, row),
+    )
+
+
+def find_turn(connection: sqlite3.Connection, key: TurnKey) -> FoundTurn | None:
+    """Returns a stored turn, or None."""
+    owner = find_assistant(connection, key.assistant)
+    if owner is None:
+        return None
+    row = connection.execute(
+        "SELECT * FROM turns LEFT JOIN turn_parameters USING (assistant, request_id)"
+        " WHERE assistant = ? AND request_id = ?",
+        (owner["key"], key.request_id),
+    ).fetchone()
+    if row is None:
+        return None
+    indexes = (row["first_index"], row["last_index"])
+    rows = select_messages(
+        connection, 'assistant = ? AND "index" BETWEEN ? AND ? ORDER BY "index"', owner["key"], *indexes
+    )
+    try:
+        return load_found_turn(
+            assistant(owner),
+            tuple(map(message, rows)),
+            request_hash=row["request_hash"],
+            finish_reason=row["finish_reason"],
+            usage=row["usage"],
+            chat_model=row["chat_model"],
+            parameters=row["parameters"],
+        )
+    except DAMAGE as error:
+        raise StoreCorrupt("a stored turn can't be read") from error
+
+
+def now() -> datetime:
+    """Returns the present time, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def microseconds(time: datetime) -> int:
+    """Returns a time as the database stores it."""
+    return (time - EPOCH) // timedelta(microseconds=1)
+
+
+def time(microseconds: int) -> datetime:
+    """Returns a stored time."""
+    return EPOCH + timedelta(microseconds=microseconds)

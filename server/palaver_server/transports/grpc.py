@@ -1,0 +1,116 @@
+"""The gRPC listener: the server, its limits, TLS, health and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from palaver_server.api.service import SERVICE, AssistantApi
+from palaver_server.domain.limits import MAX_REQUEST_BYTES
+from palaver_server.transports.handlers import Interceptor, assistant_service_handler
+
+FLUSH_TIMEOUT = 5.0
+"""Seconds that callers have to read the end of a turn that finished while the server was stopping."""
+
+LINGER = 0.5
+"""Seconds for which the server still answers SHUTTING_DOWN after the last turn has ended, before it stops.
+
+gRPC answers a call that arrives while it stops with CANCELLED (https://github.com/grpc/grpc/issues/41785), which no
+client retries. Both the stop and a caller's next turn wait for the end of a turn, so the two would often coincide.
+"""
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
+    ("grpc.max_send_message_length", -1),
+    # Without a limit, one connection can open thousands of handlers within seconds.
+    ("grpc.max_concurrent_streams", 1000),
+    # A frozen or vanished client is noticed after these times, and only with both timeouts.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
+    # The clients ping every 30 seconds. One that pings more often than this is disconnected with too_many_pings.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class ListenError(Exception):
+    """The server can't listen on its address. The text says why."""
+
+
+class CertificateError(Exception):
+    """The certificate or its key can't be used. The text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A gRPC server that listens."""
+
+    port: int
+    _server: grpc.aio.Server
+    _health: health.aio.HealthServicer
+
+    async def stop_serving(self) -> None:
+        """Reports NOT_SERVING from now on. Calls are still served."""
+        await self._health.enter_graceful_shutdown()
+
+    async def stop(self) -> None:
+        """Closes the listener, and all connections once their callers have read the last responses."""
+        await asyncio.sleep(LINGER)
+        await self._server.stop(FLUSH_TIMEOUT)
+
+
+@asynccontextmanager
+async def listener(
+    api: AssistantApi,
+    address: str,
+    *,
+    credentials: grpc.ServerCredentials | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    serves_reflection: bool = False,
+    shares_port: bool = False,
+) -> AsyncIterator[Listener]:
+    """Serves the API on an address; leaving the block stops it at once. Raises `ListenError`."""
+    server = grpc.aio.server(options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(shares_port))))
+    server.add_generic_rpc_handlers((assistant_service_handler(api, interceptors),))
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    if serves_reflection:
+        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
+    try:
+        port = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
+    except RuntimeError as error:
+        raise ListenError(f"can't listen on {address}; is the port taken?") from error
+    await server.start()
+    try:
+        for name in ("", SERVICE.full_name):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        yield Listener(port, server, checks)
+    finally:
+        await server.stop(None)
+
+
+def tls_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    """Returns the credentials of two PEM files; raises `CertificateError`."""
+    try:
+        # gRPC would only report that it can't listen. It accepts the files that Python's own TLS accepts.
+        # An empty password keeps OpenSSL from asking for the password of an encrypted key on the terminal.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key, password="")
+        pair = (key.read_bytes(), certificate.read_bytes())
+    except ssl.SSLError as error:
+        raise CertificateError(f"not a certificate and its key in PEM: {error.reason or error}") from error
+    except OSError as error:
+        raise CertificateError(f"{error.strerror}: {error.filename}") from error
+    return grpc.ssl_server_credentials([pair])

@@ -1,0 +1,111 @@
+"""The gRPC handlers of the API, inside one guarded chain of interceptors.
+
+Without the guard, gRPC would answer an exception with `UNKNOWN` and the text of the exception, secrets included. It
+would also parse requests before any code of Palaver's runs, and answer a malformed one in the same way. The guard
+therefore encloses everything: parsing, the interceptors and the method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from typing import Any
+
+import grpc
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from grpc_status import rpc_status
+
+from palaver_server.api.service import SERVICE, AssistantApi, Call
+from palaver_server.api.statuses import status_of
+from palaver_server.domain.errors import FieldViolation, InvalidFields
+
+Context = grpc.aio.ServicerContext[Any, Any]
+UnaryMethod = Callable[[Any, Call], Awaitable[Message]]
+StreamingMethod = Callable[[Any, Call], AsyncGenerator[Message, None]]
+
+Interceptor = Callable[[Call], AbstractAsyncContextManager[None]]
+"""A layer around every call of the API. The block is entered before the request is parsed, and left with the exception
+of the call, if it failed. The interceptor may change the call, and whatever it raises becomes the status of the call.
+"""
+
+
+def assistant_service_handler(api: AssistantApi, interceptors: Sequence[Interceptor] = ()) -> grpc.GenericRpcHandler:
+    """Returns the handler of `palaver.v1.AssistantService`. The first interceptor is the outermost one."""
+    unary: dict[str, UnaryMethod] = {
+        "CreateAssistant": api.create_assistant,
+        "GetAssistant": api.get_assistant,
+        "ListMessages": api.list_messages,
+        "DeleteAssistant": api.delete_assistant,
+        "PostUserQueryUnary": api.post_user_query_unary,
+        "CancelTurn": api.cancel_turn,
+    }
+    streaming: dict[str, StreamingMethod] = {"PostUserQuery": api.post_user_query}
+    handlers = {
+        method.name: _streaming_handler(streaming[method.name], method, interceptors)
+        if method.server_streaming
+        else _unary_handler(unary[method.name], method, interceptors)
+        for method in SERVICE.methods
+    }
+    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
+
+
+def _unary_handler(
+    serve: UnaryMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    request_type = message_factory.GetMessageClass(method.input_type)
+
+    async def handle(data: bytes, context: Context) -> bytes:
+        try:
+            call = _call(method, context)
+            async with AsyncExitStack() as stack:
+                for interceptor in interceptors:
+                    await stack.enter_async_context(interceptor(call))
+                response = await serve(_parsed(request_type, data), call)
+            return response.SerializeToString()
+        except Exception as error:
+            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+    return grpc.unary_unary_rpc_method_handler(handle)
+
+
+def _streaming_handler(
+    serve: StreamingMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor]
+) -> grpc.RpcMethodHandler[Any, Any]:
+    request_type = message_factory.GetMessageClass(method.input_type)
+
+    async def handle(data: bytes, context: Context) -> None:
+        try:
+            call = _call(method, context)
+            async with AsyncExitStack() as stack:
+                for interceptor in interceptors:
+                    await stack.enter_async_context(interceptor(call))
+                # gRPC never closes the generator of a caller that has left; this does.
+                responses = await stack.enter_async_context(aclosing(serve(_parsed(request_type, data), call)))
+                async for response in responses:
+                    await context.write(response.SerializeToString())
+        except grpc.aio.BaseError:
+            raise  # from `write`: the caller has left, and gRPC knows
+        except Exception as error:
+            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+    return grpc.unary_stream_rpc_method_handler(handle)
+
+
+def _call(method: MethodDescriptor, context: Context) -> Call:
+    return Call(
+        method=f"/{method.containing_service.full_name}/{method.name}",
+        metadata=dict(context.invocation_metadata() or ()),
+        peer=context.peer(),
+        time_remaining=context.time_remaining(),
+    )
+
+
+def _parsed(request_type: type[Message], data: bytes) -> Message:
+    try:
+        return request_type.FromString(data)
+    except DecodeError as error:
+        raise InvalidFields(
+            FieldViolation("", "the request is not a valid message of its type; text must be valid UTF-8")
+        ) from error
