@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import sys
-from pathlib import Path
 
 from tools.reference import contract, errors, rpcs, settings
 
@@ -29,18 +28,17 @@ def main() -> int:
         for name, text in pages.items():
             (FOLDER / name).write_text(text, encoding="utf-8")
         return 0
-    stale = [difference for name, text in pages.items() for difference in _differences(FOLDER / name, text)]
-    sys.stdout.writelines(stale or ["The committed pages of docs/reference match the settings and the contract.\n"])
+    stale = [line for name, text in pages.items() for line in _differences(name, text)]
+    lines = stale or ["The pages of docs/reference match the settings and the contract."]
+    sys.stdout.write("\n".join(lines) + "\n")
     return 1 if stale else 0
 
 
-def _differences(committed: Path, generated: str) -> list[str]:
-    text = committed.read_text(encoding="utf-8") if committed.exists() else ""
-    return list(
-        difflib.unified_diff(
-            text.splitlines(keepends=True), generated.splitlines(keepends=True), str(committed.relative_to(contract.ROOT)), "generated"
-        )
-    )
+def _differences(name: str, generated: str) -> list[str]:
+    page = FOLDER / name
+    committed = page.read_text(encoding="utf-8") if page.exists() else ""
+    names = (f"committed {name}", f"generated {name}")
+    return list(difflib.unified_diff(committed.splitlines(), generated.splitlines(), *names, lineterm=""))
 
 
 if __name__ == "__main__":
