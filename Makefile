@@ -1,9 +1,9 @@
-# Every target sets up what it needs: a virtual environment in .venv, and others for what can't be installed beside it.
+# Every target sets up what it needs: a virtual environment in .venv, and further ones for tools that conflict with it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GENERATE_VENV := .venv-generate
-# The commit that the contract must stay compatible with: the newest release, or before there is one, the last commit.
+# The commit that the contract must stay compatible with: the latest release or, before the first one, the last commit.
 BASE ?= $(shell git describe --tags --abbrev=0 2>/dev/null || echo HEAD)
 
 RUNTIME := $(VENV)/.runtime-installed
@@ -14,38 +14,38 @@ STUBS := client/python/palaver/v1
 CLIENTS := go typescript java rust
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-skills run chat test go azurite faults soak compatibility clients conformance lint format generate check-generate bench check setup clean
+.PHONY: help demo demo-skills run chat test go azurite faults soak compatibility clients conformance lint format generate reference check-generate bench check setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-demo-skills: $(RUNTIME) ## start a host of skills and a server, and let the model call the skills; needs no key
+demo-skills: $(RUNTIME) ## start a skill host and a server, and let the model call skills; needs no key
 	@$(BIN)/python examples/skills_demo.py
 
-demo: $(RUNTIME) ## start a server, create an assistant, ask a question and stream the reply; needs no key
+demo: $(RUNTIME) ## start a server, create an assistant, ask two questions and stream the replies; needs no key
 	@$(BIN)/python examples/demo.py
 
-run: $(RUNTIME) ## run the server on 127.0.0.1:50051, with the offline model unless a key is set (ARGS="--help" for flags)
+run: $(RUNTIME) ## run a server on 127.0.0.1:50051, with the offline model unless a key is set (ARGS="--help" for its flags)
 	@$(BIN)/palaver-server --reflection $(if $(OPENAI_API_KEY)$(AZURE_OPENAI_ENDPOINT),,--offline-model) $(ARGS)
 
 chat: $(RUNTIME) ## chat in the terminal with the server that `make run` started
 	@$(BIN)/palaver chat $(ARGS)
 
 test: $(DEV) azurite go ## run the tests (ARGS="-k name" for some of them)
-	@$(BIN)/python -m pytest -n 3 $(ARGS)  # most of them wait for something else than a processor
+	@$(BIN)/python -m pytest -n 3 $(ARGS)  # most tests wait for something other than a processor
 
-go: $(DEV) ## install Go for the tests where the machine has none
+go: $(DEV) ## install Go for the tests, if the machine has none
 	@tools/install-go.sh $(BIN)
 
 .PHONY: toolchains
 toolchains: go azurite
 
-azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js where the machine has none
+azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js if the machine has none
 	@tools/install-azurite.sh $(BIN)
 
-clients: $(addprefix client-,$(CLIENTS)) ## build, check and test the clients of all languages that the machine has the tools for
+clients: $(addprefix client-,$(CLIENTS)) ## build, lint and test the clients whose toolchains are installed
 
-conformance: $(DEV) azurite $(addprefix runner-,$(CLIENTS)) ## hold all clients to the scenarios, and print the matrix (ARGS="--help")
+conformance: $(DEV) azurite $(addprefix runner-,$(CLIENTS)) ## run every client through the conformance scenarios, and print the matrix (ARGS="--help")
 	@$(BIN)/python -m tests.conformance $(ARGS)
 
 client-%: toolchains
@@ -54,16 +54,16 @@ client-%: toolchains
 runner-%: toolchains
 	@tools/client.sh $* conformance-runner chat
 
-faults: $(DEV) azurite ## kill servers, break stores, leave turns: nothing may be lost, doubled or half stored (ARGS="--times 1")
+faults: $(DEV) azurite ## kill servers, break stores, drop callers: nothing may be lost, duplicated or half stored (ARGS="--times 1")
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-soak: $(DEV) ## post many turns, a third of them cancelled: memory, tasks and sockets must stay flat
+soak: $(DEV) ## post many turns and cancel a third of them: memory, tasks and sockets must stay flat
 	@$(BIN)/python -m tests.soak $(ARGS)
 
-compatibility: $(DEV) .venv-litellm/.installed .venv-llama/bin/llama-server ## converse through servers that are not ours
+compatibility: $(DEV) .venv-litellm/.installed .venv-llama/bin/llama-server ## hold conversations through third-party servers of models
 	@$(BIN)/python -m tests.compatibility litellm=.venv-litellm llama-cpp=.venv-llama llama-cpp-python=.venv-llama
 
-lint: $(DEV) ## check format, lint, types, import arrows and the contract
+lint: $(DEV) ## check formatting, lint, types, import rules and the contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -72,31 +72,36 @@ lint: $(DEV) ## check format, lint, types, import arrows and the contract
 	$(BIN)/buf format --diff --exit-code
 	$(BIN)/buf breaking --against ".git#ref=$(BASE)"
 
-format: $(DEV) ## format code and contract, and mend what the linter can mend
+format: $(DEV) ## format code and contract, and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/buf format --write
 
-generate: $(GENERATE) toolchains ## write the generated code of all languages anew
+generate: $(GENERATE) toolchains ## regenerate the code of all languages and the pages of docs/reference
 	@rm -f $(STUBS)/*_pb2*
 	@tools/generate.sh $(GENERATE_VENV)/bin/python
 	@for language in $(CLIENTS); do tools/client.sh $$language generate || exit; done
+	@$(BIN)/python -m tools.reference
 
-check-generate: $(GENERATE) toolchains ## fail when the generated code of a language is not that of the contract
+reference: $(DEV) ## regenerate the pages of docs/reference alone
+	@$(BIN)/python -m tools.reference
+
+check-generate: $(GENERATE) toolchains ## fail if generated code or a generated page is stale
 	@rm -rf build/generated && tools/generate.sh $(GENERATE_VENV)/bin/python build/generated
 	@rm -rf build/committed && mkdir -p build/committed && cp $(STUBS)/*_pb2* build/committed/
-	@diff -r build/generated/palaver/v1 build/committed && echo "The committed Python stubs are those of the contract."
+	@diff -r build/generated/palaver/v1 build/committed && echo "The committed Python stubs match the contract."
 	@for language in $(CLIENTS); do tools/client.sh $$language check-generate || exit; done
+	@$(BIN)/python -m tools.reference --check
 
-bench: $(DEV) azurite ## measure the cost of a streamed token, of a turn and of an open stream (ARGS="--help")
+bench: $(DEV) azurite ## measure the cost of a streamed token, a turn and an open stream (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
 
-setup: $(DEV) $(GENERATE) ## install everything that development needs, and the checks at each commit
+setup: $(DEV) $(GENERATE) ## install everything that development needs, and the pre-commit checks
 	@$(BIN)/pre-commit install
 
-check: lint check-generate test ## all that a change must pass
+check: lint check-generate test ## run every check that a change must pass
 
-clean: ## remove what the other targets have made
+clean: ## remove everything that the other targets have made
 	rm -rf .venv* tests/azurite/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@for language in $(CLIENTS); do $(MAKE) --silent -C client/$$language clean; done
 	@$(MAKE) --silent -C examples/todo_host_typescript clean
@@ -118,13 +123,13 @@ $(DEV): pyproject.toml $(RUNTIME)
 	@touch $@ $(RUNTIME)
 
 .venv-%/.installed: requirements/compatibility-%.txt
-	@echo "Installing $*, which may take long ..."
+	@echo "Installing $*, which may take a while ..."
 	@$(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/python -m pip install --quiet --requirement $<
 	@touch $@
 
 .venv-llama/bin/llama-server: .venv-llama/.installed
-	@echo "Building llama.cpp's server, which takes minutes ..."
+	@echo "Building llama.cpp's server, which takes a few minutes ..."
 	@tools/build-llama-server.sh .venv-llama >/dev/null
 
 $(GENERATE): requirements/generate.txt

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes targets of a client's Makefile, where the machine has what its language needs. What is missing is said and is no
-# failure, but where CI is set.
+# Makes targets of a client's Makefile, if the machine has the tools of its language. Otherwise it skips them with a
+# message, which is a failure only if CI is set.
 # usage: tools/client.sh LANGUAGE TARGET...
 set -euo pipefail
 language=$1
 shift
-PATH="$PATH:$PWD/.venv/bin" # where Go and Node.js are installed for machines without them
+PATH="$PATH:$PWD/.venv/bin" # where Go and Node.js are installed if the machine has none
 
 case $language in
 go) tools="go" ;;

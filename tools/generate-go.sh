@@ -1,6 +1,6 @@
 #!/bin/sh
-# Writes the Go stubs of the contract into the folder given (default: the client's), with the protoc of the Python stubs
-# and the plugins whose versions client/go/go.mod pins.
+# Writes the Go stubs of the contract to a folder (default: the client's), with the protoc of the Python stubs and the
+# plugins that client/go/go.mod pins.
 # usage: tools/generate-go.sh PYTHON [OUT]
 set -eu
 python=$1

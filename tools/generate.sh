@@ -1,5 +1,5 @@
 #!/bin/sh
-# Writes the Python stubs of the contract, with types, into the folder given (default: the client's).
+# Writes the Python stubs of the contract, with types, to a folder (default: the client's).
 # usage: tools/generate.sh PYTHON [OUT]
 set -eu
 python=$1

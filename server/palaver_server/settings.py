@@ -38,12 +38,12 @@ class Settings(BaseSettings):
         extra="ignore",
     )
 
-    listen: str = Field("127.0.0.1:50051", description="address to listen on; port 0 takes a free one")
-    data_dir: Path = Field(Path("palaver-data"), description="folder of the SQLite database")
-    offline_model: bool = Field(False, description="answer from a model that needs no network and no key")
+    listen: str = Field("127.0.0.1:50051", description="HOST:PORT or unix:PATH to listen on; port 0 takes a free port")
+    data_dir: Path = Field(Path("palaver-data"), description="directory of the SQLite database")
+    offline_model: bool = Field(False, description="answer with a built-in model that needs no network and no key")
     reflection: bool = Field(False, description="serve gRPC reflection, for tools such as grpcurl")
     workers: PositiveInt = Field(1, description="processes that share the port")
-    tls_certificate: FilePath | None = Field(None, description="PEM file with the certificate chain to serve TLS with")
+    tls_certificate: FilePath | None = Field(None, description="PEM file with the certificate chain; enables TLS")
     tls_key: FilePath | None = Field(None, description="PEM file with the private key of the certificate")
 
     storage_connections: Names = Field(
@@ -52,58 +52,64 @@ class Settings(BaseSettings):
     ai_connections: Names = Field((), description="names of the AI connections that callers may use")
 
     default_chat_model: str = Field(
-        _GENERATION.chat_model, description="chat_model of a request that names none", min_length=1
+        _GENERATION.chat_model, description="chat_model of a request that sets none", min_length=1
     )
     default_temperature: float = Field(
         _GENERATION.temperature,
-        description="temperature of a request without one",
+        description="temperature of a request that sets none",
         ge=TEMPERATURE.low,
         le=TEMPERATURE.high,
     )
-    default_max_tokens: PositiveInt = Field(_GENERATION.max_tokens, description="max_tokens of a request without it")
+    default_max_tokens: PositiveInt = Field(
+        _GENERATION.max_tokens, description="max_tokens of a request that sets none"
+    )
     max_tokens_cap: PositiveInt | None = Field(None, description="upper limit of max_tokens, whatever a request says")
     history_messages: int = Field(
         _ENGINE.history_messages,
-        description="stored messages that the model is sent besides the instructions",
+        description="stored messages to send to the model, besides the instructions",
         ge=HISTORY_MESSAGES.low,
         le=HISTORY_MESSAGES.high,
     )
 
     first_token_timeout: PositiveFloat = Field(
-        _ENGINE.first_token_timeout, description="seconds until the model must begin to write"
+        _ENGINE.first_token_timeout, description="seconds until the model must begin its reply"
     )
     token_timeout: PositiveFloat = Field(
-        _ENGINE.token_timeout, description="seconds that the model may pause while it writes"
+        _ENGINE.token_timeout, description="seconds the model may pause within its reply"
     )
-    turn_timeout: PositiveFloat = Field(_ENGINE.turn_timeout, description="seconds that a whole turn may take")
-    max_turns: PositiveInt = Field(_ENGINE.max_turns, description="turns that run or wait at a time, in each process")
-    queue_limit: int = Field(_ENGINE.queue_limit, description="turns that may wait for one assistant", ge=0)
+    turn_timeout: PositiveFloat = Field(_ENGINE.turn_timeout, description="seconds a whole turn may take")
+    max_turns: PositiveInt = Field(
+        _ENGINE.max_turns, description="turns that may run or wait at a time, in each process"
+    )
+    queue_limit: int = Field(
+        _ENGINE.queue_limit, description="turns that may wait for one assistant, in each process", ge=0
+    )
     lease_duration: float = Field(
         _ENGINE.lease_duration,
-        description="seconds after which the turn of a dead server stops blocking its assistant",
+        description="seconds until the turn of a dead server stops blocking its assistant",
         ge=1,
         le=600,
     )
     store_timeout: float = Field(
-        _STORE.call, description="seconds that a call to a store may take", gt=REPORTING_MARGIN, le=60
+        _STORE.call, description="seconds a store call may take with retries", gt=REPORTING_MARGIN, le=60
     )
     commit_timeout: float = Field(
         _STORE.commit,
-        description="seconds in which storing a turn in Azure is tried again before it is given up",
+        description="seconds in which storing a finished turn in Azure is retried before it fails",
         gt=0,
         le=300,
     )
     skill_hosts: Names = Field(
-        (), description="gRPC targets of the hosts of skills: host:port, grpcs://host:port, host:port;timeout=5"
+        (), description="gRPC targets of skill hosts: HOST:PORT, grpcs://HOST:PORT for TLS, HOST:PORT;timeout=SECONDS"
     )
-    skill_timeout: PositiveFloat = Field(30, description="seconds that a skill may take, where its host has no timeout")
+    skill_timeout: PositiveFloat = Field(30, description="seconds a skill call may take, if its host has no timeout")
     max_skill_rounds: int = Field(
         _ENGINE.max_skill_rounds,
-        description="how often a turn may go back to the model with results",
+        description="times a turn may return to the model with results",
         ge=1,
         le=MAX_SKILL_ROUNDS,
     )
-    grace_period: NonNegativeFloat = Field(30, description="seconds that running turns get when the server stops")
+    grace_period: NonNegativeFloat = Field(30, description="seconds running turns have to finish when the server stops")
 
     @field_validator("listen")
     @classmethod

@@ -26,15 +26,15 @@ const (
 type Role int32
 
 const (
-	// The role is not known, because the message was stored by a newer version.
+	// The role is unknown, because a newer version stored the message.
 	Role_ROLE_UNSPECIFIED Role = 0
-	// The instructions of the assistant.
+	// The message holds the instructions of the assistant.
 	Role_ROLE_SYSTEM Role = 1
-	// The user.
+	// The user wrote the message.
 	Role_ROLE_USER Role = 2
-	// The model.
+	// The model wrote the message.
 	Role_ROLE_ASSISTANT Role = 3
-	// A skill, answering a call of the model.
+	// A skill wrote the message, to answer a call of the model.
 	Role_ROLE_TOOL Role = 4
 )
 
@@ -88,14 +88,15 @@ type Assistant struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The identifier that the creator chose. It is unique within a collection of a storage connection.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// When the assistant was created or last reset, in UTC.
+	// The time, in UTC, at which the assistant was created or last reset.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// When its newest message was stored, in UTC. It equals `create_time` as long as there is no message.
+	// The time, in UTC, at which its newest message was stored. It equals `create_time` until the first message is
+	// stored.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// The number of stored messages, the instructions included. It is also the `index` of the newest message.
 	TotalMessages int32 `protobuf:"varint,4,opt,name=total_messages,json=totalMessages,proto3" json:"total_messages,omitempty"`
-	// The `total_tokens` of the latest model call: how much of the model's context the conversation filled then.
-	// It is not a sum over the calls. It is 0 until the first turn is stored.
+	// The `total_tokens` of the latest model call, which is how much of the model's context the conversation filled at
+	// that time. It is not a sum over all calls. It is 0 until the first turn is stored.
 	TotalTokens   int32 `protobuf:"varint,5,opt,name=total_tokens,json=totalTokens,proto3" json:"total_tokens,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -171,20 +172,20 @@ type Message struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The position in the conversation. The first message has index 1, and there are no gaps.
 	Index int32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// Who wrote the message.
+	// The writer of the message.
 	Role Role `protobuf:"varint,2,opt,name=role,proto3,enum=palaver.v1.Role" json:"role,omitempty"`
-	// The text. It may be empty when an assistant message consists of skill calls alone. For a tool message it is the
+	// The text. It may be empty when an assistant message consists of skill calls alone. In a tool message it is the
 	// result of the skill, or the text that told the model what went wrong.
 	Content string `protobuf:"bytes,3,opt,name=content,proto3" json:"content,omitempty"`
-	// When the message was stored, in UTC. It grows strictly from message to message of an assistant, to the
-	// microsecond, so a caller that polls with `after_time` misses nothing.
+	// The time, in UTC, at which the message was stored. It increases strictly from message to message of an assistant,
+	// to the microsecond, so a caller that polls with `after_time` misses nothing.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
 	// The skills that the model asked for in this message. Only assistant messages have any.
 	SkillCalls []*SkillCall `protobuf:"bytes,5,rep,name=skill_calls,json=skillCalls,proto3" json:"skill_calls,omitempty"`
 	// The `id` of the skill call that this message answers. Only tool messages have one.
 	SkillCallId string `protobuf:"bytes,6,opt,name=skill_call_id,json=skillCallId,proto3" json:"skill_call_id,omitempty"`
 	// The `request_id` of the turn that stored the message. It is empty for the instructions, and for messages that
-	// another program wrote into the same table.
+	// another program wrote to the same table.
 	RequestId     string `protobuf:"bytes,7,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -272,8 +273,8 @@ func (x *Message) GetRequestId() string {
 // A model's request to run a skill.
 type SkillCall struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier of the call. The server makes it of the assistant, the turn, the name and the arguments, so a turn that
-	// is run anew after a crash has the same one for the same call. It is unique within a conversation.
+	// The identifier of the call. The server derives it from the assistant, the turn, the name and the arguments, so a
+	// turn that runs again after a crash gives the same call the same identifier. It is unique within a conversation.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// The name of the skill.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
@@ -334,7 +335,7 @@ func (x *SkillCall) GetArgumentsJson() string {
 	return ""
 }
 
-// What a skill call led to.
+// The outcome of a skill call.
 type SkillResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The `id` of the `SkillCall` that this answers.
@@ -417,12 +418,12 @@ type isSkillResult_Outcome interface {
 }
 
 type SkillResult_Content struct {
-	// The result, as text. JSON is a good choice where the result has a structure.
+	// The result, as text. JSON is a good choice for structured results.
 	Content string `protobuf:"bytes,2,opt,name=content,proto3,oneof"`
 }
 
 type SkillResult_Error struct {
-	// What went wrong, in words that help the model to go on.
+	// The reason why there is no result, in words that help the model to continue.
 	Error string `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
 }
 
@@ -430,14 +431,16 @@ func (*SkillResult_Content) isSkillResult_Outcome() {}
 
 func (*SkillResult_Error) isSkillResult_Outcome() {}
 
-// The description of a skill, from which a model decides when and how to call it.
+// The description of a skill, from which a model decides when and how to call it. A skill is what OpenAI calls a tool
+// or a function.
 type Skill struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The name, by which the model calls the skill: 1 to 64 letters, digits, `_` and `-`.
+	// The name by which the model calls the skill: 1 to 64 letters, digits, `_` and `-`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What the skill does and when to use it, for the model to read.
+	// A description for the model: what the skill does and when to use it.
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
-	// The JSON Schema of the arguments, as JSON text. It must describe an object. Empty: the skill has no arguments.
+	// The JSON Schema of the arguments, as JSON text. It must describe an object. If empty, the skill takes no
+	// arguments.
 	ParametersJsonSchema string `protobuf:"bytes,3,opt,name=parameters_json_schema,json=parametersJsonSchema,proto3" json:"parameters_json_schema,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache

@@ -22,17 +22,17 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// What `CreateAssistant` does with an assistant that exists already.
+// IfExists determines what `CreateAssistant` does with an assistant that already exists.
 type IfExists int32
 
 const (
-	// The same as `IF_EXISTS_FAIL`.
+	// This is the same as `IF_EXISTS_FAIL`.
 	IfExists_IF_EXISTS_UNSPECIFIED IfExists = 0
-	// Fail with `ALREADY_EXISTS` and change nothing.
+	// Fails with `ALREADY_EXISTS` and changes nothing.
 	IfExists_IF_EXISTS_FAIL IfExists = 1
-	// Return the assistant as it is. The `instructions` of the request are not used.
+	// Returns the assistant unchanged. The `instructions` of the request are ignored.
 	IfExists_IF_EXISTS_KEEP IfExists = 2
-	// Delete the conversation and start over with the `instructions` of the request.
+	// Deletes the conversation and starts over with the `instructions` of the request.
 	IfExists_IF_EXISTS_RESET IfExists = 3
 )
 
@@ -83,11 +83,11 @@ func (IfExists) EnumDescriptor() ([]byte, []int) {
 type Order int32
 
 const (
-	// The same as `ORDER_OLDEST_FIRST`.
+	// This is the same as `ORDER_OLDEST_FIRST`.
 	Order_ORDER_UNSPECIFIED Order = 0
-	// By ascending `index`.
+	// Messages are ordered by ascending `index`.
 	Order_ORDER_OLDEST_FIRST Order = 1
-	// By descending `index`.
+	// Messages are ordered by descending `index`.
 	Order_ORDER_NEWEST_FIRST Order = 2
 )
 
@@ -132,15 +132,15 @@ func (Order) EnumDescriptor() ([]byte, []int) {
 	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{1}
 }
 
-// What becomes of a turn when its last caller cancels, disconnects or reaches its deadline.
+// OnDisconnect determines what happens to a turn when its last caller cancels, disconnects or reaches its deadline.
 type OnDisconnect int32
 
 const (
-	// The same as `ON_DISCONNECT_CANCEL`.
+	// This is the same as `ON_DISCONNECT_CANCEL`.
 	OnDisconnect_ON_DISCONNECT_UNSPECIFIED OnDisconnect = 0
-	// The model call is closed at once, and nothing is stored.
+	// The model call is closed immediately, and nothing is stored.
 	OnDisconnect_ON_DISCONNECT_CANCEL OnDisconnect = 1
-	// The turn runs on and is stored.
+	// The turn continues and is stored.
 	OnDisconnect_ON_DISCONNECT_CONTINUE OnDisconnect = 2
 )
 
@@ -185,21 +185,22 @@ func (OnDisconnect) EnumDescriptor() ([]byte, []int) {
 	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{2}
 }
 
-// Why the model stopped writing.
+// The reason why the model stopped writing.
 type FinishReason int32
 
 const (
-	// The reason is not known.
+	// The reason is unknown.
 	FinishReason_FINISH_REASON_UNSPECIFIED FinishReason = 0
 	// The reply is complete.
 	FinishReason_FINISH_REASON_STOP FinishReason = 1
-	// The token limit was reached: the reply is cut off.
+	// The reply is cut off, because it reached the token limit.
 	FinishReason_FINISH_REASON_LENGTH FinishReason = 2
 	// The endpoint's content filter cut the reply off.
 	FinishReason_FINISH_REASON_CONTENT_FILTER FinishReason = 3
-	// The model kept asking for skills until the server's limit of rounds.
+	// The model kept calling skills until the turn reached the server's limit of rounds or had no room for more
+	// messages.
 	FinishReason_FINISH_REASON_SKILL_LIMIT FinishReason = 4
-	// The model asked for caller skills: the conversation waits for their results.
+	// The model called caller skills, and the conversation waits for their results.
 	FinishReason_FINISH_REASON_SKILL_CALLS FinishReason = 5
 )
 
@@ -255,14 +256,14 @@ type CreateAssistantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The identifier of the new assistant.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// What the model is told before every conversation, as a system message. Unset: "You are a helpful assistant." Blank:
-	// no system message. At most 450,000 UTF-16 code units.
+	// The instructions that the model gets before every conversation, as a system message. If unset, they are "You are
+	// a helpful assistant." If blank, there is no system message. They may have at most 450,000 UTF-16 code units.
 	Instructions *string `protobuf:"bytes,2,opt,name=instructions,proto3,oneof" json:"instructions,omitempty"`
 	// The name of the storage connection. The default is `AzureWebJobsStorage`.
 	ChatStorageConnectionSetting string `protobuf:"bytes,3,opt,name=chat_storage_connection_setting,json=chatStorageConnectionSetting,proto3" json:"chat_storage_connection_setting,omitempty"`
-	// The collection that will hold the conversation. It is created when it does not exist. The default is `ChatState`.
+	// The collection that will hold the conversation. It is created if it does not exist. The default is `ChatState`.
 	CollectionName string `protobuf:"bytes,4,opt,name=collection_name,json=collectionName,proto3" json:"collection_name,omitempty"`
-	// What to do when the assistant exists already.
+	// Determines what happens if the assistant already exists.
 	IfExists      IfExists `protobuf:"varint,5,opt,name=if_exists,json=ifExists,proto3,enum=palaver.v1.IfExists" json:"if_exists,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -336,9 +337,9 @@ func (x *CreateAssistantRequest) GetIfExists() IfExists {
 // The response of `CreateAssistant`.
 type CreateAssistantResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The assistant as it is now.
+	// The assistant in its current state.
 	Assistant *Assistant `protobuf:"bytes,1,opt,name=assistant,proto3" json:"assistant,omitempty"`
-	// True where the conversation is new. False where `IF_EXISTS_KEEP` found an assistant and left it as it was.
+	// True if the conversation is new. False if `IF_EXISTS_KEEP` found an assistant and left it unchanged.
 	Created       bool `protobuf:"varint,2,opt,name=created,proto3" json:"created,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -455,7 +456,7 @@ func (x *GetAssistantRequest) GetCollectionName() string {
 // The response of `GetAssistant`.
 type GetAssistantResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The assistant.
+	// The assistant in its current state.
 	Assistant     *Assistant `protobuf:"bytes,1,opt,name=assistant,proto3" json:"assistant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -507,15 +508,15 @@ type ListMessagesRequest struct {
 	ChatStorageConnectionSetting string `protobuf:"bytes,2,opt,name=chat_storage_connection_setting,json=chatStorageConnectionSetting,proto3" json:"chat_storage_connection_setting,omitempty"`
 	// The collection that holds the conversation. The default is `ChatState`.
 	CollectionName string `protobuf:"bytes,3,opt,name=collection_name,json=collectionName,proto3" json:"collection_name,omitempty"`
-	// Only messages with a later `create_time` than this one are returned. Unset: all messages.
+	// Only messages with a later `create_time` than this are returned. If unset, all messages are returned.
 	AfterTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=after_time,json=afterTime,proto3" json:"after_time,omitempty"`
-	// The order of the messages, over all pages.
+	// The order of the messages, across all pages.
 	Order Order `protobuf:"varint,5,opt,name=order,proto3,enum=palaver.v1.Order" json:"order,omitempty"`
-	// The most messages to return in one page. The default is 100 and the limit 1,000. A page may hold fewer, so that it
-	// stays below 3 MiB, and there may be more messages even so: go by `next_page_token`.
+	// The maximum number of messages in one page. The default is 100 and the limit is 1,000. A page may hold fewer, to
+	// stay below 3 MiB, even if more messages follow: rely on `next_page_token` instead.
 	PageSize int32 `protobuf:"varint,6,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// The `next_page_token` of the page before; empty for the first page. The other fields must be as they were there,
-	// but for `page_size`.
+	// The `next_page_token` of the previous page, or empty for the first page. All other fields except `page_size` must
+	// be the same as in the request for the previous page.
 	PageToken     string `protobuf:"bytes,7,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -605,7 +606,7 @@ type ListMessagesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The messages of this page.
 	Messages []*Message `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
-	// The token that gets the next page. It is empty on the last page.
+	// The page token for the next page. It is empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -761,52 +762,55 @@ type PostUserQueryRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The identifier of the assistant.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// What the user says. It must not be empty, unless `skill_results` are given. At most 450,000 UTF-16 code units.
+	// The text of the user message. It must not be empty unless `skill_results` is set. It may have at most 450,000
+	// UTF-16 code units.
 	UserMessage string `protobuf:"bytes,2,opt,name=user_message,json=userMessage,proto3" json:"user_message,omitempty"`
-	// The model that answers; on Azure OpenAI, the name of its deployment. At most 256 characters. The default is the
-	// server's, `gpt-3.5-turbo` unless its settings say otherwise.
+	// The model that answers. With Azure OpenAI, this is the name of its deployment. It may have at most 256
+	// characters. The default is the server's, which is `gpt-3.5-turbo` unless its settings change it.
 	ChatModel string `protobuf:"bytes,3,opt,name=chat_model,json=chatModel,proto3" json:"chat_model,omitempty"`
-	// The sampling temperature, from 0 (most focused) to 2 (most random). The default is the server's, 0.5 unless its
-	// settings say otherwise; when only `top_p` is given, no temperature is sent. It is not sent for a reasoning model.
+	// The sampling temperature, from 0 (most focused) to 2 (most random). The default is the server's, which is 0.5
+	// unless its settings change it. If only `top_p` is set, no temperature is sent. It is never sent to a reasoning
+	// model.
 	Temperature *float64 `protobuf:"fixed64,4,opt,name=temperature,proto3,oneof" json:"temperature,omitempty"`
-	// Nucleus sampling: the model considers only the most likely tokens whose probabilities add up to this mass. Greater
-	// than 0 and at most 1. Unset: not sent. It is not sent for a reasoning model. Set `temperature` or `top_p`, better
-	// not both.
+	// The nucleus sampling mass: the model considers only the most likely tokens whose probabilities add up to this
+	// value. It must be greater than 0 and at most 1. If unset, it is not sent. It is never sent to a reasoning model.
+	// Prefer to set either `temperature` or `top_p`, but not both.
 	TopP *float64 `protobuf:"fixed64,5,opt,name=top_p,json=topP,proto3,oneof" json:"top_p,omitempty"`
-	// The most tokens that the model may generate in one call, 1 at least. The default is the server's, 100 unless its
-	// settings say otherwise; for a reasoning model, no limit is sent by default. The server's settings may set a cap:
-	// a higher value is lowered to it, and `started` tells.
+	// The maximum number of tokens that the model may generate in one call, at least 1. The default is the server's,
+	// which is 100 unless its settings change it. For a reasoning model, no limit is sent by default. The server's
+	// settings may set a cap: a higher value is lowered to it, and `started` reports the value in effect.
 	MaxTokens *int32 `protobuf:"varint,6,opt,name=max_tokens,json=maxTokens,proto3,oneof" json:"max_tokens,omitempty"`
-	// True for a reasoning model. It gets its limit as `max_completion_tokens`, and neither `temperature` nor `top_p`.
-	// The default is false.
+	// True for a reasoning model. Such a model gets its limit as `max_completion_tokens`, and neither `temperature` nor
+	// `top_p`. The default is false.
 	IsReasoningModel bool `protobuf:"varint,7,opt,name=is_reasoning_model,json=isReasoningModel,proto3" json:"is_reasoning_model,omitempty"`
-	// The name of the AI connection in the server's settings. Empty, or a name that the server does not offer: the
-	// server's OpenAI key, or else its Azure OpenAI endpoint. `started` tells which connection was used.
+	// The name of the AI connection in the server's settings. If it is empty, or a name that the server does not offer,
+	// the server uses its OpenAI key or else its Azure OpenAI endpoint. `started` reports which connection is in use.
 	AiConnectionName string `protobuf:"bytes,8,opt,name=ai_connection_name,json=aiConnectionName,proto3" json:"ai_connection_name,omitempty"`
 	// The name of the storage connection. The default is `AzureWebJobsStorage`.
 	ChatStorageConnectionSetting string `protobuf:"bytes,9,opt,name=chat_storage_connection_setting,json=chatStorageConnectionSetting,proto3" json:"chat_storage_connection_setting,omitempty"`
 	// The collection that holds the conversation. The default is `ChatState`.
 	CollectionName string `protobuf:"bytes,10,opt,name=collection_name,json=collectionName,proto3" json:"collection_name,omitempty"`
-	// The caller's identifier of this turn: at most 128 visible ASCII characters. Empty: the server makes one and tells
-	// it in `started`.
+	// The caller's identifier of this turn, which is its idempotency key: at most 128 visible ASCII characters. If
+	// empty, the server generates one and reports it in `started`.
 	//
-	// Posting again with the same `request_id` and the same request is always safe: a turn that is stored is replayed
-	// from the store without a model call, and a turn that is running is joined, from its first event. The same
-	// `request_id` with another request is `INVALID_ARGUMENT` with `REQUEST_ID_REUSED`; `on_disconnect` may differ.
+	// Posting again with the same `request_id` and the same request is always safe: a stored turn is replayed from the
+	// store without a model call, and a running turn is joined from its first event. The same `request_id` with a
+	// different request fails with `INVALID_ARGUMENT` and `REQUEST_ID_REUSED`. Only `on_disconnect` may differ.
 	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// What becomes of the turn when its last caller is gone.
+	// Determines what happens to the turn when its last caller is gone.
 	OnDisconnect OnDisconnect `protobuf:"varint,12,opt,name=on_disconnect,json=onDisconnect,proto3,enum=palaver.v1.OnDisconnect" json:"on_disconnect,omitempty"`
-	// How much of the conversation the model is sent.
+	// Limits how much of the conversation the model gets.
 	History *History `protobuf:"bytes,13,opt,name=history,proto3" json:"history,omitempty"`
-	// Skills that the caller itself runs. When the model asks for one, the turn is stored as it stands and `completed`
-	// has the finish reason `FINISH_REASON_SKILL_CALLS`; the caller runs the skills and posts `skill_results`. At
-	// most 128, with schemas of 32,768 characters in all. The server passes the model's arguments on as long as they are a
-	// JSON object; to check them against the schema is up to the caller.
+	// Skills that the caller runs itself. When the model calls one, the turn is stored as it stands, and `completed`
+	// has the finish reason `FINISH_REASON_SKILL_CALLS`. The caller then runs the skills and posts `skill_results`.
+	// There may be at most 128 skills, whose schemas may have 32,768 characters in total. The server passes the model's
+	// arguments on if they are a JSON object. Checking them against the schema is up to the caller.
 	CallerSkills []*Skill `protobuf:"bytes,14,rep,name=caller_skills,json=callerSkills,proto3" json:"caller_skills,omitempty"`
-	// The names of the skills that the model may call, of those that the server's skill hosts offer. Empty: all.
+	// The names of the skills that the model may call, out of those that the server's skill hosts offer. If empty, the
+	// model may call all of them.
 	SkillNames []string `protobuf:"bytes,15,rep,name=skill_names,json=skillNames,proto3" json:"skill_names,omitempty"`
-	// The results of the caller skills that the stored conversation waits for, with an empty `user_message` and the
-	// `caller_skills` again.
+	// The results of the caller skills that the stored conversation waits for. `user_message` must be empty, and
+	// `caller_skills` must be set again.
 	SkillResults  []*SkillResult `protobuf:"bytes,16,rep,name=skill_results,json=skillResults,proto3" json:"skill_results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -954,12 +958,12 @@ func (x *PostUserQueryRequest) GetSkillResults() []*SkillResult {
 	return nil
 }
 
-// How much of the conversation the model is sent.
+// History limits how much of the conversation the model gets.
 type History struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The most stored messages to send besides the instructions and the new message, counted from the newest. Skill
-	// calls and their results are never parted, so it may be a few less. 0: none. The default is the server's, 100 unless
-	// its settings say otherwise. At most 65,535.
+	// The maximum number of stored messages to send, counted from the newest, in addition to the instructions and the
+	// new message. Slightly fewer may be sent, because skill calls are never separated from their results. If 0, none
+	// are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535.
 	MaxMessages   *int32 `protobuf:"varint,1,opt,name=max_messages,json=maxMessages,proto3,oneof" json:"max_messages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1007,7 +1011,7 @@ type PostUserQueryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The position in the stream: 1, 2, 3 and so on, without gaps.
 	Sequence int64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// What happened. A client must skip events that it does not know.
+	// The event. A client must skip events that it does not know.
 	//
 	// Types that are valid to be assigned to Event:
 	//
@@ -1115,7 +1119,7 @@ type isPostUserQueryResponse_Event interface {
 }
 
 type PostUserQueryResponse_Started struct {
-	// The turn was accepted. This is always the first event; it is sent before the model is called.
+	// The turn was accepted. This is always the first event, and it is sent before the model is called.
 	Started *TurnStarted `protobuf:"bytes,2,opt,name=started,proto3,oneof"`
 }
 
@@ -1125,12 +1129,12 @@ type PostUserQueryResponse_TextDelta struct {
 }
 
 type PostUserQueryResponse_SkillCall struct {
-	// The model asked for a skill.
+	// The model called a skill.
 	SkillCall *SkillCall `protobuf:"bytes,4,opt,name=skill_call,json=skillCall,proto3,oneof"`
 }
 
 type PostUserQueryResponse_SkillResult struct {
-	// A skill answered.
+	// A skill call has an outcome.
 	SkillResult *SkillResult `protobuf:"bytes,5,opt,name=skill_result,json=skillResult,proto3,oneof"`
 }
 
@@ -1149,22 +1153,23 @@ func (*PostUserQueryResponse_SkillResult) isPostUserQueryResponse_Event() {}
 
 func (*PostUserQueryResponse_Completed) isPostUserQueryResponse_Event() {}
 
-// The beginning of a turn, with the parameters that are in effect after defaults and limits were applied.
+// The beginning of a turn, with the parameters that are in effect after defaults and limits were applied. A replay
+// reports the parameters that were in effect when the turn ran.
 type TurnStarted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier of the turn: the caller's, or the one that the server made.
+	// The identifier of the turn, either the caller's or the one that the server generated.
 	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	// The model that is asked.
+	// The model that is called.
 	ChatModel string `protobuf:"bytes,2,opt,name=chat_model,json=chatModel,proto3" json:"chat_model,omitempty"`
 	// The AI connection in use: a configured name, or `OPENAI`, `AZURE_OPENAI` or `OFFLINE` for the fallbacks.
 	AiConnectionName string `protobuf:"bytes,3,opt,name=ai_connection_name,json=aiConnectionName,proto3" json:"ai_connection_name,omitempty"`
-	// The temperature that is sent. Unset where none is sent.
+	// The temperature that is sent. It is unset if none is sent.
 	Temperature *float64 `protobuf:"fixed64,4,opt,name=temperature,proto3,oneof" json:"temperature,omitempty"`
-	// The nucleus sampling mass that is sent. Unset where none is sent.
+	// The nucleus sampling mass that is sent. It is unset if none is sent.
 	TopP *float64 `protobuf:"fixed64,5,opt,name=top_p,json=topP,proto3,oneof" json:"top_p,omitempty"`
-	// The token limit that is sent. Unset where none is sent.
+	// The token limit that is sent. It is unset if none is sent.
 	MaxTokens *int32 `protobuf:"varint,6,opt,name=max_tokens,json=maxTokens,proto3,oneof" json:"max_tokens,omitempty"`
-	// True when the turn was stored before and is replayed from the store, without a model call.
+	// True if the turn was already stored and is replayed from the store, without a model call.
 	Replayed      bool `protobuf:"varint,7,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1252,7 +1257,8 @@ func (x *TurnStarted) GetReplayed() bool {
 // A piece of the reply.
 type TextDelta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The text, to be appended to what came before. It is never empty. How a reply is cut into pieces has no meaning.
+	// The text, to be appended to the text so far. It is never empty. Where a reply is split into pieces has no
+	// meaning.
 	Text          string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1298,16 +1304,16 @@ func (x *TextDelta) GetText() string {
 // The end of a turn that is stored.
 type TurnCompleted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The assistant after this turn.
+	// The assistant in its current state, which includes this turn.
 	Assistant *Assistant `protobuf:"bytes,1,opt,name=assistant,proto3" json:"assistant,omitempty"`
-	// The messages that this turn stored, by ascending `index`. The reply is the last one, unless the finish reason is
+	// The messages that this turn stored, by ascending `index`. The last one is the reply, unless the finish reason is
 	// `FINISH_REASON_SKILL_CALLS` or `FINISH_REASON_SKILL_LIMIT`: then results of skill calls may follow it.
 	Messages []*Message `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
-	// Why the model stopped writing.
+	// The reason why the model stopped writing.
 	FinishReason FinishReason `protobuf:"varint,3,opt,name=finish_reason,json=finishReason,proto3,enum=palaver.v1.FinishReason" json:"finish_reason,omitempty"`
-	// What the turn used, added up over its model calls.
+	// The usage of the turn, added up over its model calls.
 	Usage *Usage `protobuf:"bytes,4,opt,name=usage,proto3" json:"usage,omitempty"`
-	// The model that answered, as the endpoint reported it. It may be more exact than the one that was asked for.
+	// The model that answered, as the endpoint reported it. It may be more specific than the model that was requested.
 	ChatModel     string `protobuf:"bytes,5,opt,name=chat_model,json=chatModel,proto3" json:"chat_model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1378,18 +1384,18 @@ func (x *TurnCompleted) GetChatModel() string {
 	return ""
 }
 
-// What a turn used, as the endpoint reported it. A figure that the endpoint does not report is 0.
+// The usage of a turn, as the endpoint reported it. A figure that the endpoint does not report is 0.
 type Usage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Tokens read by the model.
+	// The number of tokens that the model read.
 	PromptTokens int32 `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
-	// Tokens written by the model, reasoning included.
+	// The number of tokens that the model wrote, including its reasoning.
 	CompletionTokens int32 `protobuf:"varint,2,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
-	// Tokens read and written.
+	// The number of tokens that the model read and wrote.
 	TotalTokens int32 `protobuf:"varint,3,opt,name=total_tokens,json=totalTokens,proto3" json:"total_tokens,omitempty"`
-	// Those of `prompt_tokens` that the endpoint had cached.
+	// How many of the `prompt_tokens` were cached by the endpoint.
 	CachedTokens int32 `protobuf:"varint,4,opt,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty"`
-	// Those of `completion_tokens` that the model spent on reasoning.
+	// How many of the `completion_tokens` the model spent on reasoning.
 	ReasoningTokens int32 `protobuf:"varint,5,opt,name=reasoning_tokens,json=reasoningTokens,proto3" json:"reasoning_tokens,omitempty"`
 	// The number of model calls.
 	ModelCalls    int32 `protobuf:"varint,6,opt,name=model_calls,json=modelCalls,proto3" json:"model_calls,omitempty"`
@@ -1472,7 +1478,7 @@ func (x *Usage) GetModelCalls() int32 {
 // The response of `PostUserQueryUnary`.
 type PostUserQueryUnaryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What the stream of `PostUserQuery` ends with.
+	// The event with which the stream of `PostUserQuery` ends.
 	Completed     *TurnCompleted `protobuf:"bytes,1,opt,name=completed,proto3" json:"completed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -34,31 +34,31 @@ const (
 //
 // AssistantService keeps conversations and calls the model.
 //
-// Three fields mean the same in every request:
+// Three fields have the same meaning in every request:
 //
-//   - `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
-//     of Azure Table Storage for keys).
+//   - `id` identifies the assistant. It has 1 to 255 characters, with no slash, backslash, `#`, `?` or control
+//     characters (Azure Table Storage's rule for keys).
 //   - `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
-//     `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
+//     `AzureWebJobsStorage`. A name that the server does not offer fails with `FAILED_PRECONDITION` and the reason
 //     `CONNECTION_NOT_CONFIGURED`.
-//   - `collection_name` names the table that holds the conversation: 3 to 63 letters and digits, the first one a letter
-//     (the rule of Azure Table Storage for table names). The default is `ChatState`. Letter case does not distinguish
-//     collections.
+//   - `collection_name` is the name of the table that holds the conversation. It has 3 to 63 letters and digits and
+//     begins with a letter (Azure Table Storage's rule for table names). The default is `ChatState`. Collections whose
+//     names differ only in letter case are the same collection.
 //
 // Every error carries a `google.rpc.ErrorInfo` with the domain "palaver.v1" and a `reason` from `ErrorReason`, which
-// says for each reason what happened and what to do. Invalid fields are `INVALID_ARGUMENT` with the reason
-// `INVALID_FIELD` and a `google.rpc.BadRequest` that names all of them at once. What is worth trying again carries a
-// `google.rpc.RetryInfo`. A request may have 2 MiB at most.
+// documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
+// `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
+// carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
 type AssistantServiceClient interface {
-	// Creates an assistant, whose conversation then consists of its instructions alone.
+	// Creates an assistant. Its conversation then consists of its instructions alone.
 	//
-	// Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS` as `if_exists` says.
+	// Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS`, depending on `if_exists`.
 	CreateAssistant(ctx context.Context, in *CreateAssistantRequest, opts ...grpc.CallOption) (*CreateAssistantResponse, error)
-	// Returns the present state of an assistant.
+	// Returns the current state of an assistant.
 	//
 	// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
 	GetAssistant(ctx context.Context, in *GetAssistantRequest, opts ...grpc.CallOption) (*GetAssistantResponse, error)
-	// Returns the messages of an assistant, a page at a time.
+	// Returns the messages of an assistant, one page at a time.
 	//
 	// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
 	ListMessages(ctx context.Context, in *ListMessagesRequest, opts ...grpc.CallOption) (*ListMessagesResponse, error)
@@ -66,28 +66,28 @@ type AssistantServiceClient interface {
 	//
 	// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
 	DeleteAssistant(ctx context.Context, in *DeleteAssistantRequest, opts ...grpc.CallOption) (*DeleteAssistantResponse, error)
-	// Posts a user message and streams the reply: a turn.
+	// Posts a user message and streams the reply. This is called a turn.
 	//
-	// The stream begins with `started` and, when all went well, ends with `completed` and the status OK. `completed` is
-	// sent only after the turn is stored: the user message, the reply and what lies between them are stored together or
-	// not at all. An error ends the stream as a status; then nothing of the turn is stored.
+	// The stream begins with `started`. If the turn succeeds, the stream ends with `completed` and the status OK.
+	// `completed` is sent only after the turn is stored: the user message, the reply and everything between them are
+	// stored together or not at all. An error ends the stream with its status, and nothing of the turn is stored.
 	//
-	// One turn runs at a time for each assistant. Others wait for it in order, until their deadline or until too many
-	// wait; then they fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
+	// Each assistant runs one turn at a time. Other turns wait for it in order, until their deadline passes or too many
+	// turns are waiting. They then fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
 	//
-	// When the caller cancels, disconnects or reaches its deadline, `on_disconnect` says what becomes of the turn.
+	// When the caller cancels, disconnects or reaches its deadline, `on_disconnect` decides what happens to the turn.
 	PostUserQuery(ctx context.Context, in *PostUserQueryRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[PostUserQueryResponse], error)
-	// Posts a user message and returns the whole reply at once: what `PostUserQuery` sends as `completed`. Everything
-	// else is as there.
+	// Posts a user message and returns the whole reply at once, as the `completed` event of `PostUserQuery`. Everything
+	// else works as it does there.
 	PostUserQueryUnary(ctx context.Context, in *PostUserQueryRequest, opts ...grpc.CallOption) (*PostUserQueryUnaryResponse, error)
-	// Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
+	// Cancels a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
 	// model call is closed and nothing of the turn is stored.
 	//
-	// A turn of another server is not stored from the moment of this call's success; its model call is closed and its
-	// callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+	// If the turn runs on another server, it can't be stored once this call has succeeded. That server closes the model
+	// call and notifies the turn's callers a little later, after at most a third of its `PALAVER_LEASE_DURATION`.
 	//
-	// Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
-	// waits for its assistant on another server.
+	// Errors: `NOT_FOUND` with `TURN_NOT_FOUND` if no such turn is running, because it is stored or being stored, has
+	// failed, or is waiting for its assistant on another server.
 	CancelTurn(ctx context.Context, in *CancelTurnRequest, opts ...grpc.CallOption) (*CancelTurnResponse, error)
 }
 
@@ -184,31 +184,31 @@ func (c *assistantServiceClient) CancelTurn(ctx context.Context, in *CancelTurnR
 //
 // AssistantService keeps conversations and calls the model.
 //
-// Three fields mean the same in every request:
+// Three fields have the same meaning in every request:
 //
-//   - `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
-//     of Azure Table Storage for keys).
+//   - `id` identifies the assistant. It has 1 to 255 characters, with no slash, backslash, `#`, `?` or control
+//     characters (Azure Table Storage's rule for keys).
 //   - `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
-//     `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
+//     `AzureWebJobsStorage`. A name that the server does not offer fails with `FAILED_PRECONDITION` and the reason
 //     `CONNECTION_NOT_CONFIGURED`.
-//   - `collection_name` names the table that holds the conversation: 3 to 63 letters and digits, the first one a letter
-//     (the rule of Azure Table Storage for table names). The default is `ChatState`. Letter case does not distinguish
-//     collections.
+//   - `collection_name` is the name of the table that holds the conversation. It has 3 to 63 letters and digits and
+//     begins with a letter (Azure Table Storage's rule for table names). The default is `ChatState`. Collections whose
+//     names differ only in letter case are the same collection.
 //
 // Every error carries a `google.rpc.ErrorInfo` with the domain "palaver.v1" and a `reason` from `ErrorReason`, which
-// says for each reason what happened and what to do. Invalid fields are `INVALID_ARGUMENT` with the reason
-// `INVALID_FIELD` and a `google.rpc.BadRequest` that names all of them at once. What is worth trying again carries a
-// `google.rpc.RetryInfo`. A request may have 2 MiB at most.
+// documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
+// `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
+// carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
 type AssistantServiceServer interface {
-	// Creates an assistant, whose conversation then consists of its instructions alone.
+	// Creates an assistant. Its conversation then consists of its instructions alone.
 	//
-	// Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS` as `if_exists` says.
+	// Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS`, depending on `if_exists`.
 	CreateAssistant(context.Context, *CreateAssistantRequest) (*CreateAssistantResponse, error)
-	// Returns the present state of an assistant.
+	// Returns the current state of an assistant.
 	//
 	// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
 	GetAssistant(context.Context, *GetAssistantRequest) (*GetAssistantResponse, error)
-	// Returns the messages of an assistant, a page at a time.
+	// Returns the messages of an assistant, one page at a time.
 	//
 	// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
 	ListMessages(context.Context, *ListMessagesRequest) (*ListMessagesResponse, error)
@@ -216,28 +216,28 @@ type AssistantServiceServer interface {
 	//
 	// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
 	DeleteAssistant(context.Context, *DeleteAssistantRequest) (*DeleteAssistantResponse, error)
-	// Posts a user message and streams the reply: a turn.
+	// Posts a user message and streams the reply. This is called a turn.
 	//
-	// The stream begins with `started` and, when all went well, ends with `completed` and the status OK. `completed` is
-	// sent only after the turn is stored: the user message, the reply and what lies between them are stored together or
-	// not at all. An error ends the stream as a status; then nothing of the turn is stored.
+	// The stream begins with `started`. If the turn succeeds, the stream ends with `completed` and the status OK.
+	// `completed` is sent only after the turn is stored: the user message, the reply and everything between them are
+	// stored together or not at all. An error ends the stream with its status, and nothing of the turn is stored.
 	//
-	// One turn runs at a time for each assistant. Others wait for it in order, until their deadline or until too many
-	// wait; then they fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
+	// Each assistant runs one turn at a time. Other turns wait for it in order, until their deadline passes or too many
+	// turns are waiting. They then fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
 	//
-	// When the caller cancels, disconnects or reaches its deadline, `on_disconnect` says what becomes of the turn.
+	// When the caller cancels, disconnects or reaches its deadline, `on_disconnect` decides what happens to the turn.
 	PostUserQuery(*PostUserQueryRequest, grpc.ServerStreamingServer[PostUserQueryResponse]) error
-	// Posts a user message and returns the whole reply at once: what `PostUserQuery` sends as `completed`. Everything
-	// else is as there.
+	// Posts a user message and returns the whole reply at once, as the `completed` event of `PostUserQuery`. Everything
+	// else works as it does there.
 	PostUserQueryUnary(context.Context, *PostUserQueryRequest) (*PostUserQueryUnaryResponse, error)
-	// Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
+	// Cancels a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
 	// model call is closed and nothing of the turn is stored.
 	//
-	// A turn of another server is not stored from the moment of this call's success; its model call is closed and its
-	// callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+	// If the turn runs on another server, it can't be stored once this call has succeeded. That server closes the model
+	// call and notifies the turn's callers a little later, after at most a third of its `PALAVER_LEASE_DURATION`.
 	//
-	// Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
-	// waits for its assistant on another server.
+	// Errors: `NOT_FOUND` with `TURN_NOT_FOUND` if no such turn is running, because it is stored or being stored, has
+	// failed, or is waiting for its assistant on another server.
 	CancelTurn(context.Context, *CancelTurnRequest) (*CancelTurnResponse, error)
 	mustEmbedUnimplementedAssistantServiceServer()
 }

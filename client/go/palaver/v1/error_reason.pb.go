@@ -21,20 +21,20 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// The reason of an error: the name of the value without its prefix is the `reason` of the `google.rpc.ErrorInfo` that
-// comes with the status, for instance "ASSISTANT_NOT_FOUND". A client must expect reasons that it does not know and go
-// by the status then.
+// The reason of an error. The name of the value without its prefix, for instance "ASSISTANT_NOT_FOUND", is the
+// `reason` of the `google.rpc.ErrorInfo` that comes with the status. A client must expect reasons that it does not
+// know, and fall back to the status.
 type ErrorReason int32
 
 const (
-	// Never sent.
+	// This value is never sent.
 	ErrorReason_ERROR_REASON_UNSPECIFIED ErrorReason = 0
-	// `INVALID_ARGUMENT`: fields of the request are invalid. `google.rpc.BadRequest` names all of them, and says for each
-	// what is allowed.
+	// `INVALID_ARGUMENT`: fields of the request are invalid. A `google.rpc.BadRequest` lists all of them, and says for
+	// each what is allowed.
 	ErrorReason_ERROR_REASON_INVALID_FIELD ErrorReason = 1
-	// `INVALID_ARGUMENT`: the `request_id` belongs to a turn with another request. Choose a new one.
+	// `INVALID_ARGUMENT`: the `request_id` belongs to a turn with a different request. Choose a new one.
 	ErrorReason_ERROR_REASON_REQUEST_ID_REUSED ErrorReason = 2
-	// `INVALID_ARGUMENT`: the endpoint refused the model call; the message tells the endpoint's words.
+	// `INVALID_ARGUMENT`: the endpoint refused the model call. The message quotes the endpoint.
 	ErrorReason_ERROR_REASON_MODEL_REJECTED_REQUEST ErrorReason = 3
 	// `INVALID_ARGUMENT`: the endpoint does not know `chat_model`.
 	ErrorReason_ERROR_REASON_MODEL_NOT_FOUND ErrorReason = 4
@@ -44,18 +44,18 @@ const (
 	ErrorReason_ERROR_REASON_ASSISTANT_NOT_FOUND ErrorReason = 6
 	// `NOT_FOUND`: no turn with this `request_id` is running.
 	ErrorReason_ERROR_REASON_TURN_NOT_FOUND ErrorReason = 7
-	// `ALREADY_EXISTS`: there is an assistant with this `id` in this collection.
+	// `ALREADY_EXISTS`: there is already an assistant with this `id` in this collection.
 	ErrorReason_ERROR_REASON_ASSISTANT_EXISTS ErrorReason = 8
-	// `ABORTED`: other turns of the assistant are running, and the wait for them was too long or the queue too full. No
-	// model was called. Try again after the `RetryInfo`.
+	// `ABORTED`: other turns of the assistant are running, and either the wait for them was too long or the queue is
+	// full. No model was called. Try again after the `RetryInfo`.
 	ErrorReason_ERROR_REASON_ASSISTANT_BUSY ErrorReason = 9
-	// `ABORTED`: somebody else wrote to the conversation during the turn, of which nothing is stored. Try again.
+	// `ABORTED`: another writer changed the conversation during the turn. Nothing of the turn is stored. Try again.
 	ErrorReason_ERROR_REASON_CONCURRENT_WRITE ErrorReason = 10
 	// `FAILED_PRECONDITION`: the server has no such connection. An operator must add it to the server's settings.
 	ErrorReason_ERROR_REASON_CONNECTION_NOT_CONFIGURED ErrorReason = 11
 	// `FAILED_PRECONDITION`: the conversation is too long for the model. Set a smaller `history.max_messages`.
 	ErrorReason_ERROR_REASON_CONTEXT_LENGTH_EXCEEDED ErrorReason = 12
-	// `FAILED_PRECONDITION`: the conversation holds as many messages as it can, 65,535. Begin a new one.
+	// `FAILED_PRECONDITION`: the conversation holds the maximum of 65,535 messages. Start a new one.
 	ErrorReason_ERROR_REASON_CONVERSATION_FULL ErrorReason = 13
 	// `FAILED_PRECONDITION`: the account of the AI connection has used up its quota.
 	ErrorReason_ERROR_REASON_MODEL_QUOTA_EXHAUSTED ErrorReason = 14
@@ -69,26 +69,31 @@ const (
 	ErrorReason_ERROR_REASON_TOO_MANY_TURNS ErrorReason = 18
 	// `RESOURCE_EXHAUSTED`: the store has no space left.
 	ErrorReason_ERROR_REASON_STORE_FULL ErrorReason = 19
-	// `RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once: 450,000 UTF-16 code units a message, 99
-	// messages and 3.5 MiB in all, where a character outside ASCII counts as its JSON escape.
+	// `RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once. The limits are 450,000 UTF-16 code units in
+	// a message, 98 messages in a turn, and 3.5 MiB in total, where a character outside ASCII counts as its JSON
+	// escape.
 	ErrorReason_ERROR_REASON_TURN_TOO_LARGE ErrorReason = 20
-	// `UNAVAILABLE`: the endpoint could not be reached or failed. Try again after the `RetryInfo`.
+	// `UNAVAILABLE`: the endpoint could not be reached, or it failed. Try again after the `RetryInfo`.
 	ErrorReason_ERROR_REASON_MODEL_UNAVAILABLE ErrorReason = 21
-	// `UNAVAILABLE`: the endpoint broke the reply off or sent what can't be understood. Try again after the `RetryInfo`.
+	// `UNAVAILABLE`: the endpoint broke the reply off, or sent data that can't be understood. Try again after the
+	// `RetryInfo`.
 	ErrorReason_ERROR_REASON_MODEL_STREAM_BROKEN ErrorReason = 22
-	// `UNAVAILABLE`: the store could not be reached, failed or limits the rate of calls. Try again after the `RetryInfo`.
+	// `UNAVAILABLE`: the store could not be reached, failed, or limits the rate of calls. Try again after the
+	// `RetryInfo`.
 	ErrorReason_ERROR_REASON_STORE_UNAVAILABLE ErrorReason = 23
-	// `UNAVAILABLE`: the server is shutting down. Try again: another replica, or the next start, will answer.
+	// `UNAVAILABLE`: the server is shutting down. Try again: another replica, or this one after its restart, will
+	// answer.
 	ErrorReason_ERROR_REASON_SHUTTING_DOWN ErrorReason = 24
 	// `DEADLINE_EXCEEDED`: the model took longer than the server's settings allow.
 	ErrorReason_ERROR_REASON_MODEL_TIMEOUT ErrorReason = 25
-	// `CANCELLED`: the turn was ended by `CancelTurn`.
+	// `CANCELLED`: `CancelTurn` cancelled the turn.
 	ErrorReason_ERROR_REASON_TURN_CANCELLED ErrorReason = 26
 	// `DATA_LOSS`: the stored conversation or its database is damaged. An operator must restore it.
 	ErrorReason_ERROR_REASON_STORE_CORRUPT ErrorReason = 27
-	// `INTERNAL`: an error in the server itself. The message has an incident id, under which the server's log tells more.
+	// `INTERNAL`: the server itself failed. The message has an incident id, under which the server's log has the
+	// details.
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 28
-	// `UNIMPLEMENTED`: this version of the server does not have what the request asks for; the message names it.
+	// `UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it.
 	ErrorReason_ERROR_REASON_UNIMPLEMENTED ErrorReason = 29
 )
 

@@ -61,7 +61,7 @@ func (*ListSkillsRequest) Descriptor() ([]byte, []int) {
 // The response of `ListSkills`.
 type ListSkillsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The skills. Their names must be unique among all hosts of a server.
+	// The skills of this host. Their names must be unique among all hosts of a server.
 	Skills        []*Skill `protobuf:"bytes,1,rep,name=skills,proto3" json:"skills,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -107,17 +107,17 @@ func (x *ListSkillsResponse) GetSkills() []*Skill {
 // The request of `InvokeSkill`.
 type InvokeSkillRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The identifier of the call, and the idempotency key: a call that is repeated, because its turn was not stored and is
-	// posted again, has the same `call_id`, and must not take effect a second time. A turn that is stored is replayed, and
-	// calls no skill again.
+	// The identifier of the call, which is its idempotency key. If a turn was not stored and is posted again, its calls
+	// are repeated with the same `call_id`, and must not take effect a second time. A stored turn is replayed without
+	// calling any skill.
 	CallId string `protobuf:"bytes,1,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
 	// The name of the skill.
 	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	// The arguments, as the JSON text of an object that the skill's schema allows.
+	// The arguments, as the JSON text of an object that is valid against the skill's schema.
 	ArgumentsJson string `protobuf:"bytes,3,opt,name=arguments_json,json=argumentsJson,proto3" json:"arguments_json,omitempty"`
-	// The identifier of the assistant whose model asks, to authorise by.
+	// The identifier of the assistant whose model called the skill. Use it for authorization.
 	AssistantId string `protobuf:"bytes,4,opt,name=assistant_id,json=assistantId,proto3" json:"assistant_id,omitempty"`
-	// The identifier of the turn in which the model asks.
+	// The identifier of the turn in which the model called the skill.
 	RequestId     string `protobuf:"bytes,5,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -262,12 +262,12 @@ type isInvokeSkillResponse_Outcome interface {
 }
 
 type InvokeSkillResponse_Content struct {
-	// The result, as text. JSON is a good choice where the result has a structure.
+	// The result, as text. JSON is a good choice for structured results.
 	Content string `protobuf:"bytes,1,opt,name=content,proto3,oneof"`
 }
 
 type InvokeSkillResponse_Error struct {
-	// What went wrong, in words that help the model to go on.
+	// The reason why there is no result, in words that help the model to continue.
 	Error string `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
 }
 

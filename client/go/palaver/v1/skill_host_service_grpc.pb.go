@@ -30,10 +30,10 @@ const (
 // SkillHostService is implemented by the authors of skills, in any language. The server calls the hosts that its
 // settings name, and offers their skills to the model.
 type SkillHostServiceClient interface {
-	// Returns the skills of this host. The server calls it when it starts and now and then afterwards.
+	// Returns the skills of this host. The server calls it at startup and periodically after that.
 	ListSkills(ctx context.Context, in *ListSkillsRequest, opts ...grpc.CallOption) (*ListSkillsResponse, error)
-	// Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-	// should read belongs into `error` of the response.
+	// Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+	// for the model belongs in the `error` of the response.
 	InvokeSkill(ctx context.Context, in *InvokeSkillRequest, opts ...grpc.CallOption) (*InvokeSkillResponse, error)
 }
 
@@ -72,10 +72,10 @@ func (c *skillHostServiceClient) InvokeSkill(ctx context.Context, in *InvokeSkil
 // SkillHostService is implemented by the authors of skills, in any language. The server calls the hosts that its
 // settings name, and offers their skills to the model.
 type SkillHostServiceServer interface {
-	// Returns the skills of this host. The server calls it when it starts and now and then afterwards.
+	// Returns the skills of this host. The server calls it at startup and periodically after that.
 	ListSkills(context.Context, *ListSkillsRequest) (*ListSkillsResponse, error)
-	// Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-	// should read belongs into `error` of the response.
+	// Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+	// for the model belongs in the `error` of the response.
 	InvokeSkill(context.Context, *InvokeSkillRequest) (*InvokeSkillResponse, error)
 	mustEmbedUnimplementedSkillHostServiceServer()
 }

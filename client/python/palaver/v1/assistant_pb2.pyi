@@ -27,29 +27,29 @@ class _Role:
 class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
-    """The role is not known, because the message was stored by a newer version."""
+    """The role is unknown, because a newer version stored the message."""
     ROLE_SYSTEM: _Role.ValueType  # 1
-    """The instructions of the assistant."""
+    """The message holds the instructions of the assistant."""
     ROLE_USER: _Role.ValueType  # 2
-    """The user."""
+    """The user wrote the message."""
     ROLE_ASSISTANT: _Role.ValueType  # 3
-    """The model."""
+    """The model wrote the message."""
     ROLE_TOOL: _Role.ValueType  # 4
-    """A skill, answering a call of the model."""
+    """A skill wrote the message, to answer a call of the model."""
 
 class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """The writer of a message."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
-"""The role is not known, because the message was stored by a newer version."""
+"""The role is unknown, because a newer version stored the message."""
 ROLE_SYSTEM: Role.ValueType  # 1
-"""The instructions of the assistant."""
+"""The message holds the instructions of the assistant."""
 ROLE_USER: Role.ValueType  # 2
-"""The user."""
+"""The user wrote the message."""
 ROLE_ASSISTANT: Role.ValueType  # 3
-"""The model."""
+"""The model wrote the message."""
 ROLE_TOOL: Role.ValueType  # 4
-"""A skill, answering a call of the model."""
+"""A skill wrote the message, to answer a call of the model."""
 Global___Role: _TypeAlias = Role  # noqa: Y015
 
 @_typing.final
@@ -68,16 +68,18 @@ class Assistant(_message.Message):
     total_messages: _builtins.int
     """The number of stored messages, the instructions included. It is also the `index` of the newest message."""
     total_tokens: _builtins.int
-    """The `total_tokens` of the latest model call: how much of the model's context the conversation filled then.
-    It is not a sum over the calls. It is 0 until the first turn is stored.
+    """The `total_tokens` of the latest model call, which is how much of the model's context the conversation filled at
+    that time. It is not a sum over all calls. It is 0 until the first turn is stored.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the assistant was created or last reset, in UTC."""
+        """The time, in UTC, at which the assistant was created or last reset."""
 
     @_builtins.property
     def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When its newest message was stored, in UTC. It equals `create_time` as long as there is no message."""
+        """The time, in UTC, at which its newest message was stored. It equals `create_time` until the first message is
+        stored.
+        """
 
     def __init__(
         self,
@@ -112,21 +114,21 @@ class Message(_message.Message):
     index: _builtins.int
     """The position in the conversation. The first message has index 1, and there are no gaps."""
     role: Global___Role.ValueType
-    """Who wrote the message."""
+    """The writer of the message."""
     content: _builtins.str
-    """The text. It may be empty when an assistant message consists of skill calls alone. For a tool message it is the
+    """The text. It may be empty when an assistant message consists of skill calls alone. In a tool message it is the
     result of the skill, or the text that told the model what went wrong.
     """
     skill_call_id: _builtins.str
     """The `id` of the skill call that this message answers. Only tool messages have one."""
     request_id: _builtins.str
     """The `request_id` of the turn that stored the message. It is empty for the instructions, and for messages that
-    another program wrote into the same table.
+    another program wrote to the same table.
     """
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
-        """When the message was stored, in UTC. It grows strictly from message to message of an assistant, to the
-        microsecond, so a caller that polls with `after_time` misses nothing.
+        """The time, in UTC, at which the message was stored. It increases strictly from message to message of an assistant,
+        to the microsecond, so a caller that polls with `after_time` misses nothing.
         """
 
     @_builtins.property
@@ -162,8 +164,8 @@ class SkillCall(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """The identifier of the call. The server makes it of the assistant, the turn, the name and the arguments, so a turn that
-    is run anew after a crash has the same one for the same call. It is unique within a conversation.
+    """The identifier of the call. The server derives it from the assistant, the turn, the name and the arguments, so a
+    turn that runs again after a crash gives the same call the same identifier. It is unique within a conversation.
     """
     name: _builtins.str
     """The name of the skill."""
@@ -186,7 +188,7 @@ Global___SkillCall: _TypeAlias = SkillCall  # noqa: Y015
 
 @_typing.final
 class SkillResult(_message.Message):
-    """What a skill call led to."""
+    """The outcome of a skill call."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -196,9 +198,9 @@ class SkillResult(_message.Message):
     id: _builtins.str
     """The `id` of the `SkillCall` that this answers."""
     content: _builtins.str
-    """The result, as text. JSON is a good choice where the result has a structure."""
+    """The result, as text. JSON is a good choice for structured results."""
     error: _builtins.str
-    """What went wrong, in words that help the model to go on."""
+    """The reason why there is no result, in words that help the model to continue."""
     def __init__(
         self,
         *,
@@ -218,7 +220,9 @@ Global___SkillResult: _TypeAlias = SkillResult  # noqa: Y015
 
 @_typing.final
 class Skill(_message.Message):
-    """The description of a skill, from which a model decides when and how to call it."""
+    """The description of a skill, from which a model decides when and how to call it. A skill is what OpenAI calls a tool
+    or a function.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -226,11 +230,13 @@ class Skill(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     PARAMETERS_JSON_SCHEMA_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name, by which the model calls the skill: 1 to 64 letters, digits, `_` and `-`."""
+    """The name by which the model calls the skill: 1 to 64 letters, digits, `_` and `-`."""
     description: _builtins.str
-    """What the skill does and when to use it, for the model to read."""
+    """A description for the model: what the skill does and when to use it."""
     parameters_json_schema: _builtins.str
-    """The JSON Schema of the arguments, as JSON text. It must describe an object. Empty: the skill has no arguments."""
+    """The JSON Schema of the arguments, as JSON text. It must describe an object. If empty, the skill takes no
+    arguments.
+    """
     def __init__(
         self,
         *,

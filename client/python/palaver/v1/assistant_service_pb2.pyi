@@ -28,25 +28,25 @@ class _IfExists:
 class _IfExistsEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_IfExists.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     IF_EXISTS_UNSPECIFIED: _IfExists.ValueType  # 0
-    """The same as `IF_EXISTS_FAIL`."""
+    """This is the same as `IF_EXISTS_FAIL`."""
     IF_EXISTS_FAIL: _IfExists.ValueType  # 1
-    """Fail with `ALREADY_EXISTS` and change nothing."""
+    """Fails with `ALREADY_EXISTS` and changes nothing."""
     IF_EXISTS_KEEP: _IfExists.ValueType  # 2
-    """Return the assistant as it is. The `instructions` of the request are not used."""
+    """Returns the assistant unchanged. The `instructions` of the request are ignored."""
     IF_EXISTS_RESET: _IfExists.ValueType  # 3
-    """Delete the conversation and start over with the `instructions` of the request."""
+    """Deletes the conversation and starts over with the `instructions` of the request."""
 
 class IfExists(_IfExists, metaclass=_IfExistsEnumTypeWrapper):
-    """What `CreateAssistant` does with an assistant that exists already."""
+    """IfExists determines what `CreateAssistant` does with an assistant that already exists."""
 
 IF_EXISTS_UNSPECIFIED: IfExists.ValueType  # 0
-"""The same as `IF_EXISTS_FAIL`."""
+"""This is the same as `IF_EXISTS_FAIL`."""
 IF_EXISTS_FAIL: IfExists.ValueType  # 1
-"""Fail with `ALREADY_EXISTS` and change nothing."""
+"""Fails with `ALREADY_EXISTS` and changes nothing."""
 IF_EXISTS_KEEP: IfExists.ValueType  # 2
-"""Return the assistant as it is. The `instructions` of the request are not used."""
+"""Returns the assistant unchanged. The `instructions` of the request are ignored."""
 IF_EXISTS_RESET: IfExists.ValueType  # 3
-"""Delete the conversation and start over with the `instructions` of the request."""
+"""Deletes the conversation and starts over with the `instructions` of the request."""
 Global___IfExists: _TypeAlias = IfExists  # noqa: Y015
 
 class _Order:
@@ -56,21 +56,21 @@ class _Order:
 class _OrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Order.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ORDER_UNSPECIFIED: _Order.ValueType  # 0
-    """The same as `ORDER_OLDEST_FIRST`."""
+    """This is the same as `ORDER_OLDEST_FIRST`."""
     ORDER_OLDEST_FIRST: _Order.ValueType  # 1
-    """By ascending `index`."""
+    """Messages are ordered by ascending `index`."""
     ORDER_NEWEST_FIRST: _Order.ValueType  # 2
-    """By descending `index`."""
+    """Messages are ordered by descending `index`."""
 
 class Order(_Order, metaclass=_OrderEnumTypeWrapper):
     """The order of listed messages."""
 
 ORDER_UNSPECIFIED: Order.ValueType  # 0
-"""The same as `ORDER_OLDEST_FIRST`."""
+"""This is the same as `ORDER_OLDEST_FIRST`."""
 ORDER_OLDEST_FIRST: Order.ValueType  # 1
-"""By ascending `index`."""
+"""Messages are ordered by ascending `index`."""
 ORDER_NEWEST_FIRST: Order.ValueType  # 2
-"""By descending `index`."""
+"""Messages are ordered by descending `index`."""
 Global___Order: _TypeAlias = Order  # noqa: Y015
 
 class _OnDisconnect:
@@ -80,21 +80,21 @@ class _OnDisconnect:
 class _OnDisconnectEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnDisconnect.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ON_DISCONNECT_UNSPECIFIED: _OnDisconnect.ValueType  # 0
-    """The same as `ON_DISCONNECT_CANCEL`."""
+    """This is the same as `ON_DISCONNECT_CANCEL`."""
     ON_DISCONNECT_CANCEL: _OnDisconnect.ValueType  # 1
-    """The model call is closed at once, and nothing is stored."""
+    """The model call is closed immediately, and nothing is stored."""
     ON_DISCONNECT_CONTINUE: _OnDisconnect.ValueType  # 2
-    """The turn runs on and is stored."""
+    """The turn continues and is stored."""
 
 class OnDisconnect(_OnDisconnect, metaclass=_OnDisconnectEnumTypeWrapper):
-    """What becomes of a turn when its last caller cancels, disconnects or reaches its deadline."""
+    """OnDisconnect determines what happens to a turn when its last caller cancels, disconnects or reaches its deadline."""
 
 ON_DISCONNECT_UNSPECIFIED: OnDisconnect.ValueType  # 0
-"""The same as `ON_DISCONNECT_CANCEL`."""
+"""This is the same as `ON_DISCONNECT_CANCEL`."""
 ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 1
-"""The model call is closed at once, and nothing is stored."""
+"""The model call is closed immediately, and nothing is stored."""
 ON_DISCONNECT_CONTINUE: OnDisconnect.ValueType  # 2
-"""The turn runs on and is stored."""
+"""The turn continues and is stored."""
 Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
 
 class _FinishReason:
@@ -104,33 +104,37 @@ class _FinishReason:
 class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FINISH_REASON_UNSPECIFIED: _FinishReason.ValueType  # 0
-    """The reason is not known."""
+    """The reason is unknown."""
     FINISH_REASON_STOP: _FinishReason.ValueType  # 1
     """The reply is complete."""
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 2
-    """The token limit was reached: the reply is cut off."""
+    """The reply is cut off, because it reached the token limit."""
     FINISH_REASON_CONTENT_FILTER: _FinishReason.ValueType  # 3
     """The endpoint's content filter cut the reply off."""
     FINISH_REASON_SKILL_LIMIT: _FinishReason.ValueType  # 4
-    """The model kept asking for skills until the server's limit of rounds."""
+    """The model kept calling skills until the turn reached the server's limit of rounds or had no room for more
+    messages.
+    """
     FINISH_REASON_SKILL_CALLS: _FinishReason.ValueType  # 5
-    """The model asked for caller skills: the conversation waits for their results."""
+    """The model called caller skills, and the conversation waits for their results."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
-    """Why the model stopped writing."""
+    """The reason why the model stopped writing."""
 
 FINISH_REASON_UNSPECIFIED: FinishReason.ValueType  # 0
-"""The reason is not known."""
+"""The reason is unknown."""
 FINISH_REASON_STOP: FinishReason.ValueType  # 1
 """The reply is complete."""
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 2
-"""The token limit was reached: the reply is cut off."""
+"""The reply is cut off, because it reached the token limit."""
 FINISH_REASON_CONTENT_FILTER: FinishReason.ValueType  # 3
 """The endpoint's content filter cut the reply off."""
 FINISH_REASON_SKILL_LIMIT: FinishReason.ValueType  # 4
-"""The model kept asking for skills until the server's limit of rounds."""
+"""The model kept calling skills until the turn reached the server's limit of rounds or had no room for more
+messages.
+"""
 FINISH_REASON_SKILL_CALLS: FinishReason.ValueType  # 5
-"""The model asked for caller skills: the conversation waits for their results."""
+"""The model called caller skills, and the conversation waits for their results."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -147,15 +151,15 @@ class CreateAssistantRequest(_message.Message):
     id: _builtins.str
     """The identifier of the new assistant."""
     instructions: _builtins.str
-    """What the model is told before every conversation, as a system message. Unset: "You are a helpful assistant." Blank:
-    no system message. At most 450,000 UTF-16 code units.
+    """The instructions that the model gets before every conversation, as a system message. If unset, they are "You are
+    a helpful assistant." If blank, there is no system message. They may have at most 450,000 UTF-16 code units.
     """
     chat_storage_connection_setting: _builtins.str
     """The name of the storage connection. The default is `AzureWebJobsStorage`."""
     collection_name: _builtins.str
-    """The collection that will hold the conversation. It is created when it does not exist. The default is `ChatState`."""
+    """The collection that will hold the conversation. It is created if it does not exist. The default is `ChatState`."""
     if_exists: Global___IfExists.ValueType
-    """What to do when the assistant exists already."""
+    """Determines what happens if the assistant already exists."""
     def __init__(
         self,
         *,
@@ -184,10 +188,10 @@ class CreateAssistantResponse(_message.Message):
     ASSISTANT_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
     created: _builtins.bool
-    """True where the conversation is new. False where `IF_EXISTS_KEEP` found an assistant and left it as it was."""
+    """True if the conversation is new. False if `IF_EXISTS_KEEP` found an assistant and left it unchanged."""
     @_builtins.property
     def assistant(self) -> _assistant_pb2.Assistant:
-        """The assistant as it is now."""
+        """The assistant in its current state."""
 
     def __init__(
         self,
@@ -242,7 +246,7 @@ class GetAssistantResponse(_message.Message):
     ASSISTANT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def assistant(self) -> _assistant_pb2.Assistant:
-        """The assistant."""
+        """The assistant in its current state."""
 
     def __init__(
         self,
@@ -277,18 +281,18 @@ class ListMessagesRequest(_message.Message):
     collection_name: _builtins.str
     """The collection that holds the conversation. The default is `ChatState`."""
     order: Global___Order.ValueType
-    """The order of the messages, over all pages."""
+    """The order of the messages, across all pages."""
     page_size: _builtins.int
-    """The most messages to return in one page. The default is 100 and the limit 1,000. A page may hold fewer, so that it
-    stays below 3 MiB, and there may be more messages even so: go by `next_page_token`.
+    """The maximum number of messages in one page. The default is 100 and the limit is 1,000. A page may hold fewer, to
+    stay below 3 MiB, even if more messages follow: rely on `next_page_token` instead.
     """
     page_token: _builtins.str
-    """The `next_page_token` of the page before; empty for the first page. The other fields must be as they were there,
-    but for `page_size`.
+    """The `next_page_token` of the previous page, or empty for the first page. All other fields except `page_size` must
+    be the same as in the request for the previous page.
     """
     @_builtins.property
     def after_time(self) -> _timestamp_pb2.Timestamp:
-        """Only messages with a later `create_time` than this one are returned. Unset: all messages."""
+        """Only messages with a later `create_time` than this are returned. If unset, all messages are returned."""
 
     def __init__(
         self,
@@ -318,7 +322,7 @@ class ListMessagesResponse(_message.Message):
     MESSAGES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
-    """The token that gets the next page. It is empty on the last page."""
+    """The page token for the next page. It is empty on the last page."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_assistant_pb2.Message]:
         """The messages of this page."""
@@ -409,67 +413,72 @@ class PostUserQueryRequest(_message.Message):
     id: _builtins.str
     """The identifier of the assistant."""
     user_message: _builtins.str
-    """What the user says. It must not be empty, unless `skill_results` are given. At most 450,000 UTF-16 code units."""
+    """The text of the user message. It must not be empty unless `skill_results` is set. It may have at most 450,000
+    UTF-16 code units.
+    """
     chat_model: _builtins.str
-    """The model that answers; on Azure OpenAI, the name of its deployment. At most 256 characters. The default is the
-    server's, `gpt-3.5-turbo` unless its settings say otherwise.
+    """The model that answers. With Azure OpenAI, this is the name of its deployment. It may have at most 256
+    characters. The default is the server's, which is `gpt-3.5-turbo` unless its settings change it.
     """
     temperature: _builtins.float
-    """The sampling temperature, from 0 (most focused) to 2 (most random). The default is the server's, 0.5 unless its
-    settings say otherwise; when only `top_p` is given, no temperature is sent. It is not sent for a reasoning model.
+    """The sampling temperature, from 0 (most focused) to 2 (most random). The default is the server's, which is 0.5
+    unless its settings change it. If only `top_p` is set, no temperature is sent. It is never sent to a reasoning
+    model.
     """
     top_p: _builtins.float
-    """Nucleus sampling: the model considers only the most likely tokens whose probabilities add up to this mass. Greater
-    than 0 and at most 1. Unset: not sent. It is not sent for a reasoning model. Set `temperature` or `top_p`, better
-    not both.
+    """The nucleus sampling mass: the model considers only the most likely tokens whose probabilities add up to this
+    value. It must be greater than 0 and at most 1. If unset, it is not sent. It is never sent to a reasoning model.
+    Prefer to set either `temperature` or `top_p`, but not both.
     """
     max_tokens: _builtins.int
-    """The most tokens that the model may generate in one call, 1 at least. The default is the server's, 100 unless its
-    settings say otherwise; for a reasoning model, no limit is sent by default. The server's settings may set a cap:
-    a higher value is lowered to it, and `started` tells.
+    """The maximum number of tokens that the model may generate in one call, at least 1. The default is the server's,
+    which is 100 unless its settings change it. For a reasoning model, no limit is sent by default. The server's
+    settings may set a cap: a higher value is lowered to it, and `started` reports the value in effect.
     """
     is_reasoning_model: _builtins.bool
-    """True for a reasoning model. It gets its limit as `max_completion_tokens`, and neither `temperature` nor `top_p`.
-    The default is false.
+    """True for a reasoning model. Such a model gets its limit as `max_completion_tokens`, and neither `temperature` nor
+    `top_p`. The default is false.
     """
     ai_connection_name: _builtins.str
-    """The name of the AI connection in the server's settings. Empty, or a name that the server does not offer: the
-    server's OpenAI key, or else its Azure OpenAI endpoint. `started` tells which connection was used.
+    """The name of the AI connection in the server's settings. If it is empty, or a name that the server does not offer,
+    the server uses its OpenAI key or else its Azure OpenAI endpoint. `started` reports which connection is in use.
     """
     chat_storage_connection_setting: _builtins.str
     """The name of the storage connection. The default is `AzureWebJobsStorage`."""
     collection_name: _builtins.str
     """The collection that holds the conversation. The default is `ChatState`."""
     request_id: _builtins.str
-    """The caller's identifier of this turn: at most 128 visible ASCII characters. Empty: the server makes one and tells
-    it in `started`.
+    """The caller's identifier of this turn, which is its idempotency key: at most 128 visible ASCII characters. If
+    empty, the server generates one and reports it in `started`.
 
-    Posting again with the same `request_id` and the same request is always safe: a turn that is stored is replayed
-    from the store without a model call, and a turn that is running is joined, from its first event. The same
-    `request_id` with another request is `INVALID_ARGUMENT` with `REQUEST_ID_REUSED`; `on_disconnect` may differ.
+    Posting again with the same `request_id` and the same request is always safe: a stored turn is replayed from the
+    store without a model call, and a running turn is joined from its first event. The same `request_id` with a
+    different request fails with `INVALID_ARGUMENT` and `REQUEST_ID_REUSED`. Only `on_disconnect` may differ.
     """
     on_disconnect: Global___OnDisconnect.ValueType
-    """What becomes of the turn when its last caller is gone."""
+    """Determines what happens to the turn when its last caller is gone."""
     @_builtins.property
     def history(self) -> Global___History:
-        """How much of the conversation the model is sent."""
+        """Limits how much of the conversation the model gets."""
 
     @_builtins.property
     def caller_skills(self) -> _containers.RepeatedCompositeFieldContainer[_assistant_pb2.Skill]:
-        """Skills that the caller itself runs. When the model asks for one, the turn is stored as it stands and `completed`
-        has the finish reason `FINISH_REASON_SKILL_CALLS`; the caller runs the skills and posts `skill_results`. At
-        most 128, with schemas of 32,768 characters in all. The server passes the model's arguments on as long as they are a
-        JSON object; to check them against the schema is up to the caller.
+        """Skills that the caller runs itself. When the model calls one, the turn is stored as it stands, and `completed`
+        has the finish reason `FINISH_REASON_SKILL_CALLS`. The caller then runs the skills and posts `skill_results`.
+        There may be at most 128 skills, whose schemas may have 32,768 characters in total. The server passes the model's
+        arguments on if they are a JSON object. Checking them against the schema is up to the caller.
         """
 
     @_builtins.property
     def skill_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The names of the skills that the model may call, of those that the server's skill hosts offer. Empty: all."""
+        """The names of the skills that the model may call, out of those that the server's skill hosts offer. If empty, the
+        model may call all of them.
+        """
 
     @_builtins.property
     def skill_results(self) -> _containers.RepeatedCompositeFieldContainer[_assistant_pb2.SkillResult]:
-        """The results of the caller skills that the stored conversation waits for, with an empty `user_message` and the
-        `caller_skills` again.
+        """The results of the caller skills that the stored conversation waits for. `user_message` must be empty, and
+        `caller_skills` must be set again.
         """
 
     def __init__(
@@ -513,15 +522,15 @@ Global___PostUserQueryRequest: _TypeAlias = PostUserQueryRequest  # noqa: Y015
 
 @_typing.final
 class History(_message.Message):
-    """How much of the conversation the model is sent."""
+    """History limits how much of the conversation the model gets."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MAX_MESSAGES_FIELD_NUMBER: _builtins.int
     max_messages: _builtins.int
-    """The most stored messages to send besides the instructions and the new message, counted from the newest. Skill
-    calls and their results are never parted, so it may be a few less. 0: none. The default is the server's, 100 unless
-    its settings say otherwise. At most 65,535.
+    """The maximum number of stored messages to send, counted from the newest, in addition to the instructions and the
+    new message. Slightly fewer may be sent, because skill calls are never separated from their results. If 0, none
+    are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535.
     """
     def __init__(
         self,
@@ -554,7 +563,7 @@ class PostUserQueryResponse(_message.Message):
     """The position in the stream: 1, 2, 3 and so on, without gaps."""
     @_builtins.property
     def started(self) -> Global___TurnStarted:
-        """The turn was accepted. This is always the first event; it is sent before the model is called."""
+        """The turn was accepted. This is always the first event, and it is sent before the model is called."""
 
     @_builtins.property
     def text_delta(self) -> Global___TextDelta:
@@ -562,11 +571,11 @@ class PostUserQueryResponse(_message.Message):
 
     @_builtins.property
     def skill_call(self) -> _assistant_pb2.SkillCall:
-        """The model asked for a skill."""
+        """The model called a skill."""
 
     @_builtins.property
     def skill_result(self) -> _assistant_pb2.SkillResult:
-        """A skill answered."""
+        """A skill call has an outcome."""
 
     @_builtins.property
     def completed(self) -> Global___TurnCompleted:
@@ -594,7 +603,9 @@ Global___PostUserQueryResponse: _TypeAlias = PostUserQueryResponse  # noqa: Y015
 
 @_typing.final
 class TurnStarted(_message.Message):
-    """The beginning of a turn, with the parameters that are in effect after defaults and limits were applied."""
+    """The beginning of a turn, with the parameters that are in effect after defaults and limits were applied. A replay
+    reports the parameters that were in effect when the turn ran.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -606,19 +617,19 @@ class TurnStarted(_message.Message):
     MAX_TOKENS_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The identifier of the turn: the caller's, or the one that the server made."""
+    """The identifier of the turn, either the caller's or the one that the server generated."""
     chat_model: _builtins.str
-    """The model that is asked."""
+    """The model that is called."""
     ai_connection_name: _builtins.str
     """The AI connection in use: a configured name, or `OPENAI`, `AZURE_OPENAI` or `OFFLINE` for the fallbacks."""
     temperature: _builtins.float
-    """The temperature that is sent. Unset where none is sent."""
+    """The temperature that is sent. It is unset if none is sent."""
     top_p: _builtins.float
-    """The nucleus sampling mass that is sent. Unset where none is sent."""
+    """The nucleus sampling mass that is sent. It is unset if none is sent."""
     max_tokens: _builtins.int
-    """The token limit that is sent. Unset where none is sent."""
+    """The token limit that is sent. It is unset if none is sent."""
     replayed: _builtins.bool
-    """True when the turn was stored before and is replayed from the store, without a model call."""
+    """True if the turn was already stored and is replayed from the store, without a model call."""
     def __init__(
         self,
         *,
@@ -657,7 +668,9 @@ class TextDelta(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The text, to be appended to what came before. It is never empty. How a reply is cut into pieces has no meaning."""
+    """The text, to be appended to the text so far. It is never empty. Where a reply is split into pieces has no
+    meaning.
+    """
     def __init__(
         self,
         *,
@@ -683,22 +696,22 @@ class TurnCompleted(_message.Message):
     USAGE_FIELD_NUMBER: _builtins.int
     CHAT_MODEL_FIELD_NUMBER: _builtins.int
     finish_reason: Global___FinishReason.ValueType
-    """Why the model stopped writing."""
+    """The reason why the model stopped writing."""
     chat_model: _builtins.str
-    """The model that answered, as the endpoint reported it. It may be more exact than the one that was asked for."""
+    """The model that answered, as the endpoint reported it. It may be more specific than the model that was requested."""
     @_builtins.property
     def assistant(self) -> _assistant_pb2.Assistant:
-        """The assistant after this turn."""
+        """The assistant in its current state, which includes this turn."""
 
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[_assistant_pb2.Message]:
-        """The messages that this turn stored, by ascending `index`. The reply is the last one, unless the finish reason is
+        """The messages that this turn stored, by ascending `index`. The last one is the reply, unless the finish reason is
         `FINISH_REASON_SKILL_CALLS` or `FINISH_REASON_SKILL_LIMIT`: then results of skill calls may follow it.
         """
 
     @_builtins.property
     def usage(self) -> Global___Usage:
-        """What the turn used, added up over its model calls."""
+        """The usage of the turn, added up over its model calls."""
 
     def __init__(
         self,
@@ -719,7 +732,7 @@ Global___TurnCompleted: _TypeAlias = TurnCompleted  # noqa: Y015
 
 @_typing.final
 class Usage(_message.Message):
-    """What a turn used, as the endpoint reported it. A figure that the endpoint does not report is 0."""
+    """The usage of a turn, as the endpoint reported it. A figure that the endpoint does not report is 0."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -730,15 +743,15 @@ class Usage(_message.Message):
     REASONING_TOKENS_FIELD_NUMBER: _builtins.int
     MODEL_CALLS_FIELD_NUMBER: _builtins.int
     prompt_tokens: _builtins.int
-    """Tokens read by the model."""
+    """The number of tokens that the model read."""
     completion_tokens: _builtins.int
-    """Tokens written by the model, reasoning included."""
+    """The number of tokens that the model wrote, including its reasoning."""
     total_tokens: _builtins.int
-    """Tokens read and written."""
+    """The number of tokens that the model read and wrote."""
     cached_tokens: _builtins.int
-    """Those of `prompt_tokens` that the endpoint had cached."""
+    """How many of the `prompt_tokens` were cached by the endpoint."""
     reasoning_tokens: _builtins.int
-    """Those of `completion_tokens` that the model spent on reasoning."""
+    """How many of the `completion_tokens` the model spent on reasoning."""
     model_calls: _builtins.int
     """The number of model calls."""
     def __init__(
@@ -768,7 +781,7 @@ class PostUserQueryUnaryResponse(_message.Message):
     COMPLETED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def completed(self) -> Global___TurnCompleted:
-        """What the stream of `PostUserQuery` ends with."""
+        """The event with which the stream of `PostUserQuery` ends."""
 
     def __init__(
         self,

@@ -29,21 +29,21 @@ GRPC_VERSION: str
 class AssistantServiceStub:
     """AssistantService keeps conversations and calls the model.
 
-    Three fields mean the same in every request:
+    Three fields have the same meaning in every request:
 
-    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
-      of Azure Table Storage for keys).
+    * `id` identifies the assistant. It has 1 to 255 characters, with no slash, backslash, `#`, `?` or control
+      characters (Azure Table Storage's rule for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
-      `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
+      `AzureWebJobsStorage`. A name that the server does not offer fails with `FAILED_PRECONDITION` and the reason
       `CONNECTION_NOT_CONFIGURED`.
-    * `collection_name` names the table that holds the conversation: 3 to 63 letters and digits, the first one a letter
-      (the rule of Azure Table Storage for table names). The default is `ChatState`. Letter case does not distinguish
-      collections.
+    * `collection_name` is the name of the table that holds the conversation. It has 3 to 63 letters and digits and
+      begins with a letter (Azure Table Storage's rule for table names). The default is `ChatState`. Collections whose
+      names differ only in letter case are the same collection.
 
     Every error carries a `google.rpc.ErrorInfo` with the domain "palaver.v1" and a `reason` from `ErrorReason`, which
-    says for each reason what happened and what to do. Invalid fields are `INVALID_ARGUMENT` with the reason
-    `INVALID_FIELD` and a `google.rpc.BadRequest` that names all of them at once. What is worth trying again carries a
-    `google.rpc.RetryInfo`. A request may have 2 MiB at most.
+    documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
+    `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
+    carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
     """
 
     @_typing.overload
@@ -51,17 +51,17 @@ class AssistantServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AssistantServiceAsyncStub: ...
     CreateAssistant: _grpc.UnaryUnaryMultiCallable[_assistant_service_pb2.CreateAssistantRequest, _assistant_service_pb2.CreateAssistantResponse]
-    """Creates an assistant, whose conversation then consists of its instructions alone.
+    """Creates an assistant. Its conversation then consists of its instructions alone.
 
-    Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS` as `if_exists` says.
+    Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS`, depending on `if_exists`.
     """
     GetAssistant: _grpc.UnaryUnaryMultiCallable[_assistant_service_pb2.GetAssistantRequest, _assistant_service_pb2.GetAssistantResponse]
-    """Returns the present state of an assistant.
+    """Returns the current state of an assistant.
 
     Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
     """
     ListMessages: _grpc.UnaryUnaryMultiCallable[_assistant_service_pb2.ListMessagesRequest, _assistant_service_pb2.ListMessagesResponse]
-    """Returns the messages of an assistant, a page at a time.
+    """Returns the messages of an assistant, one page at a time.
 
     Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
     """
@@ -71,66 +71,66 @@ class AssistantServiceStub:
     Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
     """
     PostUserQuery: _grpc.UnaryStreamMultiCallable[_assistant_service_pb2.PostUserQueryRequest, _assistant_service_pb2.PostUserQueryResponse]
-    """Posts a user message and streams the reply: a turn.
+    """Posts a user message and streams the reply. This is called a turn.
 
-    The stream begins with `started` and, when all went well, ends with `completed` and the status OK. `completed` is
-    sent only after the turn is stored: the user message, the reply and what lies between them are stored together or
-    not at all. An error ends the stream as a status; then nothing of the turn is stored.
+    The stream begins with `started`. If the turn succeeds, the stream ends with `completed` and the status OK.
+    `completed` is sent only after the turn is stored: the user message, the reply and everything between them are
+    stored together or not at all. An error ends the stream with its status, and nothing of the turn is stored.
 
-    One turn runs at a time for each assistant. Others wait for it in order, until their deadline or until too many
-    wait; then they fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
+    Each assistant runs one turn at a time. Other turns wait for it in order, until their deadline passes or too many
+    turns are waiting. They then fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
 
-    When the caller cancels, disconnects or reaches its deadline, `on_disconnect` says what becomes of the turn.
+    When the caller cancels, disconnects or reaches its deadline, `on_disconnect` decides what happens to the turn.
     """
     PostUserQueryUnary: _grpc.UnaryUnaryMultiCallable[_assistant_service_pb2.PostUserQueryRequest, _assistant_service_pb2.PostUserQueryUnaryResponse]
-    """Posts a user message and returns the whole reply at once: what `PostUserQuery` sends as `completed`. Everything
-    else is as there.
+    """Posts a user message and returns the whole reply at once, as the `completed` event of `PostUserQuery`. Everything
+    else works as it does there.
     """
     CancelTurn: _grpc.UnaryUnaryMultiCallable[_assistant_service_pb2.CancelTurnRequest, _assistant_service_pb2.CancelTurnResponse]
-    """Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
+    """Cancels a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
     model call is closed and nothing of the turn is stored.
 
-    A turn of another server is not stored from the moment of this call's success; its model call is closed and its
-    callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+    If the turn runs on another server, it can't be stored once this call has succeeded. That server closes the model
+    call and notifies the turn's callers a little later, after at most a third of its `PALAVER_LEASE_DURATION`.
 
-    Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
-    waits for its assistant on another server.
+    Errors: `NOT_FOUND` with `TURN_NOT_FOUND` if no such turn is running, because it is stored or being stored, has
+    failed, or is waiting for its assistant on another server.
     """
 
 @_typing.type_check_only
 class AssistantServiceAsyncStub(AssistantServiceStub):
     """AssistantService keeps conversations and calls the model.
 
-    Three fields mean the same in every request:
+    Three fields have the same meaning in every request:
 
-    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
-      of Azure Table Storage for keys).
+    * `id` identifies the assistant. It has 1 to 255 characters, with no slash, backslash, `#`, `?` or control
+      characters (Azure Table Storage's rule for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
-      `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
+      `AzureWebJobsStorage`. A name that the server does not offer fails with `FAILED_PRECONDITION` and the reason
       `CONNECTION_NOT_CONFIGURED`.
-    * `collection_name` names the table that holds the conversation: 3 to 63 letters and digits, the first one a letter
-      (the rule of Azure Table Storage for table names). The default is `ChatState`. Letter case does not distinguish
-      collections.
+    * `collection_name` is the name of the table that holds the conversation. It has 3 to 63 letters and digits and
+      begins with a letter (Azure Table Storage's rule for table names). The default is `ChatState`. Collections whose
+      names differ only in letter case are the same collection.
 
     Every error carries a `google.rpc.ErrorInfo` with the domain "palaver.v1" and a `reason` from `ErrorReason`, which
-    says for each reason what happened and what to do. Invalid fields are `INVALID_ARGUMENT` with the reason
-    `INVALID_FIELD` and a `google.rpc.BadRequest` that names all of them at once. What is worth trying again carries a
-    `google.rpc.RetryInfo`. A request may have 2 MiB at most.
+    documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
+    `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
+    carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAssistant: _aio.UnaryUnaryMultiCallable[_assistant_service_pb2.CreateAssistantRequest, _assistant_service_pb2.CreateAssistantResponse]  # type: ignore[assignment]
-    """Creates an assistant, whose conversation then consists of its instructions alone.
+    """Creates an assistant. Its conversation then consists of its instructions alone.
 
-    Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS` as `if_exists` says.
+    Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS`, depending on `if_exists`.
     """
     GetAssistant: _aio.UnaryUnaryMultiCallable[_assistant_service_pb2.GetAssistantRequest, _assistant_service_pb2.GetAssistantResponse]  # type: ignore[assignment]
-    """Returns the present state of an assistant.
+    """Returns the current state of an assistant.
 
     Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
     """
     ListMessages: _aio.UnaryUnaryMultiCallable[_assistant_service_pb2.ListMessagesRequest, _assistant_service_pb2.ListMessagesResponse]  # type: ignore[assignment]
-    """Returns the messages of an assistant, a page at a time.
+    """Returns the messages of an assistant, one page at a time.
 
     Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
     """
@@ -140,50 +140,50 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
     Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
     """
     PostUserQuery: _aio.UnaryStreamMultiCallable[_assistant_service_pb2.PostUserQueryRequest, _assistant_service_pb2.PostUserQueryResponse]  # type: ignore[assignment]
-    """Posts a user message and streams the reply: a turn.
+    """Posts a user message and streams the reply. This is called a turn.
 
-    The stream begins with `started` and, when all went well, ends with `completed` and the status OK. `completed` is
-    sent only after the turn is stored: the user message, the reply and what lies between them are stored together or
-    not at all. An error ends the stream as a status; then nothing of the turn is stored.
+    The stream begins with `started`. If the turn succeeds, the stream ends with `completed` and the status OK.
+    `completed` is sent only after the turn is stored: the user message, the reply and everything between them are
+    stored together or not at all. An error ends the stream with its status, and nothing of the turn is stored.
 
-    One turn runs at a time for each assistant. Others wait for it in order, until their deadline or until too many
-    wait; then they fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
+    Each assistant runs one turn at a time. Other turns wait for it in order, until their deadline passes or too many
+    turns are waiting. They then fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
 
-    When the caller cancels, disconnects or reaches its deadline, `on_disconnect` says what becomes of the turn.
+    When the caller cancels, disconnects or reaches its deadline, `on_disconnect` decides what happens to the turn.
     """
     PostUserQueryUnary: _aio.UnaryUnaryMultiCallable[_assistant_service_pb2.PostUserQueryRequest, _assistant_service_pb2.PostUserQueryUnaryResponse]  # type: ignore[assignment]
-    """Posts a user message and returns the whole reply at once: what `PostUserQuery` sends as `completed`. Everything
-    else is as there.
+    """Posts a user message and returns the whole reply at once, as the `completed` event of `PostUserQuery`. Everything
+    else works as it does there.
     """
     CancelTurn: _aio.UnaryUnaryMultiCallable[_assistant_service_pb2.CancelTurnRequest, _assistant_service_pb2.CancelTurnResponse]  # type: ignore[assignment]
-    """Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
+    """Cancels a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
     model call is closed and nothing of the turn is stored.
 
-    A turn of another server is not stored from the moment of this call's success; its model call is closed and its
-    callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+    If the turn runs on another server, it can't be stored once this call has succeeded. That server closes the model
+    call and notifies the turn's callers a little later, after at most a third of its `PALAVER_LEASE_DURATION`.
 
-    Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
-    waits for its assistant on another server.
+    Errors: `NOT_FOUND` with `TURN_NOT_FOUND` if no such turn is running, because it is stored or being stored, has
+    failed, or is waiting for its assistant on another server.
     """
 
 class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
     """AssistantService keeps conversations and calls the model.
 
-    Three fields mean the same in every request:
+    Three fields have the same meaning in every request:
 
-    * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
-      of Azure Table Storage for keys).
+    * `id` identifies the assistant. It has 1 to 255 characters, with no slash, backslash, `#`, `?` or control
+      characters (Azure Table Storage's rule for keys).
     * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
-      `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
+      `AzureWebJobsStorage`. A name that the server does not offer fails with `FAILED_PRECONDITION` and the reason
       `CONNECTION_NOT_CONFIGURED`.
-    * `collection_name` names the table that holds the conversation: 3 to 63 letters and digits, the first one a letter
-      (the rule of Azure Table Storage for table names). The default is `ChatState`. Letter case does not distinguish
-      collections.
+    * `collection_name` is the name of the table that holds the conversation. It has 3 to 63 letters and digits and
+      begins with a letter (Azure Table Storage's rule for table names). The default is `ChatState`. Collections whose
+      names differ only in letter case are the same collection.
 
     Every error carries a `google.rpc.ErrorInfo` with the domain "palaver.v1" and a `reason` from `ErrorReason`, which
-    says for each reason what happened and what to do. Invalid fields are `INVALID_ARGUMENT` with the reason
-    `INVALID_FIELD` and a `google.rpc.BadRequest` that names all of them at once. What is worth trying again carries a
-    `google.rpc.RetryInfo`. A request may have 2 MiB at most.
+    documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
+    `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
+    carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
     """
 
     @_abc_1.abstractmethod
@@ -192,9 +192,9 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_service_pb2.CreateAssistantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assistant_service_pb2.CreateAssistantResponse, _abc.Awaitable[_assistant_service_pb2.CreateAssistantResponse]]:
-        """Creates an assistant, whose conversation then consists of its instructions alone.
+        """Creates an assistant. Its conversation then consists of its instructions alone.
 
-        Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS` as `if_exists` says.
+        Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS`, depending on `if_exists`.
         """
 
     @_abc_1.abstractmethod
@@ -203,7 +203,7 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_service_pb2.GetAssistantRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assistant_service_pb2.GetAssistantResponse, _abc.Awaitable[_assistant_service_pb2.GetAssistantResponse]]:
-        """Returns the present state of an assistant.
+        """Returns the current state of an assistant.
 
         Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
         """
@@ -214,7 +214,7 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_service_pb2.ListMessagesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assistant_service_pb2.ListMessagesResponse, _abc.Awaitable[_assistant_service_pb2.ListMessagesResponse]]:
-        """Returns the messages of an assistant, a page at a time.
+        """Returns the messages of an assistant, one page at a time.
 
         Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
         """
@@ -236,16 +236,16 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_service_pb2.PostUserQueryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_assistant_service_pb2.PostUserQueryResponse], _abc.AsyncIterator[_assistant_service_pb2.PostUserQueryResponse]]:
-        """Posts a user message and streams the reply: a turn.
+        """Posts a user message and streams the reply. This is called a turn.
 
-        The stream begins with `started` and, when all went well, ends with `completed` and the status OK. `completed` is
-        sent only after the turn is stored: the user message, the reply and what lies between them are stored together or
-        not at all. An error ends the stream as a status; then nothing of the turn is stored.
+        The stream begins with `started`. If the turn succeeds, the stream ends with `completed` and the status OK.
+        `completed` is sent only after the turn is stored: the user message, the reply and everything between them are
+        stored together or not at all. An error ends the stream with its status, and nothing of the turn is stored.
 
-        One turn runs at a time for each assistant. Others wait for it in order, until their deadline or until too many
-        wait; then they fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
+        Each assistant runs one turn at a time. Other turns wait for it in order, until their deadline passes or too many
+        turns are waiting. They then fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
 
-        When the caller cancels, disconnects or reaches its deadline, `on_disconnect` says what becomes of the turn.
+        When the caller cancels, disconnects or reaches its deadline, `on_disconnect` decides what happens to the turn.
         """
 
     @_abc_1.abstractmethod
@@ -254,8 +254,8 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_service_pb2.PostUserQueryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assistant_service_pb2.PostUserQueryUnaryResponse, _abc.Awaitable[_assistant_service_pb2.PostUserQueryUnaryResponse]]:
-        """Posts a user message and returns the whole reply at once: what `PostUserQuery` sends as `completed`. Everything
-        else is as there.
+        """Posts a user message and returns the whole reply at once, as the `completed` event of `PostUserQuery`. Everything
+        else works as it does there.
         """
 
     @_abc_1.abstractmethod
@@ -264,14 +264,14 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _assistant_service_pb2.CancelTurnRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_assistant_service_pb2.CancelTurnResponse, _abc.Awaitable[_assistant_service_pb2.CancelTurnResponse]]:
-        """Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
+        """Cancels a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
         model call is closed and nothing of the turn is stored.
 
-        A turn of another server is not stored from the moment of this call's success; its model call is closed and its
-        callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+        If the turn runs on another server, it can't be stored once this call has succeeded. That server closes the model
+        call and notifies the turn's callers a little later, after at most a third of its `PALAVER_LEASE_DURATION`.
 
-        Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
-        waits for its assistant on another server.
+        Errors: `NOT_FOUND` with `TURN_NOT_FOUND` if no such turn is running, because it is stored or being stored, has
+        failed, or is waiting for its assistant on another server.
         """
 
 def add_AssistantServiceServicer_to_server(servicer: AssistantServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

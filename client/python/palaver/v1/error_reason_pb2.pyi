@@ -23,15 +23,15 @@ class _ErrorReason:
 class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReason.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
-    """Never sent."""
+    """This value is never sent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """`INVALID_ARGUMENT`: fields of the request are invalid. `google.rpc.BadRequest` names all of them, and says for each
-    what is allowed.
+    """`INVALID_ARGUMENT`: fields of the request are invalid. A `google.rpc.BadRequest` lists all of them, and says for
+    each what is allowed.
     """
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 2
-    """`INVALID_ARGUMENT`: the `request_id` belongs to a turn with another request. Choose a new one."""
+    """`INVALID_ARGUMENT`: the `request_id` belongs to a turn with a different request. Choose a new one."""
     ERROR_REASON_MODEL_REJECTED_REQUEST: _ErrorReason.ValueType  # 3
-    """`INVALID_ARGUMENT`: the endpoint refused the model call; the message tells the endpoint's words."""
+    """`INVALID_ARGUMENT`: the endpoint refused the model call. The message quotes the endpoint."""
     ERROR_REASON_MODEL_NOT_FOUND: _ErrorReason.ValueType  # 4
     """`INVALID_ARGUMENT`: the endpoint does not know `chat_model`."""
     ERROR_REASON_MODEL_CONTENT_FILTERED: _ErrorReason.ValueType  # 5
@@ -41,19 +41,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TURN_NOT_FOUND: _ErrorReason.ValueType  # 7
     """`NOT_FOUND`: no turn with this `request_id` is running."""
     ERROR_REASON_ASSISTANT_EXISTS: _ErrorReason.ValueType  # 8
-    """`ALREADY_EXISTS`: there is an assistant with this `id` in this collection."""
+    """`ALREADY_EXISTS`: there is already an assistant with this `id` in this collection."""
     ERROR_REASON_ASSISTANT_BUSY: _ErrorReason.ValueType  # 9
-    """`ABORTED`: other turns of the assistant are running, and the wait for them was too long or the queue too full. No
-    model was called. Try again after the `RetryInfo`.
+    """`ABORTED`: other turns of the assistant are running, and either the wait for them was too long or the queue is
+    full. No model was called. Try again after the `RetryInfo`.
     """
     ERROR_REASON_CONCURRENT_WRITE: _ErrorReason.ValueType  # 10
-    """`ABORTED`: somebody else wrote to the conversation during the turn, of which nothing is stored. Try again."""
+    """`ABORTED`: another writer changed the conversation during the turn. Nothing of the turn is stored. Try again."""
     ERROR_REASON_CONNECTION_NOT_CONFIGURED: _ErrorReason.ValueType  # 11
     """`FAILED_PRECONDITION`: the server has no such connection. An operator must add it to the server's settings."""
     ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: _ErrorReason.ValueType  # 12
     """`FAILED_PRECONDITION`: the conversation is too long for the model. Set a smaller `history.max_messages`."""
     ERROR_REASON_CONVERSATION_FULL: _ErrorReason.ValueType  # 13
-    """`FAILED_PRECONDITION`: the conversation holds as many messages as it can, 65,535. Begin a new one."""
+    """`FAILED_PRECONDITION`: the conversation holds the maximum of 65,535 messages. Start a new one."""
     ERROR_REASON_MODEL_QUOTA_EXHAUSTED: _ErrorReason.ValueType  # 14
     """`FAILED_PRECONDITION`: the account of the AI connection has used up its quota."""
     ERROR_REASON_MODEL_CREDENTIALS_REJECTED: _ErrorReason.ValueType  # 15
@@ -67,44 +67,53 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_STORE_FULL: _ErrorReason.ValueType  # 19
     """`RESOURCE_EXHAUSTED`: the store has no space left."""
     ERROR_REASON_TURN_TOO_LARGE: _ErrorReason.ValueType  # 20
-    """`RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once: 450,000 UTF-16 code units a message, 99
-    messages and 3.5 MiB in all, where a character outside ASCII counts as its JSON escape.
+    """`RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once. The limits are 450,000 UTF-16 code units in
+    a message, 98 messages in a turn, and 3.5 MiB in total, where a character outside ASCII counts as its JSON
+    escape.
     """
     ERROR_REASON_MODEL_UNAVAILABLE: _ErrorReason.ValueType  # 21
-    """`UNAVAILABLE`: the endpoint could not be reached or failed. Try again after the `RetryInfo`."""
+    """`UNAVAILABLE`: the endpoint could not be reached, or it failed. Try again after the `RetryInfo`."""
     ERROR_REASON_MODEL_STREAM_BROKEN: _ErrorReason.ValueType  # 22
-    """`UNAVAILABLE`: the endpoint broke the reply off or sent what can't be understood. Try again after the `RetryInfo`."""
+    """`UNAVAILABLE`: the endpoint broke the reply off, or sent data that can't be understood. Try again after the
+    `RetryInfo`.
+    """
     ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 23
-    """`UNAVAILABLE`: the store could not be reached, failed or limits the rate of calls. Try again after the `RetryInfo`."""
+    """`UNAVAILABLE`: the store could not be reached, failed, or limits the rate of calls. Try again after the
+    `RetryInfo`.
+    """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 24
-    """`UNAVAILABLE`: the server is shutting down. Try again: another replica, or the next start, will answer."""
+    """`UNAVAILABLE`: the server is shutting down. Try again: another replica, or this one after its restart, will
+    answer.
+    """
     ERROR_REASON_MODEL_TIMEOUT: _ErrorReason.ValueType  # 25
     """`DEADLINE_EXCEEDED`: the model took longer than the server's settings allow."""
     ERROR_REASON_TURN_CANCELLED: _ErrorReason.ValueType  # 26
-    """`CANCELLED`: the turn was ended by `CancelTurn`."""
+    """`CANCELLED`: `CancelTurn` cancelled the turn."""
     ERROR_REASON_STORE_CORRUPT: _ErrorReason.ValueType  # 27
     """`DATA_LOSS`: the stored conversation or its database is damaged. An operator must restore it."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 28
-    """`INTERNAL`: an error in the server itself. The message has an incident id, under which the server's log tells more."""
+    """`INTERNAL`: the server itself failed. The message has an incident id, under which the server's log has the
+    details.
+    """
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 29
-    """`UNIMPLEMENTED`: this version of the server does not have what the request asks for; the message names it."""
+    """`UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
-    """The reason of an error: the name of the value without its prefix is the `reason` of the `google.rpc.ErrorInfo` that
-    comes with the status, for instance "ASSISTANT_NOT_FOUND". A client must expect reasons that it does not know and go
-    by the status then.
+    """The reason of an error. The name of the value without its prefix, for instance "ASSISTANT_NOT_FOUND", is the
+    `reason` of the `google.rpc.ErrorInfo` that comes with the status. A client must expect reasons that it does not
+    know, and fall back to the status.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
-"""Never sent."""
+"""This value is never sent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""`INVALID_ARGUMENT`: fields of the request are invalid. `google.rpc.BadRequest` names all of them, and says for each
-what is allowed.
+"""`INVALID_ARGUMENT`: fields of the request are invalid. A `google.rpc.BadRequest` lists all of them, and says for
+each what is allowed.
 """
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 2
-"""`INVALID_ARGUMENT`: the `request_id` belongs to a turn with another request. Choose a new one."""
+"""`INVALID_ARGUMENT`: the `request_id` belongs to a turn with a different request. Choose a new one."""
 ERROR_REASON_MODEL_REJECTED_REQUEST: ErrorReason.ValueType  # 3
-"""`INVALID_ARGUMENT`: the endpoint refused the model call; the message tells the endpoint's words."""
+"""`INVALID_ARGUMENT`: the endpoint refused the model call. The message quotes the endpoint."""
 ERROR_REASON_MODEL_NOT_FOUND: ErrorReason.ValueType  # 4
 """`INVALID_ARGUMENT`: the endpoint does not know `chat_model`."""
 ERROR_REASON_MODEL_CONTENT_FILTERED: ErrorReason.ValueType  # 5
@@ -114,19 +123,19 @@ ERROR_REASON_ASSISTANT_NOT_FOUND: ErrorReason.ValueType  # 6
 ERROR_REASON_TURN_NOT_FOUND: ErrorReason.ValueType  # 7
 """`NOT_FOUND`: no turn with this `request_id` is running."""
 ERROR_REASON_ASSISTANT_EXISTS: ErrorReason.ValueType  # 8
-"""`ALREADY_EXISTS`: there is an assistant with this `id` in this collection."""
+"""`ALREADY_EXISTS`: there is already an assistant with this `id` in this collection."""
 ERROR_REASON_ASSISTANT_BUSY: ErrorReason.ValueType  # 9
-"""`ABORTED`: other turns of the assistant are running, and the wait for them was too long or the queue too full. No
-model was called. Try again after the `RetryInfo`.
+"""`ABORTED`: other turns of the assistant are running, and either the wait for them was too long or the queue is
+full. No model was called. Try again after the `RetryInfo`.
 """
 ERROR_REASON_CONCURRENT_WRITE: ErrorReason.ValueType  # 10
-"""`ABORTED`: somebody else wrote to the conversation during the turn, of which nothing is stored. Try again."""
+"""`ABORTED`: another writer changed the conversation during the turn. Nothing of the turn is stored. Try again."""
 ERROR_REASON_CONNECTION_NOT_CONFIGURED: ErrorReason.ValueType  # 11
 """`FAILED_PRECONDITION`: the server has no such connection. An operator must add it to the server's settings."""
 ERROR_REASON_CONTEXT_LENGTH_EXCEEDED: ErrorReason.ValueType  # 12
 """`FAILED_PRECONDITION`: the conversation is too long for the model. Set a smaller `history.max_messages`."""
 ERROR_REASON_CONVERSATION_FULL: ErrorReason.ValueType  # 13
-"""`FAILED_PRECONDITION`: the conversation holds as many messages as it can, 65,535. Begin a new one."""
+"""`FAILED_PRECONDITION`: the conversation holds the maximum of 65,535 messages. Start a new one."""
 ERROR_REASON_MODEL_QUOTA_EXHAUSTED: ErrorReason.ValueType  # 14
 """`FAILED_PRECONDITION`: the account of the AI connection has used up its quota."""
 ERROR_REASON_MODEL_CREDENTIALS_REJECTED: ErrorReason.ValueType  # 15
@@ -140,25 +149,34 @@ ERROR_REASON_TOO_MANY_TURNS: ErrorReason.ValueType  # 18
 ERROR_REASON_STORE_FULL: ErrorReason.ValueType  # 19
 """`RESOURCE_EXHAUSTED`: the store has no space left."""
 ERROR_REASON_TURN_TOO_LARGE: ErrorReason.ValueType  # 20
-"""`RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once: 450,000 UTF-16 code units a message, 99
-messages and 3.5 MiB in all, where a character outside ASCII counts as its JSON escape.
+"""`RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once. The limits are 450,000 UTF-16 code units in
+a message, 98 messages in a turn, and 3.5 MiB in total, where a character outside ASCII counts as its JSON
+escape.
 """
 ERROR_REASON_MODEL_UNAVAILABLE: ErrorReason.ValueType  # 21
-"""`UNAVAILABLE`: the endpoint could not be reached or failed. Try again after the `RetryInfo`."""
+"""`UNAVAILABLE`: the endpoint could not be reached, or it failed. Try again after the `RetryInfo`."""
 ERROR_REASON_MODEL_STREAM_BROKEN: ErrorReason.ValueType  # 22
-"""`UNAVAILABLE`: the endpoint broke the reply off or sent what can't be understood. Try again after the `RetryInfo`."""
+"""`UNAVAILABLE`: the endpoint broke the reply off, or sent data that can't be understood. Try again after the
+`RetryInfo`.
+"""
 ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 23
-"""`UNAVAILABLE`: the store could not be reached, failed or limits the rate of calls. Try again after the `RetryInfo`."""
+"""`UNAVAILABLE`: the store could not be reached, failed, or limits the rate of calls. Try again after the
+`RetryInfo`.
+"""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 24
-"""`UNAVAILABLE`: the server is shutting down. Try again: another replica, or the next start, will answer."""
+"""`UNAVAILABLE`: the server is shutting down. Try again: another replica, or this one after its restart, will
+answer.
+"""
 ERROR_REASON_MODEL_TIMEOUT: ErrorReason.ValueType  # 25
 """`DEADLINE_EXCEEDED`: the model took longer than the server's settings allow."""
 ERROR_REASON_TURN_CANCELLED: ErrorReason.ValueType  # 26
-"""`CANCELLED`: the turn was ended by `CancelTurn`."""
+"""`CANCELLED`: `CancelTurn` cancelled the turn."""
 ERROR_REASON_STORE_CORRUPT: ErrorReason.ValueType  # 27
 """`DATA_LOSS`: the stored conversation or its database is damaged. An operator must restore it."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 28
-"""`INTERNAL`: an error in the server itself. The message has an incident id, under which the server's log tells more."""
+"""`INTERNAL`: the server itself failed. The message has an incident id, under which the server's log has the
+details.
+"""
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 29
-"""`UNIMPLEMENTED`: this version of the server does not have what the request asks for; the message names it."""
+"""`UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

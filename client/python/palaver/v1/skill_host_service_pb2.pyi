@@ -45,7 +45,7 @@ class ListSkillsResponse(_message.Message):
     SKILLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def skills(self) -> _containers.RepeatedCompositeFieldContainer[_assistant_pb2.Skill]:
-        """The skills. Their names must be unique among all hosts of a server."""
+        """The skills of this host. Their names must be unique among all hosts of a server."""
 
     def __init__(
         self,
@@ -72,18 +72,18 @@ class InvokeSkillRequest(_message.Message):
     ASSISTANT_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     call_id: _builtins.str
-    """The identifier of the call, and the idempotency key: a call that is repeated, because its turn was not stored and is
-    posted again, has the same `call_id`, and must not take effect a second time. A turn that is stored is replayed, and
-    calls no skill again.
+    """The identifier of the call, which is its idempotency key. If a turn was not stored and is posted again, its calls
+    are repeated with the same `call_id`, and must not take effect a second time. A stored turn is replayed without
+    calling any skill.
     """
     name: _builtins.str
     """The name of the skill."""
     arguments_json: _builtins.str
-    """The arguments, as the JSON text of an object that the skill's schema allows."""
+    """The arguments, as the JSON text of an object that is valid against the skill's schema."""
     assistant_id: _builtins.str
-    """The identifier of the assistant whose model asks, to authorise by."""
+    """The identifier of the assistant whose model called the skill. Use it for authorization."""
     request_id: _builtins.str
-    """The identifier of the turn in which the model asks."""
+    """The identifier of the turn in which the model called the skill."""
     def __init__(
         self,
         *,
@@ -110,9 +110,9 @@ class InvokeSkillResponse(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
     content: _builtins.str
-    """The result, as text. JSON is a good choice where the result has a structure."""
+    """The result, as text. JSON is a good choice for structured results."""
     error: _builtins.str
-    """What went wrong, in words that help the model to go on."""
+    """The reason why there is no result, in words that help the model to continue."""
     def __init__(
         self,
         *,

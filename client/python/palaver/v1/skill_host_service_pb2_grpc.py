@@ -54,15 +54,15 @@ class SkillHostServiceServicer(object):
     """
 
     def ListSkills(self, request, context):
-        """Returns the skills of this host. The server calls it when it starts and now and then afterwards.
+        """Returns the skills of this host. The server calls it at startup and periodically after that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def InvokeSkill(self, request, context):
-        """Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-        should read belongs into `error` of the response.
+        """Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+        for the model belongs in the `error` of the response.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,10 +36,10 @@ class SkillHostServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SkillHostServiceAsyncStub: ...
     ListSkills: _grpc.UnaryUnaryMultiCallable[_skill_host_service_pb2.ListSkillsRequest, _skill_host_service_pb2.ListSkillsResponse]
-    """Returns the skills of this host. The server calls it when it starts and now and then afterwards."""
+    """Returns the skills of this host. The server calls it at startup and periodically after that."""
     InvokeSkill: _grpc.UnaryUnaryMultiCallable[_skill_host_service_pb2.InvokeSkillRequest, _skill_host_service_pb2.InvokeSkillResponse]
-    """Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-    should read belongs into `error` of the response.
+    """Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+    for the model belongs in the `error` of the response.
     """
 
 @_typing.type_check_only
@@ -50,10 +50,10 @@ class SkillHostServiceAsyncStub(SkillHostServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListSkills: _aio.UnaryUnaryMultiCallable[_skill_host_service_pb2.ListSkillsRequest, _skill_host_service_pb2.ListSkillsResponse]  # type: ignore[assignment]
-    """Returns the skills of this host. The server calls it when it starts and now and then afterwards."""
+    """Returns the skills of this host. The server calls it at startup and periodically after that."""
     InvokeSkill: _aio.UnaryUnaryMultiCallable[_skill_host_service_pb2.InvokeSkillRequest, _skill_host_service_pb2.InvokeSkillResponse]  # type: ignore[assignment]
-    """Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-    should read belongs into `error` of the response.
+    """Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+    for the model belongs in the `error` of the response.
     """
 
 class SkillHostServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -67,7 +67,7 @@ class SkillHostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _skill_host_service_pb2.ListSkillsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_skill_host_service_pb2.ListSkillsResponse, _abc.Awaitable[_skill_host_service_pb2.ListSkillsResponse]]:
-        """Returns the skills of this host. The server calls it when it starts and now and then afterwards."""
+        """Returns the skills of this host. The server calls it at startup and periodically after that."""
 
     @_abc_1.abstractmethod
     def InvokeSkill(
@@ -75,8 +75,8 @@ class SkillHostServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _skill_host_service_pb2.InvokeSkillRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_skill_host_service_pb2.InvokeSkillResponse, _abc.Awaitable[_skill_host_service_pb2.InvokeSkillResponse]]:
-        """Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-        should read belongs into `error` of the response.
+        """Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+        for the model belongs in the `error` of the response.
         """
 
 def add_SkillHostServiceServicer_to_server(servicer: SkillHostServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -5,17 +5,18 @@ pub struct Assistant {
     /// The identifier that the creator chose. It is unique within a collection of a storage connection.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// When the assistant was created or last reset, in UTC.
+    /// The time, in UTC, at which the assistant was created or last reset.
     #[prost(message, optional, tag = "2")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// When its newest message was stored, in UTC. It equals `create_time` as long as there is no message.
+    /// The time, in UTC, at which its newest message was stored. It equals `create_time` until the first message is
+    /// stored.
     #[prost(message, optional, tag = "3")]
     pub update_time: ::core::option::Option<::prost_types::Timestamp>,
     /// The number of stored messages, the instructions included. It is also the `index` of the newest message.
     #[prost(int32, tag = "4")]
     pub total_messages: i32,
-    /// The `total_tokens` of the latest model call: how much of the model's context the conversation filled then.
-    /// It is not a sum over the calls. It is 0 until the first turn is stored.
+    /// The `total_tokens` of the latest model call, which is how much of the model's context the conversation filled at
+    /// that time. It is not a sum over all calls. It is 0 until the first turn is stored.
     #[prost(int32, tag = "5")]
     pub total_tokens: i32,
 }
@@ -25,15 +26,15 @@ pub struct Message {
     /// The position in the conversation. The first message has index 1, and there are no gaps.
     #[prost(int32, tag = "1")]
     pub index: i32,
-    /// Who wrote the message.
+    /// The writer of the message.
     #[prost(enumeration = "Role", tag = "2")]
     pub role: i32,
-    /// The text. It may be empty when an assistant message consists of skill calls alone. For a tool message it is the
+    /// The text. It may be empty when an assistant message consists of skill calls alone. In a tool message it is the
     /// result of the skill, or the text that told the model what went wrong.
     #[prost(string, tag = "3")]
     pub content: ::prost::alloc::string::String,
-    /// When the message was stored, in UTC. It grows strictly from message to message of an assistant, to the
-    /// microsecond, so a caller that polls with `after_time` misses nothing.
+    /// The time, in UTC, at which the message was stored. It increases strictly from message to message of an assistant,
+    /// to the microsecond, so a caller that polls with `after_time` misses nothing.
     #[prost(message, optional, tag = "4")]
     pub create_time: ::core::option::Option<::prost_types::Timestamp>,
     /// The skills that the model asked for in this message. Only assistant messages have any.
@@ -43,15 +44,15 @@ pub struct Message {
     #[prost(string, tag = "6")]
     pub skill_call_id: ::prost::alloc::string::String,
     /// The `request_id` of the turn that stored the message. It is empty for the instructions, and for messages that
-    /// another program wrote into the same table.
+    /// another program wrote to the same table.
     #[prost(string, tag = "7")]
     pub request_id: ::prost::alloc::string::String,
 }
 /// A model's request to run a skill.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SkillCall {
-    /// The identifier of the call. The server makes it of the assistant, the turn, the name and the arguments, so a turn that
-    /// is run anew after a crash has the same one for the same call. It is unique within a conversation.
+    /// The identifier of the call. The server derives it from the assistant, the turn, the name and the arguments, so a
+    /// turn that runs again after a crash gives the same call the same identifier. It is unique within a conversation.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
     /// The name of the skill.
@@ -61,7 +62,7 @@ pub struct SkillCall {
     #[prost(string, tag = "3")]
     pub arguments_json: ::prost::alloc::string::String,
 }
-/// What a skill call led to.
+/// The outcome of a skill call.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SkillResult {
     /// The `id` of the `SkillCall` that this answers.
@@ -77,24 +78,26 @@ pub mod skill_result {
     #[non_exhaustive]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Outcome {
-        /// The result, as text. JSON is a good choice where the result has a structure.
+        /// The result, as text. JSON is a good choice for structured results.
         #[prost(string, tag = "2")]
         Content(::prost::alloc::string::String),
-        /// What went wrong, in words that help the model to go on.
+        /// The reason why there is no result, in words that help the model to continue.
         #[prost(string, tag = "3")]
         Error(::prost::alloc::string::String),
     }
 }
-/// The description of a skill, from which a model decides when and how to call it.
+/// The description of a skill, from which a model decides when and how to call it. A skill is what OpenAI calls a tool
+/// or a function.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Skill {
-    /// The name, by which the model calls the skill: 1 to 64 letters, digits, `_` and `-`.
+    /// The name by which the model calls the skill: 1 to 64 letters, digits, `_` and `-`.
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// What the skill does and when to use it, for the model to read.
+    /// A description for the model: what the skill does and when to use it.
     #[prost(string, tag = "2")]
     pub description: ::prost::alloc::string::String,
-    /// The JSON Schema of the arguments, as JSON text. It must describe an object. Empty: the skill has no arguments.
+    /// The JSON Schema of the arguments, as JSON text. It must describe an object. If empty, the skill takes no
+    /// arguments.
     #[prost(string, tag = "3")]
     pub parameters_json_schema: ::prost::alloc::string::String,
 }
@@ -103,15 +106,15 @@ pub struct Skill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Role {
-    /// The role is not known, because the message was stored by a newer version.
+    /// The role is unknown, because a newer version stored the message.
     Unspecified = 0,
-    /// The instructions of the assistant.
+    /// The message holds the instructions of the assistant.
     System = 1,
-    /// The user.
+    /// The user wrote the message.
     User = 2,
-    /// The model.
+    /// The model wrote the message.
     Assistant = 3,
-    /// A skill, answering a call of the model.
+    /// A skill wrote the message, to answer a call of the model.
     Tool = 4,
 }
 impl Role {
@@ -146,27 +149,27 @@ pub struct CreateAssistantRequest {
     /// The identifier of the new assistant.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// What the model is told before every conversation, as a system message. Unset: "You are a helpful assistant." Blank:
-    /// no system message. At most 450,000 UTF-16 code units.
+    /// The instructions that the model gets before every conversation, as a system message. If unset, they are "You are
+    /// a helpful assistant." If blank, there is no system message. They may have at most 450,000 UTF-16 code units.
     #[prost(string, optional, tag = "2")]
     pub instructions: ::core::option::Option<::prost::alloc::string::String>,
     /// The name of the storage connection. The default is `AzureWebJobsStorage`.
     #[prost(string, tag = "3")]
     pub chat_storage_connection_setting: ::prost::alloc::string::String,
-    /// The collection that will hold the conversation. It is created when it does not exist. The default is `ChatState`.
+    /// The collection that will hold the conversation. It is created if it does not exist. The default is `ChatState`.
     #[prost(string, tag = "4")]
     pub collection_name: ::prost::alloc::string::String,
-    /// What to do when the assistant exists already.
+    /// Determines what happens if the assistant already exists.
     #[prost(enumeration = "IfExists", tag = "5")]
     pub if_exists: i32,
 }
 /// The response of `CreateAssistant`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CreateAssistantResponse {
-    /// The assistant as it is now.
+    /// The assistant in its current state.
     #[prost(message, optional, tag = "1")]
     pub assistant: ::core::option::Option<Assistant>,
-    /// True where the conversation is new. False where `IF_EXISTS_KEEP` found an assistant and left it as it was.
+    /// True if the conversation is new. False if `IF_EXISTS_KEEP` found an assistant and left it unchanged.
     #[prost(bool, tag = "2")]
     pub created: bool,
 }
@@ -186,7 +189,7 @@ pub struct GetAssistantRequest {
 /// The response of `GetAssistant`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetAssistantResponse {
-    /// The assistant.
+    /// The assistant in its current state.
     #[prost(message, optional, tag = "1")]
     pub assistant: ::core::option::Option<Assistant>,
 }
@@ -202,18 +205,18 @@ pub struct ListMessagesRequest {
     /// The collection that holds the conversation. The default is `ChatState`.
     #[prost(string, tag = "3")]
     pub collection_name: ::prost::alloc::string::String,
-    /// Only messages with a later `create_time` than this one are returned. Unset: all messages.
+    /// Only messages with a later `create_time` than this are returned. If unset, all messages are returned.
     #[prost(message, optional, tag = "4")]
     pub after_time: ::core::option::Option<::prost_types::Timestamp>,
-    /// The order of the messages, over all pages.
+    /// The order of the messages, across all pages.
     #[prost(enumeration = "Order", tag = "5")]
     pub order: i32,
-    /// The most messages to return in one page. The default is 100 and the limit 1,000. A page may hold fewer, so that it
-    /// stays below 3 MiB, and there may be more messages even so: go by `next_page_token`.
+    /// The maximum number of messages in one page. The default is 100 and the limit is 1,000. A page may hold fewer, to
+    /// stay below 3 MiB, even if more messages follow: rely on `next_page_token` instead.
     #[prost(int32, tag = "6")]
     pub page_size: i32,
-    /// The `next_page_token` of the page before; empty for the first page. The other fields must be as they were there,
-    /// but for `page_size`.
+    /// The `next_page_token` of the previous page, or empty for the first page. All other fields except `page_size` must
+    /// be the same as in the request for the previous page.
     #[prost(string, tag = "7")]
     pub page_token: ::prost::alloc::string::String,
 }
@@ -223,7 +226,7 @@ pub struct ListMessagesResponse {
     /// The messages of this page.
     #[prost(message, repeated, tag = "1")]
     pub messages: ::prost::alloc::vec::Vec<Message>,
-    /// The token that gets the next page. It is empty on the last page.
+    /// The page token for the next page. It is empty on the last page.
     #[prost(string, tag = "2")]
     pub next_page_token: ::prost::alloc::string::String,
 }
@@ -249,33 +252,35 @@ pub struct PostUserQueryRequest {
     /// The identifier of the assistant.
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
-    /// What the user says. It must not be empty, unless `skill_results` are given. At most 450,000 UTF-16 code units.
+    /// The text of the user message. It must not be empty unless `skill_results` is set. It may have at most 450,000
+    /// UTF-16 code units.
     #[prost(string, tag = "2")]
     pub user_message: ::prost::alloc::string::String,
-    /// The model that answers; on Azure OpenAI, the name of its deployment. At most 256 characters. The default is the
-    /// server's, `gpt-3.5-turbo` unless its settings say otherwise.
+    /// The model that answers. With Azure OpenAI, this is the name of its deployment. It may have at most 256
+    /// characters. The default is the server's, which is `gpt-3.5-turbo` unless its settings change it.
     #[prost(string, tag = "3")]
     pub chat_model: ::prost::alloc::string::String,
-    /// The sampling temperature, from 0 (most focused) to 2 (most random). The default is the server's, 0.5 unless its
-    /// settings say otherwise; when only `top_p` is given, no temperature is sent. It is not sent for a reasoning model.
+    /// The sampling temperature, from 0 (most focused) to 2 (most random). The default is the server's, which is 0.5
+    /// unless its settings change it. If only `top_p` is set, no temperature is sent. It is never sent to a reasoning
+    /// model.
     #[prost(double, optional, tag = "4")]
     pub temperature: ::core::option::Option<f64>,
-    /// Nucleus sampling: the model considers only the most likely tokens whose probabilities add up to this mass. Greater
-    /// than 0 and at most 1. Unset: not sent. It is not sent for a reasoning model. Set `temperature` or `top_p`, better
-    /// not both.
+    /// The nucleus sampling mass: the model considers only the most likely tokens whose probabilities add up to this
+    /// value. It must be greater than 0 and at most 1. If unset, it is not sent. It is never sent to a reasoning model.
+    /// Prefer to set either `temperature` or `top_p`, but not both.
     #[prost(double, optional, tag = "5")]
     pub top_p: ::core::option::Option<f64>,
-    /// The most tokens that the model may generate in one call, 1 at least. The default is the server's, 100 unless its
-    /// settings say otherwise; for a reasoning model, no limit is sent by default. The server's settings may set a cap:
-    /// a higher value is lowered to it, and `started` tells.
+    /// The maximum number of tokens that the model may generate in one call, at least 1. The default is the server's,
+    /// which is 100 unless its settings change it. For a reasoning model, no limit is sent by default. The server's
+    /// settings may set a cap: a higher value is lowered to it, and `started` reports the value in effect.
     #[prost(int32, optional, tag = "6")]
     pub max_tokens: ::core::option::Option<i32>,
-    /// True for a reasoning model. It gets its limit as `max_completion_tokens`, and neither `temperature` nor `top_p`.
-    /// The default is false.
+    /// True for a reasoning model. Such a model gets its limit as `max_completion_tokens`, and neither `temperature` nor
+    /// `top_p`. The default is false.
     #[prost(bool, tag = "7")]
     pub is_reasoning_model: bool,
-    /// The name of the AI connection in the server's settings. Empty, or a name that the server does not offer: the
-    /// server's OpenAI key, or else its Azure OpenAI endpoint. `started` tells which connection was used.
+    /// The name of the AI connection in the server's settings. If it is empty, or a name that the server does not offer,
+    /// the server uses its OpenAI key or else its Azure OpenAI endpoint. `started` reports which connection is in use.
     #[prost(string, tag = "8")]
     pub ai_connection_name: ::prost::alloc::string::String,
     /// The name of the storage connection. The default is `AzureWebJobsStorage`.
@@ -284,40 +289,41 @@ pub struct PostUserQueryRequest {
     /// The collection that holds the conversation. The default is `ChatState`.
     #[prost(string, tag = "10")]
     pub collection_name: ::prost::alloc::string::String,
-    /// The caller's identifier of this turn: at most 128 visible ASCII characters. Empty: the server makes one and tells
-    /// it in `started`.
+    /// The caller's identifier of this turn, which is its idempotency key: at most 128 visible ASCII characters. If
+    /// empty, the server generates one and reports it in `started`.
     ///
-    /// Posting again with the same `request_id` and the same request is always safe: a turn that is stored is replayed
-    /// from the store without a model call, and a turn that is running is joined, from its first event. The same
-    /// `request_id` with another request is `INVALID_ARGUMENT` with `REQUEST_ID_REUSED`; `on_disconnect` may differ.
+    /// Posting again with the same `request_id` and the same request is always safe: a stored turn is replayed from the
+    /// store without a model call, and a running turn is joined from its first event. The same `request_id` with a
+    /// different request fails with `INVALID_ARGUMENT` and `REQUEST_ID_REUSED`. Only `on_disconnect` may differ.
     #[prost(string, tag = "11")]
     pub request_id: ::prost::alloc::string::String,
-    /// What becomes of the turn when its last caller is gone.
+    /// Determines what happens to the turn when its last caller is gone.
     #[prost(enumeration = "OnDisconnect", tag = "12")]
     pub on_disconnect: i32,
-    /// How much of the conversation the model is sent.
+    /// Limits how much of the conversation the model gets.
     #[prost(message, optional, tag = "13")]
     pub history: ::core::option::Option<History>,
-    /// Skills that the caller itself runs. When the model asks for one, the turn is stored as it stands and `completed`
-    /// has the finish reason `FINISH_REASON_SKILL_CALLS`; the caller runs the skills and posts `skill_results`. At
-    /// most 128, with schemas of 32,768 characters in all. The server passes the model's arguments on as long as they are a
-    /// JSON object; to check them against the schema is up to the caller.
+    /// Skills that the caller runs itself. When the model calls one, the turn is stored as it stands, and `completed`
+    /// has the finish reason `FINISH_REASON_SKILL_CALLS`. The caller then runs the skills and posts `skill_results`.
+    /// There may be at most 128 skills, whose schemas may have 32,768 characters in total. The server passes the model's
+    /// arguments on if they are a JSON object. Checking them against the schema is up to the caller.
     #[prost(message, repeated, tag = "14")]
     pub caller_skills: ::prost::alloc::vec::Vec<Skill>,
-    /// The names of the skills that the model may call, of those that the server's skill hosts offer. Empty: all.
+    /// The names of the skills that the model may call, out of those that the server's skill hosts offer. If empty, the
+    /// model may call all of them.
     #[prost(string, repeated, tag = "15")]
     pub skill_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// The results of the caller skills that the stored conversation waits for, with an empty `user_message` and the
-    /// `caller_skills` again.
+    /// The results of the caller skills that the stored conversation waits for. `user_message` must be empty, and
+    /// `caller_skills` must be set again.
     #[prost(message, repeated, tag = "16")]
     pub skill_results: ::prost::alloc::vec::Vec<SkillResult>,
 }
-/// How much of the conversation the model is sent.
+/// History limits how much of the conversation the model gets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct History {
-    /// The most stored messages to send besides the instructions and the new message, counted from the newest. Skill
-    /// calls and their results are never parted, so it may be a few less. 0: none. The default is the server's, 100 unless
-    /// its settings say otherwise. At most 65,535.
+    /// The maximum number of stored messages to send, counted from the newest, in addition to the instructions and the
+    /// new message. Slightly fewer may be sent, because skill calls are never separated from their results. If 0, none
+    /// are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535.
     #[prost(int32, optional, tag = "1")]
     pub max_messages: ::core::option::Option<i32>,
 }
@@ -327,26 +333,26 @@ pub struct PostUserQueryResponse {
     /// The position in the stream: 1, 2, 3 and so on, without gaps.
     #[prost(int64, tag = "1")]
     pub sequence: i64,
-    /// What happened. A client must skip events that it does not know.
+    /// The event. A client must skip events that it does not know.
     #[prost(oneof = "post_user_query_response::Event", tags = "2, 3, 4, 5, 6")]
     pub event: ::core::option::Option<post_user_query_response::Event>,
 }
 /// Nested message and enum types in `PostUserQueryResponse`.
 pub mod post_user_query_response {
-    /// What happened. A client must skip events that it does not know.
+    /// The event. A client must skip events that it does not know.
     #[non_exhaustive]
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum Event {
-        /// The turn was accepted. This is always the first event; it is sent before the model is called.
+        /// The turn was accepted. This is always the first event, and it is sent before the model is called.
         #[prost(message, tag = "2")]
         Started(super::TurnStarted),
         /// The model wrote a piece of the reply.
         #[prost(message, tag = "3")]
         TextDelta(super::TextDelta),
-        /// The model asked for a skill.
+        /// The model called a skill.
         #[prost(message, tag = "4")]
         SkillCall(super::SkillCall),
-        /// A skill answered.
+        /// A skill call has an outcome.
         #[prost(message, tag = "5")]
         SkillResult(super::SkillResult),
         /// The turn is stored. This is always the last event.
@@ -354,74 +360,76 @@ pub mod post_user_query_response {
         Completed(super::TurnCompleted),
     }
 }
-/// The beginning of a turn, with the parameters that are in effect after defaults and limits were applied.
+/// The beginning of a turn, with the parameters that are in effect after defaults and limits were applied. A replay
+/// reports the parameters that were in effect when the turn ran.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TurnStarted {
-    /// The identifier of the turn: the caller's, or the one that the server made.
+    /// The identifier of the turn, either the caller's or the one that the server generated.
     #[prost(string, tag = "1")]
     pub request_id: ::prost::alloc::string::String,
-    /// The model that is asked.
+    /// The model that is called.
     #[prost(string, tag = "2")]
     pub chat_model: ::prost::alloc::string::String,
     /// The AI connection in use: a configured name, or `OPENAI`, `AZURE_OPENAI` or `OFFLINE` for the fallbacks.
     #[prost(string, tag = "3")]
     pub ai_connection_name: ::prost::alloc::string::String,
-    /// The temperature that is sent. Unset where none is sent.
+    /// The temperature that is sent. It is unset if none is sent.
     #[prost(double, optional, tag = "4")]
     pub temperature: ::core::option::Option<f64>,
-    /// The nucleus sampling mass that is sent. Unset where none is sent.
+    /// The nucleus sampling mass that is sent. It is unset if none is sent.
     #[prost(double, optional, tag = "5")]
     pub top_p: ::core::option::Option<f64>,
-    /// The token limit that is sent. Unset where none is sent.
+    /// The token limit that is sent. It is unset if none is sent.
     #[prost(int32, optional, tag = "6")]
     pub max_tokens: ::core::option::Option<i32>,
-    /// True when the turn was stored before and is replayed from the store, without a model call.
+    /// True if the turn was already stored and is replayed from the store, without a model call.
     #[prost(bool, tag = "7")]
     pub replayed: bool,
 }
 /// A piece of the reply.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TextDelta {
-    /// The text, to be appended to what came before. It is never empty. How a reply is cut into pieces has no meaning.
+    /// The text, to be appended to the text so far. It is never empty. Where a reply is split into pieces has no
+    /// meaning.
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
 }
 /// The end of a turn that is stored.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TurnCompleted {
-    /// The assistant after this turn.
+    /// The assistant in its current state, which includes this turn.
     #[prost(message, optional, tag = "1")]
     pub assistant: ::core::option::Option<Assistant>,
-    /// The messages that this turn stored, by ascending `index`. The reply is the last one, unless the finish reason is
+    /// The messages that this turn stored, by ascending `index`. The last one is the reply, unless the finish reason is
     /// `FINISH_REASON_SKILL_CALLS` or `FINISH_REASON_SKILL_LIMIT`: then results of skill calls may follow it.
     #[prost(message, repeated, tag = "2")]
     pub messages: ::prost::alloc::vec::Vec<Message>,
-    /// Why the model stopped writing.
+    /// The reason why the model stopped writing.
     #[prost(enumeration = "FinishReason", tag = "3")]
     pub finish_reason: i32,
-    /// What the turn used, added up over its model calls.
+    /// The usage of the turn, added up over its model calls.
     #[prost(message, optional, tag = "4")]
     pub usage: ::core::option::Option<Usage>,
-    /// The model that answered, as the endpoint reported it. It may be more exact than the one that was asked for.
+    /// The model that answered, as the endpoint reported it. It may be more specific than the model that was requested.
     #[prost(string, tag = "5")]
     pub chat_model: ::prost::alloc::string::String,
 }
-/// What a turn used, as the endpoint reported it. A figure that the endpoint does not report is 0.
+/// The usage of a turn, as the endpoint reported it. A figure that the endpoint does not report is 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Usage {
-    /// Tokens read by the model.
+    /// The number of tokens that the model read.
     #[prost(int32, tag = "1")]
     pub prompt_tokens: i32,
-    /// Tokens written by the model, reasoning included.
+    /// The number of tokens that the model wrote, including its reasoning.
     #[prost(int32, tag = "2")]
     pub completion_tokens: i32,
-    /// Tokens read and written.
+    /// The number of tokens that the model read and wrote.
     #[prost(int32, tag = "3")]
     pub total_tokens: i32,
-    /// Those of `prompt_tokens` that the endpoint had cached.
+    /// How many of the `prompt_tokens` were cached by the endpoint.
     #[prost(int32, tag = "4")]
     pub cached_tokens: i32,
-    /// Those of `completion_tokens` that the model spent on reasoning.
+    /// How many of the `completion_tokens` the model spent on reasoning.
     #[prost(int32, tag = "5")]
     pub reasoning_tokens: i32,
     /// The number of model calls.
@@ -431,7 +439,7 @@ pub struct Usage {
 /// The response of `PostUserQueryUnary`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct PostUserQueryUnaryResponse {
-    /// What the stream of `PostUserQuery` ends with.
+    /// The event with which the stream of `PostUserQuery` ends.
     #[prost(message, optional, tag = "1")]
     pub completed: ::core::option::Option<TurnCompleted>,
 }
@@ -454,18 +462,18 @@ pub struct CancelTurnRequest {
 /// The response of `CancelTurn`. It is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelTurnResponse {}
-/// What `CreateAssistant` does with an assistant that exists already.
+/// IfExists determines what `CreateAssistant` does with an assistant that already exists.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum IfExists {
-    /// The same as `IF_EXISTS_FAIL`.
+    /// This is the same as `IF_EXISTS_FAIL`.
     Unspecified = 0,
-    /// Fail with `ALREADY_EXISTS` and change nothing.
+    /// Fails with `ALREADY_EXISTS` and changes nothing.
     Fail = 1,
-    /// Return the assistant as it is. The `instructions` of the request are not used.
+    /// Returns the assistant unchanged. The `instructions` of the request are ignored.
     Keep = 2,
-    /// Delete the conversation and start over with the `instructions` of the request.
+    /// Deletes the conversation and starts over with the `instructions` of the request.
     Reset = 3,
 }
 impl IfExists {
@@ -497,11 +505,11 @@ impl IfExists {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Order {
-    /// The same as `ORDER_OLDEST_FIRST`.
+    /// This is the same as `ORDER_OLDEST_FIRST`.
     Unspecified = 0,
-    /// By ascending `index`.
+    /// Messages are ordered by ascending `index`.
     OldestFirst = 1,
-    /// By descending `index`.
+    /// Messages are ordered by descending `index`.
     NewestFirst = 2,
 }
 impl Order {
@@ -526,16 +534,16 @@ impl Order {
         }
     }
 }
-/// What becomes of a turn when its last caller cancels, disconnects or reaches its deadline.
+/// OnDisconnect determines what happens to a turn when its last caller cancels, disconnects or reaches its deadline.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum OnDisconnect {
-    /// The same as `ON_DISCONNECT_CANCEL`.
+    /// This is the same as `ON_DISCONNECT_CANCEL`.
     Unspecified = 0,
-    /// The model call is closed at once, and nothing is stored.
+    /// The model call is closed immediately, and nothing is stored.
     Cancel = 1,
-    /// The turn runs on and is stored.
+    /// The turn continues and is stored.
     Continue = 2,
 }
 impl OnDisconnect {
@@ -560,22 +568,23 @@ impl OnDisconnect {
         }
     }
 }
-/// Why the model stopped writing.
+/// The reason why the model stopped writing.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum FinishReason {
-    /// The reason is not known.
+    /// The reason is unknown.
     Unspecified = 0,
     /// The reply is complete.
     Stop = 1,
-    /// The token limit was reached: the reply is cut off.
+    /// The reply is cut off, because it reached the token limit.
     Length = 2,
     /// The endpoint's content filter cut the reply off.
     ContentFilter = 3,
-    /// The model kept asking for skills until the server's limit of rounds.
+    /// The model kept calling skills until the turn reached the server's limit of rounds or had no room for more
+    /// messages.
     SkillLimit = 4,
-    /// The model asked for caller skills: the conversation waits for their results.
+    /// The model called caller skills, and the conversation waits for their results.
     SkillCalls = 5,
 }
 impl FinishReason {
@@ -619,21 +628,21 @@ pub mod assistant_service_client {
     use tonic::codegen::http::Uri;
     /// AssistantService keeps conversations and calls the model.
     ///
-    /// Three fields mean the same in every request:
+    /// Three fields have the same meaning in every request:
     ///
-    /// * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
-    ///  of Azure Table Storage for keys).
+    /// * `id` identifies the assistant. It has 1 to 255 characters, with no slash, backslash, `#`, `?` or control
+    ///  characters (Azure Table Storage's rule for keys).
     /// * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
-    ///  `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
+    ///  `AzureWebJobsStorage`. A name that the server does not offer fails with `FAILED_PRECONDITION` and the reason
     ///  `CONNECTION_NOT_CONFIGURED`.
-    /// * `collection_name` names the table that holds the conversation: 3 to 63 letters and digits, the first one a letter
-    ///  (the rule of Azure Table Storage for table names). The default is `ChatState`. Letter case does not distinguish
-    ///  collections.
+    /// * `collection_name` is the name of the table that holds the conversation. It has 3 to 63 letters and digits and
+    ///  begins with a letter (Azure Table Storage's rule for table names). The default is `ChatState`. Collections whose
+    ///  names differ only in letter case are the same collection.
     ///
     /// Every error carries a `google.rpc.ErrorInfo` with the domain "palaver.v1" and a `reason` from `ErrorReason`, which
-    /// says for each reason what happened and what to do. Invalid fields are `INVALID_ARGUMENT` with the reason
-    /// `INVALID_FIELD` and a `google.rpc.BadRequest` that names all of them at once. What is worth trying again carries a
-    /// `google.rpc.RetryInfo`. A request may have 2 MiB at most.
+    /// documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
+    /// `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
+    /// carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
     #[derive(Debug, Clone)]
     pub struct AssistantServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -703,9 +712,9 @@ pub mod assistant_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Creates an assistant, whose conversation then consists of its instructions alone.
+        /// Creates an assistant. Its conversation then consists of its instructions alone.
         ///
-        /// Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS` as `if_exists` says.
+        /// Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS`, depending on `if_exists`.
         pub async fn create_assistant(
             &mut self,
             request: impl tonic::IntoRequest<super::CreateAssistantRequest>,
@@ -732,7 +741,7 @@ pub mod assistant_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Returns the present state of an assistant.
+        /// Returns the current state of an assistant.
         ///
         /// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
         pub async fn get_assistant(
@@ -759,7 +768,7 @@ pub mod assistant_service_client {
                 .insert(GrpcMethod::new("palaver.v1.AssistantService", "GetAssistant"));
             self.inner.unary(req, path, codec).await
         }
-        /// Returns the messages of an assistant, a page at a time.
+        /// Returns the messages of an assistant, one page at a time.
         ///
         /// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
         pub async fn list_messages(
@@ -815,16 +824,16 @@ pub mod assistant_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Posts a user message and streams the reply: a turn.
+        /// Posts a user message and streams the reply. This is called a turn.
         ///
-        /// The stream begins with `started` and, when all went well, ends with `completed` and the status OK. `completed` is
-        /// sent only after the turn is stored: the user message, the reply and what lies between them are stored together or
-        /// not at all. An error ends the stream as a status; then nothing of the turn is stored.
+        /// The stream begins with `started`. If the turn succeeds, the stream ends with `completed` and the status OK.
+        /// `completed` is sent only after the turn is stored: the user message, the reply and everything between them are
+        /// stored together or not at all. An error ends the stream with its status, and nothing of the turn is stored.
         ///
-        /// One turn runs at a time for each assistant. Others wait for it in order, until their deadline or until too many
-        /// wait; then they fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
+        /// Each assistant runs one turn at a time. Other turns wait for it in order, until their deadline passes or too many
+        /// turns are waiting. They then fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
         ///
-        /// When the caller cancels, disconnects or reaches its deadline, `on_disconnect` says what becomes of the turn.
+        /// When the caller cancels, disconnects or reaches its deadline, `on_disconnect` decides what happens to the turn.
         pub async fn post_user_query(
             &mut self,
             request: impl tonic::IntoRequest<super::PostUserQueryRequest>,
@@ -849,8 +858,8 @@ pub mod assistant_service_client {
                 .insert(GrpcMethod::new("palaver.v1.AssistantService", "PostUserQuery"));
             self.inner.server_streaming(req, path, codec).await
         }
-        /// Posts a user message and returns the whole reply at once: what `PostUserQuery` sends as `completed`. Everything
-        /// else is as there.
+        /// Posts a user message and returns the whole reply at once, as the `completed` event of `PostUserQuery`. Everything
+        /// else works as it does there.
         pub async fn post_user_query_unary(
             &mut self,
             request: impl tonic::IntoRequest<super::PostUserQueryRequest>,
@@ -877,14 +886,14 @@ pub mod assistant_service_client {
                 );
             self.inner.unary(req, path, codec).await
         }
-        /// Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
+        /// Cancels a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
         /// model call is closed and nothing of the turn is stored.
         ///
-        /// A turn of another server is not stored from the moment of this call's success; its model call is closed and its
-        /// callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+        /// If the turn runs on another server, it can't be stored once this call has succeeded. That server closes the model
+        /// call and notifies the turn's callers a little later, after at most a third of its `PALAVER_LEASE_DURATION`.
         ///
-        /// Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
-        /// waits for its assistant on another server.
+        /// Errors: `NOT_FOUND` with `TURN_NOT_FOUND` if no such turn is running, because it is stored or being stored, has
+        /// failed, or is waiting for its assistant on another server.
         pub async fn cancel_turn(
             &mut self,
             request: impl tonic::IntoRequest<super::CancelTurnRequest>,
@@ -925,9 +934,9 @@ pub mod assistant_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with AssistantServiceServer.
     #[async_trait]
     pub trait AssistantService: std::marker::Send + std::marker::Sync + 'static {
-        /// Creates an assistant, whose conversation then consists of its instructions alone.
+        /// Creates an assistant. Its conversation then consists of its instructions alone.
         ///
-        /// Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS` as `if_exists` says.
+        /// Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS`, depending on `if_exists`.
         async fn create_assistant(
             &self,
             request: tonic::Request<super::CreateAssistantRequest>,
@@ -935,7 +944,7 @@ pub mod assistant_service_server {
             tonic::Response<super::CreateAssistantResponse>,
             tonic::Status,
         >;
-        /// Returns the present state of an assistant.
+        /// Returns the current state of an assistant.
         ///
         /// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
         async fn get_assistant(
@@ -945,7 +954,7 @@ pub mod assistant_service_server {
             tonic::Response<super::GetAssistantResponse>,
             tonic::Status,
         >;
-        /// Returns the messages of an assistant, a page at a time.
+        /// Returns the messages of an assistant, one page at a time.
         ///
         /// Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
         async fn list_messages(
@@ -971,16 +980,16 @@ pub mod assistant_service_server {
             >
             + std::marker::Send
             + 'static;
-        /// Posts a user message and streams the reply: a turn.
+        /// Posts a user message and streams the reply. This is called a turn.
         ///
-        /// The stream begins with `started` and, when all went well, ends with `completed` and the status OK. `completed` is
-        /// sent only after the turn is stored: the user message, the reply and what lies between them are stored together or
-        /// not at all. An error ends the stream as a status; then nothing of the turn is stored.
+        /// The stream begins with `started`. If the turn succeeds, the stream ends with `completed` and the status OK.
+        /// `completed` is sent only after the turn is stored: the user message, the reply and everything between them are
+        /// stored together or not at all. An error ends the stream with its status, and nothing of the turn is stored.
         ///
-        /// One turn runs at a time for each assistant. Others wait for it in order, until their deadline or until too many
-        /// wait; then they fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
+        /// Each assistant runs one turn at a time. Other turns wait for it in order, until their deadline passes or too many
+        /// turns are waiting. They then fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
         ///
-        /// When the caller cancels, disconnects or reaches its deadline, `on_disconnect` says what becomes of the turn.
+        /// When the caller cancels, disconnects or reaches its deadline, `on_disconnect` decides what happens to the turn.
         async fn post_user_query(
             &self,
             request: tonic::Request<super::PostUserQueryRequest>,
@@ -988,8 +997,8 @@ pub mod assistant_service_server {
             tonic::Response<Self::PostUserQueryStream>,
             tonic::Status,
         >;
-        /// Posts a user message and returns the whole reply at once: what `PostUserQuery` sends as `completed`. Everything
-        /// else is as there.
+        /// Posts a user message and returns the whole reply at once, as the `completed` event of `PostUserQuery`. Everything
+        /// else works as it does there.
         async fn post_user_query_unary(
             &self,
             request: tonic::Request<super::PostUserQueryRequest>,
@@ -997,14 +1006,14 @@ pub mod assistant_service_server {
             tonic::Response<super::PostUserQueryUnaryResponse>,
             tonic::Status,
         >;
-        /// Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
+        /// Cancels a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
         /// model call is closed and nothing of the turn is stored.
         ///
-        /// A turn of another server is not stored from the moment of this call's success; its model call is closed and its
-        /// callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+        /// If the turn runs on another server, it can't be stored once this call has succeeded. That server closes the model
+        /// call and notifies the turn's callers a little later, after at most a third of its `PALAVER_LEASE_DURATION`.
         ///
-        /// Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
-        /// waits for its assistant on another server.
+        /// Errors: `NOT_FOUND` with `TURN_NOT_FOUND` if no such turn is running, because it is stored or being stored, has
+        /// failed, or is waiting for its assistant on another server.
         async fn cancel_turn(
             &self,
             request: tonic::Request<super::CancelTurnRequest>,
@@ -1015,21 +1024,21 @@ pub mod assistant_service_server {
     }
     /// AssistantService keeps conversations and calls the model.
     ///
-    /// Three fields mean the same in every request:
+    /// Three fields have the same meaning in every request:
     ///
-    /// * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
-    ///  of Azure Table Storage for keys).
+    /// * `id` identifies the assistant. It has 1 to 255 characters, with no slash, backslash, `#`, `?` or control
+    ///  characters (Azure Table Storage's rule for keys).
     /// * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
-    ///  `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
+    ///  `AzureWebJobsStorage`. A name that the server does not offer fails with `FAILED_PRECONDITION` and the reason
     ///  `CONNECTION_NOT_CONFIGURED`.
-    /// * `collection_name` names the table that holds the conversation: 3 to 63 letters and digits, the first one a letter
-    ///  (the rule of Azure Table Storage for table names). The default is `ChatState`. Letter case does not distinguish
-    ///  collections.
+    /// * `collection_name` is the name of the table that holds the conversation. It has 3 to 63 letters and digits and
+    ///  begins with a letter (Azure Table Storage's rule for table names). The default is `ChatState`. Collections whose
+    ///  names differ only in letter case are the same collection.
     ///
     /// Every error carries a `google.rpc.ErrorInfo` with the domain "palaver.v1" and a `reason` from `ErrorReason`, which
-    /// says for each reason what happened and what to do. Invalid fields are `INVALID_ARGUMENT` with the reason
-    /// `INVALID_FIELD` and a `google.rpc.BadRequest` that names all of them at once. What is worth trying again carries a
-    /// `google.rpc.RetryInfo`. A request may have 2 MiB at most.
+    /// documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
+    /// `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
+    /// carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
     #[derive(Debug)]
     pub struct AssistantServiceServer<T> {
         inner: Arc<T>,
@@ -1471,21 +1480,21 @@ pub mod assistant_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
-/// The reason of an error: the name of the value without its prefix is the `reason` of the `google.rpc.ErrorInfo` that
-/// comes with the status, for instance "ASSISTANT_NOT_FOUND". A client must expect reasons that it does not know and go
-/// by the status then.
+/// The reason of an error. The name of the value without its prefix, for instance "ASSISTANT_NOT_FOUND", is the
+/// `reason` of the `google.rpc.ErrorInfo` that comes with the status. A client must expect reasons that it does not
+/// know, and fall back to the status.
 #[non_exhaustive]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum ErrorReason {
-    /// Never sent.
+    /// This value is never sent.
     Unspecified = 0,
-    /// `INVALID_ARGUMENT`: fields of the request are invalid. `google.rpc.BadRequest` names all of them, and says for each
-    /// what is allowed.
+    /// `INVALID_ARGUMENT`: fields of the request are invalid. A `google.rpc.BadRequest` lists all of them, and says for
+    /// each what is allowed.
     InvalidField = 1,
-    /// `INVALID_ARGUMENT`: the `request_id` belongs to a turn with another request. Choose a new one.
+    /// `INVALID_ARGUMENT`: the `request_id` belongs to a turn with a different request. Choose a new one.
     RequestIdReused = 2,
-    /// `INVALID_ARGUMENT`: the endpoint refused the model call; the message tells the endpoint's words.
+    /// `INVALID_ARGUMENT`: the endpoint refused the model call. The message quotes the endpoint.
     ModelRejectedRequest = 3,
     /// `INVALID_ARGUMENT`: the endpoint does not know `chat_model`.
     ModelNotFound = 4,
@@ -1495,18 +1504,18 @@ pub enum ErrorReason {
     AssistantNotFound = 6,
     /// `NOT_FOUND`: no turn with this `request_id` is running.
     TurnNotFound = 7,
-    /// `ALREADY_EXISTS`: there is an assistant with this `id` in this collection.
+    /// `ALREADY_EXISTS`: there is already an assistant with this `id` in this collection.
     AssistantExists = 8,
-    /// `ABORTED`: other turns of the assistant are running, and the wait for them was too long or the queue too full. No
-    /// model was called. Try again after the `RetryInfo`.
+    /// `ABORTED`: other turns of the assistant are running, and either the wait for them was too long or the queue is
+    /// full. No model was called. Try again after the `RetryInfo`.
     AssistantBusy = 9,
-    /// `ABORTED`: somebody else wrote to the conversation during the turn, of which nothing is stored. Try again.
+    /// `ABORTED`: another writer changed the conversation during the turn. Nothing of the turn is stored. Try again.
     ConcurrentWrite = 10,
     /// `FAILED_PRECONDITION`: the server has no such connection. An operator must add it to the server's settings.
     ConnectionNotConfigured = 11,
     /// `FAILED_PRECONDITION`: the conversation is too long for the model. Set a smaller `history.max_messages`.
     ContextLengthExceeded = 12,
-    /// `FAILED_PRECONDITION`: the conversation holds as many messages as it can, 65,535. Begin a new one.
+    /// `FAILED_PRECONDITION`: the conversation holds the maximum of 65,535 messages. Start a new one.
     ConversationFull = 13,
     /// `FAILED_PRECONDITION`: the account of the AI connection has used up its quota.
     ModelQuotaExhausted = 14,
@@ -1520,26 +1529,31 @@ pub enum ErrorReason {
     TooManyTurns = 18,
     /// `RESOURCE_EXHAUSTED`: the store has no space left.
     StoreFull = 19,
-    /// `RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once: 450,000 UTF-16 code units a message, 99
-    /// messages and 3.5 MiB in all, where a character outside ASCII counts as its JSON escape.
+    /// `RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once. The limits are 450,000 UTF-16 code units in
+    /// a message, 98 messages in a turn, and 3.5 MiB in total, where a character outside ASCII counts as its JSON
+    /// escape.
     TurnTooLarge = 20,
-    /// `UNAVAILABLE`: the endpoint could not be reached or failed. Try again after the `RetryInfo`.
+    /// `UNAVAILABLE`: the endpoint could not be reached, or it failed. Try again after the `RetryInfo`.
     ModelUnavailable = 21,
-    /// `UNAVAILABLE`: the endpoint broke the reply off or sent what can't be understood. Try again after the `RetryInfo`.
+    /// `UNAVAILABLE`: the endpoint broke the reply off, or sent data that can't be understood. Try again after the
+    /// `RetryInfo`.
     ModelStreamBroken = 22,
-    /// `UNAVAILABLE`: the store could not be reached, failed or limits the rate of calls. Try again after the `RetryInfo`.
+    /// `UNAVAILABLE`: the store could not be reached, failed, or limits the rate of calls. Try again after the
+    /// `RetryInfo`.
     StoreUnavailable = 23,
-    /// `UNAVAILABLE`: the server is shutting down. Try again: another replica, or the next start, will answer.
+    /// `UNAVAILABLE`: the server is shutting down. Try again: another replica, or this one after its restart, will
+    /// answer.
     ShuttingDown = 24,
     /// `DEADLINE_EXCEEDED`: the model took longer than the server's settings allow.
     ModelTimeout = 25,
-    /// `CANCELLED`: the turn was ended by `CancelTurn`.
+    /// `CANCELLED`: `CancelTurn` cancelled the turn.
     TurnCancelled = 26,
     /// `DATA_LOSS`: the stored conversation or its database is damaged. An operator must restore it.
     StoreCorrupt = 27,
-    /// `INTERNAL`: an error in the server itself. The message has an incident id, under which the server's log tells more.
+    /// `INTERNAL`: the server itself failed. The message has an incident id, under which the server's log has the
+    /// details.
     Internal = 28,
-    /// `UNIMPLEMENTED`: this version of the server does not have what the request asks for; the message names it.
+    /// `UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it.
     Unimplemented = 29,
 }
 impl ErrorReason {
@@ -1630,28 +1644,28 @@ pub struct ListSkillsRequest {}
 /// The response of `ListSkills`.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListSkillsResponse {
-    /// The skills. Their names must be unique among all hosts of a server.
+    /// The skills of this host. Their names must be unique among all hosts of a server.
     #[prost(message, repeated, tag = "1")]
     pub skills: ::prost::alloc::vec::Vec<Skill>,
 }
 /// The request of `InvokeSkill`.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InvokeSkillRequest {
-    /// The identifier of the call, and the idempotency key: a call that is repeated, because its turn was not stored and is
-    /// posted again, has the same `call_id`, and must not take effect a second time. A turn that is stored is replayed, and
-    /// calls no skill again.
+    /// The identifier of the call, which is its idempotency key. If a turn was not stored and is posted again, its calls
+    /// are repeated with the same `call_id`, and must not take effect a second time. A stored turn is replayed without
+    /// calling any skill.
     #[prost(string, tag = "1")]
     pub call_id: ::prost::alloc::string::String,
     /// The name of the skill.
     #[prost(string, tag = "2")]
     pub name: ::prost::alloc::string::String,
-    /// The arguments, as the JSON text of an object that the skill's schema allows.
+    /// The arguments, as the JSON text of an object that is valid against the skill's schema.
     #[prost(string, tag = "3")]
     pub arguments_json: ::prost::alloc::string::String,
-    /// The identifier of the assistant whose model asks, to authorise by.
+    /// The identifier of the assistant whose model called the skill. Use it for authorization.
     #[prost(string, tag = "4")]
     pub assistant_id: ::prost::alloc::string::String,
-    /// The identifier of the turn in which the model asks.
+    /// The identifier of the turn in which the model called the skill.
     #[prost(string, tag = "5")]
     pub request_id: ::prost::alloc::string::String,
 }
@@ -1668,10 +1682,10 @@ pub mod invoke_skill_response {
     #[non_exhaustive]
     #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Outcome {
-        /// The result, as text. JSON is a good choice where the result has a structure.
+        /// The result, as text. JSON is a good choice for structured results.
         #[prost(string, tag = "1")]
         Content(::prost::alloc::string::String),
-        /// What went wrong, in words that help the model to go on.
+        /// The reason why there is no result, in words that help the model to continue.
         #[prost(string, tag = "2")]
         Error(::prost::alloc::string::String),
     }
@@ -1758,7 +1772,7 @@ pub mod skill_host_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Returns the skills of this host. The server calls it when it starts and now and then afterwards.
+        /// Returns the skills of this host. The server calls it at startup and periodically after that.
         pub async fn list_skills(
             &mut self,
             request: impl tonic::IntoRequest<super::ListSkillsRequest>,
@@ -1783,8 +1797,8 @@ pub mod skill_host_service_client {
                 .insert(GrpcMethod::new("palaver.v1.SkillHostService", "ListSkills"));
             self.inner.unary(req, path, codec).await
         }
-        /// Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-        /// should read belongs into `error` of the response.
+        /// Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+        /// for the model belongs in the `error` of the response.
         pub async fn invoke_skill(
             &mut self,
             request: impl tonic::IntoRequest<super::InvokeSkillRequest>,
@@ -1825,7 +1839,7 @@ pub mod skill_host_service_server {
     /// Generated trait containing gRPC methods that should be implemented for use with SkillHostServiceServer.
     #[async_trait]
     pub trait SkillHostService: std::marker::Send + std::marker::Sync + 'static {
-        /// Returns the skills of this host. The server calls it when it starts and now and then afterwards.
+        /// Returns the skills of this host. The server calls it at startup and periodically after that.
         async fn list_skills(
             &self,
             request: tonic::Request<super::ListSkillsRequest>,
@@ -1833,8 +1847,8 @@ pub mod skill_host_service_server {
             tonic::Response<super::ListSkillsResponse>,
             tonic::Status,
         >;
-        /// Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-        /// should read belongs into `error` of the response.
+        /// Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+        /// for the model belongs in the `error` of the response.
         async fn invoke_skill(
             &self,
             request: tonic::Request<super::InvokeSkillRequest>,

@@ -28,14 +28,15 @@ export type Assistant = Message$1<"palaver.v1.Assistant"> & {
   id: string;
 
   /**
-   * When the assistant was created or last reset, in UTC.
+   * The time, in UTC, at which the assistant was created or last reset.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 2;
    */
   createTime?: Timestamp | undefined;
 
   /**
-   * When its newest message was stored, in UTC. It equals `create_time` as long as there is no message.
+   * The time, in UTC, at which its newest message was stored. It equals `create_time` until the first message is
+   * stored.
    *
    * @generated from field: google.protobuf.Timestamp update_time = 3;
    */
@@ -49,8 +50,8 @@ export type Assistant = Message$1<"palaver.v1.Assistant"> & {
   totalMessages: number;
 
   /**
-   * The `total_tokens` of the latest model call: how much of the model's context the conversation filled then.
-   * It is not a sum over the calls. It is 0 until the first turn is stored.
+   * The `total_tokens` of the latest model call, which is how much of the model's context the conversation filled at
+   * that time. It is not a sum over all calls. It is 0 until the first turn is stored.
    *
    * @generated from field: int32 total_tokens = 5;
    */
@@ -78,14 +79,14 @@ export type Message = Message$1<"palaver.v1.Message"> & {
   index: number;
 
   /**
-   * Who wrote the message.
+   * The writer of the message.
    *
    * @generated from field: palaver.v1.Role role = 2;
    */
   role: Role;
 
   /**
-   * The text. It may be empty when an assistant message consists of skill calls alone. For a tool message it is the
+   * The text. It may be empty when an assistant message consists of skill calls alone. In a tool message it is the
    * result of the skill, or the text that told the model what went wrong.
    *
    * @generated from field: string content = 3;
@@ -93,8 +94,8 @@ export type Message = Message$1<"palaver.v1.Message"> & {
   content: string;
 
   /**
-   * When the message was stored, in UTC. It grows strictly from message to message of an assistant, to the
-   * microsecond, so a caller that polls with `after_time` misses nothing.
+   * The time, in UTC, at which the message was stored. It increases strictly from message to message of an assistant,
+   * to the microsecond, so a caller that polls with `after_time` misses nothing.
    *
    * @generated from field: google.protobuf.Timestamp create_time = 4;
    */
@@ -116,7 +117,7 @@ export type Message = Message$1<"palaver.v1.Message"> & {
 
   /**
    * The `request_id` of the turn that stored the message. It is empty for the instructions, and for messages that
-   * another program wrote into the same table.
+   * another program wrote to the same table.
    *
    * @generated from field: string request_id = 7;
    */
@@ -137,8 +138,8 @@ export const MessageSchema: GenMessage<Message> = /*@__PURE__*/
  */
 export type SkillCall = Message$1<"palaver.v1.SkillCall"> & {
   /**
-   * The identifier of the call. The server makes it of the assistant, the turn, the name and the arguments, so a turn that
-   * is run anew after a crash has the same one for the same call. It is unique within a conversation.
+   * The identifier of the call. The server derives it from the assistant, the turn, the name and the arguments, so a
+   * turn that runs again after a crash gives the same call the same identifier. It is unique within a conversation.
    *
    * @generated from field: string id = 1;
    */
@@ -167,7 +168,7 @@ export const SkillCallSchema: GenMessage<SkillCall> = /*@__PURE__*/
   messageDesc(file_palaver_v1_assistant, 2);
 
 /**
- * What a skill call led to.
+ * The outcome of a skill call.
  *
  * @generated from message palaver.v1.SkillResult
  */
@@ -186,7 +187,7 @@ export type SkillResult = Message$1<"palaver.v1.SkillResult"> & {
    */
   outcome: {
     /**
-     * The result, as text. JSON is a good choice where the result has a structure.
+     * The result, as text. JSON is a good choice for structured results.
      *
      * @generated from field: string content = 2;
      */
@@ -194,7 +195,7 @@ export type SkillResult = Message$1<"palaver.v1.SkillResult"> & {
     case: "content";
   } | {
     /**
-     * What went wrong, in words that help the model to go on.
+     * The reason why there is no result, in words that help the model to continue.
      *
      * @generated from field: string error = 3;
      */
@@ -211,27 +212,29 @@ export const SkillResultSchema: GenMessage<SkillResult> = /*@__PURE__*/
   messageDesc(file_palaver_v1_assistant, 3);
 
 /**
- * The description of a skill, from which a model decides when and how to call it.
+ * The description of a skill, from which a model decides when and how to call it. A skill is what OpenAI calls a tool
+ * or a function.
  *
  * @generated from message palaver.v1.Skill
  */
 export type Skill = Message$1<"palaver.v1.Skill"> & {
   /**
-   * The name, by which the model calls the skill: 1 to 64 letters, digits, `_` and `-`.
+   * The name by which the model calls the skill: 1 to 64 letters, digits, `_` and `-`.
    *
    * @generated from field: string name = 1;
    */
   name: string;
 
   /**
-   * What the skill does and when to use it, for the model to read.
+   * A description for the model: what the skill does and when to use it.
    *
    * @generated from field: string description = 2;
    */
   description: string;
 
   /**
-   * The JSON Schema of the arguments, as JSON text. It must describe an object. Empty: the skill has no arguments.
+   * The JSON Schema of the arguments, as JSON text. It must describe an object. If empty, the skill takes no
+   * arguments.
    *
    * @generated from field: string parameters_json_schema = 3;
    */
@@ -252,35 +255,35 @@ export const SkillSchema: GenMessage<Skill> = /*@__PURE__*/
  */
 export enum Role {
   /**
-   * The role is not known, because the message was stored by a newer version.
+   * The role is unknown, because a newer version stored the message.
    *
    * @generated from enum value: ROLE_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * The instructions of the assistant.
+   * The message holds the instructions of the assistant.
    *
    * @generated from enum value: ROLE_SYSTEM = 1;
    */
   SYSTEM = 1,
 
   /**
-   * The user.
+   * The user wrote the message.
    *
    * @generated from enum value: ROLE_USER = 2;
    */
   USER = 2,
 
   /**
-   * The model.
+   * The model wrote the message.
    *
    * @generated from enum value: ROLE_ASSISTANT = 3;
    */
   ASSISTANT = 3,
 
   /**
-   * A skill, answering a call of the model.
+   * A skill wrote the message, to answer a call of the model.
    *
    * @generated from enum value: ROLE_TOOL = 4;
    */

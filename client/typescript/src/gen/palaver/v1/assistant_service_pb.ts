@@ -30,8 +30,8 @@ export type CreateAssistantRequest = Message<"palaver.v1.CreateAssistantRequest"
   id: string;
 
   /**
-   * What the model is told before every conversation, as a system message. Unset: "You are a helpful assistant." Blank:
-   * no system message. At most 450,000 UTF-16 code units.
+   * The instructions that the model gets before every conversation, as a system message. If unset, they are "You are
+   * a helpful assistant." If blank, there is no system message. They may have at most 450,000 UTF-16 code units.
    *
    * @generated from field: optional string instructions = 2;
    */
@@ -45,14 +45,14 @@ export type CreateAssistantRequest = Message<"palaver.v1.CreateAssistantRequest"
   chatStorageConnectionSetting: string;
 
   /**
-   * The collection that will hold the conversation. It is created when it does not exist. The default is `ChatState`.
+   * The collection that will hold the conversation. It is created if it does not exist. The default is `ChatState`.
    *
    * @generated from field: string collection_name = 4;
    */
   collectionName: string;
 
   /**
-   * What to do when the assistant exists already.
+   * Determines what happens if the assistant already exists.
    *
    * @generated from field: palaver.v1.IfExists if_exists = 5;
    */
@@ -73,14 +73,14 @@ export const CreateAssistantRequestSchema: GenMessage<CreateAssistantRequest> = 
  */
 export type CreateAssistantResponse = Message<"palaver.v1.CreateAssistantResponse"> & {
   /**
-   * The assistant as it is now.
+   * The assistant in its current state.
    *
    * @generated from field: palaver.v1.Assistant assistant = 1;
    */
   assistant?: Assistant | undefined;
 
   /**
-   * True where the conversation is new. False where `IF_EXISTS_KEEP` found an assistant and left it as it was.
+   * True if the conversation is new. False if `IF_EXISTS_KEEP` found an assistant and left it unchanged.
    *
    * @generated from field: bool created = 2;
    */
@@ -136,7 +136,7 @@ export const GetAssistantRequestSchema: GenMessage<GetAssistantRequest> = /*@__P
  */
 export type GetAssistantResponse = Message<"palaver.v1.GetAssistantResponse"> & {
   /**
-   * The assistant.
+   * The assistant in its current state.
    *
    * @generated from field: palaver.v1.Assistant assistant = 1;
    */
@@ -178,30 +178,30 @@ export type ListMessagesRequest = Message<"palaver.v1.ListMessagesRequest"> & {
   collectionName: string;
 
   /**
-   * Only messages with a later `create_time` than this one are returned. Unset: all messages.
+   * Only messages with a later `create_time` than this are returned. If unset, all messages are returned.
    *
    * @generated from field: google.protobuf.Timestamp after_time = 4;
    */
   afterTime?: Timestamp | undefined;
 
   /**
-   * The order of the messages, over all pages.
+   * The order of the messages, across all pages.
    *
    * @generated from field: palaver.v1.Order order = 5;
    */
   order: Order;
 
   /**
-   * The most messages to return in one page. The default is 100 and the limit 1,000. A page may hold fewer, so that it
-   * stays below 3 MiB, and there may be more messages even so: go by `next_page_token`.
+   * The maximum number of messages in one page. The default is 100 and the limit is 1,000. A page may hold fewer, to
+   * stay below 3 MiB, even if more messages follow: rely on `next_page_token` instead.
    *
    * @generated from field: int32 page_size = 6;
    */
   pageSize: number;
 
   /**
-   * The `next_page_token` of the page before; empty for the first page. The other fields must be as they were there,
-   * but for `page_size`.
+   * The `next_page_token` of the previous page, or empty for the first page. All other fields except `page_size` must
+   * be the same as in the request for the previous page.
    *
    * @generated from field: string page_token = 7;
    */
@@ -229,7 +229,7 @@ export type ListMessagesResponse = Message<"palaver.v1.ListMessagesResponse"> & 
   messages: Message$1[];
 
   /**
-   * The token that gets the next page. It is empty on the last page.
+   * The page token for the next page. It is empty on the last page.
    *
    * @generated from field: string next_page_token = 2;
    */
@@ -307,57 +307,59 @@ export type PostUserQueryRequest = Message<"palaver.v1.PostUserQueryRequest"> & 
   id: string;
 
   /**
-   * What the user says. It must not be empty, unless `skill_results` are given. At most 450,000 UTF-16 code units.
+   * The text of the user message. It must not be empty unless `skill_results` is set. It may have at most 450,000
+   * UTF-16 code units.
    *
    * @generated from field: string user_message = 2;
    */
   userMessage: string;
 
   /**
-   * The model that answers; on Azure OpenAI, the name of its deployment. At most 256 characters. The default is the
-   * server's, `gpt-3.5-turbo` unless its settings say otherwise.
+   * The model that answers. With Azure OpenAI, this is the name of its deployment. It may have at most 256
+   * characters. The default is the server's, which is `gpt-3.5-turbo` unless its settings change it.
    *
    * @generated from field: string chat_model = 3;
    */
   chatModel: string;
 
   /**
-   * The sampling temperature, from 0 (most focused) to 2 (most random). The default is the server's, 0.5 unless its
-   * settings say otherwise; when only `top_p` is given, no temperature is sent. It is not sent for a reasoning model.
+   * The sampling temperature, from 0 (most focused) to 2 (most random). The default is the server's, which is 0.5
+   * unless its settings change it. If only `top_p` is set, no temperature is sent. It is never sent to a reasoning
+   * model.
    *
    * @generated from field: optional double temperature = 4;
    */
   temperature?: number | undefined;
 
   /**
-   * Nucleus sampling: the model considers only the most likely tokens whose probabilities add up to this mass. Greater
-   * than 0 and at most 1. Unset: not sent. It is not sent for a reasoning model. Set `temperature` or `top_p`, better
-   * not both.
+   * The nucleus sampling mass: the model considers only the most likely tokens whose probabilities add up to this
+   * value. It must be greater than 0 and at most 1. If unset, it is not sent. It is never sent to a reasoning model.
+   * Prefer to set either `temperature` or `top_p`, but not both.
    *
    * @generated from field: optional double top_p = 5;
    */
   topP?: number | undefined;
 
   /**
-   * The most tokens that the model may generate in one call, 1 at least. The default is the server's, 100 unless its
-   * settings say otherwise; for a reasoning model, no limit is sent by default. The server's settings may set a cap:
-   * a higher value is lowered to it, and `started` tells.
+   * The maximum number of tokens that the model may generate in one call, at least 1. The default is the server's,
+   * which is 100 unless its settings change it. For a reasoning model, no limit is sent by default. The server's
+   * settings may set a cap: a higher value is lowered to it, and `started` reports the value in effect.
    *
    * @generated from field: optional int32 max_tokens = 6;
    */
   maxTokens?: number | undefined;
 
   /**
-   * True for a reasoning model. It gets its limit as `max_completion_tokens`, and neither `temperature` nor `top_p`.
-   * The default is false.
+   * True for a reasoning model. Such a model gets its limit as `max_completion_tokens`, and neither `temperature` nor
+   * `top_p`. The default is false.
    *
    * @generated from field: bool is_reasoning_model = 7;
    */
   isReasoningModel: boolean;
 
   /**
-   * The name of the AI connection in the server's settings. Empty, or a name that the server does not offer: the
-   * server's OpenAI key, or else its Azure OpenAI endpoint. `started` tells which connection was used.
+   * The name of the AI connection in the server's settings. If it is empty, or a name that the server does not offer,
+   * the server uses its OpenAI key or else its Azure OpenAI endpoint. `started` reports which connection is in use.
    *
    * @generated from field: string ai_connection_name = 8;
    */
@@ -378,51 +380,52 @@ export type PostUserQueryRequest = Message<"palaver.v1.PostUserQueryRequest"> & 
   collectionName: string;
 
   /**
-   * The caller's identifier of this turn: at most 128 visible ASCII characters. Empty: the server makes one and tells
-   * it in `started`.
+   * The caller's identifier of this turn, which is its idempotency key: at most 128 visible ASCII characters. If
+   * empty, the server generates one and reports it in `started`.
    *
-   * Posting again with the same `request_id` and the same request is always safe: a turn that is stored is replayed
-   * from the store without a model call, and a turn that is running is joined, from its first event. The same
-   * `request_id` with another request is `INVALID_ARGUMENT` with `REQUEST_ID_REUSED`; `on_disconnect` may differ.
+   * Posting again with the same `request_id` and the same request is always safe: a stored turn is replayed from the
+   * store without a model call, and a running turn is joined from its first event. The same `request_id` with a
+   * different request fails with `INVALID_ARGUMENT` and `REQUEST_ID_REUSED`. Only `on_disconnect` may differ.
    *
    * @generated from field: string request_id = 11;
    */
   requestId: string;
 
   /**
-   * What becomes of the turn when its last caller is gone.
+   * Determines what happens to the turn when its last caller is gone.
    *
    * @generated from field: palaver.v1.OnDisconnect on_disconnect = 12;
    */
   onDisconnect: OnDisconnect;
 
   /**
-   * How much of the conversation the model is sent.
+   * Limits how much of the conversation the model gets.
    *
    * @generated from field: palaver.v1.History history = 13;
    */
   history?: History | undefined;
 
   /**
-   * Skills that the caller itself runs. When the model asks for one, the turn is stored as it stands and `completed`
-   * has the finish reason `FINISH_REASON_SKILL_CALLS`; the caller runs the skills and posts `skill_results`. At
-   * most 128, with schemas of 32,768 characters in all. The server passes the model's arguments on as long as they are a
-   * JSON object; to check them against the schema is up to the caller.
+   * Skills that the caller runs itself. When the model calls one, the turn is stored as it stands, and `completed`
+   * has the finish reason `FINISH_REASON_SKILL_CALLS`. The caller then runs the skills and posts `skill_results`.
+   * There may be at most 128 skills, whose schemas may have 32,768 characters in total. The server passes the model's
+   * arguments on if they are a JSON object. Checking them against the schema is up to the caller.
    *
    * @generated from field: repeated palaver.v1.Skill caller_skills = 14;
    */
   callerSkills: Skill[];
 
   /**
-   * The names of the skills that the model may call, of those that the server's skill hosts offer. Empty: all.
+   * The names of the skills that the model may call, out of those that the server's skill hosts offer. If empty, the
+   * model may call all of them.
    *
    * @generated from field: repeated string skill_names = 15;
    */
   skillNames: string[];
 
   /**
-   * The results of the caller skills that the stored conversation waits for, with an empty `user_message` and the
-   * `caller_skills` again.
+   * The results of the caller skills that the stored conversation waits for. `user_message` must be empty, and
+   * `caller_skills` must be set again.
    *
    * @generated from field: repeated palaver.v1.SkillResult skill_results = 16;
    */
@@ -437,15 +440,15 @@ export const PostUserQueryRequestSchema: GenMessage<PostUserQueryRequest> = /*@_
   messageDesc(file_palaver_v1_assistant_service, 8);
 
 /**
- * How much of the conversation the model is sent.
+ * History limits how much of the conversation the model gets.
  *
  * @generated from message palaver.v1.History
  */
 export type History = Message<"palaver.v1.History"> & {
   /**
-   * The most stored messages to send besides the instructions and the new message, counted from the newest. Skill
-   * calls and their results are never parted, so it may be a few less. 0: none. The default is the server's, 100 unless
-   * its settings say otherwise. At most 65,535.
+   * The maximum number of stored messages to send, counted from the newest, in addition to the instructions and the
+   * new message. Slightly fewer may be sent, because skill calls are never separated from their results. If 0, none
+   * are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535.
    *
    * @generated from field: optional int32 max_messages = 1;
    */
@@ -473,13 +476,13 @@ export type PostUserQueryResponse = Message<"palaver.v1.PostUserQueryResponse"> 
   sequence: bigint;
 
   /**
-   * What happened. A client must skip events that it does not know.
+   * The event. A client must skip events that it does not know.
    *
    * @generated from oneof palaver.v1.PostUserQueryResponse.event
    */
   event: {
     /**
-     * The turn was accepted. This is always the first event; it is sent before the model is called.
+     * The turn was accepted. This is always the first event, and it is sent before the model is called.
      *
      * @generated from field: palaver.v1.TurnStarted started = 2;
      */
@@ -495,7 +498,7 @@ export type PostUserQueryResponse = Message<"palaver.v1.PostUserQueryResponse"> 
     case: "textDelta";
   } | {
     /**
-     * The model asked for a skill.
+     * The model called a skill.
      *
      * @generated from field: palaver.v1.SkillCall skill_call = 4;
      */
@@ -503,7 +506,7 @@ export type PostUserQueryResponse = Message<"palaver.v1.PostUserQueryResponse"> 
     case: "skillCall";
   } | {
     /**
-     * A skill answered.
+     * A skill call has an outcome.
      *
      * @generated from field: palaver.v1.SkillResult skill_result = 5;
      */
@@ -528,20 +531,21 @@ export const PostUserQueryResponseSchema: GenMessage<PostUserQueryResponse> = /*
   messageDesc(file_palaver_v1_assistant_service, 10);
 
 /**
- * The beginning of a turn, with the parameters that are in effect after defaults and limits were applied.
+ * The beginning of a turn, with the parameters that are in effect after defaults and limits were applied. A replay
+ * reports the parameters that were in effect when the turn ran.
  *
  * @generated from message palaver.v1.TurnStarted
  */
 export type TurnStarted = Message<"palaver.v1.TurnStarted"> & {
   /**
-   * The identifier of the turn: the caller's, or the one that the server made.
+   * The identifier of the turn, either the caller's or the one that the server generated.
    *
    * @generated from field: string request_id = 1;
    */
   requestId: string;
 
   /**
-   * The model that is asked.
+   * The model that is called.
    *
    * @generated from field: string chat_model = 2;
    */
@@ -555,28 +559,28 @@ export type TurnStarted = Message<"palaver.v1.TurnStarted"> & {
   aiConnectionName: string;
 
   /**
-   * The temperature that is sent. Unset where none is sent.
+   * The temperature that is sent. It is unset if none is sent.
    *
    * @generated from field: optional double temperature = 4;
    */
   temperature?: number | undefined;
 
   /**
-   * The nucleus sampling mass that is sent. Unset where none is sent.
+   * The nucleus sampling mass that is sent. It is unset if none is sent.
    *
    * @generated from field: optional double top_p = 5;
    */
   topP?: number | undefined;
 
   /**
-   * The token limit that is sent. Unset where none is sent.
+   * The token limit that is sent. It is unset if none is sent.
    *
    * @generated from field: optional int32 max_tokens = 6;
    */
   maxTokens?: number | undefined;
 
   /**
-   * True when the turn was stored before and is replayed from the store, without a model call.
+   * True if the turn was already stored and is replayed from the store, without a model call.
    *
    * @generated from field: bool replayed = 7;
    */
@@ -597,7 +601,8 @@ export const TurnStartedSchema: GenMessage<TurnStarted> = /*@__PURE__*/
  */
 export type TextDelta = Message<"palaver.v1.TextDelta"> & {
   /**
-   * The text, to be appended to what came before. It is never empty. How a reply is cut into pieces has no meaning.
+   * The text, to be appended to the text so far. It is never empty. Where a reply is split into pieces has no
+   * meaning.
    *
    * @generated from field: string text = 1;
    */
@@ -618,14 +623,14 @@ export const TextDeltaSchema: GenMessage<TextDelta> = /*@__PURE__*/
  */
 export type TurnCompleted = Message<"palaver.v1.TurnCompleted"> & {
   /**
-   * The assistant after this turn.
+   * The assistant in its current state, which includes this turn.
    *
    * @generated from field: palaver.v1.Assistant assistant = 1;
    */
   assistant?: Assistant | undefined;
 
   /**
-   * The messages that this turn stored, by ascending `index`. The reply is the last one, unless the finish reason is
+   * The messages that this turn stored, by ascending `index`. The last one is the reply, unless the finish reason is
    * `FINISH_REASON_SKILL_CALLS` or `FINISH_REASON_SKILL_LIMIT`: then results of skill calls may follow it.
    *
    * @generated from field: repeated palaver.v1.Message messages = 2;
@@ -633,21 +638,21 @@ export type TurnCompleted = Message<"palaver.v1.TurnCompleted"> & {
   messages: Message$1[];
 
   /**
-   * Why the model stopped writing.
+   * The reason why the model stopped writing.
    *
    * @generated from field: palaver.v1.FinishReason finish_reason = 3;
    */
   finishReason: FinishReason;
 
   /**
-   * What the turn used, added up over its model calls.
+   * The usage of the turn, added up over its model calls.
    *
    * @generated from field: palaver.v1.Usage usage = 4;
    */
   usage?: Usage | undefined;
 
   /**
-   * The model that answered, as the endpoint reported it. It may be more exact than the one that was asked for.
+   * The model that answered, as the endpoint reported it. It may be more specific than the model that was requested.
    *
    * @generated from field: string chat_model = 5;
    */
@@ -662,41 +667,41 @@ export const TurnCompletedSchema: GenMessage<TurnCompleted> = /*@__PURE__*/
   messageDesc(file_palaver_v1_assistant_service, 13);
 
 /**
- * What a turn used, as the endpoint reported it. A figure that the endpoint does not report is 0.
+ * The usage of a turn, as the endpoint reported it. A figure that the endpoint does not report is 0.
  *
  * @generated from message palaver.v1.Usage
  */
 export type Usage = Message<"palaver.v1.Usage"> & {
   /**
-   * Tokens read by the model.
+   * The number of tokens that the model read.
    *
    * @generated from field: int32 prompt_tokens = 1;
    */
   promptTokens: number;
 
   /**
-   * Tokens written by the model, reasoning included.
+   * The number of tokens that the model wrote, including its reasoning.
    *
    * @generated from field: int32 completion_tokens = 2;
    */
   completionTokens: number;
 
   /**
-   * Tokens read and written.
+   * The number of tokens that the model read and wrote.
    *
    * @generated from field: int32 total_tokens = 3;
    */
   totalTokens: number;
 
   /**
-   * Those of `prompt_tokens` that the endpoint had cached.
+   * How many of the `prompt_tokens` were cached by the endpoint.
    *
    * @generated from field: int32 cached_tokens = 4;
    */
   cachedTokens: number;
 
   /**
-   * Those of `completion_tokens` that the model spent on reasoning.
+   * How many of the `completion_tokens` the model spent on reasoning.
    *
    * @generated from field: int32 reasoning_tokens = 5;
    */
@@ -724,7 +729,7 @@ export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
  */
 export type PostUserQueryUnaryResponse = Message<"palaver.v1.PostUserQueryUnaryResponse"> & {
   /**
-   * What the stream of `PostUserQuery` ends with.
+   * The event with which the stream of `PostUserQuery` ends.
    *
    * @generated from field: palaver.v1.TurnCompleted completed = 1;
    */
@@ -796,34 +801,34 @@ export const CancelTurnResponseSchema: GenMessage<CancelTurnResponse> = /*@__PUR
   messageDesc(file_palaver_v1_assistant_service, 17);
 
 /**
- * What `CreateAssistant` does with an assistant that exists already.
+ * IfExists determines what `CreateAssistant` does with an assistant that already exists.
  *
  * @generated from enum palaver.v1.IfExists
  */
 export enum IfExists {
   /**
-   * The same as `IF_EXISTS_FAIL`.
+   * This is the same as `IF_EXISTS_FAIL`.
    *
    * @generated from enum value: IF_EXISTS_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * Fail with `ALREADY_EXISTS` and change nothing.
+   * Fails with `ALREADY_EXISTS` and changes nothing.
    *
    * @generated from enum value: IF_EXISTS_FAIL = 1;
    */
   FAIL = 1,
 
   /**
-   * Return the assistant as it is. The `instructions` of the request are not used.
+   * Returns the assistant unchanged. The `instructions` of the request are ignored.
    *
    * @generated from enum value: IF_EXISTS_KEEP = 2;
    */
   KEEP = 2,
 
   /**
-   * Delete the conversation and start over with the `instructions` of the request.
+   * Deletes the conversation and starts over with the `instructions` of the request.
    *
    * @generated from enum value: IF_EXISTS_RESET = 3;
    */
@@ -843,21 +848,21 @@ export const IfExistsSchema: GenEnum<IfExists> = /*@__PURE__*/
  */
 export enum Order {
   /**
-   * The same as `ORDER_OLDEST_FIRST`.
+   * This is the same as `ORDER_OLDEST_FIRST`.
    *
    * @generated from enum value: ORDER_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * By ascending `index`.
+   * Messages are ordered by ascending `index`.
    *
    * @generated from enum value: ORDER_OLDEST_FIRST = 1;
    */
   OLDEST_FIRST = 1,
 
   /**
-   * By descending `index`.
+   * Messages are ordered by descending `index`.
    *
    * @generated from enum value: ORDER_NEWEST_FIRST = 2;
    */
@@ -871,27 +876,27 @@ export const OrderSchema: GenEnum<Order> = /*@__PURE__*/
   enumDesc(file_palaver_v1_assistant_service, 1);
 
 /**
- * What becomes of a turn when its last caller cancels, disconnects or reaches its deadline.
+ * OnDisconnect determines what happens to a turn when its last caller cancels, disconnects or reaches its deadline.
  *
  * @generated from enum palaver.v1.OnDisconnect
  */
 export enum OnDisconnect {
   /**
-   * The same as `ON_DISCONNECT_CANCEL`.
+   * This is the same as `ON_DISCONNECT_CANCEL`.
    *
    * @generated from enum value: ON_DISCONNECT_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * The model call is closed at once, and nothing is stored.
+   * The model call is closed immediately, and nothing is stored.
    *
    * @generated from enum value: ON_DISCONNECT_CANCEL = 1;
    */
   CANCEL = 1,
 
   /**
-   * The turn runs on and is stored.
+   * The turn continues and is stored.
    *
    * @generated from enum value: ON_DISCONNECT_CONTINUE = 2;
    */
@@ -905,13 +910,13 @@ export const OnDisconnectSchema: GenEnum<OnDisconnect> = /*@__PURE__*/
   enumDesc(file_palaver_v1_assistant_service, 2);
 
 /**
- * Why the model stopped writing.
+ * The reason why the model stopped writing.
  *
  * @generated from enum palaver.v1.FinishReason
  */
 export enum FinishReason {
   /**
-   * The reason is not known.
+   * The reason is unknown.
    *
    * @generated from enum value: FINISH_REASON_UNSPECIFIED = 0;
    */
@@ -925,7 +930,7 @@ export enum FinishReason {
   STOP = 1,
 
   /**
-   * The token limit was reached: the reply is cut off.
+   * The reply is cut off, because it reached the token limit.
    *
    * @generated from enum value: FINISH_REASON_LENGTH = 2;
    */
@@ -939,14 +944,15 @@ export enum FinishReason {
   CONTENT_FILTER = 3,
 
   /**
-   * The model kept asking for skills until the server's limit of rounds.
+   * The model kept calling skills until the turn reached the server's limit of rounds or had no room for more
+   * messages.
    *
    * @generated from enum value: FINISH_REASON_SKILL_LIMIT = 4;
    */
   SKILL_LIMIT = 4,
 
   /**
-   * The model asked for caller skills: the conversation waits for their results.
+   * The model called caller skills, and the conversation waits for their results.
    *
    * @generated from enum value: FINISH_REASON_SKILL_CALLS = 5;
    */
@@ -962,29 +968,29 @@ export const FinishReasonSchema: GenEnum<FinishReason> = /*@__PURE__*/
 /**
  * AssistantService keeps conversations and calls the model.
  *
- * Three fields mean the same in every request:
+ * Three fields have the same meaning in every request:
  *
- * * `id` names the assistant: 1 to 255 characters, no slash, backslash, `#` or `?` and no control characters (the rule
- *   of Azure Table Storage for keys).
+ * * `id` identifies the assistant. It has 1 to 255 characters, with no slash, backslash, `#`, `?` or control
+ *   characters (Azure Table Storage's rule for keys).
  * * `chat_storage_connection_setting` is the name of a storage connection in the server's settings. The default is
- *   `AzureWebJobsStorage`. A name that the server does not offer is `FAILED_PRECONDITION` with the reason
+ *   `AzureWebJobsStorage`. A name that the server does not offer fails with `FAILED_PRECONDITION` and the reason
  *   `CONNECTION_NOT_CONFIGURED`.
- * * `collection_name` names the table that holds the conversation: 3 to 63 letters and digits, the first one a letter
- *   (the rule of Azure Table Storage for table names). The default is `ChatState`. Letter case does not distinguish
- *   collections.
+ * * `collection_name` is the name of the table that holds the conversation. It has 3 to 63 letters and digits and
+ *   begins with a letter (Azure Table Storage's rule for table names). The default is `ChatState`. Collections whose
+ *   names differ only in letter case are the same collection.
  *
  * Every error carries a `google.rpc.ErrorInfo` with the domain "palaver.v1" and a `reason` from `ErrorReason`, which
- * says for each reason what happened and what to do. Invalid fields are `INVALID_ARGUMENT` with the reason
- * `INVALID_FIELD` and a `google.rpc.BadRequest` that names all of them at once. What is worth trying again carries a
- * `google.rpc.RetryInfo`. A request may have 2 MiB at most.
+ * documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
+ * `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
+ * carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
  *
  * @generated from service palaver.v1.AssistantService
  */
 export const AssistantService: GenService<{
   /**
-   * Creates an assistant, whose conversation then consists of its instructions alone.
+   * Creates an assistant. Its conversation then consists of its instructions alone.
    *
-   * Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS` as `if_exists` says.
+   * Errors: `ALREADY_EXISTS` with `ASSISTANT_EXISTS`, depending on `if_exists`.
    *
    * @generated from rpc palaver.v1.AssistantService.CreateAssistant
    */
@@ -994,7 +1000,7 @@ export const AssistantService: GenService<{
     output: typeof CreateAssistantResponseSchema;
   },
   /**
-   * Returns the present state of an assistant.
+   * Returns the current state of an assistant.
    *
    * Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
    *
@@ -1006,7 +1012,7 @@ export const AssistantService: GenService<{
     output: typeof GetAssistantResponseSchema;
   },
   /**
-   * Returns the messages of an assistant, a page at a time.
+   * Returns the messages of an assistant, one page at a time.
    *
    * Errors: `NOT_FOUND` with `ASSISTANT_NOT_FOUND`.
    *
@@ -1030,16 +1036,16 @@ export const AssistantService: GenService<{
     output: typeof DeleteAssistantResponseSchema;
   },
   /**
-   * Posts a user message and streams the reply: a turn.
+   * Posts a user message and streams the reply. This is called a turn.
    *
-   * The stream begins with `started` and, when all went well, ends with `completed` and the status OK. `completed` is
-   * sent only after the turn is stored: the user message, the reply and what lies between them are stored together or
-   * not at all. An error ends the stream as a status; then nothing of the turn is stored.
+   * The stream begins with `started`. If the turn succeeds, the stream ends with `completed` and the status OK.
+   * `completed` is sent only after the turn is stored: the user message, the reply and everything between them are
+   * stored together or not at all. An error ends the stream with its status, and nothing of the turn is stored.
    *
-   * One turn runs at a time for each assistant. Others wait for it in order, until their deadline or until too many
-   * wait; then they fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
+   * Each assistant runs one turn at a time. Other turns wait for it in order, until their deadline passes or too many
+   * turns are waiting. They then fail with `ABORTED` and `ASSISTANT_BUSY`, before any model call.
    *
-   * When the caller cancels, disconnects or reaches its deadline, `on_disconnect` says what becomes of the turn.
+   * When the caller cancels, disconnects or reaches its deadline, `on_disconnect` decides what happens to the turn.
    *
    * @generated from rpc palaver.v1.AssistantService.PostUserQuery
    */
@@ -1049,8 +1055,8 @@ export const AssistantService: GenService<{
     output: typeof PostUserQueryResponseSchema;
   },
   /**
-   * Posts a user message and returns the whole reply at once: what `PostUserQuery` sends as `completed`. Everything
-   * else is as there.
+   * Posts a user message and returns the whole reply at once, as the `completed` event of `PostUserQuery`. Everything
+   * else works as it does there.
    *
    * @generated from rpc palaver.v1.AssistantService.PostUserQueryUnary
    */
@@ -1060,14 +1066,14 @@ export const AssistantService: GenService<{
     output: typeof PostUserQueryUnaryResponseSchema;
   },
   /**
-   * Ends a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
+   * Cancels a running turn, whatever its `on_disconnect` says. Its callers get `CANCELLED` with `TURN_CANCELLED`, the
    * model call is closed and nothing of the turn is stored.
    *
-   * A turn of another server is not stored from the moment of this call's success; its model call is closed and its
-   * callers are told a little later, after a third of the server's `PALAVER_LEASE_DURATION` at most.
+   * If the turn runs on another server, it can't be stored once this call has succeeded. That server closes the model
+   * call and notifies the turn's callers a little later, after at most a third of its `PALAVER_LEASE_DURATION`.
    *
-   * Errors: `NOT_FOUND` with `TURN_NOT_FOUND` when no such turn is running: it is stored or being stored, has failed, or
-   * waits for its assistant on another server.
+   * Errors: `NOT_FOUND` with `TURN_NOT_FOUND` if no such turn is running, because it is stored or being stored, has
+   * failed, or is waiting for its assistant on another server.
    *
    * @generated from rpc palaver.v1.AssistantService.CancelTurn
    */

@@ -12,37 +12,37 @@ export const file_palaver_v1_error_reason: GenFile = /*@__PURE__*/
   fileDesc("Ch1wYWxhdmVyL3YxL2Vycm9yX3JlYXNvbi5wcm90bxIKcGFsYXZlci52MSq7CAoLRXJyb3JSZWFzb24SHAoYRVJST1JfUkVBU09OX1VOU1BFQ0lGSUVEEAASHgoaRVJST1JfUkVBU09OX0lOVkFMSURfRklFTEQQARIiCh5FUlJPUl9SRUFTT05fUkVRVUVTVF9JRF9SRVVTRUQQAhInCiNFUlJPUl9SRUFTT05fTU9ERUxfUkVKRUNURURfUkVRVUVTVBADEiAKHEVSUk9SX1JFQVNPTl9NT0RFTF9OT1RfRk9VTkQQBBInCiNFUlJPUl9SRUFTT05fTU9ERUxfQ09OVEVOVF9GSUxURVJFRBAFEiQKIEVSUk9SX1JFQVNPTl9BU1NJU1RBTlRfTk9UX0ZPVU5EEAYSHwobRVJST1JfUkVBU09OX1RVUk5fTk9UX0ZPVU5EEAcSIQodRVJST1JfUkVBU09OX0FTU0lTVEFOVF9FWElTVFMQCBIfChtFUlJPUl9SRUFTT05fQVNTSVNUQU5UX0JVU1kQCRIhCh1FUlJPUl9SRUFTT05fQ09OQ1VSUkVOVF9XUklURRAKEioKJkVSUk9SX1JFQVNPTl9DT05ORUNUSU9OX05PVF9DT05GSUdVUkVEEAsSKAokRVJST1JfUkVBU09OX0NPTlRFWFRfTEVOR1RIX0VYQ0VFREVEEAwSIgoeRVJST1JfUkVBU09OX0NPTlZFUlNBVElPTl9GVUxMEA0SJgoiRVJST1JfUkVBU09OX01PREVMX1FVT1RBX0VYSEFVU1RFRBAOEisKJ0VSUk9SX1JFQVNPTl9NT0RFTF9DUkVERU5USUFMU19SRUpFQ1RFRBAPEisKJ0VSUk9SX1JFQVNPTl9TVE9SRV9DUkVERU5USUFMU19SRUpFQ1RFRBAQEiMKH0VSUk9SX1JFQVNPTl9NT0RFTF9SQVRFX0xJTUlURUQQERIfChtFUlJPUl9SRUFTT05fVE9PX01BTllfVFVSTlMQEhIbChdFUlJPUl9SRUFTT05fU1RPUkVfRlVMTBATEh8KG0VSUk9SX1JFQVNPTl9UVVJOX1RPT19MQVJHRRAUEiIKHkVSUk9SX1JFQVNPTl9NT0RFTF9VTkFWQUlMQUJMRRAVEiQKIEVSUk9SX1JFQVNPTl9NT0RFTF9TVFJFQU1fQlJPS0VOEBYSIgoeRVJST1JfUkVBU09OX1NUT1JFX1VOQVZBSUxBQkxFEBcSHgoaRVJST1JfUkVBU09OX1NIVVRUSU5HX0RPV04QGBIeChpFUlJPUl9SRUFTT05fTU9ERUxfVElNRU9VVBAZEh8KG0VSUk9SX1JFQVNPTl9UVVJOX0NBTkNFTExFRBAaEh4KGkVSUk9SX1JFQVNPTl9TVE9SRV9DT1JSVVBUEBsSGQoVRVJST1JfUkVBU09OX0lOVEVSTkFMEBwSHgoaRVJST1JfUkVBU09OX1VOSU1QTEVNRU5URUQQHUKTAQoPY2hhdC5wYWxhdmVyLnYxQhBFcnJvclJlYXNvblByb3RvUAFaPmdpdGh1Yi5jb20vcGFsYXZlci1jaGF0L3BhbGF2ZXIvY2xpZW50L2dvL3BhbGF2ZXIvdjE7cGFsYXZlcnYxogIDUExWqgIKUGFsYXZlci5WMcoCClBhbGF2ZXJcVjHqAgtQYWxhdmVyOjpWMWIGcHJvdG8z");
 
 /**
- * The reason of an error: the name of the value without its prefix is the `reason` of the `google.rpc.ErrorInfo` that
- * comes with the status, for instance "ASSISTANT_NOT_FOUND". A client must expect reasons that it does not know and go
- * by the status then.
+ * The reason of an error. The name of the value without its prefix, for instance "ASSISTANT_NOT_FOUND", is the
+ * `reason` of the `google.rpc.ErrorInfo` that comes with the status. A client must expect reasons that it does not
+ * know, and fall back to the status.
  *
  * @generated from enum palaver.v1.ErrorReason
  */
 export enum ErrorReason {
   /**
-   * Never sent.
+   * This value is never sent.
    *
    * @generated from enum value: ERROR_REASON_UNSPECIFIED = 0;
    */
   UNSPECIFIED = 0,
 
   /**
-   * `INVALID_ARGUMENT`: fields of the request are invalid. `google.rpc.BadRequest` names all of them, and says for each
-   * what is allowed.
+   * `INVALID_ARGUMENT`: fields of the request are invalid. A `google.rpc.BadRequest` lists all of them, and says for
+   * each what is allowed.
    *
    * @generated from enum value: ERROR_REASON_INVALID_FIELD = 1;
    */
   INVALID_FIELD = 1,
 
   /**
-   * `INVALID_ARGUMENT`: the `request_id` belongs to a turn with another request. Choose a new one.
+   * `INVALID_ARGUMENT`: the `request_id` belongs to a turn with a different request. Choose a new one.
    *
    * @generated from enum value: ERROR_REASON_REQUEST_ID_REUSED = 2;
    */
   REQUEST_ID_REUSED = 2,
 
   /**
-   * `INVALID_ARGUMENT`: the endpoint refused the model call; the message tells the endpoint's words.
+   * `INVALID_ARGUMENT`: the endpoint refused the model call. The message quotes the endpoint.
    *
    * @generated from enum value: ERROR_REASON_MODEL_REJECTED_REQUEST = 3;
    */
@@ -77,22 +77,22 @@ export enum ErrorReason {
   TURN_NOT_FOUND = 7,
 
   /**
-   * `ALREADY_EXISTS`: there is an assistant with this `id` in this collection.
+   * `ALREADY_EXISTS`: there is already an assistant with this `id` in this collection.
    *
    * @generated from enum value: ERROR_REASON_ASSISTANT_EXISTS = 8;
    */
   ASSISTANT_EXISTS = 8,
 
   /**
-   * `ABORTED`: other turns of the assistant are running, and the wait for them was too long or the queue too full. No
-   * model was called. Try again after the `RetryInfo`.
+   * `ABORTED`: other turns of the assistant are running, and either the wait for them was too long or the queue is
+   * full. No model was called. Try again after the `RetryInfo`.
    *
    * @generated from enum value: ERROR_REASON_ASSISTANT_BUSY = 9;
    */
   ASSISTANT_BUSY = 9,
 
   /**
-   * `ABORTED`: somebody else wrote to the conversation during the turn, of which nothing is stored. Try again.
+   * `ABORTED`: another writer changed the conversation during the turn. Nothing of the turn is stored. Try again.
    *
    * @generated from enum value: ERROR_REASON_CONCURRENT_WRITE = 10;
    */
@@ -113,7 +113,7 @@ export enum ErrorReason {
   CONTEXT_LENGTH_EXCEEDED = 12,
 
   /**
-   * `FAILED_PRECONDITION`: the conversation holds as many messages as it can, 65,535. Begin a new one.
+   * `FAILED_PRECONDITION`: the conversation holds the maximum of 65,535 messages. Start a new one.
    *
    * @generated from enum value: ERROR_REASON_CONVERSATION_FULL = 13;
    */
@@ -162,36 +162,40 @@ export enum ErrorReason {
   STORE_FULL = 19,
 
   /**
-   * `RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once: 450,000 UTF-16 code units a message, 99
-   * messages and 3.5 MiB in all, where a character outside ASCII counts as its JSON escape.
+   * `RESOURCE_EXHAUSTED`: the turn is larger than can be stored at once. The limits are 450,000 UTF-16 code units in
+   * a message, 98 messages in a turn, and 3.5 MiB in total, where a character outside ASCII counts as its JSON
+   * escape.
    *
    * @generated from enum value: ERROR_REASON_TURN_TOO_LARGE = 20;
    */
   TURN_TOO_LARGE = 20,
 
   /**
-   * `UNAVAILABLE`: the endpoint could not be reached or failed. Try again after the `RetryInfo`.
+   * `UNAVAILABLE`: the endpoint could not be reached, or it failed. Try again after the `RetryInfo`.
    *
    * @generated from enum value: ERROR_REASON_MODEL_UNAVAILABLE = 21;
    */
   MODEL_UNAVAILABLE = 21,
 
   /**
-   * `UNAVAILABLE`: the endpoint broke the reply off or sent what can't be understood. Try again after the `RetryInfo`.
+   * `UNAVAILABLE`: the endpoint broke the reply off, or sent data that can't be understood. Try again after the
+   * `RetryInfo`.
    *
    * @generated from enum value: ERROR_REASON_MODEL_STREAM_BROKEN = 22;
    */
   MODEL_STREAM_BROKEN = 22,
 
   /**
-   * `UNAVAILABLE`: the store could not be reached, failed or limits the rate of calls. Try again after the `RetryInfo`.
+   * `UNAVAILABLE`: the store could not be reached, failed, or limits the rate of calls. Try again after the
+   * `RetryInfo`.
    *
    * @generated from enum value: ERROR_REASON_STORE_UNAVAILABLE = 23;
    */
   STORE_UNAVAILABLE = 23,
 
   /**
-   * `UNAVAILABLE`: the server is shutting down. Try again: another replica, or the next start, will answer.
+   * `UNAVAILABLE`: the server is shutting down. Try again: another replica, or this one after its restart, will
+   * answer.
    *
    * @generated from enum value: ERROR_REASON_SHUTTING_DOWN = 24;
    */
@@ -205,7 +209,7 @@ export enum ErrorReason {
   MODEL_TIMEOUT = 25,
 
   /**
-   * `CANCELLED`: the turn was ended by `CancelTurn`.
+   * `CANCELLED`: `CancelTurn` cancelled the turn.
    *
    * @generated from enum value: ERROR_REASON_TURN_CANCELLED = 26;
    */
@@ -219,14 +223,15 @@ export enum ErrorReason {
   STORE_CORRUPT = 27,
 
   /**
-   * `INTERNAL`: an error in the server itself. The message has an incident id, under which the server's log tells more.
+   * `INTERNAL`: the server itself failed. The message has an incident id, under which the server's log has the
+   * details.
    *
    * @generated from enum value: ERROR_REASON_INTERNAL = 28;
    */
   INTERNAL = 28,
 
   /**
-   * `UNIMPLEMENTED`: this version of the server does not have what the request asks for; the message names it.
+   * `UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it.
    *
    * @generated from enum value: ERROR_REASON_UNIMPLEMENTED = 29;
    */

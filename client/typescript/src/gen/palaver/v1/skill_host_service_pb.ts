@@ -36,7 +36,7 @@ export const ListSkillsRequestSchema: GenMessage<ListSkillsRequest> = /*@__PURE_
  */
 export type ListSkillsResponse = Message<"palaver.v1.ListSkillsResponse"> & {
   /**
-   * The skills. Their names must be unique among all hosts of a server.
+   * The skills of this host. Their names must be unique among all hosts of a server.
    *
    * @generated from field: repeated palaver.v1.Skill skills = 1;
    */
@@ -57,9 +57,9 @@ export const ListSkillsResponseSchema: GenMessage<ListSkillsResponse> = /*@__PUR
  */
 export type InvokeSkillRequest = Message<"palaver.v1.InvokeSkillRequest"> & {
   /**
-   * The identifier of the call, and the idempotency key: a call that is repeated, because its turn was not stored and is
-   * posted again, has the same `call_id`, and must not take effect a second time. A turn that is stored is replayed, and
-   * calls no skill again.
+   * The identifier of the call, which is its idempotency key. If a turn was not stored and is posted again, its calls
+   * are repeated with the same `call_id`, and must not take effect a second time. A stored turn is replayed without
+   * calling any skill.
    *
    * @generated from field: string call_id = 1;
    */
@@ -73,21 +73,21 @@ export type InvokeSkillRequest = Message<"palaver.v1.InvokeSkillRequest"> & {
   name: string;
 
   /**
-   * The arguments, as the JSON text of an object that the skill's schema allows.
+   * The arguments, as the JSON text of an object that is valid against the skill's schema.
    *
    * @generated from field: string arguments_json = 3;
    */
   argumentsJson: string;
 
   /**
-   * The identifier of the assistant whose model asks, to authorise by.
+   * The identifier of the assistant whose model called the skill. Use it for authorization.
    *
    * @generated from field: string assistant_id = 4;
    */
   assistantId: string;
 
   /**
-   * The identifier of the turn in which the model asks.
+   * The identifier of the turn in which the model called the skill.
    *
    * @generated from field: string request_id = 5;
    */
@@ -114,7 +114,7 @@ export type InvokeSkillResponse = Message<"palaver.v1.InvokeSkillResponse"> & {
    */
   outcome: {
     /**
-     * The result, as text. JSON is a good choice where the result has a structure.
+     * The result, as text. JSON is a good choice for structured results.
      *
      * @generated from field: string content = 1;
      */
@@ -122,7 +122,7 @@ export type InvokeSkillResponse = Message<"palaver.v1.InvokeSkillResponse"> & {
     case: "content";
   } | {
     /**
-     * What went wrong, in words that help the model to go on.
+     * The reason why there is no result, in words that help the model to continue.
      *
      * @generated from field: string error = 2;
      */
@@ -146,7 +146,7 @@ export const InvokeSkillResponseSchema: GenMessage<InvokeSkillResponse> = /*@__P
  */
 export const SkillHostService: GenService<{
   /**
-   * Returns the skills of this host. The server calls it when it starts and now and then afterwards.
+   * Returns the skills of this host. The server calls it at startup and periodically after that.
    *
    * @generated from rpc palaver.v1.SkillHostService.ListSkills
    */
@@ -156,8 +156,8 @@ export const SkillHostService: GenService<{
     output: typeof ListSkillsResponseSchema;
   },
   /**
-   * Runs a skill. Any error status is told to the model as a failure of the skill, without its text; what the model
-   * should read belongs into `error` of the response.
+   * Runs a skill. The server reports any error status to the model as a failure of the skill, without its text. Text
+   * for the model belongs in the `error` of the response.
    *
    * @generated from rpc palaver.v1.SkillHostService.InvokeSkill
    */
