@@ -152,7 +152,7 @@ async def test_a_reply_may_begin_again_more_than_once(driver, server):
 
 def begin_anew(server):
     server.script("PostUserQuery", [replies.started(), replies.delta("One"), BREAK], [*replies.turn("Two")[:-1], HANG])
-    return pytest.raises(palaver.UnavailableError, match="anew")
+    return pytest.raises(palaver.UnavailableError, match="ran again")
 
 
 async def test_text_alone_is_never_of_two_replies(server):
