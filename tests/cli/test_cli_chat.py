@@ -41,7 +41,7 @@ def chat(server, tmp_path):
             sys.executable, command, env=environment, dimensions=(24, 80), encoding="utf-8", timeout=10
         )
         children.append(child)
-        child.expect("/help shows the keys")
+        child.expect("/help for the keys")
         child.expect(PROMPT)
         return child
 
@@ -95,7 +95,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(chat, server):
     child.send("Hello!" + ENTER)
     child.expect("Well")
     child.send(CTRL_C)
-    child.expect("Nothing of this turn was kept")
+    child.expect("This turn was not stored")
     assert server.calls[-1].abandoned.wait(30)
     child.expect(PROMPT)
     child.send("Again" + ENTER)
@@ -111,7 +111,7 @@ def test_ctrl_c_stops_the_waiting(chat, server):
     child.send("Hello!" + ENTER)
     child.expect("waiting for the reply")
     child.send(CTRL_C)
-    child.expect("Nothing of this turn was kept")
+    child.expect("This turn was not stored")
     child.expect(PROMPT)
     leave(child)
 
@@ -167,12 +167,12 @@ def test_an_error_is_shown_and_the_chat_goes_on(chat, server):
     leave(child)
 
 
-def test_a_reply_that_begins_anew_says_so(chat, server):
+def test_a_restarted_reply_is_announced(chat, server):
     broken = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good day"))
     child = chat()
     child.send("Hello!" + ENTER)
-    child.expect("Hi.*The connection broke; the reply begins anew.*Good day")
+    child.expect("Hi.*The connection broke; the reply starts over.*Good day")
     leave(child)
 
 
@@ -201,8 +201,8 @@ def test_skills_are_shown(chat, server):
     )
     child = chat()
     child.send("Hello!" + ENTER)
-    child.expect('calls clock {"zone": "UTC"}')
-    child.expect("which fails: no clock")
+    child.expect('calling clock {"zone": "UTC"}')
+    child.expect("the skill failed: no clock")
     child.expect("Who knows")
     leave(child)
 
@@ -212,7 +212,7 @@ def test_commands(chat, server):
     child.send("/help" + ENTER)
     child.expect("Alt-Enter")
     child.send("/nonsense" + ENTER)
-    child.expect("There is no /nonsense")
+    child.expect("Unknown command /nonsense")
     child.send(ENTER)
     child.send("/quit" + ENTER)
     child.expect(pexpect.EOF)

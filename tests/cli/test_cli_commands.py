@@ -298,7 +298,7 @@ def test_a_reply_that_begins_anew_is_kept_apart_from_the_broken_one(palaver, ser
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good ", "day"))
     result = palaver("ask", "support", "Hello!")
     assert (result.exit_code, result.stdout) == (0, "Hi\nGood day\n")
-    assert result.stderr == "palaver: The connection broke; the reply begins anew.\n"
+    assert result.stderr == "palaver: The connection broke; the reply starts over.\n"
 
 
 def test_no_server():

@@ -108,8 +108,7 @@ def synchronous(client: palaver.Client) -> str:
 
 async def asynchronous(client: palaver.AsyncClient) -> None:
     async with client:
-        call = client.get_assistant("a")
-        assert_type(call, Coroutine[Any, Any, palaver.Assistant])
+        call = assert_type(client.get_assistant("a"), Coroutine[Any, Any, palaver.Assistant])
         assert_type(await call, palaver.Assistant)
         assert_type(client.stub, AssistantServiceAsyncStub)
         assert_type(client.list_messages("a"), AsyncIterator[palaver.Message])
