@@ -88,7 +88,7 @@ async def test_a_result_is_text(serve, make, result, text):
 async def test_a_result_that_is_too_long_is_an_error(serve, make, result):
     outcome = await (await serve(make(result))).invoke("do")
     assert "too long" in outcome.error
-    assert "262,144 are allowed" in outcome.error
+    assert "the limit is 262,144" in outcome.error
     assert len(outcome.error) < 200
 
 
@@ -146,7 +146,7 @@ async def test_a_skill_that_raises_a_cancellation_fails_as_any_other(serve, fail
         raise asyncio.CancelledError
 
     assert await (await serve(do)).invoke("do") == failed
-    assert "the skill do was cancelled in the call" in caplog.text
+    assert "the skill do was canceled in the call" in caplog.text
 
 
 @skill
@@ -192,7 +192,7 @@ async def test_arguments_become_what_the_hints_say(serve, arguments, text):
 async def test_the_model_reads_what_is_wrong_with_its_arguments(serve, caplog, arguments, violations):
     outcome = await (await serve(order)).invoke("order", arguments)
     first, *lines = outcome.error.splitlines()
-    assert first == "the arguments are not what the skill takes:"
+    assert first == "the arguments do not match the schema of the skill:"
     assert len(lines) == len(violations)
     assert all(line.startswith(violation) for line, violation in zip(lines, violations, strict=True)), lines
     assert SECRET not in outcome.error
@@ -235,7 +235,7 @@ async def test_a_request_that_is_no_utf_8_is_refused(serve, caplog):
 async def test_an_unknown_skill_is_not_found(serve, name):
     failure = await failure_of((await serve(order)).invoke(name))
     assert failure.code is grpc.StatusCode.NOT_FOUND
-    assert failure.text == "the host has no skill of this name"
+    assert failure.text == "the host has no skill with this name"
 
 
 async def test_the_context_of_a_call(serve):

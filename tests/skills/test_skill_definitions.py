@@ -260,12 +260,12 @@ async def asynchronous_generator():
         (undocumented, ValueError, "undocumented: a skill must have a docstring"),
         (only_parameters, ValueError, "must have a docstring"),
         (unhinted, TypeError, 'unhinted: each parameter of a skill must have a type hint; "number" has none'),
-        (positional, TypeError, "must have a name to pass it by"),
-        (variable, TypeError, "must have a name to pass it by"),
-        (keywords, TypeError, "must have a name to pass it by"),
+        (positional, TypeError, "must be possible to pass each parameter"),
+        (variable, TypeError, "must be possible to pass each parameter"),
+        (keywords, TypeError, "must be possible to pass each parameter"),
         (unknown, TypeError, "name 'Unknown' is not defined"),
-        (schemaless, TypeError, "must have types that pydantic has a JSON Schema for"),
-        (arbitrary, TypeError, "must have types that pydantic has a JSON Schema for"),
+        (schemaless, TypeError, "must be able to generate a JSON Schema"),
+        (arbitrary, TypeError, "must be able to generate a JSON Schema"),
         (optional_context, TypeError, "Invocation must be the whole annotation"),
         (nested_context, TypeError, "Invocation must be the whole annotation"),
         (generator, TypeError, "can't yield"),
@@ -310,7 +310,7 @@ def test_a_host_takes_skills_alone():
         SkillHost()
     with pytest.raises(ValueError, match="at least 0"):
         SkillHost(one, remember=-1)
-    with pytest.raises(ValueError, match="both, tls_certificate and tls_key"):
+    with pytest.raises(ValueError, match="both tls_certificate and tls_key"):
         SkillHost(one, tls_key="key.pem")
 
 

@@ -31,17 +31,17 @@ def ping() -> str:
 
 async def test_a_host_tells_where_it_listens():
     host = SkillHost(ping, listen="localhost:0")
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="is not running"):
         _ = host.target
     for _ in range(2):  # it may be used again
         async with host:
             assert host.port > 0
             assert host.target == f"localhost:{host.port}"
-            with pytest.raises(RuntimeError, match="runs already"):
+            with pytest.raises(RuntimeError, match="already running"):
                 await host.__aenter__()
             async with grpc.aio.insecure_channel(host.target) as channel:
                 assert await Caller(channel).invoke("ping") == content("pong")
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="is not running"):
         _ = host.port
 
 
