@@ -26,8 +26,8 @@ ChannelOptions: TypeAlias = Sequence[tuple[str, Any]]
 """gRPC channel arguments: pairs of a name and a value."""
 
 # gRPC's defaults, one second growing to two minutes, suit a server that is down, but not one that is being replaced.
-_FIRST_RECONNECT_MS = 200
-_LONGEST_RECONNECT_MS = 5_000
+_INITIAL_BACKOFF_MS = 200
+_MAX_BACKOFF_MS = 5_000
 _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 # Pages and turns may have almost 4 MiB by the contract. gRPC's default limit of exactly 4 MiB leaves no room.
@@ -95,6 +95,7 @@ def is_local(target: str) -> bool:
 
 
 def _is_loopback(address: str) -> bool:
+    """Returns whether an address, with or without a port, is a loopback address or "localhost"."""
     host = address
     if address.startswith("["):
         host = address[1:].partition("]")[0]
@@ -107,6 +108,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _credentials(tls: bool | str | bytes | os.PathLike[str]) -> grpc.ChannelCredentials | None:
+    """Returns the channel credentials for the `tls` argument of a client, or None for plaintext."""
     if tls is False:
         return None
     if tls is True:
@@ -115,12 +117,13 @@ def _credentials(tls: bool | str | bytes | os.PathLike[str]) -> grpc.ChannelCred
 
 
 def _default_options() -> dict[str, Any]:
+    """Returns the channel arguments that apply unless the caller overrides them."""
     return {
         "grpc.service_config": resources.files("palaver").joinpath("service_config.json").read_text("utf-8"),
         "grpc.primary_user_agent": f"palaver-python/{_version()}",
         "grpc.max_receive_message_length": _MAX_RECEIVE_BYTES,
-        "grpc.initial_reconnect_backoff_ms": _FIRST_RECONNECT_MS,
-        "grpc.max_reconnect_backoff_ms": _LONGEST_RECONNECT_MS,
+        "grpc.initial_reconnect_backoff_ms": _INITIAL_BACKOFF_MS,
+        "grpc.max_reconnect_backoff_ms": _MAX_BACKOFF_MS,
         # A model may be silent for a long time; keepalive pings tell a silent server from a dead one. gRPC waits for
         # the answer until the shorter of two timeouts, and stops pinging a silent peer unless the limit of pings
         # without data is lifted.
@@ -132,6 +135,7 @@ def _default_options() -> dict[str, Any]:
 
 
 def _version() -> str:
+    """Returns the version of the library."""
     try:
         return metadata.version("palaver")
     except metadata.PackageNotFoundError:  # the source is used without being installed

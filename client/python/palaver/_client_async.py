@@ -196,6 +196,7 @@ class AsyncClient(BaseClient):
     async def _list_messages(
         self, request: assistant_service_pb2.ListMessagesRequest, timeout: float | None
     ) -> AsyncIterator[Message]:
+        """Fetches page after page and yields the messages."""
         while True:
             response = await self._call(self.stub.ListMessages, request, self._deadline(timeout))
             messages, request.page_token = _responses.list_messages(response)
@@ -207,6 +208,7 @@ class AsyncClient(BaseClient):
     async def _call(
         self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
     ) -> _Response:
+        """Makes a unary call and converts its error."""
         try:
             response = await method(request, timeout=timeout, metadata=self._settings.metadata)
         except grpc.RpcError as error:

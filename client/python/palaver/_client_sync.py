@@ -185,6 +185,7 @@ class Client(BaseClient):
     def _list_messages(
         self, request: assistant_service_pb2.ListMessagesRequest, timeout: float | None
     ) -> Iterator[Message]:
+        """Fetches page after page and yields the messages."""
         while True:
             response = self._call(self.stub.ListMessages, request, self._deadline(timeout))
             messages, request.page_token = _responses.list_messages(response)
@@ -195,6 +196,7 @@ class Client(BaseClient):
     def _call(
         self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
     ) -> _Response:
+        """Makes a unary call and converts its error."""
         try:
             return method(request, timeout=timeout, metadata=self._settings.metadata)
         except grpc.RpcError as error:

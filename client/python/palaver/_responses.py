@@ -90,6 +90,10 @@ def _turn_started(started: assistant_service_pb2.TurnStarted) -> TurnStarted:
     )
 
 
+def _text_delta(delta: assistant_service_pb2.TextDelta) -> TextDelta:
+    return TextDelta(delta.text)
+
+
 def _turn_completed(completed: assistant_service_pb2.TurnCompleted) -> TurnCompleted:
     usage = completed.usage
     return TurnCompleted(
@@ -147,10 +151,6 @@ def _datetime(timestamp: Timestamp) -> datetime:
         return timestamp.ToDatetime(tzinfo=timezone.utc)
     except (OverflowError, ValueError) as error:
         raise malformed_response("it has a time that is out of range") from error
-
-
-def _text_delta(delta: assistant_service_pb2.TextDelta) -> TextDelta:
-    return TextDelta(delta.text)
 
 
 _EVENTS: Final[dict[str, Callable[[Any], Event]]] = {

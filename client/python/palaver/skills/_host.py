@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,6 +46,16 @@ _OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The parts of a host that is running."""
+
+    server: grpc.aio.Server
+    health: health.aio.HealthServicer
+    calls: Calls
+    port: int
 
 
 class SkillHost:
@@ -97,7 +108,7 @@ class SkillHost:
         self._remember = remember
         self._threads = threads
         self._grace_period = grace_period
-        self._running: tuple[grpc.aio.Server, health.aio.HealthServicer, Calls, int] | None = None
+        self._running: _Running | None = None
 
     @property
     def port(self) -> int:
@@ -108,7 +119,7 @@ class SkillHost:
         """
         if self._running is None:
             raise RuntimeError("the host is not running: use it in an `async with` block")
-        return self._running[-1]
+        return self._running.port
 
     @property
     def target(self) -> str:
@@ -136,13 +147,13 @@ class SkillHost:
         calls = Calls(self._remember, self._threads)
         service = _Service(self._definitions, calls)
         server.add_generic_rpc_handlers([service.handlers()])
-        checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        health_service = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
         port = _bind(server, self._listen, credentials)
         await server.start()
-        self._running = server, checks, calls, port
+        self._running = _Running(server, health_service, calls, port)
         for name in ("", _SERVICE):
-            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         logger.info("serving %d skills on %s", len(self._definitions), self.target)
         return self
 
@@ -152,16 +163,15 @@ class SkillHost:
         """Stops the host: health turns NOT_SERVING, new calls are refused, and running calls may finish."""
         if self._running is None:
             return
-        server, checks, calls, _ = self._running
-        self._running = None
-        await checks.enter_graceful_shutdown()
-        stopping = asyncio.create_task(server.stop(self._grace_period + _FLUSH_TIMEOUT))
+        running, self._running = self._running, None
+        await running.health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(running.server.stop(self._grace_period + _FLUSH_TIMEOUT))
         try:
-            await calls.close(self._grace_period)
+            await running.calls.close(self._grace_period)
             # Watchers of the health service never end their calls, and must not delay the stop by the grace period.
-            await server.stop(_FLUSH_TIMEOUT)
+            await running.server.stop(_FLUSH_TIMEOUT)
         finally:
-            await server.stop(None)
+            await running.server.stop(None)
             await stopping
 
 
