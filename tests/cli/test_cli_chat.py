@@ -61,7 +61,7 @@ def messages(server):
     return [request.user_message for request in server.requests("PostUserQuery")]
 
 
-def test_a_reply_is_awaited_streamed_and_formatted(chat, server):
+def test_a_reply_is_streamed_and_formatted(chat, server):
     go_on = threading.Event()
     finish = threading.Event()
     server.script(
@@ -89,7 +89,7 @@ def test_a_reply_is_awaited_streamed_and_formatted(chat, server):
     assert messages(server) == ["Hello!"]
 
 
-def test_ctrl_c_stops_the_reply_and_not_the_program(chat, server):
+def test_ctrl_c_stops_the_reply_but_not_the_program(chat, server):
     server.script("PostUserQuery", [replies.started(), replies.delta("Well"), HANG], replies.turn("Second reply"))
     child = chat()
     child.send("Hello!" + ENTER)
@@ -105,7 +105,7 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(chat, server):
     assert messages(server) == ["Hello!", "Again"]
 
 
-def test_ctrl_c_stops_the_waiting(chat, server):
+def test_ctrl_c_stops_waiting_for_the_reply(chat, server):
     server.script("PostUserQuery", [replies.started(), HANG])
     child = chat()
     child.send("Hello!" + ENTER)
@@ -124,7 +124,7 @@ def test_ctrl_c_clears_the_message(chat, server):
     assert messages(server) == ["right"]
 
 
-def test_a_message_may_have_lines(chat, server):
+def test_a_message_may_have_several_lines(chat, server):
     child = chat()
     child.send("eins" + ALT_ENTER + "zwei" + ENTER)
     child.expect("Hi there")
@@ -132,7 +132,7 @@ def test_a_message_may_have_lines(chat, server):
     assert messages(server) == ["eins\nzwei"]
 
 
-def test_messages_are_remembered_for_their_owner_alone(chat, server, tmp_path):
+def test_the_message_history_is_private(chat, server, tmp_path):
     child = chat()
     child.send("remember me" + ENTER)
     child.expect("Hi there")
@@ -146,7 +146,7 @@ def test_messages_are_remembered_for_their_owner_alone(chat, server, tmp_path):
     assert stat.S_IMODE((tmp_path / "palaver").stat().st_mode) == 0o700
 
 
-def test_without_a_place_for_the_history_it_chats_anyway(chat, server, tmp_path):
+def test_an_unwritable_history_does_not_stop_the_chat(chat, server, tmp_path):
     (tmp_path / "file").touch()
     child = chat(XDG_STATE_HOME=str(tmp_path / "file"))
     child.send("Hello!" + ENTER)
@@ -154,7 +154,7 @@ def test_without_a_place_for_the_history_it_chats_anyway(chat, server, tmp_path)
     leave(child)
 
 
-def test_an_error_is_shown_and_the_chat_goes_on(chat, server):
+def test_an_error_is_shown_and_the_chat_continues(chat, server):
     reason = error_details_pb2.ErrorInfo(domain="palaver.v1", reason="MODEL_UNAVAILABLE")
     failure = Failure(grpc.StatusCode.UNAVAILABLE, "try later", (reason,))
     server.script("PostUserQuery", [failure], replies.turn("Hi there"))
@@ -176,7 +176,7 @@ def test_a_restarted_reply_is_announced(chat, server):
     leave(child)
 
 
-def test_a_reply_that_is_cut_off_names_the_option(chat, server):
+def test_a_truncated_reply_suggests_the_option(chat, server):
     length = assistant_service_pb2.FINISH_REASON_LENGTH
     server.script(
         "PostUserQuery", [replies.started(max_tokens=100), replies.delta("Hi"), replies.completed("Hi", length)]
@@ -207,7 +207,7 @@ def test_skills_are_shown(chat, server):
     leave(child)
 
 
-def test_commands(chat, server):
+def test_slash_commands(chat, server):
     child = chat()
     child.send("/help" + ENTER)
     child.expect("Alt-Enter")
@@ -221,7 +221,7 @@ def test_commands(chat, server):
     assert messages(server) == []
 
 
-def test_a_message_may_begin_with_a_slash(chat, server):
+def test_a_message_may_start_with_a_slash(chat, server):
     child = chat()
     child.send("/etc/hosts is a file?" + ENTER)
     child.expect("Hi there")
@@ -229,7 +229,7 @@ def test_a_message_may_begin_with_a_slash(chat, server):
     assert messages(server) == ["/etc/hosts is a file?"]
 
 
-def test_no_color(chat, server):
+def test_no_color_disables_colors(chat, server):
     server.script("PostUserQuery", replies.turn("# Title\n\n`code`\n\n```python\nx = 1\n```\n\nThe end"))
     child = chat(NO_COLOR="1")
     child.send("Hello!" + ENTER)
@@ -240,7 +240,7 @@ def test_no_color(chat, server):
     assert not re.search(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])(?:;[0-9;]*)?m", shown)
 
 
-def test_without_a_server_it_ends_with_one_line(tmp_path):
+def test_chat_without_a_server_fails_with_one_line(tmp_path):
     child = pexpect.spawn(
         sys.executable, ["-m", "palaver", "--server", "127.0.0.1:1", "chat"], encoding="utf-8", timeout=10
     )

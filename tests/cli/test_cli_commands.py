@@ -56,13 +56,13 @@ def test_create(palaver, server, tmp_path):
     ]
 
 
-def test_create_without_instructions_leaves_them_to_the_server(palaver, server):
+def test_create_sends_instructions_only_if_given(palaver, server):
     palaver("create", "support")
     palaver("create", "support", "--instructions", "")
     assert [request.HasField("instructions") for request in server.requests("CreateAssistant")] == [False, True]
 
 
-def test_create_tells_when_the_assistant_was_kept(palaver, server):
+def test_create_reports_a_kept_assistant(palaver, server):
     server.script(
         "CreateAssistant", assistant_service_pb2.CreateAssistantResponse(assistant=replies.assistant(), created=False)
     )
@@ -85,7 +85,7 @@ def test_ask_reads_standard_input(palaver, server, arguments):
     assert server.requests("PostUserQuery")[0].user_message == "first\nsecond ü"
 
 
-def test_ask_refuses_input_that_is_no_text(palaver, server):
+def test_ask_rejects_input_that_is_not_utf8(palaver, server):
     result = palaver("ask", "support", input=b"\xff\xfe")
     assert result.exit_code == 2
     assert "not UTF-8" in result.stderr
@@ -120,7 +120,7 @@ def test_every_option_reaches_the_request(palaver, server):
     )
 
 
-def test_global_options_may_stand_behind_the_command(server):
+def test_global_options_may_follow_the_command(server):
     arguments = ["--server", "127.0.0.1:1", "ask", "support", "Hello!", "--server", server.target]
     result = CliRunner().invoke(palaver_command, [*arguments, "--collection", "Chats", "--timeout", "1000"])
     assert result.exit_code == 0, result.stderr
@@ -134,7 +134,7 @@ def test_server_and_token_come_from_the_environment(server):
     assert server.calls[0].metadata["authorization"] == "Bearer s3cret"
 
 
-def test_tls_with_an_authority_of_ones_own(tmp_path):
+def test_tls_with_a_custom_authority(tmp_path):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     certificate = authority.issue_cert("127.0.0.1")
@@ -148,7 +148,7 @@ def test_tls_with_an_authority_of_ones_own(tmp_path):
     assert unknown.exit_code == 1
 
 
-def test_ask_tells_when_the_reply_is_cut_off(palaver, server):
+def test_ask_reports_a_truncated_reply(palaver, server):
     server.script(
         "PostUserQuery", [replies.started(max_tokens=100), replies.delta("Hi"), replies.completed("Hi", LENGTH)]
     )
@@ -189,7 +189,7 @@ def test_history(palaver, server):
     ]
 
 
-def test_history_has_a_limit_and_an_order(palaver, server):
+def test_history_limit_and_order(palaver, server):
     page = assistant_service_pb2.ListMessagesResponse(
         messages=[replies.message(index) for index in (9, 8, 7)], next_page_token="more"
     )
@@ -258,7 +258,7 @@ def test_an_error_is_one_line_with_its_reason(palaver, server):
     assert result.stderr == "palaver: there is no such assistant (NOT_FOUND, ASSISTANT_NOT_FOUND)\n"
 
 
-def test_every_bad_field_has_a_line(palaver, server):
+def test_each_invalid_field_has_a_line(palaver, server):
     server.script("PostUserQuery", [INVALID])
     result = palaver("ask", "support", "Hello!")
     assert result.stderr.splitlines() == [
@@ -287,13 +287,13 @@ def test_an_error_as_json(palaver, server):
     }
 
 
-def test_the_text_that_came_before_an_error_is_kept_apart_from_it(palaver, server):
+def test_an_error_starts_on_a_new_line_after_the_text(palaver, server):
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), Failure(grpc.StatusCode.INTERNAL, "oh")])
     result = palaver("ask", "support", "Hello!")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "Hi\n", "palaver: oh (INTERNAL)\n")
 
 
-def test_a_reply_that_begins_anew_is_kept_apart_from_the_broken_one(palaver, server):
+def test_a_restarted_reply_starts_on_a_new_line(palaver, server):
     broken = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good ", "day"))
     result = palaver("ask", "support", "Hello!")
@@ -301,14 +301,14 @@ def test_a_reply_that_begins_anew_is_kept_apart_from_the_broken_one(palaver, ser
     assert result.stderr == "palaver: The connection broke; the reply starts over.\n"
 
 
-def test_no_server():
+def test_an_unreachable_server_is_unavailable():
     result = CliRunner().invoke(palaver_command, ["--server", "127.0.0.1:1", "delete", "support"])
     assert result.exit_code == 1
     assert result.stderr.startswith("palaver: can't reach the server at 127.0.0.1:1: ")
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_deadline(palaver, server):
+def test_the_timeout_option_sets_the_deadline(palaver, server):
     server.script("PostUserQuery", [HANG])
     result = palaver("ask", "support", "Hello!", "--timeout", "0.2")
     assert result.exit_code == 1
@@ -329,7 +329,7 @@ def test_the_deadline(palaver, server):
         (["ask", "a", "b", "--ca", "/nowhere"], "--ca"),
     ],
 )
-def test_wrong_usage(palaver, server, arguments, complaint):
+def test_invalid_usage(palaver, server, arguments, complaint):
     result = palaver(*arguments)
     assert result.exit_code == 2
     assert complaint in result.stderr
@@ -339,7 +339,7 @@ def test_wrong_usage(palaver, server, arguments, complaint):
 # Chat without a terminal.
 
 
-def test_chat_without_a_terminal_takes_a_message_a_line(palaver, server):
+def test_chat_without_a_terminal_posts_each_line(palaver, server):
     server.script("PostUserQuery", replies.turn("one"), [Failure(grpc.StatusCode.ABORTED, "busy")], replies.turn("two"))
     result = palaver("chat", "--instructions", "Be kind.", input="eins\n\nzwei\ndrei")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "one\ntwo\n", "palaver: busy (ABORTED)\n")

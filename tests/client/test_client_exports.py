@@ -16,7 +16,7 @@ def public_names(cls):
     return {name for name in dir(cls) if not name.startswith("_")}
 
 
-def test_everything_public_is_exported_and_nothing_else():
+def test_all_lists_exactly_the_public_names():
     public = {name for name, value in vars(palaver).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert set(palaver.__all__) == public
     assert palaver.__all__ == sorted(palaver.__all__)

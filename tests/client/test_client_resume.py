@@ -57,7 +57,7 @@ def shown(events: list[palaver.Event]) -> list[str]:
 
 
 @pytest.mark.parametrize("end", [BREAK, SHUTTING_DOWN, Failure(grpc.StatusCode.INTERNAL, "Received RST_STREAM")])
-async def test_the_turn_is_posted_again_and_goes_on_where_it_was(driver, server, end):
+async def test_a_turn_is_posted_again_and_continues_where_it_stopped(driver, server, end):
     server.script(
         "PostUserQuery",
         [replies.started(), replies.delta("Hel"), end],
@@ -74,7 +74,7 @@ async def test_the_turn_is_posted_again_and_goes_on_where_it_was(driver, server,
     assert first.request_id == reply.request_id != ""
 
 
-async def test_each_turn_has_a_name_of_its_own_unless_the_caller_gives_one(driver, server):
+async def test_each_turn_gets_its_own_request_id_unless_the_caller_sets_one(driver, server):
     server.script("PostUserQuery", replies.turn("Hi"))
     server.script(
         "PostUserQueryUnary", assistant_service_pb2.PostUserQueryUnaryResponse(completed=replies.turn_completed())
@@ -155,7 +155,7 @@ def begin_anew(server):
     return pytest.raises(palaver.UnavailableError, match="ran again")
 
 
-async def test_text_alone_is_never_of_two_replies(server):
+async def test_async_text_never_mixes_two_replies(server):
     seen = []
     with begin_anew(server):
         async with palaver.AsyncClient(server.target) as client:
@@ -165,7 +165,7 @@ async def test_text_alone_is_never_of_two_replies(server):
     assert await asyncio.to_thread(server.calls[1].abandoned.wait, 30)
 
 
-def test_text_alone_is_never_of_two_replies_synchronously(server):
+def test_text_never_mixes_two_replies(server):
     seen = []
     with begin_anew(server), palaver.Client(server.target) as client:
         for text in client.post_user_query("support", "Hello!").text:
@@ -174,7 +174,7 @@ def test_text_alone_is_never_of_two_replies_synchronously(server):
     assert server.calls[1].abandoned.wait(30)
 
 
-def test_text_may_be_read_from_where_the_events_are(server):
+def test_text_can_be_read_after_some_events(server):
     server.script("PostUserQuery", [replies.started(), replies.delta("One"), BREAK], replies.turn("Two"))
     with palaver.Client(server.target) as client:
         reply = client.post_user_query("support", "Hello!")
@@ -250,7 +250,7 @@ async def test_it_never_outlasts_the_deadline(connect, server):
     assert 0 < unary_again < unary - 1 < 60
 
 
-def test_another_thread_can_cancel_while_the_connection_is_gone(server):
+def test_another_thread_can_cancel_during_the_retry_delay(server):
     server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)])
     with palaver.Client(server.target, reconnect_timeout=2000) as client:
         reply = client.post_user_query("support", "Hello!")
@@ -263,7 +263,7 @@ def test_another_thread_can_cancel_while_the_connection_is_gone(server):
     assert len(server.calls) == 1
 
 
-async def test_closing_the_client_ends_the_wait_for_the_connection(server):
+async def test_closing_the_client_ends_the_retry_delay(server):
     server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)])
     client = palaver.AsyncClient(server.target, reconnect_timeout=2000)
     reply = client.post_user_query("support", "Hello!")

@@ -78,14 +78,14 @@ def make(request):
         ("x" * MAX_RESULT_BYTES, "x" * MAX_RESULT_BYTES),
     ],
 )
-async def test_a_result_is_text(serve, make, result, text):
+async def test_results_are_converted_to_text(serve, make, result, text):
     outcome = await (await serve(make(result))).invoke("do")
     assert outcome == content(text)
     assert outcome.WhichOneof("outcome") == "content"
 
 
 @pytest.mark.parametrize("result", ["x" * (MAX_RESULT_BYTES + 1), "ü" * (MAX_RESULT_BYTES // 2 + 1), ["x"] * 100_000])
-async def test_a_result_that_is_too_long_is_an_error(serve, make, result):
+async def test_a_result_over_the_limit_is_an_error(serve, make, result):
     outcome = await (await serve(make(result))).invoke("do")
     assert "too long" in outcome.error
     assert "the limit is 262,144" in outcome.error
@@ -99,7 +99,7 @@ def raising(exception):
     return raise_it
 
 
-async def test_the_model_reads_what_a_skill_error_says(serve, make):
+async def test_the_model_reads_the_message_of_a_skill_error(serve, make):
     caller = await serve(make(raising(SkillError("there is no to-do 7"))))
     assert await caller.invoke("do") == error("there is no to-do 7")
 
@@ -120,7 +120,7 @@ def validate_something_of_its_own():
         b"\xff",
     ],
 )
-async def test_any_other_exception_is_logged_and_not_told(serve, make, failed, caplog, result):
+async def test_other_exceptions_are_logged_and_hidden_from_the_model(serve, make, failed, caplog, result):
     outcome = await (await serve(make(result))).invoke("do", call_id="c\n1")
     assert outcome == failed
     (record,) = caplog.records
@@ -131,7 +131,7 @@ async def test_any_other_exception_is_logged_and_not_told(serve, make, failed, c
     assert not callable(result) or SECRET in caplog.text
 
 
-async def test_a_skill_error_that_is_no_text_is_not_told(serve, make, failed, monkeypatch):
+async def test_a_skill_error_without_valid_text_is_hidden_from_the_model(serve, make, failed, monkeypatch):
     logger, records = logging.getLogger("palaver.skills"), []
     monkeypatch.setattr(logger, "propagate", False)  # pytest can't pass such a text on from one process to another
     monkeypatch.setattr(logger, "handle", records.append)
@@ -139,7 +139,7 @@ async def test_a_skill_error_that_is_no_text_is_not_told(serve, make, failed, mo
     assert [record.exc_info[0] for record in records] == [UnicodeEncodeError]
 
 
-async def test_a_skill_that_raises_a_cancellation_fails_as_any_other(serve, failed, caplog):
+async def test_a_skill_that_raises_cancelled_error_fails(serve, failed, caplog):
     @skill
     async def do() -> None:
         """Does it."""
@@ -162,7 +162,7 @@ def order(amount: int, price: Price, day: date = date(2026, 1, 1)) -> str:
         (' {"day": "2026-02-03", "price": {"euros": 2.5}, "amount": 7} ', "7 for 2.5 on 2026-02-03"),
     ],
 )
-async def test_arguments_become_what_the_hints_say(serve, arguments, text):
+async def test_arguments_are_converted_to_the_hinted_types(serve, arguments, text):
     assert await (await serve(order)).invoke("order", arguments) == content(text)
 
 
@@ -189,7 +189,7 @@ async def test_arguments_become_what_the_hints_say(serve, arguments, text):
         ("[" * 100_000, ["the arguments: Invalid JSON: recursion limit exceeded"]),
     ],
 )
-async def test_the_model_reads_what_is_wrong_with_its_arguments(serve, caplog, arguments, violations):
+async def test_the_model_reads_which_arguments_are_invalid(serve, caplog, arguments, violations):
     outcome = await (await serve(order)).invoke("order", arguments)
     first, *lines = outcome.error.splitlines()
     assert first == "the arguments do not match the schema of the skill:"
@@ -199,14 +199,14 @@ async def test_the_model_reads_what_is_wrong_with_its_arguments(serve, caplog, a
     assert caplog.records == []
 
 
-async def test_many_and_long_violations_are_cut_short(serve):
+async def test_many_long_violations_are_truncated(serve):
     arguments = json.dumps({f"{number}{'x' * 10_000}": 1 for number in range(100)})
     outcome = await (await serve(order)).invoke("order", arguments)
     assert outcome.error.endswith("and 82 more")  # two are required
     assert len(outcome.error) < 10_000
 
 
-async def test_huge_arguments(serve):
+async def test_arguments_over_the_limit_are_refused(serve):
     @skill
     def measure(text: str) -> int:
         """Measures a text."""
@@ -219,7 +219,7 @@ async def test_huge_arguments(serve):
     assert await caller.invoke("measure", '{"text": "x"}') == content("1")
 
 
-async def test_a_request_that_is_no_utf_8_is_refused(serve, caplog):
+async def test_a_request_that_is_not_utf8_is_rejected(serve, caplog):
     caller = await serve(order)
     send = caller.channel.unary_unary("/palaver.v1.SkillHostService/InvokeSkill")
     request = InvokeSkillRequest(name="order", arguments_json="{}").SerializeToString()
@@ -238,7 +238,7 @@ async def test_an_unknown_skill_is_not_found(serve, name):
     assert failure.text == "the host has no skill with this name"
 
 
-async def test_the_context_of_a_call(serve):
+async def test_an_invocation_parameter_gets_the_context_of_the_call(serve):
     @skill
     def show(word: str, invocation: Invocation) -> list[str]:
         """Shows it."""
@@ -250,7 +250,7 @@ async def test_the_context_of_a_call(serve):
     assert "Extra inputs" in (await caller.invoke("show", '{"word": "x", "invocation": {"call_id": "c2"}}')).error
 
 
-async def test_asynchronous_functions_run_at_once(serve):
+async def test_async_functions_run_concurrently(serve):
     here = 0
     everybody = asyncio.Event()
 
@@ -269,7 +269,7 @@ async def test_asynchronous_functions_run_at_once(serve):
     assert [outcome.content for outcome in outcomes] == [str(number) for number in range(20)]
 
 
-async def test_synchronous_functions_run_at_once_and_beside_the_loop(serve):
+async def test_sync_functions_run_concurrently_in_threads(serve):
     everybody = threading.Barrier(20)
 
     @skill
@@ -283,7 +283,7 @@ async def test_synchronous_functions_run_at_once_and_beside_the_loop(serve):
     assert [outcome.content for outcome in outcomes] == [str(number) for number in range(20)]
 
 
-async def test_no_more_functions_run_at_a_time_than_there_are_threads(serve):
+async def test_threads_limit_how_many_sync_functions_run(serve):
     order = []
     entered, gate = threading.Event(), threading.Event()
 

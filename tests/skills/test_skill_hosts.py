@@ -29,7 +29,7 @@ def ping() -> str:
     return "pong"
 
 
-async def test_a_host_tells_where_it_listens():
+async def test_a_host_reports_its_address_while_it_runs():
     host = SkillHost(ping, listen="localhost:0")
     with pytest.raises(RuntimeError, match="is not running"):
         _ = host.target
@@ -45,7 +45,7 @@ async def test_a_host_tells_where_it_listens():
         _ = host.port
 
 
-async def test_a_host_listens_on_a_socket_of_the_file_system(tmp_path):
+async def test_a_host_listens_on_a_unix_socket(tmp_path):
     async with SkillHost(ping, listen=f"unix:{tmp_path}/host") as host:
         assert host.target == f"unix:{tmp_path}/host"
         async with grpc.aio.insecure_channel(host.target) as channel:
@@ -53,18 +53,18 @@ async def test_a_host_listens_on_a_socket_of_the_file_system(tmp_path):
 
 
 @pytest.mark.parametrize("service", ["", "palaver.v1.SkillHostService"])
-async def test_a_host_tells_its_health(service):
+async def test_a_host_reports_its_health(service):
     async with SkillHost(ping, listen="127.0.0.1:0") as host, grpc.aio.insecure_channel(host.target) as channel:
         response = await HealthStub(channel).Check(HealthCheckRequest(service=service))
         assert response.status == HealthCheckResponse.SERVING
 
 
-async def test_a_port_that_another_host_has_taken():
+async def test_a_port_in_use_by_another_host_is_reported():
     async with SkillHost(ping, listen="127.0.0.1:0") as other:
         await refuses_to_listen(other.target)
 
 
-async def test_a_port_that_another_program_has_taken():
+async def test_a_port_in_use_by_another_program_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as other:
         await refuses_to_listen(f"127.0.0.1:{other.getsockname()[1]}")
 
@@ -98,7 +98,7 @@ async def test_tls(files):
 @pytest.mark.parametrize(
     ("certificate", "error"), [("missing.pem", FileNotFoundError), ("key.pem", ValueError), ("other.pem", ValueError)]
 )
-async def test_certificates_that_can_not_be_used(files, certificate, error):
+async def test_unusable_certificates_are_reported(files, certificate, error):
     trustme.CA().issue_cert("localhost").cert_chain_pems[0].write_to_path(files / "other.pem")
     host = SkillHost(ping, listen="localhost:0", tls_certificate=files / certificate, tls_key=files / "key.pem")
     with pytest.raises(error, match=certificate):
@@ -135,7 +135,7 @@ def program() -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_calls_finish(number):
+def test_running_calls_finish_after_a_signal(number):
     with program() as (process, address), grpc.insecure_channel(address) as channel:
         call = SkillHostServiceStub(channel).InvokeSkill.future(InvokeSkillRequest(name="wait_for_a_line"))
         assert process.stdout.readline() == "waiting\n"
@@ -151,7 +151,7 @@ def test_a_signal_lets_the_calls_finish(number):
         assert process.returncode == 0
 
 
-def test_a_second_signal_ends_the_program_at_once():
+def test_a_second_signal_ends_the_program_immediately():
     with program() as (process, address), grpc.insecure_channel(address) as channel:
         call = SkillHostServiceStub(channel).InvokeSkill.future(InvokeSkillRequest(name="wait_for_a_line"))
         assert process.stdout.readline() == "waiting\n"
