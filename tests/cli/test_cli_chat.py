@@ -1,4 +1,4 @@
-"""`palaver chat` in a terminal for real: a pseudo-terminal, keys and what they do."""
+"""`palaver chat` in a pseudo-terminal: what the keys do, and what the screen shows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import threading
 import grpc
 import pexpect
 import pytest
-from google.rpc import error_details_pb2
 
-from palaver.v1 import assistant_pb2, assistant_service_pb2
+from palaver.v1 import assistant_service_pb2
 from tests.support import replies
+from tests.support.refusals import refusal
 from tests.support.scripted_server import HANG, Failure
+from tests.support.skill_events import skill_call, skill_result
 
-# pexpect forks this process, in which the scripted server has threads; the child starts another program at once.
+# pexpect forks this process while the scripted server has threads, but the child executes a program immediately.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 CTRL_C, CTRL_D, UP, ALT_ENTER, ENTER = "\x03", "\x04", "\x1b[A", "\x1b\r", "\r"
-PROMPT = r"\x1b\[\?2004h[^>]*>"  # it turns on bracketed paste, and off again when the message is sent
+PROMPT = r"\x1b\[\?2004h[^>]*>"  # it turns on bracketed paste
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def chat(server, tmp_path):
             **os.environ,
             "TERM": "xterm-256color",
             "XDG_STATE_HOME": str(tmp_path),
-            "PROMPT_TOOLKIT_NO_CPR": "1",  # nobody would answer where the cursor is
+            "PROMPT_TOOLKIT_NO_CPR": "1",  # the pseudo-terminal does not answer queries for the cursor position
             **variables,
         }
         command = ["-m", "palaver", "--server", server.target, "chat", *arguments]
@@ -155,8 +156,7 @@ def test_an_unwritable_history_does_not_stop_the_chat(chat, server, tmp_path):
 
 
 def test_an_error_is_shown_and_the_chat_continues(chat, server):
-    reason = error_details_pb2.ErrorInfo(domain="palaver.v1", reason="MODEL_UNAVAILABLE")
-    failure = Failure(grpc.StatusCode.UNAVAILABLE, "try later", (reason,))
+    failure = refusal(grpc.StatusCode.UNAVAILABLE, "MODEL_UNAVAILABLE", "try later")
     server.script("PostUserQuery", [failure], replies.turn("Hi there"))
     child = chat()
     child.send("Hello!" + ENTER)
@@ -188,14 +188,12 @@ def test_a_truncated_reply_suggests_the_option(chat, server):
 
 
 def test_skills_are_shown(chat, server):
-    call = assistant_pb2.SkillCall(id="c1", name="clock", arguments_json='{"zone": "UTC"}')
-    failure = assistant_pb2.SkillResult(id="c1", error="no clock")
     server.script(
         "PostUserQuery",
         [
             replies.started(),
-            assistant_service_pb2.PostUserQueryResponse(skill_call=call),
-            assistant_service_pb2.PostUserQueryResponse(skill_result=failure),
+            skill_call("c1", arguments_json='{"zone": "UTC"}'),
+            skill_result("c1", error="no clock"),
             *replies.turn("Who knows")[1:],
         ],
     )

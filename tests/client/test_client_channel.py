@@ -8,12 +8,12 @@ from importlib import resources
 
 import grpc
 import pytest
-import trustme
 
 import palaver
 from palaver._channel import is_local
 from palaver.v1 import assistant_service_pb2
 from tests.support import replies
+from tests.support.certificates import issue_certificates
 from tests.support.scripted_server import Failure, ScriptedServer
 
 FOUND = assistant_service_pb2.GetAssistantResponse(assistant=replies.assistant())
@@ -21,27 +21,22 @@ UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE, "try again")
 
 
 @pytest.fixture(scope="module")
-def authority():
-    return trustme.CA()
+def certificates(tmp_path_factory):
+    return issue_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture
-def secure_server(authority):
-    certificate = authority.issue_cert("localhost", "127.0.0.1")
-    credentials = grpc.ssl_server_credentials(
-        [(certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())]
-    )
-    with ScriptedServer(credentials) as server:
+def secure_server(certificates):
+    with ScriptedServer(certificates.server_credentials) as server:
         server.script("GetAssistant", FOUND)
         server.script("PostUserQuery", replies.turn("Hi"))
         yield server
 
 
 @pytest.mark.parametrize("kind", ["bytes", "path", "text"])
-async def test_tls_with_a_custom_authority(connect, secure_server, authority, tmp_path, kind):
-    file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(file))
-    tls = {"bytes": authority.cert_pem.bytes(), "path": file, "text": str(file)}[kind]
+async def test_tls_with_a_custom_authority(connect, secure_server, certificates, kind):
+    file = certificates.authority
+    tls = {"bytes": file.read_bytes(), "path": file, "text": str(file)}[kind]
     driver = await connect(secure_server.target, tls=tls)
     assert await driver.call("get_assistant", "support")
 
@@ -53,8 +48,8 @@ async def test_a_certificate_of_an_unknown_authority_is_rejected(connect, secure
     assert secure_server.calls == []
 
 
-async def test_the_token_is_sent_with_every_call_over_tls(connect, secure_server, authority):
-    driver = await connect(secure_server.target, tls=authority.cert_pem.bytes(), token="s3cret")
+async def test_the_token_is_sent_with_every_call_over_tls(connect, secure_server, certificates):
+    driver = await connect(secure_server.target, tls=certificates.authority, token="s3cret")
     await driver.call("get_assistant", "support")
     await driver.post("support", "Hello!")
     assert [call.metadata["authorization"] for call in secure_server.calls] == ["Bearer s3cret"] * 2
@@ -70,7 +65,7 @@ async def test_the_token_is_sent_in_plaintext_to_this_machine(connect, server):
 
 
 async def test_local_calls_bypass_the_proxy(connect, server, monkeypatch):
-    with socket.socket() as proxy:  # it is there, and answers nobody
+    with socket.socket() as proxy:  # it accepts no connections
         proxy.bind(("127.0.0.1", 0))
         proxy.listen()
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")

@@ -1,4 +1,4 @@
-"""Every status becomes its exception, with all that came along; nothing of gRPC's leaks out."""
+"""Each status raises its exception, with all details. No error of gRPC reaches the caller."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import pickle
 
 import grpc
 import pytest
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2
 
 import palaver
 from palaver.v1 import assistant_service_pb2
 from tests.support import replies
+from tests.support.refusals import refusal
 from tests.support.scripted_server import HANG, Failure
 
 CLASSES = {
@@ -34,29 +33,20 @@ CLASSES = {
 }
 
 
-def _details(reason: str, domain: str = "palaver.v1"):
-    return (
-        error_details_pb2.ErrorInfo(domain=domain, reason=reason),
-        error_details_pb2.BadRequest(
-            field_violations=[
-                error_details_pb2.BadRequest.FieldViolation(field="id", description="must not be empty"),
-                error_details_pb2.BadRequest.FieldViolation(
-                    field="history.max_messages", description="must be at most 65,535"
-                ),
-            ]
-        ),
-        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2, nanos=500_000_000)),
-        replies.assistant(),  # a detail that nobody has heard of
-    )
-
-
 def test_the_table_covers_every_status():
     assert set(CLASSES) == set(grpc.StatusCode) - {grpc.StatusCode.OK}
 
 
 @pytest.mark.parametrize("status", CLASSES, ids=lambda status: status.name)
 async def test_each_status_raises_its_exception_with_all_details(driver, server, status):
-    failure = Failure(status, "that went wrong", _details("SOME_REASON"))
+    failure = refusal(
+        status,
+        "SOME_REASON",
+        "that went wrong",
+        violations={"id": "must not be empty", "history.max_messages": "must be at most 65,535"},
+        retry_delay=2.5,
+        other_details=(replies.assistant(),),  # details of an unknown type are ignored
+    )
     server.script("DeleteAssistant", failure)
     server.script("PostUserQuery", [replies.started(), failure])
     for call in (driver.call("delete_assistant", "support"), driver.post("support", "Hello!")):
@@ -86,7 +76,7 @@ async def test_an_error_without_details(driver, server):
 
 
 async def test_a_reason_of_another_domain_is_ignored(driver, server):
-    server.script("DeleteAssistant", Failure(grpc.StatusCode.ABORTED, "proxy", _details("BUSY", "proxy.example")))
+    server.script("DeleteAssistant", refusal(grpc.StatusCode.ABORTED, "BUSY", domain="proxy.example"))
     with pytest.raises(palaver.AbortedError) as caught:
         await driver.call("delete_assistant", "support")
     assert caught.value.reason == ""

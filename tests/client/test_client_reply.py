@@ -1,4 +1,4 @@
-"""A reply: its events, its text, its end, and what ends it early."""
+"""A reply: its events, its text, its end, and leaving it early."""
 
 from __future__ import annotations
 
@@ -11,13 +11,10 @@ import grpc
 import pytest
 
 import palaver
-from palaver.v1 import assistant_pb2, assistant_service_pb2
+from palaver.v1 import assistant_service_pb2
 from tests.support import replies
 from tests.support.scripted_server import HANG, Failure
-
-
-def _event(**event):
-    return assistant_service_pb2.PostUserQueryResponse(**event)
+from tests.support.skill_events import skill_call, skill_result
 
 
 async def test_all_kinds_of_events_arrive_unchanged(driver, server):
@@ -25,9 +22,9 @@ async def test_all_kinds_of_events_arrive_unchanged(driver, server):
         "PostUserQuery",
         [
             replies.started(temperature=0.0, max_tokens=100),
-            _event(skill_call=assistant_pb2.SkillCall(id="c1", name="clock", arguments_json='{"zone":"UTC"}')),
-            _event(skill_result=assistant_pb2.SkillResult(id="c1", content="noon")),
-            _event(skill_result=assistant_pb2.SkillResult(id="c2", error="broken")),
+            skill_call("c1", arguments_json='{"zone":"UTC"}'),
+            skill_result("c1", content="noon"),
+            skill_result("c2", error="broken"),
             replies.delta("Hi "),
             replies.delta("there"),
             replies.completed("Hi there"),
@@ -155,7 +152,7 @@ def test_completed_is_not_available_before_the_end(server):
             _ = reply.completed
 
 
-# Leaving early. In each of these the server is in the middle of a reply that would never end by itself.
+# Leaving early. In each of these tests, the server is in the middle of a reply that would never end.
 
 
 @pytest.fixture
@@ -226,7 +223,7 @@ async def test_another_task_can_cancel(endless):
         await reply.__anext__()
         await reply.__anext__()
         reading = asyncio.ensure_future(reply.__anext__())
-        await asyncio.sleep(0)  # let it begin to read
+        await asyncio.sleep(0)  # let it start reading
         reply.cancel()
         with pytest.raises(palaver.CanceledError):
             await reading

@@ -7,40 +7,21 @@ import threading
 
 import grpc
 import pytest
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2
 
 import palaver
-from palaver.v1 import assistant_pb2, assistant_service_pb2
+from palaver.v1 import assistant_service_pb2
 from tests.support import replies
+from tests.support.refusals import refusal
 from tests.support.scripted_server import HANG, Failure
+from tests.support.skill_events import skill_call, skill_result
 
 BREAK = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-
-
-def refusal(status: grpc.StatusCode, reason: str, retry_delay: Duration | None = None) -> Failure:
-    details = [error_details_pb2.ErrorInfo(domain="palaver.v1", reason=reason)]
-    if retry_delay is not None:
-        details.append(error_details_pb2.RetryInfo(retry_delay=retry_delay))
-    return Failure(status, "refused", tuple(details))
-
-
 SHUTTING_DOWN = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
-LONG = Duration(seconds=1000)
-
-
-def skill_call(id_: str) -> assistant_service_pb2.PostUserQueryResponse:
-    return assistant_service_pb2.PostUserQueryResponse(skill_call=assistant_pb2.SkillCall(id=id_, name="clock"))
-
-
-def skill_result(id_: str) -> assistant_service_pb2.PostUserQueryResponse:
-    return assistant_service_pb2.PostUserQueryResponse(
-        skill_result=assistant_pb2.SkillResult(id=id_, content=f"result of {id_}")
-    )
+LONG = 1000.0
 
 
 def shown(events: list[palaver.Event]) -> list[str]:
-    """What a program that shows all events has on its screen in the end."""
+    """Returns what a program that prints all events would have printed."""
     lines: list[str] = []
     for event in events:
         if isinstance(event, palaver.TurnStarted):
@@ -150,14 +131,14 @@ async def test_a_reply_may_begin_again_more_than_once(driver, server):
     assert shown(events) == ["started", "One", "started", "Two", " it is", "completed"]
 
 
-def begin_anew(server):
+def restarting(server):
     server.script("PostUserQuery", [replies.started(), replies.delta("One"), BREAK], [*replies.turn("Two")[:-1], HANG])
     return pytest.raises(palaver.UnavailableError, match="ran again")
 
 
 async def test_async_text_never_mixes_two_replies(server):
     seen = []
-    with begin_anew(server):
+    with restarting(server):
         async with palaver.AsyncClient(server.target) as client:
             async for text in client.post_user_query("support", "Hello!").text:
                 seen.append(text)  # noqa: PERF401 - the pieces before the error count
@@ -167,7 +148,7 @@ async def test_async_text_never_mixes_two_replies(server):
 
 def test_text_never_mixes_two_replies(server):
     seen = []
-    with begin_anew(server), palaver.Client(server.target) as client:
+    with restarting(server), palaver.Client(server.target) as client:
         for text in client.post_user_query("support", "Hello!").text:
             seen.append(text)  # noqa: PERF402 - the pieces before the error count
     assert seen == ["One"]
@@ -237,8 +218,8 @@ async def test_it_can_be_turned_off(connect, server):
 
 async def test_it_never_outlasts_the_deadline(connect, server):
     driver = await connect(server.target, timeout=60, reconnect_timeout=2000)
-    long = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)
-    short = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", Duration(seconds=2))
+    long = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=LONG)
+    short = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=2)
     server.script("PostUserQuery", [replies.started(), short], [long])
     server.script("PostUserQueryUnary", short, long)
     for call in (driver.post("support", "Hello!"), driver.call("post_user_query_unary", "support", "Hello!")):
@@ -251,7 +232,7 @@ async def test_it_never_outlasts_the_deadline(connect, server):
 
 
 def test_another_thread_can_cancel_during_the_retry_delay(server):
-    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)])
+    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=LONG)])
     with palaver.Client(server.target, reconnect_timeout=2000) as client:
         reply = client.post_user_query("support", "Hello!")
         assert server.wait_for_calls(1)[0].ended.wait(30)
@@ -264,7 +245,7 @@ def test_another_thread_can_cancel_during_the_retry_delay(server):
 
 
 async def test_closing_the_client_ends_the_retry_delay(server):
-    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)])
+    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=LONG)])
     client = palaver.AsyncClient(server.target, reconnect_timeout=2000)
     reply = client.post_user_query("support", "Hello!")
     reading = asyncio.ensure_future(reply.__anext__())

@@ -1,4 +1,4 @@
-"""What a model gets to know of a function, and which functions can't be skills."""
+"""How functions are described to a model, and which functions can't be skills."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ async def test_local_types_are_resolved(serve):
 
 
 async def test_defaults_are_passed_by_identity(serve):
-    missing: Any = ["nothing"]  # pydantic would copy it
+    missing: Any = ["nothing"]  # pydantic would copy this list
 
     @skill
     def show(value: Any = missing) -> bool:
@@ -224,7 +224,7 @@ def keywords(**numbers: int):
     """Is not allowed."""
 
 
-def unknown(number: Unknown):  # noqa: F821 - the point of it
+def unknown(number: Unknown):  # noqa: F821 - it must not exist
     """Is not allowed."""
 
 
@@ -237,7 +237,7 @@ def arbitrary(number: pytest.FixtureRequest):
 
 
 def optional_context(invocation: Optional[Invocation] = None):  # noqa: UP045 - what 3.10 makes of a default of None
-    """Is not allowed: the model could choose in whose name it asks."""
+    """Is not allowed: the model could choose the assistant."""
 
 
 def nested_context(invocation: dict[str, list[Invocation]]):
@@ -312,12 +312,6 @@ def test_invalid_arguments_of_a_host_are_rejected():
         SkillHost(one, remember=-1)
     with pytest.raises(ValueError, match="both tls_certificate and tls_key"):
         SkillHost(one, tls_key="key.pem")
-
-
-def test_importing_the_library_does_not_import_the_skills():
-    code = "import sys, palaver; print(*sys.modules)"
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert {"palaver.skills", "pydantic", "pydantic_core", "grpc_health.v1"}.isdisjoint(output.split())
 
 
 @pytest.mark.parametrize("missing", ["pydantic", "grpc_health"])

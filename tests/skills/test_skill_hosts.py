@@ -1,4 +1,4 @@
-"""Where a host listens, how it is secured, and how a program with one ends."""
+"""The address of a host, its TLS, and how a program that serves one stops."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from contextlib import contextmanager
 
 import grpc
 import pytest
-import trustme
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from palaver.skills import SkillHost, skill
 from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest
 from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
+from tests.support.certificates import issue_certificates
 from tests.support.skill_caller import Caller, content
 from tests.support.statuses import failure_of
 
@@ -33,7 +33,7 @@ async def test_a_host_reports_its_address_while_it_runs():
     host = SkillHost(ping, listen="localhost:0")
     with pytest.raises(RuntimeError, match="is not running"):
         _ = host.target
-    for _ in range(2):  # it may be used again
+    for _ in range(2):  # a host can be restarted
         async with host:
             assert host.port > 0
             assert host.target == f"localhost:{host.port}"
@@ -75,32 +75,28 @@ async def refuses_to_listen(address: str) -> None:
 
 
 @pytest.fixture
-def files(tmp_path):
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    return tmp_path
+def certificates(tmp_path):
+    return issue_certificates(tmp_path)
 
 
-async def test_tls(files):
+async def test_tls(certificates):
     async with SkillHost(
-        ping, listen="localhost:0", tls_certificate=files / "certificate.pem", tls_key=str(files / "key.pem")
+        ping, listen="localhost:0", tls_certificate=certificates.certificate, tls_key=str(certificates.key)
     ) as host:
-        credentials = grpc.ssl_channel_credentials((files / "authority.pem").read_bytes())
-        async with grpc.aio.secure_channel(host.target, credentials) as channel:
+        async with grpc.aio.secure_channel(host.target, certificates.channel_credentials) as channel:
             assert await Caller(channel).invoke("ping") == content("pong")
         async with grpc.aio.insecure_channel(host.target) as channel:
             assert (await failure_of(Caller(channel).invoke("ping"))).code is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
-    ("certificate", "error"), [("missing.pem", FileNotFoundError), ("key.pem", ValueError), ("other.pem", ValueError)]
+    ("certificate", "error"),
+    [("missing.pem", FileNotFoundError), ("key.pem", ValueError), ("other/certificate.pem", ValueError)],
 )
-async def test_unusable_certificates_are_reported(files, certificate, error):
-    trustme.CA().issue_cert("localhost").cert_chain_pems[0].write_to_path(files / "other.pem")
-    host = SkillHost(ping, listen="localhost:0", tls_certificate=files / certificate, tls_key=files / "key.pem")
+async def test_unusable_certificates_are_reported(certificates, tmp_path, certificate, error):
+    (tmp_path / "other").mkdir()
+    issue_certificates(tmp_path / "other")
+    host = SkillHost(ping, listen="localhost:0", tls_certificate=tmp_path / certificate, tls_key=certificates.key)
     with pytest.raises(error, match=certificate):
         await host.__aenter__()
 
