@@ -1,4 +1,4 @@
-"""The command against the real server with its offline model, both as processes of their own."""
+"""The command against the real server with its offline model, each in its own process."""
 
 from __future__ import annotations
 

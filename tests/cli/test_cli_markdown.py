@@ -1,4 +1,4 @@
-"""Markdown that arrives in pieces: how it is cut into blocks, and what is on the screen in the end."""
+"""Streamed Markdown: how it is split into blocks, and what the screen shows."""
 
 from __future__ import annotations
 
@@ -130,12 +130,12 @@ def test_the_tail_of_a_code_block_keeps_its_fence():
 
 
 class Terminal(io.StringIO):
-    """A terminal of WIDTH times HEIGHT, which shows what is written and keeps what scrolls out."""
+    """A terminal of WIDTH times HEIGHT characters with an unlimited scrollback."""
 
     def __init__(self):
         super().__init__()
         self.screen = pyte.HistoryScreen(WIDTH, HEIGHT, history=100_000, ratio=0.5)
-        self.screen.set_mode(pyte.modes.LNM)  # a line feed returns the carriage, as a terminal's driver has it
+        self.screen.set_mode(pyte.modes.LNM)  # a line feed also returns the carriage, as in a real terminal
         self._stream = pyte.Stream(self.screen)
 
     def write(self, text):
@@ -222,9 +222,9 @@ def test_a_printed_line_is_separated_from_the_text():
     terminal = Terminal()
     with MarkdownStream(console(terminal)) as screen:
         screen.write("Let me see.")
-        screen.print_line(Text("calls clock"))
+        screen.print_line(Text("calling clock"))
         screen.write("It is noon.")
-    assert terminal.lines == ["Let me see.", "", "calls clock", "", "It is noon."]
+    assert terminal.lines == ["Let me see.", "", "calling clock", "", "It is noon."]
 
 
 def test_control_characters_do_not_reach_the_terminal():

@@ -1,4 +1,4 @@
-"""The command as a process of its own: what only a shell sees."""
+"""The command in its own process: signals, pipes and the locale."""
 
 from __future__ import annotations
 

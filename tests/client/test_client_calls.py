@@ -1,4 +1,4 @@
-"""Every method: what goes over the wire, and what comes back."""
+"""The methods of the clients: their requests and results."""
 
 from __future__ import annotations
 
@@ -249,14 +249,14 @@ async def test_the_timeout_of_a_call_overrides_that_of_the_client(connect, serve
     await driver.call("get_assistant", "support", timeout=math.inf)
     await driver.post("support", "Hello!", timeout=5000)
     by_client, by_call, without, streamed = (call.time_remaining for call in server.calls)
-    # gRPC sends a deadline with few digits, rounded up.
+    # gRPC rounds deadlines up to a few digits.
     assert by_client < 1100 < by_call < 5500
     assert without is None or without > 1e6
     assert 1100 < streamed < 5500
 
 
 async def test_long_text_in_many_scripts_arrives_unchanged(driver, server):
-    text = "Grüße 😀 مرحبا\x00\r\n" + "x" * 5_000_000  # more than gRPC's own limit of 4 MiB
+    text = "Grüße 😀 مرحبا\x00\r\n" + "x" * 5_000_000  # more than gRPC's default limit of 4 MiB
     server.script(
         "PostUserQueryUnary", assistant_service_pb2.PostUserQueryUnaryResponse(completed=replies.turn_completed(text))
     )
@@ -276,7 +276,7 @@ async def test_enum_values_of_a_newer_server_are_unknown(driver, server):
 @pytest.mark.parametrize(
     ("method", "arguments", "options", "error"),
     [
-        ("list_messages", ["a"], {"after_time": datetime(2026, 1, 1)}, ValueError),  # noqa: DTZ001 - the point of it
+        ("list_messages", ["a"], {"after_time": datetime(2026, 1, 1)}, ValueError),  # noqa: DTZ001 - it must have no time zone
         ("list_messages", ["a"], {"order": "random"}, ValueError),
         ("create_assistant", ["a"], {"if_exists": "replace"}, ValueError),
         ("create_assistant", [7], {}, TypeError),

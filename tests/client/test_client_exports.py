@@ -37,7 +37,7 @@ def test_sync_and_async_classes_have_the_same_methods_with_the_same_parameters(s
         method, twin = getattr(sync, name), getattr(asynchronous, name)
         assert isinstance(method, property) == isinstance(twin, property), name
         if not isinstance(method, property):
-            # Their names, kinds, defaults and annotations are compared.
+            # This compares the names, kinds, defaults and annotations of the parameters.
             assert inspect.signature(method).parameters == inspect.signature(twin).parameters, name
 
 

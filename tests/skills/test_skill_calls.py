@@ -1,4 +1,4 @@
-"""What comes of a call: results, errors for the model, and what breaks."""
+"""The outcomes of calls: results, errors for the model, and failures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Price(BaseModel):
 
 @pytest.fixture(params=["sync", "async"])
 def make(request):
-    """Makes a skill "do" of either kind, which returns what it is given, or calls that if it can be called."""
+    """Makes a sync or async skill "do", which returns the given value, or the result of the given function."""
 
     def make(result):
         def value():
@@ -104,7 +104,7 @@ async def test_the_model_reads_the_message_of_a_skill_error(serve, make):
     assert await caller.invoke("do") == error("there is no to-do 7")
 
 
-def validate_something_of_its_own():
+def validate_another_value():
     Price(euros=SECRET)
 
 
@@ -114,7 +114,7 @@ def validate_something_of_its_own():
         raising(RuntimeError(SECRET)),
         raising(StopIteration(SECRET)),
         raising(SystemExit(SECRET)),
-        validate_something_of_its_own,
+        validate_another_value,
         "\ud800",
         [object()],
         b"\xff",
@@ -133,7 +133,7 @@ async def test_other_exceptions_are_logged_and_hidden_from_the_model(serve, make
 
 async def test_a_skill_error_without_valid_text_is_hidden_from_the_model(serve, make, failed, monkeypatch):
     logger, records = logging.getLogger("palaver.skills"), []
-    monkeypatch.setattr(logger, "propagate", False)  # pytest can't pass such a text on from one process to another
+    monkeypatch.setattr(logger, "propagate", False)  # pytest-xdist can't transfer this text
     monkeypatch.setattr(logger, "handle", records.append)
     assert await (await serve(make(raising(SkillError("\ud800"))))).invoke("do") == failed
     assert [record.exc_info[0] for record in records] == [UnicodeEncodeError]
@@ -202,7 +202,7 @@ async def test_the_model_reads_which_arguments_are_invalid(serve, caplog, argume
 async def test_many_long_violations_are_truncated(serve):
     arguments = json.dumps({f"{number}{'x' * 10_000}": 1 for number in range(100)})
     outcome = await (await serve(order)).invoke("order", arguments)
-    assert outcome.error.endswith("and 82 more")  # two are required
+    assert outcome.error.endswith("and 82 more")  # two required arguments are missing
     assert len(outcome.error) < 10_000
 
 
@@ -251,17 +251,17 @@ async def test_an_invocation_parameter_gets_the_context_of_the_call(serve):
 
 
 async def test_async_functions_run_concurrently(serve):
-    here = 0
-    everybody = asyncio.Event()
+    arrived = 0
+    all_arrived = asyncio.Event()
 
     @skill
     async def meet(number: int) -> int:
         """Waits for the others."""
-        nonlocal here
-        here += 1
-        if here == 20:
-            everybody.set()
-        await everybody.wait()
+        nonlocal arrived
+        arrived += 1
+        if arrived == 20:
+            all_arrived.set()
+        await all_arrived.wait()
         return number
 
     caller = await serve(meet)
@@ -270,12 +270,12 @@ async def test_async_functions_run_concurrently(serve):
 
 
 async def test_sync_functions_run_concurrently_in_threads(serve):
-    everybody = threading.Barrier(20)
+    barrier = threading.Barrier(20)
 
     @skill
     def meet(number: int) -> int:
         """Waits for the others."""
-        everybody.wait(timeout=60)
+        barrier.wait(timeout=60)
         return number
 
     caller = await serve(meet)
@@ -300,15 +300,15 @@ async def test_threads_limit_how_many_sync_functions_run(serve):
         order.append("come_later")
 
     @skill
-    async def pass_by() -> None:
-        """Needs none."""
+    async def need_no_thread() -> None:
+        """Needs no thread."""
 
-    caller = await serve(hold, come_later, pass_by, threads=1)
+    caller = await serve(hold, come_later, need_no_thread, threads=1)
     first = asyncio.ensure_future(caller.invoke("hold"))
     await asyncio.to_thread(entered.wait, 60)
     second = asyncio.ensure_future(caller.invoke("come_later"))
-    for _ in range(20):  # time enough for the second one, if it had a thread
-        await caller.invoke("pass_by")
+    for _ in range(20):  # enough time for the second one, if it had a thread
+        await caller.invoke("need_no_thread")
     gate.set()
     await asyncio.gather(first, second)
     assert order == ["hold", "come_later"]

@@ -236,7 +236,7 @@ def arbitrary(number: pytest.FixtureRequest):
     """Is not allowed."""
 
 
-def optional_context(invocation: Optional[Invocation] = None):  # noqa: UP045 - what 3.10 makes of a default of None
+def optional_context(invocation: Optional[Invocation] = None):  # noqa: UP045 - Python 3.10 infers this from a default of None
     """Is not allowed: the model could choose the assistant."""
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -61,15 +62,15 @@ async def test_a_host_reports_its_health(service):
 
 async def test_a_port_in_use_by_another_host_is_reported():
     async with SkillHost(ping, listen="127.0.0.1:0") as other:
-        await refuses_to_listen(other.target)
+        await assert_listening_fails(other.target)
 
 
 async def test_a_port_in_use_by_another_program_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as other:
-        await refuses_to_listen(f"127.0.0.1:{other.getsockname()[1]}")
+        await assert_listening_fails(f"127.0.0.1:{other.getsockname()[1]}")
 
 
-async def refuses_to_listen(address: str) -> None:
+async def assert_listening_fails(address: str) -> None:
     with pytest.raises(OSError, match=f"can't listen on {re.escape(address)}; is the port taken?"):
         await SkillHost(ping, listen=address).__aenter__()
 
@@ -116,7 +117,8 @@ print("stopped", flush=True)
 
 
 @contextmanager
-def program() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def program_with_running_call() -> Iterator[tuple[subprocess.Popen[str], grpc.Future[Any], Iterator[Any]]]:
+    """Yields a program that serves a call, the call, and a watch of the program's health."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         stdin=subprocess.PIPE,
@@ -125,21 +127,22 @@ def program() -> Iterator[tuple[subprocess.Popen[str], str]]:
         text=True,
     ) as process:
         try:
-            yield process, process.stdout.readline().strip()
+            with grpc.insecure_channel(process.stdout.readline().strip()) as channel:
+                call = SkillHostServiceStub(channel).InvokeSkill.future(InvokeSkillRequest(name="wait_for_a_line"))
+                assert process.stdout.readline() == "waiting\n"
+                health = HealthStub(channel).Watch(HealthCheckRequest())
+                assert next(health).status == HealthCheckResponse.SERVING
+                yield process, call, health
         finally:
             process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_running_calls_finish_after_a_signal(number):
-    with program() as (process, address), grpc.insecure_channel(address) as channel:
-        call = SkillHostServiceStub(channel).InvokeSkill.future(InvokeSkillRequest(name="wait_for_a_line"))
-        assert process.stdout.readline() == "waiting\n"
-        watched = HealthStub(channel).Watch(HealthCheckRequest())
-        assert next(watched).status == HealthCheckResponse.SERVING
+    with program_with_running_call() as (process, call, health):
         process.send_signal(number)
-        assert next(watched).status == HealthCheckResponse.NOT_SERVING
-        watched.cancel()
+        assert next(health).status == HealthCheckResponse.NOT_SERVING
+        health.cancel()
         process.stdin.write("a line\n")
         process.stdin.flush()
         assert call.result(timeout=60) == content("a line")
@@ -148,13 +151,9 @@ def test_running_calls_finish_after_a_signal(number):
 
 
 def test_a_second_signal_ends_the_program_immediately():
-    with program() as (process, address), grpc.insecure_channel(address) as channel:
-        call = SkillHostServiceStub(channel).InvokeSkill.future(InvokeSkillRequest(name="wait_for_a_line"))
-        assert process.stdout.readline() == "waiting\n"
-        watched = HealthStub(channel).Watch(HealthCheckRequest())
-        assert next(watched).status == HealthCheckResponse.SERVING
+    with program_with_running_call() as (process, call, health):
         process.terminate()
-        assert next(watched).status == HealthCheckResponse.NOT_SERVING
+        assert next(health).status == HealthCheckResponse.NOT_SERVING
         process.terminate()
         assert process.wait(timeout=60) == -signal.SIGTERM
         assert call.code() is grpc.StatusCode.UNAVAILABLE

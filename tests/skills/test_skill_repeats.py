@@ -1,4 +1,4 @@
-"""A `call_id` that comes again, and callers that leave."""
+"""Repeated calls, callers that leave, and hosts that stop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.support.statuses import failure_of
 
 @dataclass
 class Gate:
-    """A skill "pass_gate", of either kind, that counts its runs and waits until it is opened."""
+    """A sync or async skill "pass_gate" that counts its runs and waits until the gate is opened."""
 
     function: Callable[..., object] = field(init=False)
     runs: int = 0
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    canceled: asyncio.Event = field(default_factory=asyncio.Event)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def open(self) -> None:
@@ -64,7 +64,7 @@ class AsyncGate(Gate):
             try:
                 await self._opened.wait()
             except asyncio.CancelledError:
-                self.cancelled.set()
+                self.canceled.set()
                 raise
             return f"{word} {self.runs}"
 
@@ -207,7 +207,7 @@ async def test_an_async_call_that_is_not_remembered_is_canceled_when_its_caller_
     call = caller.invoke("pass_gate", WORD)
     await gate.entered.wait()
     await leave(call)
-    await gate.cancelled.wait()
+    await gate.canceled.wait()
 
 
 @pytest.mark.parametrize("remember", [0, 10])
@@ -242,5 +242,5 @@ async def test_a_stopping_host_cancels_calls_after_the_grace_period(failed):
         call = Caller(channel).invoke("pass_gate", WORD)
         await gate.entered.wait()
         await host.__aexit__(None, None, None)
-        assert gate.cancelled.is_set()
+        assert gate.canceled.is_set()
         assert await call == failed

@@ -1,4 +1,4 @@
-"""The example of a host with effects, as a process that is killed between the effect and the answer."""
+"""The to-do host from the examples, as a process that is killed between an effect and its answer."""
 
 from __future__ import annotations
 
