@@ -98,7 +98,9 @@ async def test_a_skill_can_have_another_name_than_its_function(serve):
 
 async def test_the_docstring_describes_parameters(serve):
     @skill
-    def search(words: str, limit: Annotated[int, Field(description="At most so many.")] = 3, page: int = 1) -> str:
+    def search(
+        words: str, limit: Annotated[int, Field(description="The number of results.")] = 3, page: int = 1
+    ) -> str:
         """Searches the catalogue.
 
         It knows all books: even those that are lent.
@@ -121,7 +123,7 @@ async def test_the_docstring_describes_parameters(serve):
     )
     assert {name: value["description"] for name, value in schema["properties"].items()} == {
         "words": "What to look for, in any language.",
-        "limit": "At most so many.",
+        "limit": "The number of results.",
         "page": "Which page.",
     }
 

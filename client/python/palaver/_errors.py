@@ -155,10 +155,10 @@ def from_rpc_error(error: grpc.RpcError) -> PalaverError:
     """Converts an error of gRPC, synchronous or asynchronous, with its details."""
     status = error.code()
     message = error.details() or "the call failed without a message"
-    return _CLASS_BY_STATUS.get(status, PalaverError)(message, status, *_details(error))
+    return _CLASS_BY_STATUS.get(status, PalaverError)(message, status, *_unpack_details(error))
 
 
-def _details(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ...], float | None]:
+def _unpack_details(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ...], float | None]:
     """Returns the reason, the field violations and the retry delay."""
     reason = ""
     violations: tuple[FieldViolation, ...] = ()

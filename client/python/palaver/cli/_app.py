@@ -19,8 +19,8 @@ from palaver.cli._options import (
     command_options,
     global_options,
     query_options,
-    text,
     text_or_file,
+    utf8_text,
 )
 
 _INTERRUPTED = 130  # by the convention of shells: 128 plus the number of SIGINT
@@ -64,7 +64,7 @@ def palaver_command() -> None:
     """Talk to the assistants of a Palaver server."""
 
 
-_id_argument = click.argument("assistant_id", metavar="ID", type=text)
+_id_argument = click.argument("assistant_id", metavar="ID", type=utf8_text)
 
 
 @palaver_command.command("create")
@@ -101,7 +101,7 @@ def create(settings: Settings, assistant_id: str, instructions: str | None, if_e
 
 @palaver_command.command("ask")
 @_id_argument
-@click.argument("message", type=text, required=False)
+@click.argument("message", type=utf8_text, required=False)
 @click.option("--create", "create_first", is_flag=True, help="Create the assistant if it does not exist.")
 @query_options
 @command_options
@@ -126,7 +126,7 @@ def ask(settings: Settings, /, assistant_id: str, message: str | None, create_fi
 
 
 @palaver_command.command("chat")
-@click.argument("assistant_id", metavar="[ID]", type=text, default="chat")
+@click.argument("assistant_id", metavar="[ID]", type=utf8_text, default="chat")
 @click.option(
     "--instructions",
     type=text_or_file,

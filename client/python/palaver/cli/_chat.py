@@ -142,21 +142,21 @@ class Chat:
                     screen.write(event.text)
                 elif isinstance(event, palaver.TurnStarted):
                     if started is not None:
-                        screen.print_line(_dim(_output.REPLY_RESTARTED))
+                        screen.print_line(_dim_line(_output.REPLY_RESTARTED))
                     started = event
                 elif isinstance(event, palaver.SkillCall):
-                    screen.print_line(_dim(f"calling {event.name} {event.arguments_json}"))
+                    screen.print_line(_dim_line(f"calling {event.name} {event.arguments_json}"))
                 elif isinstance(event, palaver.SkillResult) and event.error is not None:
-                    screen.print_line(_dim(f"the skill failed: {event.error}"))
+                    screen.print_line(_dim_line(f"the skill failed: {event.error}"))
         return _output.finish_note(reply, started)
 
     def _print(self, text: str, style: str) -> None:
         self._console.print(Text(text, style=style))
 
 
-def _dim(text: str) -> Text:
+def _dim_line(text: str) -> Text:
     """Returns untrusted text as a dim line that is safe to print."""
-    return Text(_output.safe(" ".join(text.split())), style="dim")
+    return Text(_output.strip_control_characters(" ".join(text.split())), style="dim")
 
 
 def _key_bindings() -> KeyBindings:

@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from palaver.cli._blocks import BlockSplitter
-from palaver.cli._output import safe
+from palaver.cli._output import strip_control_characters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -58,7 +58,7 @@ class MarkdownStream:
         """Adds a piece of the text."""
         with self._live.lock:
             self._is_waiting = False
-            self._print_blocks(self._splitter.feed(safe(text)))
+            self._print_blocks(self._splitter.feed(strip_control_characters(text)))
 
     def print_line(self, text: Text) -> None:
         """Prints a line that is not part of the text, as a block between the text before and after it."""

@@ -67,7 +67,7 @@ class Settings:
             raise click.UsageError(str(error)) from error
 
 
-def text(value: str) -> str:
+def utf8_text(value: str) -> str:
     """Returns the value, or rejects it if it is not UTF-8 and so can't be sent."""
     try:
         value.encode()
@@ -79,7 +79,7 @@ def text(value: str) -> str:
 def text_or_file(value: str) -> str:
     """Returns the value, or the content of a file if the value is "@" and its name."""
     if not value.startswith("@"):
-        return text(value)
+        return utf8_text(value)
     try:
         return Path(value[1:]).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -97,7 +97,7 @@ def integer(value: str) -> int:
     return number
 
 
-def _store(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+def _store_setting(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
     """Stores an option in the settings. A command's copy of a global option is stored only if it is given."""
     settings = ctx.ensure_object(Settings)
     if ctx.parent is None or value not in {None, False}:
@@ -111,7 +111,7 @@ def _settings_options(*, is_global: bool) -> list[Callable[[_Function], _Functio
     def option(*names: str, envvar: str | None = None, default: Any = None, **attributes: Any) -> Any:
         if is_global:
             attributes |= {"envvar": envvar, "default": default, "show_envvar": envvar is not None}
-        return click.option(*names, callback=_store, expose_value=False, hidden=not is_global, **attributes)
+        return click.option(*names, callback=_store_setting, expose_value=False, hidden=not is_global, **attributes)
 
     return [
         option(
@@ -130,8 +130,10 @@ def _settings_options(*, is_global: bool) -> list[Callable[[_Function], _Functio
         ),
         option("--token", envvar="PALAVER_TOKEN", metavar="TOKEN", help="The bearer token to send."),
         option("--timeout", type=click.FloatRange(min=0, min_open=True), help="The deadline of each call, in seconds."),
-        option("--connection", default="", type=text, metavar="NAME", help="The server's storage connection to use."),
-        option("--collection", default="", type=text, metavar="NAME", help="The collection to use."),
+        option(
+            "--connection", default="", type=utf8_text, metavar="NAME", help="The server's storage connection to use."
+        ),
+        option("--collection", default="", type=utf8_text, metavar="NAME", help="The collection to use."),
     ]
 
 
@@ -150,7 +152,7 @@ def command_options(function: _Function) -> _Function:
         "--json",
         "as_json",
         is_flag=True,
-        callback=_store,
+        callback=_store_setting,
         expose_value=False,
         help="Print results and errors as JSON, one object per line, with the contract's names.",
     )(function)
@@ -160,7 +162,7 @@ def query_options(function: _Function) -> _Function:
     """Adds the options of a query, as keyword arguments with the names of `palaver.QueryOptions`."""
     for option in reversed(
         [
-            click.option("--model", "chat_model", default="", type=text, metavar="NAME", help="The model."),
+            click.option("--model", "chat_model", default="", type=utf8_text, metavar="NAME", help="The model."),
             click.option("--temperature", type=float, help="The sampling temperature, from 0 to 2."),
             click.option("--top-p", type=float, help="The nucleus sampling mass, up to 1."),
             click.option("--max-tokens", type=integer, help="The maximum number of tokens that the model may write."),
@@ -169,7 +171,7 @@ def query_options(function: _Function) -> _Function:
                 "--ai-connection",
                 "ai_connection_name",
                 default="",
-                type=text,
+                type=utf8_text,
                 metavar="NAME",
                 help="The server's AI connection to use.",
             ),

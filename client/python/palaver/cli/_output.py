@@ -29,16 +29,16 @@ def use_utf8() -> None:
 
 def write(text: str) -> None:
     """Writes text to standard output and flushes it. Control characters are removed for a terminal."""
-    sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
+    sys.stdout.write(strip_control_characters(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
-def note(text: str) -> None:
+def print_notice(text: str) -> None:
     """Writes a message for the user to standard error."""
     print(f"palaver: {text}", file=sys.stderr)  # noqa: T201 - standard error is for the user here
 
 
-def safe(text: str) -> str:
+def strip_control_characters(text: str) -> str:
     """Returns text without control characters, except line feeds and tabs."""
     return _CONTROL_CHARACTERS.sub("", text)
 
@@ -53,7 +53,7 @@ def error_lines(error: palaver.PalaverError, server: str) -> list[str]:
     codes = ", ".join(filter(None, (error.status.name, error.reason)))
     lines = [f"{message} ({codes})"]
     lines += [f"  {violation.field}: {violation.description}" for violation in error.field_violations]
-    return [safe(" ".join(line.splitlines())) for line in lines]
+    return [strip_control_characters(" ".join(line.splitlines())) for line in lines]
 
 
 def show_error(error: palaver.PalaverError, server: str, *, as_json: bool) -> None:
@@ -62,7 +62,7 @@ def show_error(error: palaver.PalaverError, server: str, *, as_json: bool) -> No
         print(_json.error_line(error), file=sys.stderr)  # noqa: T201 - standard error is for the user here
         return
     first, *others = error_lines(error, server)
-    note(first)
+    print_notice(first)
     for line in others:
         print(line, file=sys.stderr)  # noqa: T201 - standard error is for the user here
 
@@ -93,11 +93,11 @@ def stream_reply(reply: palaver.Reply, *, as_json: bool) -> None:
                 elif isinstance(event, palaver.TurnStarted):
                     if started is not None:
                         write("\n" if last else "")
-                        note(REPLY_RESTARTED)
+                        print_notice(REPLY_RESTARTED)
                         last = ""
                     started = event
         finally:
             if last and not last.endswith("\n"):
                 write("\n")
         if text := finish_note(reply, started):
-            note(text)
+            print_notice(text)

@@ -16,7 +16,7 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
-from palaver.skills._docstring import parse
+from palaver.skills._docstring import parse_docstring
 from palaver.skills._types import Invocation, SkillError
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
@@ -62,7 +62,7 @@ class Definition:
             # Models send an empty text for a skill without parameters.
             values = self._model.model_validate_json(arguments_json.strip() or "{}", strict=True)
         except ValidationError as error:
-            raise SkillError(_violations(error)) from None
+            raise SkillError(_describe_violations(error)) from None
         arguments: dict[str, Any] = {
             parameter.name: getattr(values, field)
             for parameter in self._parameters
@@ -137,16 +137,16 @@ def _define(function: Callable[..., object], name: str | None, local_names: Mapp
     name = function.__name__ if name is None else name
     if not _NAME.fullmatch(name):
         raise ValueError(f'the name "{name}" of a skill must be 1 to 64 letters, digits, "_" and "-"')
-    docstring = parse(function.__doc__ or "")
+    docstring = parse_docstring(function.__doc__ or "")
     if not docstring.description:
         raise ValueError(
             f"{name}: a skill must have a docstring, which tells the model what it does and when to use it"
         )
-    parameters, hints = _parameters(name, function, local_names)
+    parameters, hints = _checked_parameters(name, function, local_names)
     invocation_names = tuple(parameter.name for parameter in parameters if hints[parameter.name] is Invocation)
     parameters = tuple(parameter for parameter in parameters if parameter.name not in invocation_names)
     try:
-        model = _model(name, parameters, hints)
+        model = _arguments_model(name, parameters, hints)
         schema = model.model_json_schema(schema_generator=_Schema)
     except (PydanticUserError, PydanticUndefinedAnnotation, TypeError) as error:
         reason = str(error).partition("\n")[0]
@@ -169,7 +169,7 @@ def _define(function: Callable[..., object], name: str | None, local_names: Mapp
     )
 
 
-def _parameters(
+def _checked_parameters(
     name: str, function: Callable[..., object], local_names: Mapping[str, Any]
 ) -> tuple[tuple[inspect.Parameter, ...], dict[str, Any]]:
     """Returns the parameters of a function and their type hints by name, and checks that both are usable."""
@@ -190,7 +190,7 @@ def _parameters(
     return parameters, hints
 
 
-def _model(name: str, parameters: tuple[inspect.Parameter, ...], hints: Mapping[str, Any]) -> type[BaseModel]:
+def _arguments_model(name: str, parameters: tuple[inspect.Parameter, ...], hints: Mapping[str, Any]) -> type[BaseModel]:
     """Returns a pydantic model that validates the arguments and describes them to the model."""
     fields: dict[str, Any] = {
         _FIELD_NAME.format(parameter.name): (
@@ -203,11 +203,11 @@ def _model(name: str, parameters: tuple[inspect.Parameter, ...], hints: Mapping[
 
 
 def _has_own_default(parameter: inspect.Parameter) -> bool:
-    """Returns whether the function has a default for a parameter, rather than pydantic or nobody."""
+    """Returns whether the function has a default for a parameter, rather than a pydantic field or none."""
     return parameter.default is not parameter.empty and not isinstance(parameter.default, FieldInfo)
 
 
-def _violations(error: ValidationError) -> str:
+def _describe_violations(error: ValidationError) -> str:
     """Describes the invalid arguments, without their values, which the model knows."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [

@@ -25,7 +25,7 @@ class Docstring:
     parameters: dict[str, str]
 
 
-def parse(docstring: str) -> Docstring:
+def parse_docstring(docstring: str) -> Docstring:
     """Parses a docstring. A section in another style remains part of the description."""
     lines = inspect.cleandoc(docstring).splitlines()
     start = next((number for number, line in enumerate(lines) if _HEADING.fullmatch(line)), None)

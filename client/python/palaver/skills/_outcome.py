@@ -21,20 +21,20 @@ FAILED = InvokeSkillResponse(error="the skill failed")
 async def run_async(definition: Definition, arguments_json: str, invocation: Invocation) -> InvokeSkillResponse:
     """Calls an asynchronous function. Raises only `CancelledError`."""
     try:
-        return _content(await definition.function(**definition.arguments(arguments_json, invocation)))
+        return _content_outcome(await definition.function(**definition.arguments(arguments_json, invocation)))
     except (Exception, SystemExit) as error:  # a skill must not exit the program
-        return _error(definition.name, invocation, error)
+        return _error_outcome(definition.name, invocation, error)
 
 
 def run(definition: Definition, arguments_json: str, invocation: Invocation) -> InvokeSkillResponse:
     """Calls a synchronous function. Raises nothing: some exceptions can't pass from a thread to a coroutine."""
     try:
-        return _content(definition.function(**definition.arguments(arguments_json, invocation)))
+        return _content_outcome(definition.function(**definition.arguments(arguments_json, invocation)))
     except (Exception, SystemExit) as error:
-        return _error(definition.name, invocation, error)
+        return _error_outcome(definition.name, invocation, error)
 
 
-def _content(result: object) -> InvokeSkillResponse:
+def _content_outcome(result: object) -> InvokeSkillResponse:
     """Returns the outcome for the result of a function."""
     if result is None:
         text = ""
@@ -42,21 +42,21 @@ def _content(result: object) -> InvokeSkillResponse:
         text = result
     else:
         text = to_json(result, inf_nan_mode="null").decode()
-    return InvokeSkillResponse(error=too_long) if (too_long := _too_long(text)) else InvokeSkillResponse(content=text)
+    return InvokeSkillResponse(error=error) if (error := _length_error(text)) else InvokeSkillResponse(content=text)
 
 
-def _error(name: str, invocation: Invocation, error: BaseException) -> InvokeSkillResponse:
+def _error_outcome(name: str, invocation: Invocation, error: BaseException) -> InvokeSkillResponse:
     """Returns the outcome for an exception, which is logged unless it is a `SkillError`."""
     try:
         if isinstance(error, SkillError):
-            return InvokeSkillResponse(error=_too_long(error.message) or error.message)
+            return InvokeSkillResponse(error=_length_error(error.message) or error.message)
     except Exception as invalid_message:  # the message is not a string, or can't be encoded as UTF-8
         error = invalid_message
     logger.error("the skill %s failed in the call %r", name, invocation.call_id, exc_info=error)
     return FAILED
 
 
-def _too_long(text: str) -> str:
+def _length_error(text: str) -> str:
     """Returns an error if the text is too long, or an empty string."""
     size = len(text.encode())
     if size <= MAX_RESULT_BYTES:
