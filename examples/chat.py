@@ -1,4 +1,4 @@
-"""A small terminal chat: `python examples/chat.py [TARGET] [ASSISTANT_ID]`; `palaver chat` is the large one."""
+"""A minimal terminal chat: `python examples/chat.py [TARGET] [ASSISTANT_ID]`. `palaver chat` is the full version."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import palaver
 
 
 def main(target: str = "127.0.0.1:50051", assistant: str = "chat") -> None:
-    """Posts each line of standard input, and prints the replies as they stream."""
+    """Posts each line of standard input and streams the replies to standard output."""
     with palaver.Client(target) as client:
         while line := read_line():
             answer(client, assistant, line.rstrip("\n"))
 
 
 def read_line() -> str:
-    """Returns the next line, or nothing at the end."""
+    """Returns the next line, or an empty string at the end of the input."""
     if sys.stdin.isatty():
         print("> ", end="", flush=True)
     return sys.stdin.readline()
 
 
 def answer(client: palaver.Client, assistant: str, message: str) -> None:
-    """Prints a reply, or what went wrong."""
+    """Posts a message and prints the reply, or the error."""
     try:
         client.create_assistant(assistant, if_exists="keep")
-        # Whatever becomes of the connection, the turn goes on, and each piece comes once.
+        # Even if the connection breaks, the turn continues, and each piece of the reply arrives once.
         with client.post_user_query(assistant, message, on_disconnect="continue") as reply:
             show(client, assistant, reply)
     except palaver.PalaverError as error:
@@ -33,12 +33,12 @@ def answer(client: palaver.Client, assistant: str, message: str) -> None:
 
 
 def show(client: palaver.Client, assistant: str, reply: palaver.Reply) -> None:
-    """Prints what arrives; Ctrl-C ends the turn."""
+    """Prints a reply as it arrives. Ctrl-C cancels the turn."""
     try:
-        next(reply)  # the first event is `TurnStarted`; another one makes void what came before
+        next(reply)  # the first event is `TurnStarted`; a second one voids everything before it
         for event in reply:
             if isinstance(event, palaver.TurnStarted):
-                print("\n[the reply begins anew]")
+                print("\n[the reply starts over]")
             elif isinstance(event, palaver.TextDelta):
                 print(event.text, end="", flush=True)
             elif isinstance(event, palaver.SkillCall):

@@ -1,6 +1,6 @@
-"""The main job in one run: a server starts, an assistant is created, questions are asked, the replies stream in.
+"""A complete run: start a server, create an assistant, ask questions and stream the replies.
 
-`make demo` runs it. It needs no key; where OPENAI_API_KEY or AZURE_OPENAI_ENDPOINT is set, that model answers.
+`make demo` runs it. No key is needed. If OPENAI_API_KEY or AZURE_OPENAI_ENDPOINT is set, that model answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ QUESTIONS = ("What is a palaver?", "And what did I ask you first?")
 
 @contextmanager
 def server() -> Iterator[str]:
-    """Starts a server on a free port, with a database of its own, and yields its address."""
+    """Starts a server on a free port with a temporary database, and yields its address."""
     has_model = os.environ.get("OPENAI_API_KEY") or os.environ.get("AZURE_OPENAI_ENDPOINT")
     with tempfile.TemporaryDirectory(prefix="palaver-demo-") as folder:
         command = [sys.executable, "-m", "palaver_server", "--listen", "127.0.0.1:0", "--data-dir", folder]
@@ -30,7 +30,7 @@ def server() -> Iterator[str]:
         try:
             line = process.stdout.readline().strip()  # "palaver-server listening on 127.0.0.1:PORT"
             if not line:
-                raise SystemExit("the server did not start; its message is above")
+                raise SystemExit("the server did not start; see its message above")
             print(f"$ palaver-server{'' if has_model else ' --offline-model'}\n{line}\n")
             yield line.rpartition(" ")[2]
         finally:
@@ -40,7 +40,7 @@ def server() -> Iterator[str]:
 
 
 def main() -> None:
-    """Runs the demonstration."""
+    """Runs the demo."""
     with server() as address, palaver.Client(address) as client:
         created = client.create_assistant("demo", instructions="You are a friendly guide. Answer in two sentences.")
         print(f'Created the assistant "{created.assistant.id}".')
@@ -57,7 +57,7 @@ def main() -> None:
                 f"finish reason {completed.finish_reason.name}, model {completed.chat_model})"
             )
         stored = client.get_assistant("demo").total_messages
-        print(f"\nThe server kept the conversation: {stored} messages, the instructions included.")
+        print(f"\nThe server stored the conversation: {stored} messages, including the instructions.")
     print(
         "\nWhat next?\n"
         "  make run     a server on 127.0.0.1:50051 (set OPENAI_API_KEY first for a real model)\n"

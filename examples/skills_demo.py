@@ -1,7 +1,7 @@
-"""Skills in one run: a host of to-dos and a server start, and the model of a conversation calls the skills of the host.
+"""Skills in action: start a to-do host and a server, and let the model call the skills of the host.
 
-`make demo-skills` runs it. It needs no key: the offline model calls the skill that it is told to. Where OPENAI_API_KEY
-or AZURE_OPENAI_ENDPOINT is set, that model decides by itself.
+`make demo-skills` runs it. No key is needed: the offline model calls the skills that the messages name. If
+OPENAI_API_KEY or AZURE_OPENAI_ENDPOINT is set, that model decides which skills to call.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ TODO_HOST = Path(__file__).parent / "todo_host" / "todo_host.py"
 
 @contextmanager
 def running(*command: str, **variables: str) -> Iterator[str]:
-    """Runs a program that says where it listens in the first line of its output, and yields the address."""
+    """Runs a program that prints its address in the first line of its output, and yields the address."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | variables)
     assert process.stdout is not None
     try:
         line = process.stdout.readline().strip()
         if not line:
-            raise SystemExit("a program did not start; its message is above")
+            raise SystemExit("a program did not start; see its message above")
         print(line)
         yield line.rpartition(" ")[2]
     finally:
@@ -43,7 +43,7 @@ def running(*command: str, **variables: str) -> Iterator[str]:
 
 
 def main() -> None:
-    """Runs the demonstration."""
+    """Runs the demo."""
     with tempfile.TemporaryDirectory(prefix="palaver-demo-") as folder:
         host = [sys.executable, str(TODO_HOST), "--listen", "127.0.0.1:0", "--database", f"{folder}/todos.db"]
         server = [sys.executable, "-m", "palaver_server", "--listen", "127.0.0.1:0", "--data-dir", folder]
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def show(reply: palaver.Reply) -> None:
-    """Prints a reply as it arrives, skills included."""
+    """Prints a reply as it arrives, including the skill calls."""
     prefix = "Assistant: "
     for event in reply:
         if isinstance(event, palaver.SkillCall):

@@ -1,9 +1,9 @@
-"""To-do lists as skills: a model adds, lists and completes the to-dos of the assistant for which it answers.
+"""A to-do list as skills: the model adds, lists and completes the to-dos of its assistant.
 
     python examples/todo_host/todo_host.py --listen 127.0.0.1:50061 --database todos.db
 
-Each to-do is stored together with the `call_id` that added it, in one row. Whatever happens between the effect and the
-answer, a repeated call finds what the first one did, and does not add a second to-do.
+Each row stores a to-do together with the `call_id` of the call that added it. If the host dies before it answers, a
+repeated call finds the existing to-do and does not add another one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CREATE TABLE IF NOT EXISTS todos (
     id INTEGER NOT NULL,
     task TEXT NOT NULL,
     is_completed INTEGER NOT NULL DEFAULT 0,
-    call_id TEXT,  -- NULL for a caller that gives none: its repeats can't be told from new calls
+    call_id TEXT,  -- NULL if the caller sent none; its repeated calls can't be recognized then
     PRIMARY KEY (assistant_id, id),
     UNIQUE (assistant_id, call_id)
 ) STRICT
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS todos (
 
 @dataclass(frozen=True)
 class Todo:
-    """A to-do, as the model sees it."""
+    """A to-do as the model sees it."""
 
     id: int
     task: str
@@ -44,16 +44,16 @@ class Todo:
 
 
 def todo_skills(database: Path) -> tuple[Callable[..., object], ...]:
-    """Returns the skills on the to-dos in a SQLite file, which is made where there is none."""
+    """Returns the skills for the to-dos in a SQLite file, which is created if it does not exist."""
     with _transaction(database) as connection:
         connection.execute(SCHEMA)
 
     @skill
     def add_todo(task: Annotated[str, Field(min_length=1, max_length=1000)], invocation: Invocation) -> Todo:
-        """Adds a to-do to the user's list. Use it once for each thing that the user wants to remember.
+        """Adds a to-do to the user's list. Call it once for each thing that the user wants to remember.
 
         Args:
-            task: What is to be done, in the user's words.
+            task: The thing to do, in the user's words.
             invocation: The context of the call; the model does not see it.
         """
         call_id = invocation.call_id or None
@@ -73,7 +73,7 @@ def todo_skills(database: Path) -> tuple[Callable[..., object], ...]:
 
     @skill
     def list_todos(invocation: Invocation) -> list[Todo]:
-        """Lists all to-dos of the user with their ids, completed ones included."""
+        """Lists all to-dos of the user with their ids, including completed ones."""
         with _transaction(database) as connection:
             rows = connection.execute(
                 "SELECT id, task, is_completed FROM todos WHERE assistant_id = ? ORDER BY id",
@@ -86,20 +86,20 @@ def todo_skills(database: Path) -> tuple[Callable[..., object], ...]:
         id: Annotated[int, Field(ge=1, lt=2**63)],  # noqa: A002 - the model sees this name
         invocation: Invocation,
     ) -> Todo:
-        """Marks a to-do of the user as completed. One that is completed already stays so.
+        """Marks a to-do of the user as completed. Does nothing if it is already completed.
 
         Args:
-            id: The id of the to-do, as list_todos tells it.
+            id: The id of the to-do, from list_todos.
             invocation: The context of the call; the model does not see it.
         """
-        # That needs no call_id: the second time changes nothing.
+        # No call_id is needed, because repeating the call changes nothing.
         with _transaction(database) as connection:
             row = connection.execute(
                 "UPDATE todos SET is_completed = 1 WHERE assistant_id = ? AND id = ? RETURNING id, task, is_completed",
                 (invocation.assistant_id, id),
             ).fetchone()
         if row is None:
-            raise SkillError(f"there is no to-do with the id {id}; list_todos tells which there are")
+            raise SkillError(f"there is no to-do with the id {id}; list_todos lists all to-dos")
         return _todo(row)
 
     return add_todo, list_todos, complete_todo
@@ -109,7 +109,9 @@ def main() -> None:
     """Serves the skills until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(description="To-do lists as skills of a Palaver server.")
     parser.add_argument("--listen", default="127.0.0.1:50061", help="the address to listen on (default: %(default)s)")
-    parser.add_argument("--database", type=Path, default=Path("todos.db"), help="the file (default: %(default)s)")
+    parser.add_argument(
+        "--database", type=Path, default=Path("todos.db"), help="the SQLite file (default: %(default)s)"
+    )
     options = parser.parse_args()
     try:
         serve(
@@ -123,7 +125,7 @@ def main() -> None:
 
 @contextmanager
 def _transaction(database: Path) -> Iterator[sqlite3.Connection]:
-    """Opens the file for one transaction, which is on the disk when the block ends, or never was."""
+    """Opens the database for one transaction, committed at the end of the block and rolled back after an exception."""
     with closing(sqlite3.connect(database, timeout=5, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         try:

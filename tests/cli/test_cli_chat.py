@@ -1,4 +1,4 @@
-"""`palaver chat` in a terminal for real: a pseudo-terminal, keys and what they do."""
+"""`palaver chat` in a pseudo-terminal: what the keys do, and what the screen shows."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import threading
 import grpc
 import pexpect
 import pytest
-from google.rpc import error_details_pb2
 
-from palaver.v1 import assistant_pb2, assistant_service_pb2
+from palaver.v1 import assistant_service_pb2
 from tests.support import replies
+from tests.support.refusals import refusal
 from tests.support.scripted_server import HANG, Failure
+from tests.support.skill_events import skill_call, skill_result
 
-# pexpect forks this process, in which the scripted server has threads; the child starts another program at once.
+# pexpect forks this process while the scripted server has threads, but the child executes a program immediately.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 CTRL_C, CTRL_D, UP, ALT_ENTER, ENTER = "\x03", "\x04", "\x1b[A", "\x1b\r", "\r"
-PROMPT = r"\x1b\[\?2004h[^>]*>"  # it turns on bracketed paste, and off again when the message is sent
+PROMPT = r"\x1b\[\?2004h[^>]*>"  # it turns on bracketed paste
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def chat(server, tmp_path):
             **os.environ,
             "TERM": "xterm-256color",
             "XDG_STATE_HOME": str(tmp_path),
-            "PROMPT_TOOLKIT_NO_CPR": "1",  # nobody would answer where the cursor is
+            "PROMPT_TOOLKIT_NO_CPR": "1",  # the pseudo-terminal does not answer queries for the cursor position
             **variables,
         }
         command = ["-m", "palaver", "--server", server.target, "chat", *arguments]
@@ -41,7 +42,7 @@ def chat(server, tmp_path):
             sys.executable, command, env=environment, dimensions=(24, 80), encoding="utf-8", timeout=10
         )
         children.append(child)
-        child.expect("/help shows the keys")
+        child.expect("/help for the keys")
         child.expect(PROMPT)
         return child
 
@@ -61,7 +62,7 @@ def messages(server):
     return [request.user_message for request in server.requests("PostUserQuery")]
 
 
-def test_a_reply_is_awaited_streamed_and_formatted(chat, server):
+def test_a_reply_is_streamed_and_formatted(chat, server):
     go_on = threading.Event()
     finish = threading.Event()
     server.script(
@@ -89,13 +90,13 @@ def test_a_reply_is_awaited_streamed_and_formatted(chat, server):
     assert messages(server) == ["Hello!"]
 
 
-def test_ctrl_c_stops_the_reply_and_not_the_program(chat, server):
+def test_ctrl_c_stops_the_reply_but_not_the_program(chat, server):
     server.script("PostUserQuery", [replies.started(), replies.delta("Well"), HANG], replies.turn("Second reply"))
     child = chat()
     child.send("Hello!" + ENTER)
     child.expect("Well")
     child.send(CTRL_C)
-    child.expect("Nothing of this turn was kept")
+    child.expect("This turn was not stored")
     assert server.calls[-1].abandoned.wait(30)
     child.expect(PROMPT)
     child.send("Again" + ENTER)
@@ -105,13 +106,13 @@ def test_ctrl_c_stops_the_reply_and_not_the_program(chat, server):
     assert messages(server) == ["Hello!", "Again"]
 
 
-def test_ctrl_c_stops_the_waiting(chat, server):
+def test_ctrl_c_stops_waiting_for_the_reply(chat, server):
     server.script("PostUserQuery", [replies.started(), HANG])
     child = chat()
     child.send("Hello!" + ENTER)
     child.expect("waiting for the reply")
     child.send(CTRL_C)
-    child.expect("Nothing of this turn was kept")
+    child.expect("This turn was not stored")
     child.expect(PROMPT)
     leave(child)
 
@@ -124,7 +125,7 @@ def test_ctrl_c_clears_the_message(chat, server):
     assert messages(server) == ["right"]
 
 
-def test_a_message_may_have_lines(chat, server):
+def test_a_message_may_have_several_lines(chat, server):
     child = chat()
     child.send("eins" + ALT_ENTER + "zwei" + ENTER)
     child.expect("Hi there")
@@ -132,7 +133,7 @@ def test_a_message_may_have_lines(chat, server):
     assert messages(server) == ["eins\nzwei"]
 
 
-def test_messages_are_remembered_for_their_owner_alone(chat, server, tmp_path):
+def test_the_message_history_is_private(chat, server, tmp_path):
     child = chat()
     child.send("remember me" + ENTER)
     child.expect("Hi there")
@@ -146,7 +147,7 @@ def test_messages_are_remembered_for_their_owner_alone(chat, server, tmp_path):
     assert stat.S_IMODE((tmp_path / "palaver").stat().st_mode) == 0o700
 
 
-def test_without_a_place_for_the_history_it_chats_anyway(chat, server, tmp_path):
+def test_an_unwritable_history_does_not_stop_the_chat(chat, server, tmp_path):
     (tmp_path / "file").touch()
     child = chat(XDG_STATE_HOME=str(tmp_path / "file"))
     child.send("Hello!" + ENTER)
@@ -154,9 +155,8 @@ def test_without_a_place_for_the_history_it_chats_anyway(chat, server, tmp_path)
     leave(child)
 
 
-def test_an_error_is_shown_and_the_chat_goes_on(chat, server):
-    reason = error_details_pb2.ErrorInfo(domain="palaver.v1", reason="MODEL_UNAVAILABLE")
-    failure = Failure(grpc.StatusCode.UNAVAILABLE, "try later", (reason,))
+def test_an_error_is_shown_and_the_chat_continues(chat, server):
+    failure = refusal(grpc.StatusCode.UNAVAILABLE, "MODEL_UNAVAILABLE", "try later")
     server.script("PostUserQuery", [failure], replies.turn("Hi there"))
     child = chat()
     child.send("Hello!" + ENTER)
@@ -167,16 +167,16 @@ def test_an_error_is_shown_and_the_chat_goes_on(chat, server):
     leave(child)
 
 
-def test_a_reply_that_begins_anew_says_so(chat, server):
+def test_a_restarted_reply_is_announced(chat, server):
     broken = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good day"))
     child = chat()
     child.send("Hello!" + ENTER)
-    child.expect("Hi.*The connection broke; the reply begins anew.*Good day")
+    child.expect("Hi.*The connection broke; the reply starts over.*Good day")
     leave(child)
 
 
-def test_a_reply_that_is_cut_off_names_the_option(chat, server):
+def test_a_truncated_reply_suggests_the_option(chat, server):
     length = assistant_service_pb2.FINISH_REASON_LENGTH
     server.script(
         "PostUserQuery", [replies.started(max_tokens=100), replies.delta("Hi"), replies.completed("Hi", length)]
@@ -188,31 +188,29 @@ def test_a_reply_that_is_cut_off_names_the_option(chat, server):
 
 
 def test_skills_are_shown(chat, server):
-    call = assistant_pb2.SkillCall(id="c1", name="clock", arguments_json='{"zone": "UTC"}')
-    failure = assistant_pb2.SkillResult(id="c1", error="no clock")
     server.script(
         "PostUserQuery",
         [
             replies.started(),
-            assistant_service_pb2.PostUserQueryResponse(skill_call=call),
-            assistant_service_pb2.PostUserQueryResponse(skill_result=failure),
+            skill_call("c1", arguments_json='{"zone": "UTC"}'),
+            skill_result("c1", error="no clock"),
             *replies.turn("Who knows")[1:],
         ],
     )
     child = chat()
     child.send("Hello!" + ENTER)
-    child.expect('calls clock {"zone": "UTC"}')
-    child.expect("which fails: no clock")
+    child.expect('calling clock {"zone": "UTC"}')
+    child.expect("the skill failed: no clock")
     child.expect("Who knows")
     leave(child)
 
 
-def test_commands(chat, server):
+def test_slash_commands(chat, server):
     child = chat()
     child.send("/help" + ENTER)
     child.expect("Alt-Enter")
     child.send("/nonsense" + ENTER)
-    child.expect("There is no /nonsense")
+    child.expect("Unknown command /nonsense")
     child.send(ENTER)
     child.send("/quit" + ENTER)
     child.expect(pexpect.EOF)
@@ -221,7 +219,7 @@ def test_commands(chat, server):
     assert messages(server) == []
 
 
-def test_a_message_may_begin_with_a_slash(chat, server):
+def test_a_message_may_start_with_a_slash(chat, server):
     child = chat()
     child.send("/etc/hosts is a file?" + ENTER)
     child.expect("Hi there")
@@ -229,7 +227,7 @@ def test_a_message_may_begin_with_a_slash(chat, server):
     assert messages(server) == ["/etc/hosts is a file?"]
 
 
-def test_no_color(chat, server):
+def test_no_color_disables_colors(chat, server):
     server.script("PostUserQuery", replies.turn("# Title\n\n`code`\n\n```python\nx = 1\n```\n\nThe end"))
     child = chat(NO_COLOR="1")
     child.send("Hello!" + ENTER)
@@ -240,7 +238,7 @@ def test_no_color(chat, server):
     assert not re.search(r"\x1b\[(?:[0-9;]*;)?(?:3[0-8]|4[0-8]|9[0-7])(?:;[0-9;]*)?m", shown)
 
 
-def test_without_a_server_it_ends_with_one_line(tmp_path):
+def test_chat_without_a_server_fails_with_one_line(tmp_path):
     child = pexpect.spawn(
         sys.executable, ["-m", "palaver", "--server", "127.0.0.1:1", "chat"], encoding="utf-8", timeout=10
     )

@@ -1,4 +1,4 @@
-"""The commands, what they send, print and answer to the shell; run inside the test's own process."""
+"""The commands: their requests, output and exit status. They run in the process of the test."""
 
 from __future__ import annotations
 
@@ -6,30 +6,23 @@ import json
 
 import grpc
 import pytest
-import trustme
 from click.testing import CliRunner
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2
 
 from palaver.cli._app import palaver_command
 from palaver.v1 import assistant_pb2, assistant_service_pb2
 from tests.support import replies
+from tests.support.certificates import issue_certificates
+from tests.support.refusals import refusal
 from tests.support.scripted_server import HANG, Failure, ScriptedServer
+from tests.support.skill_events import skill_call, skill_result
 
-INVALID = Failure(
+INVALID = refusal(
     grpc.StatusCode.INVALID_ARGUMENT,
+    "INVALID_FIELD",
     "temperature: must be from 0 to 2; top_p: must be greater than 0",
-    (
-        error_details_pb2.ErrorInfo(domain="palaver.v1", reason="INVALID_FIELD"),
-        error_details_pb2.BadRequest(
-            field_violations=[
-                error_details_pb2.BadRequest.FieldViolation(field="temperature", description="must be from 0 to 2"),
-                error_details_pb2.BadRequest.FieldViolation(field="top_p", description="must be greater than 0"),
-            ]
-        ),
-        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=1)),
-    ),
+    violations={"temperature": "must be from 0 to 2", "top_p": "must be greater than 0"},
+    retry_delay=1,
 )
 LENGTH = assistant_service_pb2.FINISH_REASON_LENGTH
 
@@ -56,13 +49,13 @@ def test_create(palaver, server, tmp_path):
     ]
 
 
-def test_create_without_instructions_leaves_them_to_the_server(palaver, server):
+def test_create_sends_instructions_only_if_given(palaver, server):
     palaver("create", "support")
     palaver("create", "support", "--instructions", "")
     assert [request.HasField("instructions") for request in server.requests("CreateAssistant")] == [False, True]
 
 
-def test_create_tells_when_the_assistant_was_kept(palaver, server):
+def test_create_reports_a_kept_assistant(palaver, server):
     server.script(
         "CreateAssistant", assistant_service_pb2.CreateAssistantResponse(assistant=replies.assistant(), created=False)
     )
@@ -85,7 +78,7 @@ def test_ask_reads_standard_input(palaver, server, arguments):
     assert server.requests("PostUserQuery")[0].user_message == "first\nsecond ü"
 
 
-def test_ask_refuses_input_that_is_no_text(palaver, server):
+def test_ask_rejects_input_that_is_not_utf8(palaver, server):
     result = palaver("ask", "support", input=b"\xff\xfe")
     assert result.exit_code == 2
     assert "not UTF-8" in result.stderr
@@ -120,7 +113,7 @@ def test_every_option_reaches_the_request(palaver, server):
     )
 
 
-def test_global_options_may_stand_behind_the_command(server):
+def test_global_options_may_follow_the_command(server):
     arguments = ["--server", "127.0.0.1:1", "ask", "support", "Hello!", "--server", server.target]
     result = CliRunner().invoke(palaver_command, [*arguments, "--collection", "Chats", "--timeout", "1000"])
     assert result.exit_code == 0, result.stderr
@@ -134,21 +127,18 @@ def test_server_and_token_come_from_the_environment(server):
     assert server.calls[0].metadata["authorization"] == "Bearer s3cret"
 
 
-def test_tls_with_an_authority_of_ones_own(tmp_path):
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    certificate = authority.issue_cert("127.0.0.1")
-    pair = (certificate.private_key_pem.bytes(), certificate.cert_chain_pems[0].bytes())
-    with ScriptedServer(grpc.ssl_server_credentials([pair])) as server:
+def test_tls_with_a_custom_authority(tmp_path):
+    certificates = issue_certificates(tmp_path)
+    with ScriptedServer(certificates.server_credentials) as server:
         server.script("PostUserQuery", replies.turn("Hi"))
         arguments = ["--server", server.target, "ask", "a", "b"]
-        trusted = CliRunner().invoke(palaver_command, [*arguments, "--ca", str(tmp_path / "ca.pem")])
+        trusted = CliRunner().invoke(palaver_command, [*arguments, "--ca", str(certificates.authority)])
         unknown = CliRunner().invoke(palaver_command, [*arguments, "--tls"])
     assert trusted.stdout == "Hi\n"
     assert unknown.exit_code == 1
 
 
-def test_ask_tells_when_the_reply_is_cut_off(palaver, server):
+def test_ask_reports_a_truncated_reply(palaver, server):
     server.script(
         "PostUserQuery", [replies.started(max_tokens=100), replies.delta("Hi"), replies.completed("Hi", LENGTH)]
     )
@@ -189,7 +179,7 @@ def test_history(palaver, server):
     ]
 
 
-def test_history_has_a_limit_and_an_order(palaver, server):
+def test_history_limit_and_order(palaver, server):
     page = assistant_service_pb2.ListMessagesResponse(
         messages=[replies.message(index) for index in (9, 8, 7)], next_page_token="more"
     )
@@ -206,7 +196,7 @@ def test_delete(palaver, server):
     assert palaver("delete", "support", "--json").stdout == "{}\n"
 
 
-# JSON: every line is a message of the contract, in Protobuf's own JSON with the contract's field names.
+# JSON: each line is a message of the contract in Protobuf's JSON format, with the field names of the contract.
 
 
 def _parse(line, message):
@@ -217,10 +207,8 @@ def _parse(line, message):
 def test_ask_prints_an_event_per_line(palaver, server):
     events = [
         replies.started(temperature=0.5),
-        assistant_service_pb2.PostUserQueryResponse(
-            skill_call=assistant_pb2.SkillCall(id="c1", name="clock", arguments_json="{}")
-        ),
-        assistant_service_pb2.PostUserQueryResponse(skill_result=assistant_pb2.SkillResult(id="c1", error="broken")),
+        skill_call("c1"),
+        skill_result("c1", error="broken"),
         replies.delta("Grüße\n\x1b[31m"),
         replies.completed("Hi", LENGTH),
     ]
@@ -233,7 +221,7 @@ def test_ask_prints_an_event_per_line(palaver, server):
     assert parsed == events
     assert json.loads(lines[0])["started"]["max_tokens"] is None
     assert json.loads(lines[-1])["completed"]["finish_reason"] == "FINISH_REASON_LENGTH"
-    assert result.stderr == ""  # the finish reason says it
+    assert result.stderr == ""  # the JSON has the finish reason
 
 
 def test_create_and_history_print_the_messages_of_the_contract(palaver, server):
@@ -251,14 +239,14 @@ def test_create_and_history_print_the_messages_of_the_contract(palaver, server):
 
 
 def test_an_error_is_one_line_with_its_reason(palaver, server):
-    details = (error_details_pb2.ErrorInfo(domain="palaver.v1", reason="ASSISTANT_NOT_FOUND"),)
-    server.script("PostUserQuery", [Failure(grpc.StatusCode.NOT_FOUND, "there is no\nsuch assistant", details)])
+    failure = refusal(grpc.StatusCode.NOT_FOUND, "ASSISTANT_NOT_FOUND", "there is no\nsuch assistant")
+    server.script("PostUserQuery", [failure])
     result = palaver("ask", "support", "Hello!")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr == "palaver: there is no such assistant (NOT_FOUND, ASSISTANT_NOT_FOUND)\n"
 
 
-def test_every_bad_field_has_a_line(palaver, server):
+def test_each_invalid_field_has_a_line(palaver, server):
     server.script("PostUserQuery", [INVALID])
     result = palaver("ask", "support", "Hello!")
     assert result.stderr.splitlines() == [
@@ -287,28 +275,28 @@ def test_an_error_as_json(palaver, server):
     }
 
 
-def test_the_text_that_came_before_an_error_is_kept_apart_from_it(palaver, server):
+def test_an_error_starts_on_a_new_line_after_the_text(palaver, server):
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), Failure(grpc.StatusCode.INTERNAL, "oh")])
     result = palaver("ask", "support", "Hello!")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "Hi\n", "palaver: oh (INTERNAL)\n")
 
 
-def test_a_reply_that_begins_anew_is_kept_apart_from_the_broken_one(palaver, server):
+def test_a_restarted_reply_starts_on_a_new_line(palaver, server):
     broken = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good ", "day"))
     result = palaver("ask", "support", "Hello!")
     assert (result.exit_code, result.stdout) == (0, "Hi\nGood day\n")
-    assert result.stderr == "palaver: The connection broke; the reply begins anew.\n"
+    assert result.stderr == "palaver: The connection broke; the reply starts over.\n"
 
 
-def test_no_server():
+def test_an_unreachable_server_is_unavailable():
     result = CliRunner().invoke(palaver_command, ["--server", "127.0.0.1:1", "delete", "support"])
     assert result.exit_code == 1
     assert result.stderr.startswith("palaver: can't reach the server at 127.0.0.1:1: ")
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_the_deadline(palaver, server):
+def test_the_timeout_option_sets_the_deadline(palaver, server):
     server.script("PostUserQuery", [HANG])
     result = palaver("ask", "support", "Hello!", "--timeout", "0.2")
     assert result.exit_code == 1
@@ -316,7 +304,7 @@ def test_the_deadline(palaver, server):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "message"),
     [
         (["ask"], "Missing argument 'ID'"),
         (["ask", "a", "b", "--max-tokens", "99999999999"], "out of range"),
@@ -329,17 +317,17 @@ def test_the_deadline(palaver, server):
         (["ask", "a", "b", "--ca", "/nowhere"], "--ca"),
     ],
 )
-def test_wrong_usage(palaver, server, arguments, complaint):
+def test_invalid_usage(palaver, server, arguments, message):
     result = palaver(*arguments)
     assert result.exit_code == 2
-    assert complaint in result.stderr
+    assert message in result.stderr
     assert server.calls == []
 
 
 # Chat without a terminal.
 
 
-def test_chat_without_a_terminal_takes_a_message_a_line(palaver, server):
+def test_chat_without_a_terminal_posts_each_line(palaver, server):
     server.script("PostUserQuery", replies.turn("one"), [Failure(grpc.StatusCode.ABORTED, "busy")], replies.turn("two"))
     result = palaver("chat", "--instructions", "Be kind.", input="eins\n\nzwei\ndrei")
     assert (result.exit_code, result.stdout, result.stderr) == (1, "one\ntwo\n", "palaver: busy (ABORTED)\n")

@@ -1,4 +1,4 @@
-"""The command against the real server with its offline model, both as processes of their own."""
+"""The command against the real server with its offline model, each in its own process."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(target):
     return command
 
 
-def test_the_life_of_an_assistant(run):
+def test_create_ask_history_and_delete(run):
     assert run("create", "life", "--instructions", "Be kind.") == 'Created the assistant "life".\n'
     assert "ASSISTANT_EXISTS" in run("create", "life", status=1)
     reply = run("ask", "life", "-", input="Grüße 😀\n")
@@ -50,7 +50,7 @@ def test_the_life_of_an_assistant(run):
     assert "ASSISTANT_NOT_FOUND" in run("history", "life", status=1)
 
 
-def test_the_events_of_a_turn(run):
+def test_ask_prints_the_events_of_a_turn(run):
     lines = run("ask", "events", "Hello!", "--create", "--json", "--max-tokens", "2").splitlines()
     events = [next(iter(json.loads(line))) for line in lines]
     assert events[0] == "started"
@@ -58,13 +58,13 @@ def test_the_events_of_a_turn(run):
     assert json.loads(lines[-1])["completed"]["finish_reason"] == "FINISH_REASON_LENGTH"
 
 
-def test_all_bad_fields_are_named(run):
+def test_all_invalid_fields_are_reported(run):
     error = json.loads(run("ask", "events", "", "--temperature", "7", "--json", status=1))["error"]
     assert error["reason"] == "INVALID_FIELD"
     assert {violation["field"] for violation in error["field_violations"]} == {"user_message", "temperature"}
 
 
-def test_leaving_early_leaves_nothing_behind(target):
+def test_leaving_a_reply_early_stores_nothing(target):
     with palaver.Client(target) as client:
         before = client.create_assistant("early").assistant.total_messages
         with client.post_user_query("early", "Hello!") as reply:
@@ -75,7 +75,7 @@ def test_leaving_early_leaves_nothing_behind(target):
     assert "Hello!" not in contents
 
 
-async def test_both_clients_agree(target):
+async def test_both_clients_read_the_same_messages(target):
     async with palaver.AsyncClient(target) as client:
         await client.create_assistant("agree")
         reply = client.post_user_query("agree", "Hello!")

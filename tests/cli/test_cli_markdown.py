@@ -1,4 +1,4 @@
-"""Markdown that arrives in pieces: how it is cut into blocks, and what is on the screen in the end."""
+"""Streamed Markdown: how it is split into blocks, and what the screen shows."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def blocks(text, size):
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
-def test_blocks_are_never_cut_and_nothing_is_lost(size):
+def test_blocks_are_never_split_and_no_text_is_lost(size):
     found = blocks(DOCUMENT, size)
     assert "".join(found) == DOCUMENT
     assert [block.split("\n")[0] for block in found] == [
@@ -109,20 +109,20 @@ def test_where_blocks_end(text, expected):
         assert blocks(text, size) == expected
 
 
-def test_a_block_is_finished_before_the_first_line_of_the_next_one_is():
+def test_a_block_ends_before_the_first_line_of_the_next_one_is_complete():
     splitter = BlockSplitter()
     assert splitter.feed("done\n\nThis line goes on and") == ["done\n\n"]
     assert splitter.rest == "This line goes on and"
 
 
 @given(st.text(alphabet="a `~\n-1.>#|*\\", max_size=60), st.integers(1, 5))
-def test_only_blank_lines_are_ever_lost(text, size):
+def test_only_leading_blank_lines_are_dropped(text, size):
     joined = "".join(blocks(text, size))
     assert text.endswith(joined)
     assert not text.removesuffix(joined).strip()
 
 
-def test_the_tail_of_a_code_block_is_still_a_code_block():
+def test_the_tail_of_a_code_block_keeps_its_fence():
     splitter = BlockSplitter()
     splitter.feed("```python\n" + "".join(f"x = {number}\n" for number in range(50)) + "x = ")
     assert splitter.tail(2) == "```python\nx = 48\nx = 49\nx = "
@@ -130,12 +130,12 @@ def test_the_tail_of_a_code_block_is_still_a_code_block():
 
 
 class Terminal(io.StringIO):
-    """A terminal of WIDTH times HEIGHT, which shows what is written and keeps what scrolls out."""
+    """A terminal of WIDTH times HEIGHT characters with an unlimited scrollback."""
 
     def __init__(self):
         super().__init__()
         self.screen = pyte.HistoryScreen(WIDTH, HEIGHT, history=100_000, ratio=0.5)
-        self.screen.set_mode(pyte.modes.LNM)  # a line feed returns the carriage, as a terminal's driver has it
+        self.screen.set_mode(pyte.modes.LNM)  # a line feed also returns the carriage, as in a real terminal
         self._stream = pyte.Stream(self.screen)
 
     def write(self, text):
@@ -187,11 +187,11 @@ def stream(text, size=5):
         pytest.param("\n\n一二三 😀\n\n\n\nb\n", id="wide characters"),
     ],
 )
-def test_what_remains_on_the_screen_is_the_whole_text_formatted(text):
+def test_the_screen_ends_up_with_the_whole_formatted_text(text):
     assert _without_margins(stream(text).lines) == rendered(text)
 
 
-def test_the_screen_shows_that_it_waits_and_then_the_text_so_far():
+def test_the_screen_shows_a_spinner_and_then_the_text_so_far():
     terminal = Terminal()
     with MarkdownStream(console(terminal)) as screen:
         screen._live.refresh()
@@ -205,7 +205,7 @@ def test_the_screen_shows_that_it_waits_and_then_the_text_so_far():
     assert terminal.lines == ["Done.", "", "Some bold text"]
 
 
-def test_nothing_remains_of_the_waiting():
+def test_an_empty_reply_leaves_an_empty_screen():
     assert stream("").lines == [""]
 
 
@@ -218,13 +218,13 @@ def test_the_live_region_follows_the_end_of_a_block_that_does_not_fit():
         assert len(terminal.lines) <= HEIGHT
 
 
-def test_a_line_about_something_else_stands_apart():
+def test_a_printed_line_is_separated_from_the_text():
     terminal = Terminal()
     with MarkdownStream(console(terminal)) as screen:
         screen.write("Let me see.")
-        screen.print_line(Text("calls clock"))
+        screen.print_line(Text("calling clock"))
         screen.write("It is noon.")
-    assert terminal.lines == ["Let me see.", "", "calls clock", "", "It is noon."]
+    assert terminal.lines == ["Let me see.", "", "calling clock", "", "It is noon."]
 
 
 def test_control_characters_do_not_reach_the_terminal():
@@ -236,7 +236,7 @@ def test_control_characters_do_not_reach_the_terminal():
 
 
 @pytest.mark.parametrize("unit", ["word ", "- item\n", "a\n\n"])
-def test_a_frame_costs_the_same_however_long_the_reply_is(unit):
+def test_the_cost_of_a_frame_does_not_grow_with_the_reply(unit):
     def frame(length):
         file = io.StringIO()
         with MarkdownStream(console(file)) as screen:
@@ -250,7 +250,7 @@ def test_a_frame_costs_the_same_however_long_the_reply_is(unit):
     assert frame(800) < 4 * WIDTH * HEIGHT
 
 
-def test_painting_never_comes_between(monkeypatch):
+def test_concurrent_refreshes_do_not_corrupt_the_screen(monkeypatch):
     interval = sys.getswitchinterval()
     monkeypatch.setattr("palaver.cli._markdown._FRAMES_PER_SECOND", 2000)
     sys.setswitchinterval(1e-5)

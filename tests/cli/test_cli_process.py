@@ -1,4 +1,4 @@
-"""The command as a process of its own: what only a shell sees."""
+"""The command in its own process: signals, pipes and the locale."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_interrupting_ask_cancels_the_call(start, server):
     assert server.calls[0].abandoned.wait(30)
 
 
-def test_a_reader_that_leaves_ends_it_quietly(start, server):
+def test_a_closed_pipe_ends_the_command_quietly(start, server):
     go_on = threading.Event()
     server.script("PostUserQuery", [replies.started(), replies.delta("one\n"), go_on, replies.delta("two\n"), HANG])
     process = start("ask", "support", "Hello!")
@@ -79,7 +79,7 @@ def test_output_is_utf8_whatever_the_locale(start, server):
 
 
 @pytest.mark.parametrize("command", [["history", "support"], ["chat"], ["ask", "support", "-"]])
-def test_there_are_no_escape_codes_without_a_terminal(start, server, command):
+def test_output_without_a_terminal_has_no_escape_codes(start, server, command):
     server.script("ListMessages", assistant_service_pb2.ListMessagesResponse(messages=[replies.message()]))
     process = start(*command, stdin=subprocess.PIPE)
     stdout, stderr = process.communicate(b"Hello!\n")
@@ -88,7 +88,7 @@ def test_there_are_no_escape_codes_without_a_terminal(start, server, command):
     assert stdout
 
 
-def test_a_failing_handshake_is_one_line(start):
+def test_a_failed_tls_handshake_is_reported_in_one_line(start):
     process = start("--tls", "ask", "support", "Hello!")
     stdout, stderr = process.communicate()
     assert (process.returncode, stdout) == (1, b"")
@@ -96,7 +96,7 @@ def test_a_failing_handshake_is_one_line(start):
 
 
 @pytest.mark.parametrize("missing", ["click", "rich", "prompt_toolkit"])
-def test_without_the_extra_it_says_what_to_install(missing):
+def test_a_missing_extra_is_reported_with_the_command_to_install_it(missing):
     code = f"import sys; sys.modules[{missing!r}] = None; from palaver.cli import main; main(['--help'])"
     result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert result.returncode == 1

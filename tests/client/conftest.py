@@ -18,16 +18,16 @@ def server() -> Iterator[ScriptedServer]:
 
 
 class Driver(Protocol):
-    """One way to use either client, so that a test states what is true of both."""
+    """A common interface to both clients, so that one test covers them both."""
 
     async def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Calls a method and returns its result."""
 
     async def collect(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
-        """Calls a method that returns an iterator, and returns all that it yields."""
+        """Calls a method that returns an iterator, and returns its items."""
 
     async def post(self, *arguments: Any, **options: Any) -> tuple[Any, list[palaver.Event]]:
-        """Posts a query and returns the reply, read to its end, and its events."""
+        """Posts a query, reads the reply to its end, and returns the reply and its events."""
 
 
 class SyncDriver:
@@ -66,7 +66,7 @@ Connect = Callable[..., Awaitable[Driver]]
 
 @pytest.fixture(params=["sync", "async"])
 async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
-    """Makes a client of each kind, with the arguments of its constructor."""
+    """Creates a sync or async client from the arguments of its constructor."""
     async with AsyncExitStack() as stack:
 
         async def make(*arguments: Any, **options: Any) -> Driver:

@@ -1,4 +1,4 @@
-"""Every method: what goes over the wire, and what comes back."""
+"""The methods of the clients: their requests and results."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def test_create_assistant(driver, server):
     ]
 
 
-async def test_instructions_that_are_empty_are_not_those_that_are_unset(driver, server):
+async def test_empty_instructions_differ_from_unset_ones(driver, server):
     server.script(
         "CreateAssistant", assistant_service_pb2.CreateAssistantResponse(assistant=replies.assistant(), created=False)
     )
@@ -122,7 +122,7 @@ def _pages(*sizes):
         )
 
 
-async def test_pages_are_followed_even_when_one_is_empty(driver, server):
+async def test_all_pages_are_fetched_even_if_one_is_empty(driver, server):
     server.script("ListMessages", *_pages(2, 0, 1))
     messages = await driver.collect("list_messages", "support", collection_name="Chats")
     assert [message.index for message in messages] == [1, 2, 3]
@@ -133,7 +133,7 @@ async def test_pages_are_followed_even_when_one_is_empty(driver, server):
     assert requests[0].page_size == 0
 
 
-def test_pages_are_fetched_when_the_iteration_gets_there(server):
+def test_pages_are_fetched_lazily(server):
     server.script("ListMessages", *_pages(2, 2))
     with palaver.Client(server.target) as client:
         messages = client.list_messages("support")
@@ -144,7 +144,7 @@ def test_pages_are_fetched_when_the_iteration_gets_there(server):
         assert len(server.calls) == 2
 
 
-async def test_pages_are_fetched_when_the_asynchronous_iteration_gets_there(server):
+async def test_pages_are_fetched_lazily_by_the_async_client(server):
     server.script("ListMessages", *_pages(2, 2))
     async with palaver.AsyncClient(server.target) as client:
         messages = client.list_messages("support")
@@ -156,7 +156,7 @@ async def test_pages_are_fetched_when_the_asynchronous_iteration_gets_there(serv
         await messages.aclose()
 
 
-async def test_post_user_query_sends_nothing_but_what_is_given_and_a_name_for_the_turn(driver, server):
+async def test_post_user_query_sends_only_the_given_options_and_a_request_id(driver, server):
     server.script("PostUserQuery", replies.turn("Hi"))
     reply, _ = await driver.post("support", "Hello!")
     assert server.requests("PostUserQuery") == [
@@ -164,7 +164,7 @@ async def test_post_user_query_sends_nothing_but_what_is_given_and_a_name_for_th
     ]
 
 
-async def test_post_user_query_sends_zero_where_zero_is_given(driver, server):
+async def test_post_user_query_sends_zeros(driver, server):
     server.script("PostUserQuery", replies.turn("Hi"))
     await driver.post("support", "Hello!", temperature=0, top_p=0.0, max_tokens=0, max_history_messages=0)
     (request,) = server.requests("PostUserQuery")
@@ -216,7 +216,7 @@ FULL_REQUEST = assistant_service_pb2.PostUserQueryRequest(
 )
 
 
-def test_the_options_are_all_that_the_contract_has():
+def test_query_options_cover_the_whole_request():
     fields = {field.name for field in assistant_service_pb2.PostUserQueryRequest.DESCRIPTOR.fields}
     options = set(palaver.QueryOptions.__annotations__)
     assert fields - {"id", "user_message", "history"} == options - {"max_history_messages"}
@@ -240,7 +240,7 @@ async def test_post_user_query_unary(driver, server):
     assert server.requests("PostUserQueryUnary") == [FULL_REQUEST]
 
 
-async def test_the_deadline_of_a_call_goes_before_that_of_the_client(connect, server):
+async def test_the_timeout_of_a_call_overrides_that_of_the_client(connect, server):
     server.script("GetAssistant", assistant_service_pb2.GetAssistantResponse(assistant=replies.assistant()))
     server.script("PostUserQuery", replies.turn("Hi"))
     driver = await connect(server.target, timeout=1000)
@@ -249,14 +249,14 @@ async def test_the_deadline_of_a_call_goes_before_that_of_the_client(connect, se
     await driver.call("get_assistant", "support", timeout=math.inf)
     await driver.post("support", "Hello!", timeout=5000)
     by_client, by_call, without, streamed = (call.time_remaining for call in server.calls)
-    # gRPC sends a deadline with few digits, rounded up.
+    # gRPC rounds deadlines up to a few digits.
     assert by_client < 1100 < by_call < 5500
     assert without is None or without > 1e6
     assert 1100 < streamed < 5500
 
 
-async def test_text_of_many_scripts_and_sizes_survives(driver, server):
-    text = "Grüße 😀 مرحبا\x00\r\n" + "x" * 5_000_000  # more than gRPC's own limit of 4 MiB
+async def test_long_text_in_many_scripts_arrives_unchanged(driver, server):
+    text = "Grüße 😀 مرحبا\x00\r\n" + "x" * 5_000_000  # more than gRPC's default limit of 4 MiB
     server.script(
         "PostUserQueryUnary", assistant_service_pb2.PostUserQueryUnaryResponse(completed=replies.turn_completed(text))
     )
@@ -264,7 +264,7 @@ async def test_text_of_many_scripts_and_sizes_survives(driver, server):
     assert server.requests("PostUserQueryUnary")[0].user_message == text[:100]
 
 
-async def test_what_a_newer_version_stored_is_read_as_unknown(driver, server):
+async def test_enum_values_of_a_newer_server_are_unknown(driver, server):
     completed = replies.turn_completed(finish_reason=77)
     completed.messages[-1].role = 77
     server.script("PostUserQueryUnary", assistant_service_pb2.PostUserQueryUnaryResponse(completed=completed))
@@ -276,7 +276,7 @@ async def test_what_a_newer_version_stored_is_read_as_unknown(driver, server):
 @pytest.mark.parametrize(
     ("method", "arguments", "options", "error"),
     [
-        ("list_messages", ["a"], {"after_time": datetime(2026, 1, 1)}, ValueError),  # noqa: DTZ001 - the point of it
+        ("list_messages", ["a"], {"after_time": datetime(2026, 1, 1)}, ValueError),  # noqa: DTZ001 - it must have no time zone
         ("list_messages", ["a"], {"order": "random"}, ValueError),
         ("create_assistant", ["a"], {"if_exists": "replace"}, ValueError),
         ("create_assistant", [7], {}, TypeError),
@@ -286,31 +286,31 @@ async def test_what_a_newer_version_stored_is_read_as_unknown(driver, server):
         ("post_user_query", ["a", "b"], {"on_disconnect": "stay"}, ValueError),
     ],
 )
-def test_what_can_not_be_sent_is_refused_before_the_call(server, method, arguments, options, error):
+def test_invalid_arguments_are_rejected_before_the_call(server, method, arguments, options, error):
     with palaver.Client(server.target) as client, pytest.raises(error):
         getattr(client, method)(*arguments, **options)
     assert server.calls == []
 
 
-def test_a_skill_result_is_either_content_or_error():
+def test_a_skill_result_must_not_have_both_content_and_error():
     with pytest.raises(ValueError, match="both a content and an error"):
         palaver.SkillResult("c1", content="noon", error="broken")
 
 
-async def test_a_closed_client_says_so(connect, server):
+async def test_a_closed_client_raises_runtime_error(connect, server):
     driver = await connect(server.target)
     await driver.call("close") if not isinstance(driver.client, palaver.Client) else driver.client.close()
     with pytest.raises(RuntimeError, match="the client is closed"):
         await driver.call("get_assistant", "support")
 
 
-def test_an_asynchronous_client_can_be_made_before_the_event_loop():
+def test_an_async_client_can_be_created_without_an_event_loop():
     client = palaver.AsyncClient("127.0.0.1:1")
     with pytest.raises(RuntimeError, match="no running event loop"):
         _ = client.stub
 
 
-async def test_the_stub_is_there_for_what_the_client_does_not_offer(server):
+async def test_the_stub_can_be_used_directly(server):
     server.script("GetAssistant", assistant_service_pb2.GetAssistantResponse(assistant=replies.assistant("support")))
     request = assistant_service_pb2.GetAssistantRequest(id="support")
     with palaver.Client(server.target) as client:

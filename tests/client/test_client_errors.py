@@ -1,4 +1,4 @@
-"""Every status becomes its exception, with all that came along; nothing of gRPC's leaks out."""
+"""Each status raises its exception, with all details. No error of gRPC reaches the caller."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import pickle
 
 import grpc
 import pytest
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2
 
 import palaver
 from palaver.v1 import assistant_service_pb2
 from tests.support import replies
+from tests.support.refusals import refusal
 from tests.support.scripted_server import HANG, Failure
 
 CLASSES = {
@@ -34,29 +33,20 @@ CLASSES = {
 }
 
 
-def _details(reason: str, domain: str = "palaver.v1"):
-    return (
-        error_details_pb2.ErrorInfo(domain=domain, reason=reason),
-        error_details_pb2.BadRequest(
-            field_violations=[
-                error_details_pb2.BadRequest.FieldViolation(field="id", description="must not be empty"),
-                error_details_pb2.BadRequest.FieldViolation(
-                    field="history.max_messages", description="must be at most 65,535"
-                ),
-            ]
-        ),
-        error_details_pb2.RetryInfo(retry_delay=Duration(seconds=2, nanos=500_000_000)),
-        replies.assistant(),  # a detail that nobody has heard of
-    )
-
-
-def test_every_status_is_tested():
+def test_the_table_covers_every_status():
     assert set(CLASSES) == set(grpc.StatusCode) - {grpc.StatusCode.OK}
 
 
 @pytest.mark.parametrize("status", CLASSES, ids=lambda status: status.name)
-async def test_a_status_becomes_its_exception(driver, server, status):
-    failure = Failure(status, "that went wrong", _details("SOME_REASON"))
+async def test_each_status_raises_its_exception_with_all_details(driver, server, status):
+    failure = refusal(
+        status,
+        "SOME_REASON",
+        "that went wrong",
+        violations={"id": "must not be empty", "history.max_messages": "must be at most 65,535"},
+        retry_delay=2.5,
+        other_details=(replies.assistant(),),  # details of an unknown type are ignored
+    )
     server.script("DeleteAssistant", failure)
     server.script("PostUserQuery", [replies.started(), failure])
     for call in (driver.call("delete_assistant", "support"), driver.post("support", "Hello!")):
@@ -85,15 +75,15 @@ async def test_an_error_without_details(driver, server):
     assert str(error) == "no such thing (NOT_FOUND)"
 
 
-async def test_the_reason_of_somebody_else_is_not_taken_for_ours(driver, server):
-    server.script("DeleteAssistant", Failure(grpc.StatusCode.ABORTED, "proxy", _details("BUSY", "proxy.example")))
+async def test_a_reason_of_another_domain_is_ignored(driver, server):
+    server.script("DeleteAssistant", refusal(grpc.StatusCode.ABORTED, "BUSY", domain="proxy.example"))
     with pytest.raises(palaver.AbortedError) as caught:
         await driver.call("delete_assistant", "support")
     assert caught.value.reason == ""
 
 
 @pytest.mark.parametrize("trailer", [b"\xff\xff", b"\x08\x05\x12\x05other"], ids=["unreadable", "contradictory"])
-async def test_details_that_can_not_be_read_do_not_hide_the_status(driver, server, trailer):
+async def test_unreadable_details_do_not_hide_the_status(driver, server, trailer):
     class Broken(Failure):
         def end(self, context):
             context.set_trailing_metadata((("grpc-status-details-bin", trailer),))
@@ -105,7 +95,7 @@ async def test_details_that_can_not_be_read_do_not_hide_the_status(driver, serve
     assert caught.value.reason == ""
 
 
-async def test_no_server(connect):
+async def test_an_unreachable_server_is_unavailable(connect):
     driver = await connect("127.0.0.1:1", reconnect_timeout=0.5)
     for call in (driver.call("delete_assistant", "support"), driver.post("support", "Hello!")):
         with pytest.raises(palaver.UnavailableError) as caught:
@@ -113,7 +103,7 @@ async def test_no_server(connect):
         assert caught.value.reason == ""
 
 
-async def test_the_deadline_ends_calls_and_replies(driver, server):
+async def test_a_deadline_ends_calls_and_replies(driver, server):
     server.script("DeleteAssistant", HANG)
     server.script("PostUserQuery", [replies.started(), HANG])
     for call in (driver.call("delete_assistant", "a", timeout=0.2), driver.post("a", "Hello!", timeout=0.2)):
@@ -132,7 +122,7 @@ async def test_the_deadline_ends_calls_and_replies(driver, server):
         ("post_user_query_unary", "PostUserQueryUnary"),
     ],
 )
-async def test_a_reply_that_does_not_parse_is_an_error(driver, server, method, rpc):
+async def test_an_unparsable_response_is_an_error(driver, server, method, rpc):
     server.script(rpc, b"\xff\xff\xff")
     arguments = ["support", "Hello!"] if method == "post_user_query_unary" else ["support"]
     with pytest.raises(palaver.InternalError):
@@ -147,14 +137,14 @@ async def test_a_reply_that_does_not_parse_is_an_error(driver, server, method, r
         ("post_user_query_unary", "PostUserQueryUnary"),
     ],
 )
-async def test_a_reply_without_its_contents_is_an_error(driver, server, method, rpc):
+async def test_an_incomplete_response_is_an_error(driver, server, method, rpc):
     server.script(rpc, b"")
     arguments = ["support", "Hello!"] if method == "post_user_query_unary" else ["support"]
     with pytest.raises(palaver.InternalError, match="can't be understood"):
         await driver.call(method, *arguments)
 
 
-async def test_a_time_that_no_calendar_has_is_an_error(driver, server):
+async def test_a_time_out_of_range_is_an_error(driver, server):
     assistant = replies.assistant()
     assistant.create_time.seconds = 2**60
     server.script("GetAssistant", assistant_service_pb2.GetAssistantResponse(assistant=assistant))
@@ -162,7 +152,7 @@ async def test_a_time_that_no_calendar_has_is_an_error(driver, server):
         await driver.call("get_assistant", "support")
 
 
-def test_errors_survive_the_way_between_processes():
+def test_errors_can_be_pickled():
     error = palaver.InvalidArgumentError(
         "bad", grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", (palaver.FieldViolation("id", "empty"),), 1.5
     )

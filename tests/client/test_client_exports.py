@@ -1,15 +1,22 @@
-"""The face of the library: its names, its types, and what importing it costs."""
+"""The public API of the library: its names, signatures, documentation and types."""
 
 from __future__ import annotations
 
 import inspect
+import pydoc
 import subprocess
 import sys
+
+import pytest
 
 import palaver
 
 
-def test_everything_public_is_exported_and_nothing_else():
+def public_names(cls):
+    return {name for name in dir(cls) if not name.startswith("_")}
+
+
+def test_all_lists_exactly_the_public_names():
     public = {name for name, value in vars(palaver).items() if not name.startswith("_") and not inspect.ismodule(value)}
     assert set(palaver.__all__) == public
     assert palaver.__all__ == sorted(palaver.__all__)
@@ -19,26 +26,74 @@ def test_every_error_is_exported():
     assert {error.__name__ for error in palaver.PalaverError.__subclasses__()} <= set(palaver.__all__)
 
 
-def test_importing_the_library_does_not_import_the_terminal_or_the_server():
-    code = """
-import sys, palaver
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
-"""
+@pytest.mark.parametrize(
+    ("sync", "asynchronous", "only_asynchronous"),
+    [(palaver.Client, palaver.AsyncClient, set()), (palaver.Reply, palaver.AsyncReply, {"aclose"})],
+)
+def test_sync_and_async_classes_have_the_same_methods_with_the_same_parameters(sync, asynchronous, only_asynchronous):
+    assert public_names(asynchronous) - public_names(sync) == only_asynchronous
+    assert public_names(sync) <= public_names(asynchronous)
+    for name in public_names(sync):
+        method, twin = getattr(sync, name), getattr(asynchronous, name)
+        assert isinstance(method, property) == isinstance(twin, property), name
+        if not isinstance(method, property):
+            # This compares the names, kinds, defaults and annotations of the parameters.
+            assert inspect.signature(method).parameters == inspect.signature(twin).parameters, name
+
+
+@pytest.mark.parametrize("client", [palaver.Client, palaver.AsyncClient])
+def test_help_documents_every_method_with_all_of_its_parameters(client):
+    for name in public_names(client):
+        method = getattr(client, name)
+        shown = pydoc.render_doc(method, renderer=pydoc.plaintext)
+        documentation = inspect.getdoc(method)
+        assert documentation, name
+        assert documentation.partition("\n")[0] in shown
+        if not isinstance(method, property):
+            for parameter in list(inspect.signature(method).parameters.values())[1:]:
+                stars = "**" if parameter.kind is parameter.VAR_KEYWORD else ""
+                assert f" {stars}{parameter.name}: " in documentation.partition("Args:")[2], (name, parameter)
+
+
+@pytest.mark.parametrize("client", [palaver.Client, palaver.AsyncClient])
+def test_help_documents_every_argument_of_the_constructor(client):
+    documentation = pydoc.render_doc(client.__init__, renderer=pydoc.plaintext)
+    for parameter in inspect.signature(client).parameters:
+        assert f" {parameter}: " in documentation.partition("Args:")[2], parameter
+
+
+@pytest.mark.parametrize("reply", [palaver.Reply, palaver.AsyncReply])
+def test_help_documents_every_member_of_a_reply(reply):
+    for name in public_names(reply):
+        assert inspect.getdoc(getattr(reply, name)), name
+
+
+def test_importing_the_library_does_not_import_extras_or_the_server():
+    code = "import sys, palaver; print(*sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert {"click", "rich", "prompt_toolkit", "palaver_server", "openai"}.isdisjoint(output.split())
+    modules = set(output.split())
+    assert "palaver" in modules
+    assert {"palaver.cli", "click", "rich", "prompt_toolkit"}.isdisjoint(modules)
+    assert {"palaver.skills", "pydantic", "pydantic_core", "grpc_health.v1"}.isdisjoint(modules)
+    assert {"palaver_server", "openai"}.isdisjoint(modules)
 
 
 TYPED_USAGE = """
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
 
 from typing_extensions import assert_type
 
 import palaver
 
+if TYPE_CHECKING:
+    from palaver.v1.assistant_service_pb2_grpc import AssistantServiceAsyncStub
+
 
 def synchronous(client: palaver.Client) -> str:
     created = client.create_assistant("a", if_exists="keep")
     assert_type(created.assistant, palaver.Assistant)
+    assert_type(client.get_assistant("a"), palaver.Assistant)
     assert_type(client.list_messages("a", order=palaver.Order.NEWEST_FIRST), Iterator[palaver.Message])
     options: palaver.QueryOptions = {"temperature": 0, "max_tokens": None}
     with client.post_user_query("a", "b", timeout=3, **options) as reply:
@@ -54,7 +109,9 @@ def synchronous(client: palaver.Client) -> str:
 
 async def asynchronous(client: palaver.AsyncClient) -> None:
     async with client:
-        assert_type(await client.get_assistant("a"), palaver.Assistant)
+        call = assert_type(client.get_assistant("a"), Coroutine[Any, Any, palaver.Assistant])
+        assert_type(await call, palaver.Assistant)
+        assert_type(client.stub, AssistantServiceAsyncStub)
         assert_type(client.list_messages("a"), AsyncIterator[palaver.Message])
         async with client.post_user_query("a", "b") as reply:
             assert_type(reply, palaver.AsyncReply)

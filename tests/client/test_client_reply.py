@@ -1,4 +1,4 @@
-"""A reply: its events, its text, its end, and what ends it early."""
+"""A reply: its events, its text, its end, and leaving it early."""
 
 from __future__ import annotations
 
@@ -11,23 +11,20 @@ import grpc
 import pytest
 
 import palaver
-from palaver.v1 import assistant_pb2, assistant_service_pb2
+from palaver.v1 import assistant_service_pb2
 from tests.support import replies
 from tests.support.scripted_server import HANG, Failure
+from tests.support.skill_events import skill_call, skill_result
 
 
-def _event(**event):
-    return assistant_service_pb2.PostUserQueryResponse(**event)
-
-
-async def test_all_events_arrive_as_they_were_sent(driver, server):
+async def test_all_kinds_of_events_arrive_unchanged(driver, server):
     server.script(
         "PostUserQuery",
         [
             replies.started(temperature=0.0, max_tokens=100),
-            _event(skill_call=assistant_pb2.SkillCall(id="c1", name="clock", arguments_json='{"zone":"UTC"}')),
-            _event(skill_result=assistant_pb2.SkillResult(id="c1", content="noon")),
-            _event(skill_result=assistant_pb2.SkillResult(id="c2", error="broken")),
+            skill_call("c1", arguments_json='{"zone":"UTC"}'),
+            skill_result("c1", content="noon"),
+            skill_result("c2", error="broken"),
             replies.delta("Hi "),
             replies.delta("there"),
             replies.completed("Hi there"),
@@ -74,7 +71,7 @@ async def test_every_finish_reason(driver, server, reason):
     assert reply.completed.finish_reason is reason
 
 
-def test_five_lines_do(server, capsys):
+def test_the_five_lines_of_the_readme_print_the_reply(server, capsys):
     server.script(
         "CreateAssistant", assistant_service_pb2.CreateAssistantResponse(assistant=replies.assistant(), created=True)
     )
@@ -86,7 +83,7 @@ def test_five_lines_do(server, capsys):
     assert capsys.readouterr().out == "Hi there"
 
 
-async def test_text_alone_asynchronously(server):
+async def test_the_async_reply_can_be_read_as_text(server):
     server.script("PostUserQuery", replies.turn("Hi ", "there"))
     async with palaver.AsyncClient(server.target) as client:
         reply = client.post_user_query("support", "Hello!")
@@ -107,13 +104,13 @@ async def test_a_stream_that_ends_without_completed_is_an_error(driver, server):
         await driver.post("support", "Hello!")
 
 
-async def test_an_event_that_does_not_parse_is_an_error(driver, server):
+async def test_an_unparsable_event_is_an_error(driver, server):
     server.script("PostUserQuery", [replies.started(), b"\xff\xff\xff", *replies.turn("Hi")[1:]])
     with pytest.raises(palaver.InternalError):
         await driver.post("support", "Hello!")
 
 
-async def test_an_event_that_makes_no_sense_is_an_error_and_ends_the_call(driver, server):
+async def test_a_malformed_event_is_an_error_and_ends_the_call(driver, server):
     completed = replies.completed()
     completed.completed.assistant.create_time.seconds = 2**60
     server.script("PostUserQuery", [replies.started(), completed, HANG])
@@ -129,7 +126,7 @@ async def test_a_stream_that_breaks_after_completed_is_a_success(driver, server)
     assert events[-1] is reply.completed
 
 
-async def test_many_events_come_whole_and_in_order(driver, server):
+async def test_many_events_arrive_completely_and_in_order(driver, server):
     texts = [f"{number} " for number in range(3000)]
     server.script("PostUserQuery", replies.turn(*texts))
     _, events = await driver.post("support", "Hello!")
@@ -146,7 +143,7 @@ async def test_events_arrive_while_the_turn_is_running(server):
         assert [text async for text in texts] == ["there"]
 
 
-def test_completed_is_not_there_before_the_end(server):
+def test_completed_is_not_available_before_the_end(server):
     server.script("PostUserQuery", [replies.started(), HANG])
     with palaver.Client(server.target) as client, client.post_user_query("support", "Hello!") as reply:
         next(reply)
@@ -155,7 +152,7 @@ def test_completed_is_not_there_before_the_end(server):
             _ = reply.completed
 
 
-# Leaving early. In each of these the server is in the middle of a reply that would never end by itself.
+# Leaving early. In each of these tests, the server is in the middle of a reply that would never end.
 
 
 @pytest.fixture
@@ -164,7 +161,7 @@ def endless(server):
     return server
 
 
-def test_leaving_the_block_cancels(endless):
+def test_leaving_the_with_block_cancels(endless):
     with palaver.Client(endless.target) as client:
         with client.post_user_query("support", "Hello!") as reply:
             for _ in reply.text:
@@ -174,7 +171,7 @@ def test_leaving_the_block_cancels(endless):
             next(reply)
 
 
-async def test_leaving_the_asynchronous_block_cancels(endless):
+async def test_leaving_the_async_with_block_cancels(endless):
     async with palaver.AsyncClient(endless.target) as client:
         async with client.post_user_query("support", "Hello!") as reply:
             async for _ in reply.text:
@@ -184,7 +181,7 @@ async def test_leaving_the_asynchronous_block_cancels(endless):
             await reply.__anext__()
 
 
-async def test_closing_cancels(endless):
+async def test_aclosing_cancels(endless):
     async with palaver.AsyncClient(endless.target) as client:
         async with contextlib.aclosing(client.post_user_query("support", "Hello!")) as reply:
             await reply.__anext__()
@@ -199,7 +196,7 @@ def test_dropping_the_reply_cancels(endless):
         assert endless.calls[0].abandoned.wait(30)
 
 
-async def test_dropping_the_asynchronous_reply_cancels(endless):
+async def test_dropping_the_async_reply_cancels(endless):
     async with palaver.AsyncClient(endless.target) as client:
         async for _ in client.post_user_query("support", "Hello!").text:
             break
@@ -226,7 +223,7 @@ async def test_another_task_can_cancel(endless):
         await reply.__anext__()
         await reply.__anext__()
         reading = asyncio.ensure_future(reply.__anext__())
-        await asyncio.sleep(0)  # let it begin to read
+        await asyncio.sleep(0)  # let it start reading
         reply.cancel()
         with pytest.raises(palaver.CanceledError):
             await reading
@@ -234,7 +231,7 @@ async def test_another_task_can_cancel(endless):
 
 
 @pytest.mark.parametrize("method", ["stream", "unary"])
-async def test_cancelling_the_task_stays_a_cancellation_and_ends_the_call(endless, method):
+async def test_canceling_the_task_raises_cancelled_error_and_ends_the_call(endless, method):
     endless.script("PostUserQueryUnary", HANG)
 
     async def stream():
@@ -253,7 +250,7 @@ async def test_cancelling_the_task_stays_a_cancellation_and_ends_the_call(endles
         assert await asyncio.to_thread(call.abandoned.wait, 30)
 
 
-async def test_the_server_can_cancel_a_turn_without_cancelling_the_task(driver, server):
+async def test_a_turn_canceled_by_the_server_does_not_cancel_the_task(driver, server):
     server.script("PostUserQuery", [replies.started(), Failure(grpc.StatusCode.CANCELLED, "the turn was canceled")])
     with pytest.raises(palaver.CanceledError, match="the turn was canceled"):
         await driver.post("support", "Hello!")
@@ -268,7 +265,7 @@ async def test_closing_the_client_ends_its_calls(endless):
     assert await asyncio.to_thread(endless.calls[0].abandoned.wait, 30)
 
 
-def test_cancelling_after_the_end_changes_nothing(server):
+def test_canceling_after_the_end_does_nothing(server):
     server.script("PostUserQuery", replies.turn("Hi"))
     with palaver.Client(server.target) as client:
         with client.post_user_query("support", "Hello!") as reply:
@@ -279,7 +276,7 @@ def test_cancelling_after_the_end_changes_nothing(server):
         assert not server.calls[0].abandoned.is_set()
 
 
-async def test_cancelling_after_the_asynchronous_end_changes_nothing(server):
+async def test_canceling_after_the_end_of_an_async_reply_does_nothing(server):
     server.script("PostUserQuery", replies.turn("Hi"))
     async with palaver.AsyncClient(server.target) as client:
         async with client.post_user_query("support", "Hello!") as reply:

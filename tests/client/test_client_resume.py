@@ -7,40 +7,21 @@ import threading
 
 import grpc
 import pytest
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import error_details_pb2
 
 import palaver
-from palaver.v1 import assistant_pb2, assistant_service_pb2
+from palaver.v1 import assistant_service_pb2
 from tests.support import replies
+from tests.support.refusals import refusal
 from tests.support.scripted_server import HANG, Failure
+from tests.support.skill_events import skill_call, skill_result
 
 BREAK = Failure(grpc.StatusCode.UNAVAILABLE, "Socket closed")
-
-
-def refusal(status: grpc.StatusCode, reason: str, retry_delay: Duration | None = None) -> Failure:
-    details = [error_details_pb2.ErrorInfo(domain="palaver.v1", reason=reason)]
-    if retry_delay is not None:
-        details.append(error_details_pb2.RetryInfo(retry_delay=retry_delay))
-    return Failure(status, "refused", tuple(details))
-
-
 SHUTTING_DOWN = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
-LONG = Duration(seconds=1000)
-
-
-def skill_call(id_: str) -> assistant_service_pb2.PostUserQueryResponse:
-    return assistant_service_pb2.PostUserQueryResponse(skill_call=assistant_pb2.SkillCall(id=id_, name="clock"))
-
-
-def skill_result(id_: str) -> assistant_service_pb2.PostUserQueryResponse:
-    return assistant_service_pb2.PostUserQueryResponse(
-        skill_result=assistant_pb2.SkillResult(id=id_, content=f"result of {id_}")
-    )
+LONG = 1000.0
 
 
 def shown(events: list[palaver.Event]) -> list[str]:
-    """What a program that shows all events has on its screen in the end."""
+    """Returns what a program that prints all events would have printed."""
     lines: list[str] = []
     for event in events:
         if isinstance(event, palaver.TurnStarted):
@@ -57,7 +38,7 @@ def shown(events: list[palaver.Event]) -> list[str]:
 
 
 @pytest.mark.parametrize("end", [BREAK, SHUTTING_DOWN, Failure(grpc.StatusCode.INTERNAL, "Received RST_STREAM")])
-async def test_the_turn_is_posted_again_and_goes_on_where_it_was(driver, server, end):
+async def test_a_turn_is_posted_again_and_continues_where_it_stopped(driver, server, end):
     server.script(
         "PostUserQuery",
         [replies.started(), replies.delta("Hel"), end],
@@ -74,7 +55,7 @@ async def test_the_turn_is_posted_again_and_goes_on_where_it_was(driver, server,
     assert first.request_id == reply.request_id != ""
 
 
-async def test_each_turn_has_a_name_of_its_own_unless_the_caller_gives_one(driver, server):
+async def test_each_turn_gets_its_own_request_id_unless_the_caller_sets_one(driver, server):
     server.script("PostUserQuery", replies.turn("Hi"))
     server.script(
         "PostUserQueryUnary", assistant_service_pb2.PostUserQueryUnaryResponse(completed=replies.turn_completed())
@@ -150,14 +131,14 @@ async def test_a_reply_may_begin_again_more_than_once(driver, server):
     assert shown(events) == ["started", "One", "started", "Two", " it is", "completed"]
 
 
-def begin_anew(server):
+def restarting(server):
     server.script("PostUserQuery", [replies.started(), replies.delta("One"), BREAK], [*replies.turn("Two")[:-1], HANG])
-    return pytest.raises(palaver.UnavailableError, match="anew")
+    return pytest.raises(palaver.UnavailableError, match="ran again")
 
 
-async def test_text_alone_is_never_of_two_replies(server):
+async def test_async_text_never_mixes_two_replies(server):
     seen = []
-    with begin_anew(server):
+    with restarting(server):
         async with palaver.AsyncClient(server.target) as client:
             async for text in client.post_user_query("support", "Hello!").text:
                 seen.append(text)  # noqa: PERF401 - the pieces before the error count
@@ -165,16 +146,16 @@ async def test_text_alone_is_never_of_two_replies(server):
     assert await asyncio.to_thread(server.calls[1].abandoned.wait, 30)
 
 
-def test_text_alone_is_never_of_two_replies_synchronously(server):
+def test_text_never_mixes_two_replies(server):
     seen = []
-    with begin_anew(server), palaver.Client(server.target) as client:
+    with restarting(server), palaver.Client(server.target) as client:
         for text in client.post_user_query("support", "Hello!").text:
             seen.append(text)  # noqa: PERF402 - the pieces before the error count
     assert seen == ["One"]
     assert server.calls[1].abandoned.wait(30)
 
 
-def test_text_may_be_read_from_where_the_events_are(server):
+def test_text_can_be_read_after_some_events(server):
     server.script("PostUserQuery", [replies.started(), replies.delta("One"), BREAK], replies.turn("Two"))
     with palaver.Client(server.target) as client:
         reply = client.post_user_query("support", "Hello!")
@@ -237,8 +218,8 @@ async def test_it_can_be_turned_off(connect, server):
 
 async def test_it_never_outlasts_the_deadline(connect, server):
     driver = await connect(server.target, timeout=60, reconnect_timeout=2000)
-    long = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)
-    short = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", Duration(seconds=2))
+    long = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=LONG)
+    short = refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=2)
     server.script("PostUserQuery", [replies.started(), short], [long])
     server.script("PostUserQueryUnary", short, long)
     for call in (driver.post("support", "Hello!"), driver.call("post_user_query_unary", "support", "Hello!")):
@@ -250,8 +231,8 @@ async def test_it_never_outlasts_the_deadline(connect, server):
     assert 0 < unary_again < unary - 1 < 60
 
 
-def test_another_thread_can_cancel_while_the_connection_is_gone(server):
-    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)])
+def test_another_thread_can_cancel_during_the_retry_delay(server):
+    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=LONG)])
     with palaver.Client(server.target, reconnect_timeout=2000) as client:
         reply = client.post_user_query("support", "Hello!")
         assert server.wait_for_calls(1)[0].ended.wait(30)
@@ -263,8 +244,8 @@ def test_another_thread_can_cancel_while_the_connection_is_gone(server):
     assert len(server.calls) == 1
 
 
-async def test_closing_the_client_ends_the_wait_for_the_connection(server):
-    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", LONG)])
+async def test_closing_the_client_ends_the_retry_delay(server):
+    server.script("PostUserQuery", [refusal(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", retry_delay=LONG)])
     client = palaver.AsyncClient(server.target, reconnect_timeout=2000)
     reply = client.post_user_query("support", "Hello!")
     reading = asyncio.ensure_future(reply.__anext__())

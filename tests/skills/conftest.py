@@ -1,4 +1,4 @@
-"""A host on a real socket, and the generated stub to call it with."""
+"""Skill hosts on real sockets, called with the generated stub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Serve = Callable[..., Awaitable[Caller]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Runs hosts until the end of the test."""
+    """Starts a host with the given skills, which runs until the end of the test."""
     async with AsyncExitStack() as stack:
 
         async def start(*skills: Any, **options: Any) -> Caller:

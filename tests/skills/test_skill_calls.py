@@ -1,4 +1,4 @@
-"""What comes of a call: results, errors for the model, and what breaks."""
+"""The outcomes of calls: results, errors for the model, and failures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Price(BaseModel):
 
 @pytest.fixture(params=["sync", "async"])
 def make(request):
-    """Makes a skill "do" of either kind, which returns what it is given, or calls that if it can be called."""
+    """Makes a sync or async skill "do", which returns the given value, or the result of the given function."""
 
     def make(result):
         def value():
@@ -78,17 +78,17 @@ def make(request):
         ("x" * MAX_RESULT_BYTES, "x" * MAX_RESULT_BYTES),
     ],
 )
-async def test_a_result_is_text(serve, make, result, text):
+async def test_results_are_converted_to_text(serve, make, result, text):
     outcome = await (await serve(make(result))).invoke("do")
     assert outcome == content(text)
     assert outcome.WhichOneof("outcome") == "content"
 
 
 @pytest.mark.parametrize("result", ["x" * (MAX_RESULT_BYTES + 1), "ü" * (MAX_RESULT_BYTES // 2 + 1), ["x"] * 100_000])
-async def test_a_result_that_is_too_long_is_an_error(serve, make, result):
+async def test_a_result_over_the_limit_is_an_error(serve, make, result):
     outcome = await (await serve(make(result))).invoke("do")
     assert "too long" in outcome.error
-    assert "262,144 are allowed" in outcome.error
+    assert "the limit is 262,144" in outcome.error
     assert len(outcome.error) < 200
 
 
@@ -99,12 +99,12 @@ def raising(exception):
     return raise_it
 
 
-async def test_the_model_reads_what_a_skill_error_says(serve, make):
+async def test_the_model_reads_the_message_of_a_skill_error(serve, make):
     caller = await serve(make(raising(SkillError("there is no to-do 7"))))
     assert await caller.invoke("do") == error("there is no to-do 7")
 
 
-def validate_something_of_its_own():
+def validate_another_value():
     Price(euros=SECRET)
 
 
@@ -114,13 +114,13 @@ def validate_something_of_its_own():
         raising(RuntimeError(SECRET)),
         raising(StopIteration(SECRET)),
         raising(SystemExit(SECRET)),
-        validate_something_of_its_own,
+        validate_another_value,
         "\ud800",
         [object()],
         b"\xff",
     ],
 )
-async def test_any_other_exception_is_logged_and_not_told(serve, make, failed, caplog, result):
+async def test_other_exceptions_are_logged_and_hidden_from_the_model(serve, make, failed, caplog, result):
     outcome = await (await serve(make(result))).invoke("do", call_id="c\n1")
     assert outcome == failed
     (record,) = caplog.records
@@ -131,22 +131,22 @@ async def test_any_other_exception_is_logged_and_not_told(serve, make, failed, c
     assert not callable(result) or SECRET in caplog.text
 
 
-async def test_a_skill_error_that_is_no_text_is_not_told(serve, make, failed, monkeypatch):
+async def test_a_skill_error_without_valid_text_is_hidden_from_the_model(serve, make, failed, monkeypatch):
     logger, records = logging.getLogger("palaver.skills"), []
-    monkeypatch.setattr(logger, "propagate", False)  # pytest can't pass such a text on from one process to another
+    monkeypatch.setattr(logger, "propagate", False)  # pytest-xdist can't transfer this text
     monkeypatch.setattr(logger, "handle", records.append)
     assert await (await serve(make(raising(SkillError("\ud800"))))).invoke("do") == failed
     assert [record.exc_info[0] for record in records] == [UnicodeEncodeError]
 
 
-async def test_a_skill_that_raises_a_cancellation_fails_as_any_other(serve, failed, caplog):
+async def test_a_skill_that_raises_cancelled_error_fails(serve, failed, caplog):
     @skill
     async def do() -> None:
         """Does it."""
         raise asyncio.CancelledError
 
     assert await (await serve(do)).invoke("do") == failed
-    assert "the skill do was cancelled in the call" in caplog.text
+    assert "the skill do was canceled in the call" in caplog.text
 
 
 @skill
@@ -162,7 +162,7 @@ def order(amount: int, price: Price, day: date = date(2026, 1, 1)) -> str:
         (' {"day": "2026-02-03", "price": {"euros": 2.5}, "amount": 7} ', "7 for 2.5 on 2026-02-03"),
     ],
 )
-async def test_arguments_become_what_the_hints_say(serve, arguments, text):
+async def test_arguments_are_converted_to_the_hinted_types(serve, arguments, text):
     assert await (await serve(order)).invoke("order", arguments) == content(text)
 
 
@@ -189,24 +189,24 @@ async def test_arguments_become_what_the_hints_say(serve, arguments, text):
         ("[" * 100_000, ["the arguments: Invalid JSON: recursion limit exceeded"]),
     ],
 )
-async def test_the_model_reads_what_is_wrong_with_its_arguments(serve, caplog, arguments, violations):
+async def test_the_model_reads_which_arguments_are_invalid(serve, caplog, arguments, violations):
     outcome = await (await serve(order)).invoke("order", arguments)
     first, *lines = outcome.error.splitlines()
-    assert first == "the arguments are not what the skill takes:"
+    assert first == "the arguments do not match the schema of the skill:"
     assert len(lines) == len(violations)
     assert all(line.startswith(violation) for line, violation in zip(lines, violations, strict=True)), lines
     assert SECRET not in outcome.error
     assert caplog.records == []
 
 
-async def test_many_and_long_violations_are_cut_short(serve):
+async def test_many_long_violations_are_truncated(serve):
     arguments = json.dumps({f"{number}{'x' * 10_000}": 1 for number in range(100)})
     outcome = await (await serve(order)).invoke("order", arguments)
-    assert outcome.error.endswith("and 82 more")  # two are required
+    assert outcome.error.endswith("and 82 more")  # two required arguments are missing
     assert len(outcome.error) < 10_000
 
 
-async def test_huge_arguments(serve):
+async def test_arguments_over_the_limit_are_refused(serve):
     @skill
     def measure(text: str) -> int:
         """Measures a text."""
@@ -219,7 +219,7 @@ async def test_huge_arguments(serve):
     assert await caller.invoke("measure", '{"text": "x"}') == content("1")
 
 
-async def test_a_request_that_is_no_utf_8_is_refused(serve, caplog):
+async def test_a_request_that_is_not_utf8_is_rejected(serve, caplog):
     caller = await serve(order)
     send = caller.channel.unary_unary("/palaver.v1.SkillHostService/InvokeSkill")
     request = InvokeSkillRequest(name="order", arguments_json="{}").SerializeToString()
@@ -235,10 +235,10 @@ async def test_a_request_that_is_no_utf_8_is_refused(serve, caplog):
 async def test_an_unknown_skill_is_not_found(serve, name):
     failure = await failure_of((await serve(order)).invoke(name))
     assert failure.code is grpc.StatusCode.NOT_FOUND
-    assert failure.text == "the host has no skill of this name"
+    assert failure.text == "the host has no skill with this name"
 
 
-async def test_the_context_of_a_call(serve):
+async def test_an_invocation_parameter_gets_the_context_of_the_call(serve):
     @skill
     def show(word: str, invocation: Invocation) -> list[str]:
         """Shows it."""
@@ -250,18 +250,18 @@ async def test_the_context_of_a_call(serve):
     assert "Extra inputs" in (await caller.invoke("show", '{"word": "x", "invocation": {"call_id": "c2"}}')).error
 
 
-async def test_asynchronous_functions_run_at_once(serve):
-    here = 0
-    everybody = asyncio.Event()
+async def test_async_functions_run_concurrently(serve):
+    arrived = 0
+    all_arrived = asyncio.Event()
 
     @skill
     async def meet(number: int) -> int:
         """Waits for the others."""
-        nonlocal here
-        here += 1
-        if here == 20:
-            everybody.set()
-        await everybody.wait()
+        nonlocal arrived
+        arrived += 1
+        if arrived == 20:
+            all_arrived.set()
+        await all_arrived.wait()
         return number
 
     caller = await serve(meet)
@@ -269,13 +269,13 @@ async def test_asynchronous_functions_run_at_once(serve):
     assert [outcome.content for outcome in outcomes] == [str(number) for number in range(20)]
 
 
-async def test_synchronous_functions_run_at_once_and_beside_the_loop(serve):
-    everybody = threading.Barrier(20)
+async def test_sync_functions_run_concurrently_in_threads(serve):
+    barrier = threading.Barrier(20)
 
     @skill
     def meet(number: int) -> int:
         """Waits for the others."""
-        everybody.wait(timeout=60)
+        barrier.wait(timeout=60)
         return number
 
     caller = await serve(meet)
@@ -283,7 +283,7 @@ async def test_synchronous_functions_run_at_once_and_beside_the_loop(serve):
     assert [outcome.content for outcome in outcomes] == [str(number) for number in range(20)]
 
 
-async def test_no_more_functions_run_at_a_time_than_there_are_threads(serve):
+async def test_threads_limit_how_many_sync_functions_run(serve):
     order = []
     entered, gate = threading.Event(), threading.Event()
 
@@ -300,15 +300,15 @@ async def test_no_more_functions_run_at_a_time_than_there_are_threads(serve):
         order.append("come_later")
 
     @skill
-    async def pass_by() -> None:
-        """Needs none."""
+    async def need_no_thread() -> None:
+        """Needs no thread."""
 
-    caller = await serve(hold, come_later, pass_by, threads=1)
+    caller = await serve(hold, come_later, need_no_thread, threads=1)
     first = asyncio.ensure_future(caller.invoke("hold"))
     await asyncio.to_thread(entered.wait, 60)
     second = asyncio.ensure_future(caller.invoke("come_later"))
-    for _ in range(20):  # time enough for the second one, if it had a thread
-        await caller.invoke("pass_by")
+    for _ in range(20):  # enough time for the second one, if it had a thread
+        await caller.invoke("need_no_thread")
     gate.set()
     await asyncio.gather(first, second)
     assert order == ["hold", "come_later"]

@@ -1,4 +1,4 @@
-"""What a model gets to know of a function, and which functions can't be skills."""
+"""How functions are described to a model, and which functions can't be skills."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ async def test_a_skill_without_parameters(serve):
     assert schema == {"type": "object", "additionalProperties": False, "properties": {}}
 
 
-async def test_a_name_of_its_own(serve):
+async def test_a_skill_can_have_another_name_than_its_function(serve):
     @skill(name="tell-time_2")
     async def anything() -> None:
         """Tells the time."""
@@ -96,9 +96,11 @@ async def test_a_name_of_its_own(serve):
     assert (await described(serve, anything))[0] == "tell-time_2"
 
 
-async def test_parameters_are_described_by_the_docstring_too(serve):
+async def test_the_docstring_describes_parameters(serve):
     @skill
-    def search(words: str, limit: Annotated[int, Field(description="At most so many.")] = 3, page: int = 1) -> str:
+    def search(
+        words: str, limit: Annotated[int, Field(description="The number of results.")] = 3, page: int = 1
+    ) -> str:
         """Searches the catalogue.
 
         It knows all books: even those that are lent.
@@ -121,12 +123,12 @@ async def test_parameters_are_described_by_the_docstring_too(serve):
     )
     assert {name: value["description"] for name, value in schema["properties"].items()} == {
         "words": "What to look for, in any language.",
-        "limit": "At most so many.",
+        "limit": "The number of results.",
         "page": "Which page.",
     }
 
 
-async def test_a_section_in_another_style_stays_in_the_description(serve):
+async def test_an_args_section_in_another_style_stays_in_the_description(serve):
     @skill
     def search(words: str) -> str:
         """Searches.
@@ -142,14 +144,14 @@ async def test_a_section_in_another_style_stays_in_the_description(serve):
 
 
 @pytest.mark.parametrize("parameter", ["schema", "json", "model_config", "_private", "self_", "cls"])
-async def test_parameters_may_be_called_like_anything(serve, parameter):
+async def test_parameters_may_have_any_name(serve, parameter):
     names: dict[str, Any] = {}
     exec(f"def show({parameter}: int = 0):\n    'Shows it.'\n    return {parameter}", names)
     caller = await serve(skill(names["show"]))
     assert (await caller.invoke("show", json.dumps({parameter: 3}))).content == "3"
 
 
-def test_a_function_stays_what_it_was():
+def test_the_decorator_returns_the_function_unchanged():
     def double(number: int = 4) -> int:
         """Doubles a number."""
         return 2 * number
@@ -159,7 +161,7 @@ def test_a_function_stays_what_it_was():
     assert double() == 8
 
 
-async def test_types_that_are_local_to_a_function_are_found(serve):
+async def test_local_types_are_resolved(serve):
     @dataclass
     class Local:
         number: int
@@ -173,8 +175,8 @@ async def test_types_that_are_local_to_a_function_are_found(serve):
     assert (await caller.invoke("show", '{"value": {"number": 5}}')).content == "5"
 
 
-async def test_a_default_stays_the_very_object(serve):
-    missing: Any = ["nothing"]  # pydantic would copy it
+async def test_defaults_are_passed_by_identity(serve):
+    missing: Any = ["nothing"]  # pydantic would copy this list
 
     @skill
     def show(value: Any = missing) -> bool:
@@ -185,7 +187,7 @@ async def test_a_default_stays_the_very_object(serve):
     assert (await caller.invoke("show")).content == "true"
 
 
-async def test_a_default_that_pydantic_has(serve):
+async def test_a_pydantic_field_can_be_the_default(serve):
     @skill
     def show(value: int = Field(default=3, description="A number."), other: Annotated[int, Field(gt=0)] = 4) -> int:
         """Shows it."""
@@ -224,7 +226,7 @@ def keywords(**numbers: int):
     """Is not allowed."""
 
 
-def unknown(number: Unknown):  # noqa: F821 - the point of it
+def unknown(number: Unknown):  # noqa: F821 - it must not exist
     """Is not allowed."""
 
 
@@ -236,8 +238,8 @@ def arbitrary(number: pytest.FixtureRequest):
     """Is not allowed."""
 
 
-def optional_context(invocation: Optional[Invocation] = None):  # noqa: UP045 - what 3.10 makes of a default of None
-    """Is not allowed: the model could choose in whose name it asks."""
+def optional_context(invocation: Optional[Invocation] = None):  # noqa: UP045 - Python 3.10 infers this from a default of None
+    """Is not allowed: the model could choose the assistant."""
 
 
 def nested_context(invocation: dict[str, list[Invocation]]):
@@ -260,12 +262,12 @@ async def asynchronous_generator():
         (undocumented, ValueError, "undocumented: a skill must have a docstring"),
         (only_parameters, ValueError, "must have a docstring"),
         (unhinted, TypeError, 'unhinted: each parameter of a skill must have a type hint; "number" has none'),
-        (positional, TypeError, "must have a name to pass it by"),
-        (variable, TypeError, "must have a name to pass it by"),
-        (keywords, TypeError, "must have a name to pass it by"),
+        (positional, TypeError, "must be possible to pass each parameter"),
+        (variable, TypeError, "must be possible to pass each parameter"),
+        (keywords, TypeError, "must be possible to pass each parameter"),
         (unknown, TypeError, "name 'Unknown' is not defined"),
-        (schemaless, TypeError, "must have types that pydantic has a JSON Schema for"),
-        (arbitrary, TypeError, "must have types that pydantic has a JSON Schema for"),
+        (schemaless, TypeError, "must be able to generate a JSON Schema"),
+        (arbitrary, TypeError, "must be able to generate a JSON Schema"),
         (optional_context, TypeError, "Invocation must be the whole annotation"),
         (nested_context, TypeError, "Invocation must be the whole annotation"),
         (generator, TypeError, "can't yield"),
@@ -274,7 +276,7 @@ async def asynchronous_generator():
         (Size, TypeError, "must be a function"),
     ],
 )
-def test_what_can_be_no_skill_is_said_where_it_is_defined(function, error, words):
+def test_invalid_skills_are_rejected_where_they_are_defined(function, error, words):
     with pytest.raises(error) as caught:
         skill(function)
     assert words in str(caught.value)
@@ -282,12 +284,12 @@ def test_what_can_be_no_skill_is_said_where_it_is_defined(function, error, words
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "ä", "a\n", "x" * 65])
-def test_a_name_that_is_not_allowed(name):
+def test_invalid_names_are_rejected(name):
     with pytest.raises(ValueError, match='must be 1 to 64 letters, digits, "_" and "-"'):
-        skill(name=name)(test_a_function_stays_what_it_was)
+        skill(name=name)(test_the_decorator_returns_the_function_unchanged)
 
 
-def test_a_host_takes_skills_alone():
+def test_invalid_arguments_of_a_host_are_rejected():
     @skill
     def one() -> None:
         """Is the first."""
@@ -310,18 +312,12 @@ def test_a_host_takes_skills_alone():
         SkillHost()
     with pytest.raises(ValueError, match="at least 0"):
         SkillHost(one, remember=-1)
-    with pytest.raises(ValueError, match="both, tls_certificate and tls_key"):
+    with pytest.raises(ValueError, match="both tls_certificate and tls_key"):
         SkillHost(one, tls_key="key.pem")
 
 
-def test_importing_the_library_does_not_import_the_skills():
-    code = "import sys, palaver; print(*sys.modules)"
-    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert {"palaver.skills", "pydantic", "pydantic_core", "grpc_health.v1"}.isdisjoint(output.split())
-
-
 @pytest.mark.parametrize("missing", ["pydantic", "grpc_health"])
-def test_what_is_missing_is_said_with_the_way_to_get_it(missing):
+def test_a_missing_extra_is_reported_with_the_command_to_install_it(missing):
     code = f"import sys; sys.modules['{missing}'] = None; import palaver.skills"
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert "pip install 'palaver[skills]'" in done.stderr.splitlines()[-1]

@@ -1,4 +1,4 @@
-"""Where a host listens, how it is secured, and how a program with one ends."""
+"""The address of a host, its TLS, and how a program that serves one stops."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
-import trustme
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from palaver.skills import SkillHost, skill
 from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest
 from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
+from tests.support.certificates import issue_certificates
 from tests.support.skill_caller import Caller, content
 from tests.support.statuses import failure_of
 
@@ -29,23 +30,23 @@ def ping() -> str:
     return "pong"
 
 
-async def test_a_host_tells_where_it_listens():
+async def test_a_host_reports_its_address_while_it_runs():
     host = SkillHost(ping, listen="localhost:0")
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="is not running"):
         _ = host.target
-    for _ in range(2):  # it may be used again
+    for _ in range(2):  # a host can be restarted
         async with host:
             assert host.port > 0
             assert host.target == f"localhost:{host.port}"
-            with pytest.raises(RuntimeError, match="runs already"):
+            with pytest.raises(RuntimeError, match="already running"):
                 await host.__aenter__()
             async with grpc.aio.insecure_channel(host.target) as channel:
                 assert await Caller(channel).invoke("ping") == content("pong")
-    with pytest.raises(RuntimeError, match="does not run"):
+    with pytest.raises(RuntimeError, match="is not running"):
         _ = host.port
 
 
-async def test_a_host_listens_on_a_socket_of_the_file_system(tmp_path):
+async def test_a_host_listens_on_a_unix_socket(tmp_path):
     async with SkillHost(ping, listen=f"unix:{tmp_path}/host") as host:
         assert host.target == f"unix:{tmp_path}/host"
         async with grpc.aio.insecure_channel(host.target) as channel:
@@ -53,54 +54,50 @@ async def test_a_host_listens_on_a_socket_of_the_file_system(tmp_path):
 
 
 @pytest.mark.parametrize("service", ["", "palaver.v1.SkillHostService"])
-async def test_a_host_tells_its_health(service):
+async def test_a_host_reports_its_health(service):
     async with SkillHost(ping, listen="127.0.0.1:0") as host, grpc.aio.insecure_channel(host.target) as channel:
         response = await HealthStub(channel).Check(HealthCheckRequest(service=service))
         assert response.status == HealthCheckResponse.SERVING
 
 
-async def test_a_port_that_another_host_has_taken():
+async def test_a_port_in_use_by_another_host_is_reported():
     async with SkillHost(ping, listen="127.0.0.1:0") as other:
-        await refuses_to_listen(other.target)
+        await assert_listening_fails(other.target)
 
 
-async def test_a_port_that_another_program_has_taken():
+async def test_a_port_in_use_by_another_program_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as other:
-        await refuses_to_listen(f"127.0.0.1:{other.getsockname()[1]}")
+        await assert_listening_fails(f"127.0.0.1:{other.getsockname()[1]}")
 
 
-async def refuses_to_listen(address: str) -> None:
+async def assert_listening_fails(address: str) -> None:
     with pytest.raises(OSError, match=f"can't listen on {re.escape(address)}; is the port taken?"):
         await SkillHost(ping, listen=address).__aenter__()
 
 
 @pytest.fixture
-def files(tmp_path):
-    authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
-    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
-    certificate.cert_chain_pems[0].write_to_path(tmp_path / "certificate.pem")
-    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
-    return tmp_path
+def certificates(tmp_path):
+    return issue_certificates(tmp_path)
 
 
-async def test_tls(files):
+async def test_tls(certificates):
     async with SkillHost(
-        ping, listen="localhost:0", tls_certificate=files / "certificate.pem", tls_key=str(files / "key.pem")
+        ping, listen="localhost:0", tls_certificate=certificates.certificate, tls_key=str(certificates.key)
     ) as host:
-        credentials = grpc.ssl_channel_credentials((files / "authority.pem").read_bytes())
-        async with grpc.aio.secure_channel(host.target, credentials) as channel:
+        async with grpc.aio.secure_channel(host.target, certificates.channel_credentials) as channel:
             assert await Caller(channel).invoke("ping") == content("pong")
         async with grpc.aio.insecure_channel(host.target) as channel:
             assert (await failure_of(Caller(channel).invoke("ping"))).code is grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.mark.parametrize(
-    ("certificate", "error"), [("missing.pem", FileNotFoundError), ("key.pem", ValueError), ("other.pem", ValueError)]
+    ("certificate", "error"),
+    [("missing.pem", FileNotFoundError), ("key.pem", ValueError), ("other/certificate.pem", ValueError)],
 )
-async def test_certificates_that_can_not_be_used(files, certificate, error):
-    trustme.CA().issue_cert("localhost").cert_chain_pems[0].write_to_path(files / "other.pem")
-    host = SkillHost(ping, listen="localhost:0", tls_certificate=files / certificate, tls_key=files / "key.pem")
+async def test_unusable_certificates_are_reported(certificates, tmp_path, certificate, error):
+    (tmp_path / "other").mkdir()
+    issue_certificates(tmp_path / "other")
+    host = SkillHost(ping, listen="localhost:0", tls_certificate=tmp_path / certificate, tls_key=certificates.key)
     with pytest.raises(error, match=certificate):
         await host.__aenter__()
 
@@ -120,7 +117,8 @@ print("stopped", flush=True)
 
 
 @contextmanager
-def program() -> Iterator[tuple[subprocess.Popen[str], str]]:
+def program_with_running_call() -> Iterator[tuple[subprocess.Popen[str], grpc.Future[Any], Iterator[Any]]]:
+    """Yields a program that serves a call, the call, and a watch of the program's health."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],
         stdin=subprocess.PIPE,
@@ -129,21 +127,22 @@ def program() -> Iterator[tuple[subprocess.Popen[str], str]]:
         text=True,
     ) as process:
         try:
-            yield process, process.stdout.readline().strip()
+            with grpc.insecure_channel(process.stdout.readline().strip()) as channel:
+                call = SkillHostServiceStub(channel).InvokeSkill.future(InvokeSkillRequest(name="wait_for_a_line"))
+                assert process.stdout.readline() == "waiting\n"
+                health = HealthStub(channel).Watch(HealthCheckRequest())
+                assert next(health).status == HealthCheckResponse.SERVING
+                yield process, call, health
         finally:
             process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_calls_finish(number):
-    with program() as (process, address), grpc.insecure_channel(address) as channel:
-        call = SkillHostServiceStub(channel).InvokeSkill.future(InvokeSkillRequest(name="wait_for_a_line"))
-        assert process.stdout.readline() == "waiting\n"
-        watched = HealthStub(channel).Watch(HealthCheckRequest())
-        assert next(watched).status == HealthCheckResponse.SERVING
+def test_running_calls_finish_after_a_signal(number):
+    with program_with_running_call() as (process, call, health):
         process.send_signal(number)
-        assert next(watched).status == HealthCheckResponse.NOT_SERVING
-        watched.cancel()
+        assert next(health).status == HealthCheckResponse.NOT_SERVING
+        health.cancel()
         process.stdin.write("a line\n")
         process.stdin.flush()
         assert call.result(timeout=60) == content("a line")
@@ -151,14 +150,10 @@ def test_a_signal_lets_the_calls_finish(number):
         assert process.returncode == 0
 
 
-def test_a_second_signal_ends_the_program_at_once():
-    with program() as (process, address), grpc.insecure_channel(address) as channel:
-        call = SkillHostServiceStub(channel).InvokeSkill.future(InvokeSkillRequest(name="wait_for_a_line"))
-        assert process.stdout.readline() == "waiting\n"
-        watched = HealthStub(channel).Watch(HealthCheckRequest())
-        assert next(watched).status == HealthCheckResponse.SERVING
+def test_a_second_signal_ends_the_program_immediately():
+    with program_with_running_call() as (process, call, health):
         process.terminate()
-        assert next(watched).status == HealthCheckResponse.NOT_SERVING
+        assert next(health).status == HealthCheckResponse.NOT_SERVING
         process.terminate()
         assert process.wait(timeout=60) == -signal.SIGTERM
         assert call.code() is grpc.StatusCode.UNAVAILABLE

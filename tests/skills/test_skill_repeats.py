@@ -1,4 +1,4 @@
-"""A `call_id` that comes again, and callers that leave."""
+"""Repeated calls, callers that leave, and hosts that stop."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tests.support.statuses import failure_of
 
 @dataclass
 class Gate:
-    """A skill "pass_gate", of either kind, that counts its runs and waits until it is opened."""
+    """A sync or async skill "pass_gate" that counts its runs and waits until the gate is opened."""
 
     function: Callable[..., object] = field(init=False)
     runs: int = 0
-    cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    canceled: asyncio.Event = field(default_factory=asyncio.Event)
     entered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def open(self) -> None:
@@ -64,7 +64,7 @@ class AsyncGate(Gate):
             try:
                 await self._opened.wait()
             except asyncio.CancelledError:
-                self.cancelled.set()
+                self.canceled.set()
                 raise
             return f"{word} {self.runs}"
 
@@ -84,14 +84,14 @@ async def gate(request):
 WORD = '{"word": "x"}'
 
 
-async def test_a_repeat_gets_the_remembered_outcome(serve, gate):
+async def test_a_repeated_call_gets_the_remembered_outcome(serve, gate):
     gate.open()
     caller = await serve(gate.function)
     assert [await caller.invoke("pass_gate", WORD, call_id="c") for _ in range(3)] == [content("x 1")] * 3
     assert gate.runs == 1
 
 
-async def test_a_repeat_may_write_its_arguments_in_another_way(serve):
+async def test_a_repeated_call_may_format_its_arguments_differently(serve):
     runs = []
 
     @skill
@@ -106,7 +106,7 @@ async def test_a_repeat_may_write_its_arguments_in_another_way(serve):
     assert len(runs) == 1
 
 
-async def test_a_repeat_waits_while_the_function_runs(serve, gate):
+async def test_a_repeated_call_waits_while_the_function_runs(serve, gate):
     caller = await serve(gate.function)
     calls = [asyncio.ensure_future(caller.invoke("pass_gate", WORD, call_id="c")) for _ in range(20)]
     await gate.entered.wait()
@@ -120,7 +120,7 @@ async def test_a_repeat_waits_while_the_function_runs(serve, gate):
     [{"call_id": "d"}, {"assistant_id": "b"}, {"arguments_json": '{"word": "y"}'}, {"name": "other"}],
     ids=lambda other: next(iter(other)),
 )
-async def test_what_differs_is_no_repeat(serve, gate, other):
+async def test_a_call_that_differs_is_not_a_repeat(serve, gate, other):
     @skill(name="other")
     def another(word: str) -> str:
         """Is another skill."""
@@ -133,7 +133,7 @@ async def test_what_differs_is_no_repeat(serve, gate, other):
     assert (await caller.invoke(**call | other)).content in {"x 2", "y 2", "other x"}
 
 
-async def test_another_turn_with_the_same_call_is_a_repeat(serve, gate):
+async def test_the_same_call_in_another_turn_is_a_repeat(serve, gate):
     gate.open()
     caller = await serve(gate.function)
     for request_id in ("r1", "r2"):
@@ -141,7 +141,7 @@ async def test_another_turn_with_the_same_call_is_a_repeat(serve, gate):
 
 
 @pytest.mark.parametrize(("remember", "call_id"), [(0, "c"), (10, "")])
-async def test_without_memory_or_call_id_each_call_runs(serve, gate, remember, call_id):
+async def test_without_memory_or_call_id_every_call_runs(serve, gate, remember, call_id):
     gate.open()
     caller = await serve(gate.function, remember=remember)
     assert [await caller.invoke("pass_gate", WORD, call_id=call_id) for _ in range(2)] == [
@@ -180,7 +180,7 @@ async def leave(call) -> None:
         await call
 
 
-async def test_a_call_goes_on_when_its_caller_leaves_and_the_repeat_gets_the_outcome(serve, gate):
+async def test_a_call_continues_without_its_caller_and_a_repeat_gets_the_outcome(serve, gate):
     caller = await serve(gate.function)
     call = caller.invoke("pass_gate", WORD, call_id="c")
     await gate.entered.wait()
@@ -191,7 +191,7 @@ async def test_a_call_goes_on_when_its_caller_leaves_and_the_repeat_gets_the_out
     assert gate.runs == 1
 
 
-async def test_a_deadline_is_a_way_to_leave(serve, gate):
+async def test_a_call_continues_after_its_deadline(serve, gate):
     caller = await serve(gate.function)
     await caller.channel.channel_ready()
     request = InvokeSkillRequest(call_id="c", name="pass_gate", arguments_json=WORD, assistant_id="a")
@@ -201,17 +201,17 @@ async def test_a_deadline_is_a_way_to_leave(serve, gate):
     assert await caller.invoke("pass_gate", WORD, call_id="c") == content("x 1")
 
 
-async def test_an_asynchronous_call_that_is_not_remembered_is_cancelled_when_its_caller_leaves(serve):
+async def test_an_async_call_that_is_not_remembered_is_canceled_when_its_caller_leaves(serve):
     gate = AsyncGate()
     caller = await serve(gate.function, remember=0)
     call = caller.invoke("pass_gate", WORD)
     await gate.entered.wait()
     await leave(call)
-    await gate.cancelled.wait()
+    await gate.canceled.wait()
 
 
 @pytest.mark.parametrize("remember", [0, 10])
-async def test_a_host_that_stops_takes_no_calls_and_lets_the_running_ones_finish(gate, remember):
+async def test_a_stopping_host_refuses_new_calls_and_lets_running_ones_finish(gate, remember):
     address = asyncio.get_running_loop().create_future()
     host = asyncio.create_task(
         serve_async(gate.function, listen="127.0.0.1:0", remember=remember, on_start=address.set_result)
@@ -233,7 +233,7 @@ async def test_a_host_that_stops_takes_no_calls_and_lets_the_running_ones_finish
         assert failure.code is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_host_that_stops_cancels_what_takes_longer_than_the_grace_period(failed):
+async def test_a_stopping_host_cancels_calls_after_the_grace_period(failed):
     gate = AsyncGate()
     async with (
         SkillHost(gate.function, listen="127.0.0.1:0", grace_period=0) as host,
@@ -242,5 +242,5 @@ async def test_a_host_that_stops_cancels_what_takes_longer_than_the_grace_period
         call = Caller(channel).invoke("pass_gate", WORD)
         await gate.entered.wait()
         await host.__aexit__(None, None, None)
-        assert gate.cancelled.is_set()
+        assert gate.canceled.is_set()
         assert await call == failed

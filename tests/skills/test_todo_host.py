@@ -1,4 +1,4 @@
-"""The example of a host with effects, as a process that is killed between the effect and the answer."""
+"""The to-do host from the examples, as a process that is killed between an effect and its answer."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_to_dos_are_added_listed_and_completed(database):
         assert "id: Input should be less than" in host.call("complete_todo", id=2**63)
 
 
-def test_an_assistant_sees_its_own_to_dos_alone(database):
+def test_an_assistant_sees_only_its_own_to_dos(database):
     with todo_host(database) as host:
         assert host.call("add_todo", "c", "a", task="mine") == todo(1, "mine")
         assert host.call("add_todo", "c", "b", task="yours") == todo(1, "yours")
@@ -93,7 +93,7 @@ def test_an_assistant_sees_its_own_to_dos_alone(database):
         assert host.call("list_todos", "g", "a") == [todo(1, "mine")]
 
 
-def test_a_repeat_after_a_kill_does_not_add_a_second_to_do(database):
+def test_a_repeated_call_after_a_kill_does_not_add_a_second_to_do(database):
     with todo_host(database) as host:
         assert host.call("add_todo", "c1", task="buy milk") == todo(1, "buy milk")
         host.kill()
@@ -103,7 +103,7 @@ def test_a_repeat_after_a_kill_does_not_add_a_second_to_do(database):
         assert len(host.call("list_todos")) == 2
 
 
-def test_calls_that_a_kill_interrupted_are_made_good_by_their_repeats(database):
+def test_calls_interrupted_by_a_kill_can_be_repeated(database):
     with todo_host(database) as host:
         calls = {f"c{number}": host.start("add_todo", f"c{number}", task=f"task {number}") for number in range(40)}
         answer = threading.Event()
@@ -124,7 +124,7 @@ def test_calls_that_a_kill_interrupted_are_made_good_by_their_repeats(database):
     assert sorted(found["task"] for found in todos) == sorted(f"task {number}" for number in range(40))
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(database):
+def test_a_port_in_use_is_reported_in_one_line(database):
     with todo_host(database) as host:
         command = [*COMMAND, "--listen", host.address, "--database", database]
         second = subprocess.run(command, check=False, capture_output=True, text=True)

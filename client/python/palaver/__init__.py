@@ -1,18 +1,18 @@
 """Palaver: assistants over gRPC.
 
-A Palaver server keeps conversations and calls the model; this library creates assistants there, posts user queries to
-them and streams the replies:
+A Palaver server keeps conversations and calls the model. This library creates assistants on the server, posts user
+queries to them and streams the replies:
 
     with palaver.Client("localhost:50051") as client:
         client.create_assistant("support-42", if_exists="keep")
         for text in client.post_user_query("support-42", "Hello!").text:
             print(text, end="", flush=True)
 
-`palaver.AsyncClient` is the same for asyncio. `palaver.v1` holds the generated messages and stubs of the contract.
+`palaver.AsyncClient` offers the same for asyncio. `palaver.v1` contains the generated messages and stubs.
 """
 
-from palaver._async_client import AsyncClient
-from palaver._async_reply import AsyncReply
+from palaver._client_async import AsyncClient
+from palaver._client_sync import Client
 from palaver._errors import (
     AbortedError,
     AlreadyExistsError,
@@ -31,8 +31,8 @@ from palaver._errors import (
     UnavailableError,
     UnimplementedError,
 )
-from palaver._sync_client import Client
-from palaver._sync_reply import Reply
+from palaver._reply_async import AsyncReply
+from palaver._reply_sync import Reply
 from palaver._types import (
     Assistant,
     CreateAssistantResult,

@@ -1,4 +1,4 @@
-"""Runs the command `palaver`, as `python -m palaver`."""
+"""Runs the `palaver` command with `python -m palaver`."""
 
 from palaver.cli import main
 

@@ -1,18 +1,16 @@
-"""How a channel to the server is opened: target, TLS, token, service config and options. Both clients share it.
+"""The settings of the channel to the server: target, TLS, token, service config and options.
 
-`service_config.json` beside this module is what clients in every language should use. It spreads calls over all
-addresses of the server, and lets gRPC repeat `GetAssistant` and `ListMessages` when the server is unavailable. It
-leaves the other calls alone, because repeating one whose reply was lost may do harm: `CreateAssistant` would fail with
-`ALREADY_EXISTS` over its own success or reset an assistant that others have talked to in the meantime, and
-`DeleteAssistant` would fail with `NOT_FOUND` over its own success. `PostUserQuery` may be repeated when it has a
-`request_id`, which gRPC can't know; the clients give it one and repeat it themselves (`_resume`). (A call
-that never left this machine is repeated by gRPC in any case.)
+Clients in every language should use the `service_config.json` beside this module. It balances calls over all addresses
+of the server and has gRPC retry `GetAssistant` and `ListMessages` while the server is unavailable. It retries no other
+call, because a retry may do harm if only the response was lost: after its own success, `CreateAssistant` would fail
+with `ALREADY_EXISTS`, or reset an assistant that others have used in the meantime, and `DeleteAssistant` would fail
+with `NOT_FOUND`. `PostUserQuery` can be retried if it has a `request_id`, but gRPC can't know that; the clients set one
+and retry the call themselves (see `_resume`). Calls that never left this machine are always retried by gRPC.
 """
 
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,26 +23,26 @@ import grpc
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 ChannelOptions: TypeAlias = Sequence[tuple[str, Any]]
-"""gRPC channel arguments, as pairs of name and value."""
+"""gRPC channel arguments: pairs of a name and a value."""
 
-# gRPC's own, a second that grows to two minutes, are for a server that is down, not for one that is replaced.
-_FIRST_RECONNECT_MS = 200
-_LONGEST_RECONNECT_MS = 5_000
+# gRPC's defaults, one second growing to two minutes, suit a server that is down, but not one that is being replaced.
+_INITIAL_BACKOFF_MS = 200
+_MAX_BACKOFF_MS = 5_000
 _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
-# The contract keeps a page and a turn below 4 MiB. gRPC's default limit is exactly that, which leaves no room.
+# Pages and turns may have almost 4 MiB by the contract. gRPC's default limit of exactly 4 MiB leaves no room.
 _MAX_RECEIVE_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelSettings:
-    """Everything that it takes to open a channel, synchronous or asynchronous.
+    """Everything that is needed to open a channel, synchronous or asynchronous.
 
     Attributes:
-        target: The server, in gRPC's syntax for names.
+        target: The server, as a gRPC target name.
         options: The channel arguments.
-        credentials: What secures the channel; None for plaintext.
-        metadata: What goes along with every call.
+        credentials: The channel credentials, or None for plaintext.
+        metadata: The metadata of every call.
     """
 
     target: str
@@ -56,11 +54,11 @@ class ChannelSettings:
 def channel_settings(
     target: str, tls: bool | str | bytes | os.PathLike[str], token: str | None, options: ChannelOptions
 ) -> ChannelSettings:
-    """Returns the settings for the arguments of a client's constructor, which describes them.
+    """Returns the settings for the arguments of a client's constructor, where they are documented.
 
     Raises:
-        ValueError: A token would go over the network in the clear, or it can't be sent as a header.
-        OSError: The file of CA certificates can't be read.
+        ValueError: The token would be sent over the network in the clear, or it is not a valid header value.
+        OSError: The file of certificate authorities can't be read.
     """
     if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
         raise ValueError("the token must consist of visible ASCII characters")
@@ -70,29 +68,23 @@ def channel_settings(
         if credentials is not None:
             credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
         elif is_local(target):
-            # gRPC refuses call credentials on any plaintext channel. On this machine nobody can read along.
+            # gRPC refuses call credentials on plaintext channels, even on this machine, where they are safe.
             call_metadata = (("authorization", f"Bearer {token}"),)
         else:
             raise ValueError(f'the token would be sent to "{target}" in the clear: use TLS')
     defaults = _default_options()
     if is_local(target):
-        defaults["grpc.enable_http_proxy"] = 0  # what is for this machine stays on it, whatever `http_proxy` says
+        defaults["grpc.enable_http_proxy"] = 0  # local calls stay on this machine, whatever `http_proxy` says
     return ChannelSettings(target, tuple({**defaults, **dict(options)}.items()), credentials, call_metadata)
 
 
-def deadline(timeout: float | None, default: float | None) -> float | None:
-    """Returns the deadline of a call in seconds from now, as gRPC wants it: None for none."""
-    seconds = default if timeout is None else timeout
-    return None if seconds == math.inf else seconds
-
-
 def is_local(target: str) -> bool:
-    """Returns whether a target, in gRPC's syntax for names, can only mean this machine."""
+    """Returns whether a gRPC target can only mean this machine."""
     scheme, colon, rest = target.partition(":")
     if colon and scheme in {"unix", "unix-abstract"}:
         return True
     if colon and scheme in {"dns", "ipv4", "ipv6"}:
-        # "dns://authority/name" asks a name server of its own, which may answer anything.
+        # "dns://authority/name" asks that name server, which may return any address.
         if rest.startswith("//"):
             authority, _, rest = rest[2:].partition("/")
             if authority:
@@ -103,6 +95,7 @@ def is_local(target: str) -> bool:
 
 
 def _is_loopback(address: str) -> bool:
+    """Returns whether an address, with or without a port, is a loopback address or "localhost"."""
     host = address
     if address.startswith("["):
         host = address[1:].partition("]")[0]
@@ -115,6 +108,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _credentials(tls: bool | str | bytes | os.PathLike[str]) -> grpc.ChannelCredentials | None:
+    """Returns the channel credentials for the `tls` argument of a client, or None for plaintext."""
     if tls is False:
         return None
     if tls is True:
@@ -123,15 +117,16 @@ def _credentials(tls: bool | str | bytes | os.PathLike[str]) -> grpc.ChannelCred
 
 
 def _default_options() -> dict[str, Any]:
+    """Returns the channel arguments that apply unless the caller overrides them."""
     return {
         "grpc.service_config": resources.files("palaver").joinpath("service_config.json").read_text("utf-8"),
         "grpc.primary_user_agent": f"palaver-python/{_version()}",
         "grpc.max_receive_message_length": _MAX_RECEIVE_BYTES,
-        "grpc.initial_reconnect_backoff_ms": _FIRST_RECONNECT_MS,
-        "grpc.max_reconnect_backoff_ms": _LONGEST_RECONNECT_MS,
-        # A model may think for a long time without a word; pings tell a silent server from one that is gone. gRPC
-        # gives up waiting for the answer by the shorter one of two timeouts, and stops to ping a silent peer unless
-        # the limit of pings without data is lifted.
+        "grpc.initial_reconnect_backoff_ms": _INITIAL_BACKOFF_MS,
+        "grpc.max_reconnect_backoff_ms": _MAX_BACKOFF_MS,
+        # A model may be silent for a long time; keepalive pings tell a silent server from a dead one. gRPC waits for
+        # the answer until the shorter of two timeouts, and stops pinging a silent peer unless the limit of pings
+        # without data is lifted.
         "grpc.keepalive_time_ms": _KEEPALIVE_TIME_MS,
         "grpc.keepalive_timeout_ms": _KEEPALIVE_TIMEOUT_MS,
         "grpc.http2.ping_timeout_ms": _KEEPALIVE_TIMEOUT_MS,
@@ -140,7 +135,8 @@ def _default_options() -> dict[str, Any]:
 
 
 def _version() -> str:
+    """Returns the version of the library."""
     try:
         return metadata.version("palaver")
-    except metadata.PackageNotFoundError:  # running from a copy that was never installed
+    except metadata.PackageNotFoundError:  # the source is used without being installed
         return "unknown"

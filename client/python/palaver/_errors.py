@@ -1,24 +1,23 @@
-"""What can go wrong, as exceptions.
+"""The exceptions of the library.
 
     PalaverError
-     ├─ InvalidArgumentError      INVALID_ARGUMENT     the request is wrong; `field_violations` says where
-     ├─ NotFoundError             NOT_FOUND            there is no such assistant, or no such running turn
-     ├─ AlreadyExistsError        ALREADY_EXISTS       the assistant exists
-     ├─ AbortedError              ABORTED              another turn of the assistant is in the way
-     ├─ FailedPreconditionError   FAILED_PRECONDITION  somebody must change something before this can succeed
-     ├─ ResourceExhaustedError    RESOURCE_EXHAUSTED   a limit of the server, the store or the model's endpoint
-     ├─ UnavailableError          UNAVAILABLE          the server, the store or the model's endpoint can't be reached
-     ├─ DeadlineExceededError     DEADLINE_EXCEEDED    the `timeout` of the call passed, or the model was too slow
-     ├─ CanceledError             CANCELLED            the call was canceled, or the turn ended by `cancel_turn`
-     ├─ DataLossError             DATA_LOSS            what is stored is damaged
-     ├─ InternalError             INTERNAL             the server failed, or its reply can't be understood
-     ├─ UnimplementedError        UNIMPLEMENTED        the server does not have what the request asks for
+     ├─ InvalidArgumentError      INVALID_ARGUMENT     the request is invalid; see `field_violations`
+     ├─ NotFoundError             NOT_FOUND            the assistant does not exist, or the turn is not running
+     ├─ AlreadyExistsError        ALREADY_EXISTS       the assistant exists already
+     ├─ AbortedError              ABORTED              another turn of the assistant got in the way
+     ├─ FailedPreconditionError   FAILED_PRECONDITION  something must be changed before this can succeed
+     ├─ ResourceExhaustedError    RESOURCE_EXHAUSTED   a limit of the server, the store or the model endpoint
+     ├─ UnavailableError          UNAVAILABLE          the server, the store or the model endpoint can't be reached
+     ├─ DeadlineExceededError     DEADLINE_EXCEEDED    the call reached its `timeout`, or the model was too slow
+     ├─ CanceledError             CANCELLED            the call was canceled, or `cancel_turn` ended the turn
+     ├─ DataLossError             DATA_LOSS            stored data is damaged
+     ├─ InternalError             INTERNAL             the server failed, or its response can't be understood
+     ├─ UnimplementedError        UNIMPLEMENTED        the server does not support the request
      ├─ UnauthenticatedError      UNAUTHENTICATED      the token is missing or wrong
      └─ PermissionDeniedError     PERMISSION_DENIED    the token does not allow this
 
-A status without a class of its own (`UNKNOWN`, `OUT_OF_RANGE`) is a plain `PalaverError`. Arguments that can't be sent
-at all raise `TypeError` or `ValueError`, before any call. The cancellation of an asyncio task is no error of this tree:
-it stays `asyncio.CancelledError`.
+A status without its own class (`UNKNOWN`, `OUT_OF_RANGE`) is a plain `PalaverError`. Arguments that can't be sent raise
+`TypeError` or `ValueError` before any call. Canceling an asyncio task raises `asyncio.CancelledError`, as usual.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ class FieldViolation(NamedTuple):
     """One invalid field of a request.
 
     Attributes:
-        field: Its path in the contract's request, for instance "history.max_messages".
-        description: What is wrong with it and what is allowed.
+        field: The path of the field in the contract's request, such as "history.max_messages".
+        description: What is wrong with the field and what is allowed.
     """
 
     field: str
@@ -46,16 +45,16 @@ class FieldViolation(NamedTuple):
 
 
 class PalaverError(Exception):
-    """A call failed. This is the base of all errors of the library.
+    """A call failed. This is the base class of all errors of the library.
 
     Attributes:
-        message: What happened, for people to read. The wording may change; go by `reason` and the class.
+        message: A description for people to read. The wording may change; programs should check `reason` or the class.
         status: The gRPC status.
-        reason: The exact reason: the name of a value of the contract's `ErrorReason` without its prefix, for instance
-            "ASSISTANT_NOT_FOUND". Empty when the error does not come from a Palaver server, for instance because there
-            is none. Expect reasons that you do not know, and go by the class then.
-        field_violations: The invalid fields, all of them.
-        retry_delay: After how many seconds the same request may succeed; None where the server gives no such hint.
+        reason: The exact reason: the name of a value of the contract's `ErrorReason` without its prefix, such as
+            "ASSISTANT_NOT_FOUND". Empty if the error does not come from a Palaver server, for instance because none
+            can be reached. Newer servers may send reasons that you do not know; fall back to the class then.
+        field_violations: All invalid fields.
+        retry_delay: The number of seconds after which the same request may succeed, or None if the server did not say.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class PalaverError(Exception):
         field_violations: tuple[FieldViolation, ...] = (),
         retry_delay: float | None = None,
     ) -> None:
-        # All of them are args of the exception, which makes it survive pickling between processes.
+        # All values are args of the exception, so that it can be pickled.
         super().__init__(message, status, reason, field_violations, retry_delay)
         self.message = message
         self.status = status
@@ -79,11 +78,11 @@ class PalaverError(Exception):
 
 
 class InvalidArgumentError(PalaverError):
-    """The request is wrong; sending it again is of no use. `field_violations` names the bad fields."""
+    """The request is invalid; sending it again does not help. `field_violations` lists the invalid fields."""
 
 
 class NotFoundError(PalaverError):
-    """There is no such assistant, or no such running turn."""
+    """The assistant does not exist, or the turn is not running."""
 
 
 class AlreadyExistsError(PalaverError):
@@ -91,39 +90,39 @@ class AlreadyExistsError(PalaverError):
 
 
 class AbortedError(PalaverError):
-    """Another turn of the assistant was in the way. Nothing is stored; try again after `retry_delay`."""
+    """Another turn of the assistant got in the way. Nothing was stored; try again after `retry_delay`."""
 
 
 class FailedPreconditionError(PalaverError):
-    """Somebody must change something first: the server's settings, an account, or the length of the conversation."""
+    """Something must be changed first: the server's settings, an account, or the length of the conversation."""
 
 
 class ResourceExhaustedError(PalaverError):
-    """A limit was reached: of the server, of the store or of the model's endpoint."""
+    """A limit of the server, the store or the model endpoint was reached."""
 
 
 class UnavailableError(PalaverError):
-    """The server, its store or the model's endpoint can't be reached or failed. Trying again may help."""
+    """The server, its store or the model endpoint failed or can't be reached. Trying again may help."""
 
 
 class DeadlineExceededError(PalaverError):
-    """The `timeout` of the call passed, or the model took longer than the server's settings allow."""
+    """The call reached its `timeout`, or the model took longer than the server's settings allow."""
 
 
 class CanceledError(PalaverError):
-    """The call was canceled by the program itself, or the turn was ended by `cancel_turn`."""
+    """The program canceled the call, or `cancel_turn` ended the turn."""
 
 
 class DataLossError(PalaverError):
-    """What is stored is damaged. An operator must restore it."""
+    """Stored data is damaged. An operator must restore it."""
 
 
 class InternalError(PalaverError):
-    """The server failed, or what it sent can't be understood."""
+    """The server failed, or its response can't be understood."""
 
 
 class UnimplementedError(PalaverError):
-    """The server does not have what the request asks for."""
+    """The server does not support the request."""
 
 
 class UnauthenticatedError(PalaverError):
@@ -134,7 +133,7 @@ class PermissionDeniedError(PalaverError):
     """The token does not allow this call."""
 
 
-_CLASSES: dict[grpc.StatusCode, type[PalaverError]] = {
+_CLASS_BY_STATUS: dict[grpc.StatusCode, type[PalaverError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidArgumentError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
@@ -153,19 +152,19 @@ _CLASSES: dict[grpc.StatusCode, type[PalaverError]] = {
 
 
 def from_rpc_error(error: grpc.RpcError) -> PalaverError:
-    """Returns the exception for an error of gRPC's, synchronous or asynchronous, with the details that came with it."""
+    """Converts an error of gRPC, synchronous or asynchronous, with its details."""
     status = error.code()
     message = error.details() or "the call failed without a message"
-    return _CLASSES.get(status, PalaverError)(message, status, *_read_details(error))
+    return _CLASS_BY_STATUS.get(status, PalaverError)(message, status, *_unpack_details(error))
 
 
-def _read_details(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ...], float | None]:
-    """Returns reason, field violations and retry delay."""
+def _unpack_details(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ...], float | None]:
+    """Returns the reason, the field violations and the retry delay."""
     reason = ""
     violations: tuple[FieldViolation, ...] = ()
     retry_delay: float | None = None
     try:
-        rich = rpc_status.from_call(error)  # type: ignore[arg-type]  # it needs no more than an error has
+        rich = rpc_status.from_call(error)  # type: ignore[arg-type]  # an error has all that it needs
         for detail in rich.details if rich else ():
             if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
                 info = error_details_pb2.ErrorInfo.FromString(detail.value)
@@ -177,23 +176,23 @@ def _read_details(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ...]
                 delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
                 retry_delay = delay.seconds + delay.nanos / 1e9
     except (DecodeError, ValueError):
-        # Something between us and the server has changed the status: its code is right, its details are not ours.
+        # A proxy has replaced the status: its code is right, but its details are not from a Palaver server.
         return "", (), None
     return reason, violations, retry_delay
 
 
-def malformed(what: str) -> InternalError:
-    """Returns the exception for a reply that breaks the contract: `what` says in which way."""
-    return InternalError(f"the server's reply can't be understood: {what}", grpc.StatusCode.INTERNAL)
+def malformed_response(problem: str) -> InternalError:
+    """Returns the error for a response that breaks the contract."""
+    return InternalError(f"the server's response can't be understood: {problem}", grpc.StatusCode.INTERNAL)
 
 
-def canceled() -> CanceledError:
-    """Returns the exception for whoever goes on reading a reply that the program itself has canceled."""
+def call_canceled() -> CanceledError:
+    """Returns the error for reading a reply that the program itself has canceled."""
     return CanceledError("the call was canceled", grpc.StatusCode.CANCELLED)
 
 
-def begun_anew() -> UnavailableError:
-    """Returns the exception for whoever reads the text alone, which can't be taken back."""
+def reply_restarted() -> UnavailableError:
+    """Returns the error for reading only the text of a reply that starts over: delivered text can't be taken back."""
     return UnavailableError(
-        "the connection broke, and the turn had to run anew with another reply", grpc.StatusCode.UNAVAILABLE
+        "the connection broke, and the turn ran again with a different reply", grpc.StatusCode.UNAVAILABLE
     )

@@ -1,4 +1,4 @@
-"""The commands."""
+"""The subcommands of `palaver`."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from palaver.cli._options import (
     command_options,
     global_options,
     query_options,
-    text,
     text_or_file,
+    utf8_text,
 )
 
-_INTERRUPTED = 130  # what shells report: 128 plus the number of SIGINT
+_INTERRUPTED = 130  # by the convention of shells: 128 plus the number of SIGINT
 _PAGE_SIZE = 1000
 
 
 class _Group(click.Group):
-    """Shows errors of calls the way that `--json` asks for."""
+    """A group of commands that prints the errors of calls, as JSON with `--json`."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs a command."""
+        """Runs a command and exits with status 1 after an error of a call."""
         try:
             return super().invoke(ctx)
         except palaver.PalaverError as error:
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 @click.group(
     cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="These options may stand behind the command, too.",
+    epilog="These options may also follow the command.",
 )
 @click.version_option(package_name="palaver")
 @global_options
@@ -64,20 +64,20 @@ def palaver_command() -> None:
     """Talk to the assistants of a Palaver server."""
 
 
-_id_argument = click.argument("assistant_id", metavar="ID", type=text)
+_id_argument = click.argument("assistant_id", metavar="ID", type=utf8_text)
 
 
 @palaver_command.command("create")
 @_id_argument
 @click.option(
-    "--instructions", type=text_or_file, metavar="TEXT|@FILE", help="What the model is told before every conversation."
+    "--instructions", type=text_or_file, metavar="TEXT|@FILE", help="Instructions for the model, sent with every query."
 )
 @click.option(
     "--if-exists",
     type=click.Choice([choice.value for choice in palaver.IfExists]),
     default=palaver.IfExists.FAIL.value,
     show_default=True,
-    help="What to do if the assistant exists already.",
+    help="What to do if the assistant already exists.",
 )
 @command_options
 @click.pass_obj
@@ -96,50 +96,50 @@ def create(settings: Settings, assistant_id: str, instructions: str | None, if_e
         _output.write(f'Created the assistant "{assistant_id}".\n')
     else:
         messages = result.assistant.total_messages
-        _output.write(f'Kept the assistant "{assistant_id}" as it is, with {messages} messages.\n')
+        _output.write(f'Kept the existing assistant "{assistant_id}", which has {messages} messages.\n')
 
 
 @palaver_command.command("ask")
 @_id_argument
-@click.argument("message", type=text, required=False)
-@click.option("--create", "creates", is_flag=True, help="Create the assistant if it does not exist.")
+@click.argument("message", type=utf8_text, required=False)
+@click.option("--create", "create_first", is_flag=True, help="Create the assistant if it does not exist.")
 @query_options
 @command_options
 @click.pass_obj
-def ask(settings: Settings, /, assistant_id: str, message: str | None, creates: bool, **options: Any) -> None:
+def ask(settings: Settings, /, assistant_id: str, message: str | None, create_first: bool, **options: Any) -> None:
     """Ask an assistant and stream its reply.
 
-    The message is read from standard input if it is - or left out.
+    The message is read from standard input if it is - or omitted.
     """
     if message is None and sys.stdin.isatty():
-        raise click.UsageError("Missing the message: give it as an argument, or on standard input.")
+        raise click.UsageError("Missing message: pass it as an argument or on standard input.")
     if message is None or message == "-":
         try:
             message = sys.stdin.buffer.read().decode().rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise click.UsageError("Standard input is not UTF-8.") from error
     with settings.client() as client:
-        if creates:
+        if create_first:
             client.create_assistant(assistant_id, if_exists=palaver.IfExists.KEEP, **settings.storage)
         reply = client.post_user_query(assistant_id, message, **settings.query(options))
         _output.stream_reply(reply, as_json=settings.as_json)
 
 
 @palaver_command.command("chat")
-@click.argument("assistant_id", metavar="[ID]", type=text, default="chat")
+@click.argument("assistant_id", metavar="[ID]", type=utf8_text, default="chat")
 @click.option(
     "--instructions",
     type=text_or_file,
     metavar="TEXT|@FILE",
-    help="What the model is told before the conversation, if it is a new one.",
+    help="Instructions for the model, if the conversation is new.",
 )
 @query_options
 @command_options
 @click.pass_context
 def chat(ctx: click.Context, /, assistant_id: str, instructions: str | None, **options: Any) -> None:
-    """Chat with an assistant, which is created if it does not exist. ID is "chat" by default.
+    """Chat with an assistant, creating it if it does not exist. ID defaults to "chat".
 
-    Without a terminal, every line of standard input is a message.
+    Without a terminal, each line of standard input is a message.
     """
     settings: Settings = ctx.obj
     with settings.client() as client:
@@ -148,8 +148,8 @@ def chat(ctx: click.Context, /, assistant_id: str, instructions: str | None, **o
 
 @palaver_command.command("history")
 @_id_argument
-@click.option("--newest-first", is_flag=True, help="Begin with the newest message.")
-@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Print so many messages at most.")
+@click.option("--newest-first", is_flag=True, help="Start with the newest message.")
+@click.option("--limit", type=click.IntRange(min=0), metavar="N", help="Print at most N messages.")
 @command_options
 @click.pass_obj
 def history(settings: Settings, assistant_id: str, newest_first: bool, limit: int | None) -> None:
@@ -180,8 +180,5 @@ def history(settings: Settings, assistant_id: str, newest_first: bool, limit: in
 def delete(settings: Settings, assistant_id: str) -> None:
     """Delete an assistant and all of its messages. This can't be undone."""
     with settings.client() as client:
-        client.delete_assistant(
-            assistant_id,
-            **settings.storage,
-        )
+        client.delete_assistant(assistant_id, **settings.storage)
     _output.write("{}\n" if settings.as_json else f'Deleted the assistant "{assistant_id}".\n')

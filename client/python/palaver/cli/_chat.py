@@ -1,4 +1,4 @@
-"""`palaver chat`: a conversation in the terminal, or line by line where there is none."""
+"""`palaver chat`: an interactive conversation, or line by line without a terminal."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if sys.platform != "win32":
 _COMMAND = re.compile(r"/[a-z]+")
 
 _HELP = """\
-Enter             sends the message
-Alt-Enter         begins a new line (Esc, then Enter does the same)
+Enter             send the message
+Alt-Enter         start a new line (or press Esc, then Enter)
 Up, Down, Ctrl-R  find earlier messages
-Ctrl-C            stops the reply, or clears the message
-Ctrl-D, /quit     leaves; the conversation is kept on the server
-/help             shows this\
+Ctrl-C            stop the reply, or clear the message
+Ctrl-D, /quit     quit; the server keeps the conversation
+/help             show this help\
 """
 
 
@@ -49,7 +49,7 @@ class Chat:
         self._console = Console(highlight=False)
 
     def run(self, instructions: str | None) -> int:
-        """Creates the assistant unless it exists, chats, and returns the exit status."""
+        """Creates the assistant if it does not exist, chats, and returns the exit status."""
         created = self._client.create_assistant(
             self._id, instructions=instructions, if_exists=palaver.IfExists.KEEP, **self._settings.storage
         )
@@ -60,11 +60,13 @@ class Chat:
         return 0
 
     def _post(self, message: str) -> palaver.Reply:
+        """Posts a message with the options of the command line."""
         return self._client.post_user_query(self._id, message, **self._options)
 
-    # Without a terminal: every line is a message.
+    # Without a terminal: each line is a message.
 
     def _run_lines(self) -> int:
+        """Posts each line of standard input, prints the replies and errors, and returns the exit status."""
         status = 0
         for raw in sys.stdin.buffer:
             message = raw.decode(errors="replace").strip()
@@ -80,10 +82,12 @@ class Chat:
     # In a terminal.
 
     def _greet(self, created: palaver.CreateAssistantResult) -> None:
+        """Prints the name and the state of the conversation."""
         state = "a new conversation" if created.created else f"{created.assistant.total_messages} messages so far"
-        self._say(f'"{self._id}" at {self._settings.server}, {state}. /help shows the keys.', "dim")
+        self._print(f'"{self._id}" at {self._settings.server}, {state}. Type /help for the keys.', "dim")
 
     def _run_prompt(self) -> None:
+        """Reads and handles messages until the user quits."""
         session: PromptSession[str] = PromptSession(
             FormattedText([("bold", "> ")]),
             multiline=True,
@@ -100,35 +104,37 @@ class Chat:
                 return
             try:
                 self._handle(message)
-            except KeyboardInterrupt:  # pressed once more than needed
+            except KeyboardInterrupt:  # Ctrl-C was pressed once more while a reply was being stopped
                 continue
 
     def _handle(self, message: str) -> None:
+        """Runs a command such as /help, or posts the message."""
         if message == "/help":
             self._console.print(Text(_HELP))
         elif _COMMAND.fullmatch(message):
-            self._say(f"There is no {message}. /help shows what there is.", "dim")
+            self._print(f"Unknown command {message}. Type /help for help.", "dim")
         elif message:
             self._take_turn(message)
         self._console.print()
 
     def _take_turn(self, message: str) -> None:
+        """Posts a message and shows its reply, or the error. Ctrl-C cancels the turn."""
         reply = self._post(message)
         try:
             with _without_echo(), reply:
                 note = self._show(reply)
         except KeyboardInterrupt:
             if not reply.is_completed:
-                self._say("Stopped. Nothing of this turn was kept.", "yellow")
+                self._print("Stopped. This turn was not stored.", "yellow")
         except palaver.PalaverError as error:
             for line in _output.error_lines(error, self._settings.server):
-                self._say(line, "red")
+                self._print(line, "red")
         else:
             if note:
-                self._say(note, "yellow")
+                self._print(note, "yellow")
 
     def _show(self, reply: palaver.Reply) -> str:
-        """Shows a reply while it arrives, and returns what there is to say about its end."""
+        """Shows a reply as it arrives, and returns a note about its end, or an empty string."""
         started = None
         with MarkdownStream(self._console) as screen:
             for event in reply:
@@ -136,23 +142,25 @@ class Chat:
                     screen.write(event.text)
                 elif isinstance(event, palaver.TurnStarted):
                     if started is not None:
-                        screen.print_line(_dim(_output.BEGUN_ANEW))
+                        screen.print_line(_dim_line(_output.REPLY_RESTARTED))
                     started = event
                 elif isinstance(event, palaver.SkillCall):
-                    screen.print_line(_dim(f"calls {event.name} {event.arguments_json}"))
+                    screen.print_line(_dim_line(f"calling {event.name} {event.arguments_json}"))
                 elif isinstance(event, palaver.SkillResult) and event.error is not None:
-                    screen.print_line(_dim(f"which fails: {event.error}"))
+                    screen.print_line(_dim_line(f"the skill failed: {event.error}"))
         return _output.finish_note(reply, started)
 
-    def _say(self, text: str, style: str) -> None:
+    def _print(self, text: str, style: str) -> None:
         self._console.print(Text(text, style=style))
 
 
-def _dim(text: str) -> Text:
-    return Text(_output.safe(" ".join(text.split())), style="dim")
+def _dim_line(text: str) -> Text:
+    """Returns untrusted text as a dim line that is safe to print."""
+    return Text(_output.strip_control_characters(" ".join(text.split())), style="dim")
 
 
 def _key_bindings() -> KeyBindings:
+    """Returns the key bindings of the prompt."""
     bindings = KeyBindings()
 
     @bindings.add("enter")
@@ -160,7 +168,7 @@ def _key_bindings() -> KeyBindings:
         event.current_buffer.validate_and_handle()
 
     @bindings.add("escape", "enter")
-    def begin_line(event: KeyPressEvent) -> None:
+    def insert_line_break(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
     @bindings.add("c-c")
@@ -171,7 +179,7 @@ def _key_bindings() -> KeyBindings:
 
 
 def _history() -> History:
-    """Returns the history of messages, which only its owner can read; without a place for it, one for this chat."""
+    """Returns the message history in a file that only the user can read, or in memory if that is not possible."""
     state = os.environ.get("XDG_STATE_HOME") or os.environ.get("LOCALAPPDATA") or Path.home() / ".local" / "state"
     file = Path(state) / "palaver" / "history"
     try:
@@ -185,15 +193,15 @@ def _history() -> History:
 
 @contextmanager
 def _without_echo() -> Iterator[None]:
-    """Keeps what is typed during a reply from being painted into it. It is there at the next prompt."""
+    """Turns off the terminal's echo, so that typing does not disturb the reply. The next prompt gets the input."""
     if sys.platform == "win32":
         yield
         return
     terminal = sys.stdin.fileno()
     before = termios.tcgetattr(terminal)
-    quiet = [*before]
-    quiet[3] = before[3] & ~termios.ECHO
-    termios.tcsetattr(terminal, termios.TCSADRAIN, quiet)
+    no_echo = [*before]
+    no_echo[3] = before[3] & ~termios.ECHO
+    termios.tcsetattr(terminal, termios.TCSADRAIN, no_echo)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""What `--json` prints: the contract's messages in Protobuf's JSON, with the contract's names for fields and enums.
+"""The output of `--json`: the contract's messages in Protobuf's JSON format, with the field names of the contract.
 
-Any program can read a line with its generated classes. All fields are always there; what is unset is null.
+Any program can parse a line with its generated classes. All fields are present; unset ones are null.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _ENUM_PREFIXES: dict[type[palaver.Role | palaver.FinishReason], str] = {
 
 
 def message_line(message: palaver.Message | palaver.CreateAssistantResult) -> str:
-    """Returns the line for a message of the contract."""
+    """Returns a message of the contract as a line of JSON."""
     return _line(_value(message))
 
 
 def event_line(event: palaver.Event) -> str:
-    """Returns the line for an event: a `PostUserQueryResponse` without its sequence."""
+    """Returns an event as a line of JSON: a `PostUserQueryResponse` without its sequence."""
     return _line({_EVENT_FIELDS[type(event)]: _value(event)})
 
 
 def error_line(error: palaver.PalaverError) -> str:
-    """Returns the line for an error."""
+    """Returns an error as a line of JSON."""
     return _line(
         {
             "error": {
@@ -55,6 +55,7 @@ def _line(value: Any) -> str:
 
 
 def _value(value: Any) -> Any:
+    """Converts a value of the library to one that `json` can encode."""
     if dataclasses.is_dataclass(value):
         return {field.name: _value(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, tuple):

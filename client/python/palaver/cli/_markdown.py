@@ -1,4 +1,4 @@
-"""Shows Markdown in a terminal while it arrives."""
+"""Renders streamed Markdown in a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from palaver.cli._blocks import BlockSplitter
-from palaver.cli._output import safe
+from palaver.cli._output import strip_control_characters
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,17 +23,17 @@ _FRAMES_PER_SECOND = 12
 
 
 class MarkdownStream:
-    """A `with` block during which text is shown as it is written, formatted as Markdown.
+    """A context manager that renders text as Markdown while it is written.
 
-    Finished blocks are printed once and for all, above a live region that is painted anew some times a second: at
-    first a sign of waiting, then the end of the unfinished block, as far as it fits on the screen. So the whole text
-    ends up on the screen and in the scrollback, and the work for a frame does not grow with the text.
+    Finished blocks are printed once, above a live region that is redrawn several times per second. The live region
+    shows a spinner at first, and then as much of the end of the unfinished block as fits on the screen. So the whole
+    text ends up on the screen and in the scrollback, and the cost of a frame does not grow with the text.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._splitter = BlockSplitter()
-        self._waiting = Spinner("dots", Text(" waiting for the reply", style="dim"))
+        self._spinner = Spinner("dots", Text(" waiting for the reply", style="dim"))
         self._is_waiting = True
         self._is_first_block = True
         self._live = _Live(
@@ -50,7 +50,7 @@ class MarkdownStream:
         try:
             with self._live.lock:
                 self._is_waiting = False
-                self._print(self._splitter.finish())
+                self._print_blocks(self._splitter.finish())
         finally:
             self._live.stop()
 
@@ -58,27 +58,29 @@ class MarkdownStream:
         """Adds a piece of the text."""
         with self._live.lock:
             self._is_waiting = False
-            self._print(self._splitter.feed(safe(text)))
+            self._print_blocks(self._splitter.feed(strip_control_characters(text)))
 
     def print_line(self, text: Text) -> None:
-        """Prints a line about something else than the text, between what came before and what comes then."""
+        """Prints a line that is not part of the text, as a block between the text before and after it."""
         with self._live.lock:
-            self._print(self._splitter.finish())
+            self._print_blocks(self._splitter.finish())
             self._print_renderable(text)
 
-    def _print(self, blocks: list[str]) -> None:
+    def _print_blocks(self, blocks: list[str]) -> None:
+        """Prints finished blocks of Markdown, except blank ones."""
         for block in blocks:
             if block.strip():
                 self._print_renderable(_Block(block))
 
     def _print_renderable(self, renderable: RenderableType) -> None:
+        """Prints a block, with an empty line before it unless it is the first one."""
         self._console.print(renderable if self._is_first_block else Group(Text(), renderable))
         self._is_first_block = False
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Renders the live region: the end of what is not printed yet, without the lines that do not fit."""
+        """Renders the live region: the spinner, or the last lines of the unfinished block that fit on the screen."""
         if self._is_waiting:
-            yield self._waiting
+            yield self._spinner
             return
         height = max(console.size.height - 2, 1)
         text = self._splitter.tail(height)[-height * options.max_width :]
@@ -92,20 +94,20 @@ class MarkdownStream:
 
 
 class _Live(Live):
-    """A live region, for whose painting thread one can wait.
+    """A live region that exposes the lock of its refresh thread.
 
-    rich itself lets that thread come between the rendering and the writing of what another thread prints, after which
-    the terminal is not in the state that the region believes it to be in.
+    Without it, the refresh thread can redraw the region after another thread has rendered its output, but before it has
+    written that output. The terminal is then not in the state that the region expects.
     """
 
     @property
     def lock(self) -> AbstractContextManager[object]:
-        """What the thread holds while it paints."""
+        """The lock that the refresh thread holds while it redraws the region."""
         return self._lock
 
 
 class _Block:
-    """Markdown without the empty lines that rich puts before or after some of its elements."""
+    """Markdown without the empty lines that rich adds before and after some elements."""
 
     def __init__(self, text: str) -> None:
         self._markdown = Markdown(text)

@@ -1,4 +1,4 @@
-"""The options of the commands, and what they come to."""
+"""The options of the commands, and the settings that they make up."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _MAX_INT32 = 2**31 - 1
 
 
 class Storage(TypedDict):
-    """Where in the server the assistants are, as keyword arguments of the client's methods."""
+    """The storage of the assistants, as keyword arguments of the client's methods."""
 
     chat_storage_connection_setting: str
     collection_name: str
 
 
 _RECONNECT_TIMEOUT = 3.0
-"""Less than a program's: who sits before a terminal wants to know soon that there is no server."""
+"""Shorter than the library's default, because a user at a terminal wants to know soon that there is no server."""
 
 
 @dataclass
 class Settings:
-    """What holds for every command: the server, and where in it the assistants are."""
+    """The settings of every command: the server, how to call it, and the storage of the assistants."""
 
     server: str = ""
     tls: bool = False
@@ -42,18 +42,18 @@ class Settings:
 
     @property
     def storage(self) -> Storage:
-        """Where in the server the assistants are."""
+        """The storage of the assistants."""
         return {"chat_storage_connection_setting": self.connection, "collection_name": self.collection}
 
     def query(self, options: Mapping[str, Any]) -> palaver.QueryOptions:
-        """Returns the keyword arguments of a query, from the values of the options that `query_options` adds."""
+        """Returns the keyword arguments of a query for the options that `query_options` adds."""
         return cast("palaver.QueryOptions", {**options, **self.storage})
 
     def client(self) -> palaver.Client:
         """Returns a client for the server.
 
         Raises:
-            click.UsageError: The options do not make a client.
+            click.UsageError: The options are invalid.
         """
         try:
             return palaver.Client(
@@ -67,19 +67,19 @@ class Settings:
             raise click.UsageError(str(error)) from error
 
 
-def text(value: str) -> str:
-    """Checks text: what is no UTF-8 on the command line can't be sent."""
+def utf8_text(value: str) -> str:
+    """Returns the value, or rejects it if it is not UTF-8 and so can't be sent."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise click.BadParameter("it is not UTF-8") from error
+        raise click.BadParameter("the text is not UTF-8") from error
     return value
 
 
 def text_or_file(value: str) -> str:
-    """Reads text, or @ and the name of a file with it."""
+    """Returns the value, or the content of a file if the value is "@" and its name."""
     if not value.startswith("@"):
-        return text(value)
+        return utf8_text(value)
     try:
         return Path(value[1:]).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -87,7 +87,7 @@ def text_or_file(value: str) -> str:
 
 
 def integer(value: str) -> int:
-    """Reads a number that the contract's fields can hold. What it means, the server judges."""
+    """Parses a number that fits into the contract's fields. Further checks are up to the server."""
     try:
         number = int(value)
     except ValueError as error:
@@ -97,8 +97,8 @@ def integer(value: str) -> int:
     return number
 
 
-def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Keeps an option in the settings; for a command's own copy of a global option, only if it is given."""
+def _store_setting(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
+    """Stores an option in the settings. A command's copy of a global option is stored only if it is given."""
     settings = ctx.ensure_object(Settings)
     if ctx.parent is None or value not in {None, False}:
         setattr(settings, str(param.name), value)
@@ -106,10 +106,12 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
 
 
 def _settings_options(*, is_global: bool) -> list[Callable[[_Function], _Function]]:
-    def option(*names: str, envvar: str | None = None, default: Any = None, **more: Any) -> Any:
+    """Returns the options of the settings: the global ones, or their hidden copies for a command."""
+
+    def option(*names: str, envvar: str | None = None, default: Any = None, **attributes: Any) -> Any:
         if is_global:
-            more |= {"envvar": envvar, "default": default, "show_envvar": envvar is not None}
-        return click.option(*names, callback=_keep, expose_value=False, hidden=not is_global, **more)
+            attributes |= {"envvar": envvar, "default": default, "show_envvar": envvar is not None}
+        return click.option(*names, callback=_store_setting, expose_value=False, hidden=not is_global, **attributes)
 
     return [
         option(
@@ -124,55 +126,60 @@ def _settings_options(*, is_global: bool) -> list[Callable[[_Function], _Functio
         option(
             "--ca",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            help="Use TLS, and trust the certificate authorities of this PEM file instead of the usual ones.",
+            help="Use TLS, and trust the certificate authorities in this PEM file instead of the default ones.",
         ),
         option("--token", envvar="PALAVER_TOKEN", metavar="TOKEN", help="The bearer token to send."),
         option("--timeout", type=click.FloatRange(min=0, min_open=True), help="The deadline of each call, in seconds."),
-        option("--connection", default="", type=text, metavar="NAME", help="The server's storage connection to use."),
-        option("--collection", default="", type=text, metavar="NAME", help="The collection to use."),
+        option(
+            "--connection", default="", type=utf8_text, metavar="NAME", help="The server's storage connection to use."
+        ),
+        option("--collection", default="", type=utf8_text, metavar="NAME", help="The collection to use."),
     ]
 
 
 def global_options(function: _Function) -> _Function:
-    """Adds the options that hold for every command."""
+    """Adds the global options to the group of commands."""
     for option in reversed(_settings_options(is_global=True)):
         function = option(function)
     return function
 
 
 def command_options(function: _Function) -> _Function:
-    """Adds `--json`, and the global options once more, so that they may stand behind the command, too."""
+    """Adds `--json`, and copies of the global options, which may follow the command, too."""
     for option in _settings_options(is_global=False):
         function = option(function)
     return click.option(
         "--json",
         "as_json",
         is_flag=True,
-        callback=_keep,
+        callback=_store_setting,
         expose_value=False,
-        help="Print a JSON object per line, with the contract's names; errors, too.",
+        help="Print results and errors as JSON, one object per line, with the contract's names.",
     )(function)
 
 
 def query_options(function: _Function) -> _Function:
-    """Adds the parameters of the model, as keyword arguments whose names are those of `palaver.QueryOptions`."""
+    """Adds the options of a query, as keyword arguments with the names of `palaver.QueryOptions`."""
     for option in reversed(
         [
-            click.option("--model", "chat_model", default="", type=text, metavar="NAME", help="The model."),
-            click.option("--temperature", type=float, help="The sampling temperature, 0 to 2."),
+            click.option("--model", "chat_model", default="", type=utf8_text, metavar="NAME", help="The model."),
+            click.option("--temperature", type=float, help="The sampling temperature, from 0 to 2."),
             click.option("--top-p", type=float, help="The nucleus sampling mass, up to 1."),
-            click.option("--max-tokens", type=integer, help="The most tokens that the model may write."),
-            click.option("--reasoning", "is_reasoning_model", is_flag=True, help="It is a reasoning model."),
+            click.option("--max-tokens", type=integer, help="The maximum number of tokens that the model may write."),
+            click.option("--reasoning", "is_reasoning_model", is_flag=True, help="The model is a reasoning model."),
             click.option(
                 "--ai-connection",
                 "ai_connection_name",
                 default="",
-                type=text,
+                type=utf8_text,
                 metavar="NAME",
                 help="The server's AI connection to use.",
             ),
             click.option(
-                "--max-history", "max_history_messages", type=integer, help="The most stored messages to send along."
+                "--max-history",
+                "max_history_messages",
+                type=integer,
+                help="The maximum number of stored messages to send to the model.",
             ),
         ]
     ):

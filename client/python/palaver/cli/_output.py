@@ -1,4 +1,4 @@
-"""What goes to standard output and standard error, outside of the interactive chat."""
+"""Standard output and standard error, except in the interactive chat."""
 
 from __future__ import annotations
 
@@ -9,69 +9,69 @@ import sys
 import palaver
 from palaver.cli import _json
 
-# Everything that could steer a terminal: a model, or whoever wrote into a conversation, must not be able to.
+# Models and other writers of a conversation must not be able to send control sequences to the terminal.
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 _FINISH_NOTES = {
     palaver.FinishReason.LENGTH: "The reply was cut off at its token limit{limit}; set a higher --max-tokens.",
     palaver.FinishReason.CONTENT_FILTER: "The reply was cut off by the endpoint's content filter.",
-    palaver.FinishReason.SKILL_LIMIT: "The model kept asking for skills until the server's limit.",
-    palaver.FinishReason.SKILL_CALLS: "The model waits for the results of skills that the caller runs.",
+    palaver.FinishReason.SKILL_LIMIT: "The model kept calling skills until the server's limit was reached.",
+    palaver.FinishReason.SKILL_CALLS: "The model is waiting for the results of skills that the caller runs.",
 }
 
 
 def use_utf8() -> None:
-    """Makes output UTF-8 where no terminal decides, and keeps a terminal that knows less from failing."""
+    """Makes all output UTF-8, except on a terminal with another encoding, where other characters become "?"."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
 
 
 def write(text: str) -> None:
-    """Writes text to standard output at once; a terminal gets no control characters."""
-    sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
+    """Writes text to standard output and flushes it. Control characters are removed for a terminal."""
+    sys.stdout.write(strip_control_characters(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
-def note(text: str) -> None:
-    """Writes a line for people to standard error."""
-    print(f"palaver: {text}", file=sys.stderr)  # noqa: T201 - this is what the terminal prints with
+def print_notice(text: str) -> None:
+    """Writes a message for the user to standard error."""
+    print(f"palaver: {text}", file=sys.stderr)  # noqa: T201 - standard error is for the user here
 
 
-def safe(text: str) -> str:
-    """Returns text without control characters, but for line feeds and tabs."""
+def strip_control_characters(text: str) -> str:
+    """Returns text without control characters, except line feeds and tabs."""
     return _CONTROL_CHARACTERS.sub("", text)
 
 
 def error_lines(error: palaver.PalaverError, server: str) -> list[str]:
-    """Returns what to tell about an error: a line, and one for each invalid field."""
+    """Returns the description of an error: one line, and another one for each invalid field."""
     message = error.message
-    if error.field_violations:  # whose descriptions the server's message repeats
+    if error.field_violations:  # the server's message repeats their descriptions
         message = "the request is invalid"
     elif isinstance(error, palaver.UnavailableError) and not error.reason:
         message = f"can't reach the server at {server}: {message}"
     codes = ", ".join(filter(None, (error.status.name, error.reason)))
     lines = [f"{message} ({codes})"]
     lines += [f"  {violation.field}: {violation.description}" for violation in error.field_violations]
-    return [safe(" ".join(line.splitlines())) for line in lines]
+    return [strip_control_characters(" ".join(line.splitlines())) for line in lines]
 
 
 def show_error(error: palaver.PalaverError, server: str, *, as_json: bool) -> None:
-    """Writes an error to standard error."""
+    """Writes an error to standard error, for the user or as JSON."""
     if as_json:
-        print(_json.error_line(error), file=sys.stderr)  # noqa: T201 - this is what the terminal prints with
+        print(_json.error_line(error), file=sys.stderr)  # noqa: T201 - standard error is for the user here
         return
     first, *others = error_lines(error, server)
-    note(first)
+    print_notice(first)
     for line in others:
-        print(line, file=sys.stderr)  # noqa: T201 - this is what the terminal prints with
+        print(line, file=sys.stderr)  # noqa: T201 - standard error is for the user here
 
 
-BEGUN_ANEW = "The connection broke; the reply begins anew."
+REPLY_RESTARTED = "The connection broke; the reply starts over."
 
 
 def finish_note(reply: palaver.Reply, started: palaver.TurnStarted | None) -> str:
-    """Returns what a person should know about the end of a reply; empty when it ended well."""
+    """Returns a note about why a reply ended early, or an empty string if it is complete."""
     limit = f" of {started.max_tokens}" if started and started.max_tokens is not None else ""
     return _FINISH_NOTES.get(reply.completed.finish_reason, "").format(limit=limit)
 
@@ -93,11 +93,11 @@ def stream_reply(reply: palaver.Reply, *, as_json: bool) -> None:
                 elif isinstance(event, palaver.TurnStarted):
                     if started is not None:
                         write("\n" if last else "")
-                        note(BEGUN_ANEW)
+                        print_notice(REPLY_RESTARTED)
                         last = ""
                     started = event
         finally:
             if last and not last.endswith("\n"):
                 write("\n")
         if text := finish_note(reply, started):
-            note(text)
+            print_notice(text)

@@ -1,4 +1,4 @@
-"""Skills in Python: functions that a model may call, served to Palaver servers over gRPC.
+"""Skills in Python: functions that a model can call, served to Palaver servers over gRPC.
 
     from palaver.skills import serve, skill
 
@@ -9,15 +9,16 @@
 
     serve(add, listen="127.0.0.1:50061")
 
-It needs the extra `palaver[skills]`. `skill` tells what a function must be like, and `SkillHost` what becomes of a call
-that is repeated. What a model reads of a call that goes wrong:
+It requires the extra `palaver[skills]`. `skill` documents the requirements for a function, and `SkillHost` the handling
+of repeated calls. If a call fails, the model reads one of these errors:
 
-- what a `SkillError` says, and what is wrong with the arguments, if they break the schema of the skill;
-- "the skill failed" for any other exception, which is logged as a whole by the logger `palaver.skills`;
-- that the result is too long, if it has more than `MAX_RESULT_BYTES` bytes of UTF-8.
+- the message of a `SkillError`;
+- the list of invalid arguments, if they do not match the schema of the skill;
+- that the result is too long, if it has more than `MAX_RESULT_BYTES` bytes of UTF-8;
+- "the skill failed" for any other exception, which the logger `palaver.skills` logs with its traceback.
 """
 
-try:  # the libraries are imported here only to say what to do when one is missing
+try:  # imported here only to explain how to install a missing dependency
     import grpc_health.v1  # noqa: F401
     import pydantic  # noqa: F401
 except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""The calls of a host: each runs as a task of its own, and a repeated one gets what became of the first."""
+"""The calls of a host: each runs in its own task, and a repeated call gets the outcome of the first one."""
 
 from __future__ import annotations
 
@@ -22,45 +22,50 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """What makes two calls the same. The assistant belongs to it, so that none gets what was meant for another."""
+    """The identity of a call, including the assistant, so that no assistant gets the outcome of another's call."""
 
     call_id: str
     assistant_id: str
     skill: str
     arguments: bytes
-    """A hash: the arguments themselves may be megabytes."""
+    """A hash, because the arguments may have megabytes."""
 
 
 class Calls:
-    """The calls that run, and the outcomes of the latest that ended."""
+    """The running calls, and the outcomes of the latest finished ones."""
 
     def __init__(self, remember: int, threads: int) -> None:
-        """Takes how many outcomes to remember, and in how many threads synchronous functions run."""
+        """Creates the thread pool for synchronous functions.
+
+        Args:
+            remember: How many outcomes to remember.
+            threads: How many threads to run synchronous functions in.
+        """
         self._remember = remember
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="skill")
         self._running: set[_Task] = set()
-        self._waitable: dict[_Key, _Task] = {}
+        self._running_by_key: dict[_Key, _Task] = {}
         self._outcomes: OrderedDict[_Key, InvokeSkillResponse] = OrderedDict()
 
     async def call(self, definition: Definition, arguments_json: str, invocation: Invocation) -> InvokeSkillResponse:
-        """Returns the outcome of a call, for which the function runs at most once while the call is remembered.
+        """Calls the function of a skill, or finds the outcome of the same call, and returns the outcome.
 
-        A call that is remembered goes on when its caller leaves, whose repeat then finds the outcome. Any other one is
-        cancelled, as far as it can be: a thread can't.
+        If the caller leaves, a call to be remembered continues, so that a repeat finds the outcome. Other calls are
+        canceled, except for synchronous functions, because threads can't be canceled.
         """
         key = self._key(definition, arguments_json, invocation)
         if key is None:
             task = self._start(definition, arguments_json, invocation)
         elif (outcome := self._outcomes.get(key)) is not None:
             return outcome
-        elif (running := self._waitable.get(key)) is not None:
+        elif (running := self._running_by_key.get(key)) is not None:
             task = running
         else:
-            task = self._waitable[key] = self._start(definition, arguments_json, invocation)
-            task.add_done_callback(lambda ended: self._ended(key, ended))
+            task = self._running_by_key[key] = self._start(definition, arguments_json, invocation)
+            task.add_done_callback(lambda ended: self._remember_outcome(key, ended))
         try:
-            # Unlike `await task` this tells the end of the caller from that of the task: gRPC wants to see the one, and
-            # its caller would wait for ever if a skill that raises CancelledError by itself looked like that.
+            # Unlike `await task`, this tells a canceled caller from a canceled task. gRPC must see the CancelledError
+            # of the caller. If it saw one that a skill raised, it would never answer the call.
             await asyncio.wait({task})
         except asyncio.CancelledError:
             if key is None:
@@ -68,24 +73,26 @@ class Calls:
             raise
         return _outcome(task, definition, invocation)
 
-    async def close(self, grace: float) -> None:
-        """Waits for the calls that run, and cancels those that are not over in so many seconds."""
+    async def close(self, grace_period: float) -> None:
+        """Waits for the running calls, and cancels those that do not finish within the grace period, in seconds."""
         if self._running:
-            await asyncio.wait(self._running, timeout=grace)
+            await asyncio.wait(self._running, timeout=grace_period)
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _key(self, definition: Definition, arguments_json: str, invocation: Invocation) -> _Key | None:
+        """Returns the identity of a call, or None if the call is not to be remembered."""
         if not self._remember or not invocation.call_id:
             return None
         arguments = hashlib.sha256(_canonical(arguments_json).encode()).digest()
         return _Key(invocation.call_id, invocation.assistant_id, definition.name, arguments)
 
     def _start(self, definition: Definition, arguments_json: str, invocation: Invocation) -> _Task:
-        calling = run_async if definition.is_async else self._run_in_thread
-        task = asyncio.create_task(calling(definition, arguments_json, invocation), name=f"skill {definition.name}")
+        """Starts a call in its own task."""
+        call = run_async if definition.is_async else self._run_in_thread
+        task = asyncio.create_task(call(definition, arguments_json, invocation), name=f"skill {definition.name}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return task
@@ -93,13 +100,15 @@ class Calls:
     async def _run_in_thread(
         self, definition: Definition, arguments_json: str, invocation: Invocation
     ) -> InvokeSkillResponse:
+        """Calls a synchronous function in a thread, with the context variables of the caller."""
         context = contextvars.copy_context()
         return await asyncio.get_running_loop().run_in_executor(
             self._threads, context.run, run, definition, arguments_json, invocation
         )
 
-    def _ended(self, key: _Key, task: _Task) -> None:
-        del self._waitable[key]
+    def _remember_outcome(self, key: _Key, task: _Task) -> None:
+        """Moves a finished call to the remembered outcomes, and forgets the oldest outcome if there are too many."""
+        del self._running_by_key[key]
         if task.cancelled() or task.exception() is not None:
             return
         self._outcomes[key] = task.result()
@@ -108,7 +117,7 @@ class Calls:
 
 
 def _canonical(arguments_json: str) -> str:
-    """Writes arguments in one way: a model that is asked again may write the same ones in another."""
+    """Returns arguments in a canonical form, because a model may format the same ones differently the next time."""
     try:
         return json.dumps(json.loads(arguments_json), sort_keys=True)
     except (ValueError, RecursionError):
@@ -116,8 +125,9 @@ def _canonical(arguments_json: str) -> str:
 
 
 def _outcome(task: _Task, definition: Definition, invocation: Invocation) -> InvokeSkillResponse:
+    """Returns the outcome of a finished task. Logs a task that was canceled or could not run its function."""
     if not task.cancelled() and task.exception() is None:
         return task.result()
     error = None if task.cancelled() else task.exception()
-    logger.error("the skill %s was cancelled in the call %r", definition.name, invocation.call_id, exc_info=error)
+    logger.error("the skill %s was canceled in the call %r", definition.name, invocation.call_id, exc_info=error)
     return FAILED

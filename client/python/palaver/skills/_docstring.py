@@ -1,4 +1,4 @@
-"""What a docstring tells a model: the description of the skill, and those of its parameters in Google's style."""
+"""Parses the docstring of a skill: the description, and the descriptions of its parameters in Google style."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ _ENTRY = re.compile(r"(?P<name>\w+)(?:\s*\([^)]*\))?:\s*(?P<text>.*)")
 
 @dataclass(frozen=True, slots=True)
 class Docstring:
-    """A docstring, taken apart.
+    """A parsed docstring.
 
     Attributes:
-        description: All of it but the section "Args:".
-        parameters: The texts of that section by the names of the parameters.
+        description: The docstring without its "Args:" section.
+        parameters: The descriptions in that section, by parameter name.
     """
 
     description: str
     parameters: dict[str, str]
 
 
-def parse(docstring: str) -> Docstring:
-    """Takes a docstring apart. A section that is not in Google's style stays a part of the description."""
+def parse_docstring(docstring: str) -> Docstring:
+    """Parses a docstring. A section in another style remains part of the description."""
     lines = inspect.cleandoc(docstring).splitlines()
     start = next((number for number, line in enumerate(lines) if _HEADING.fullmatch(line)), None)
     if start is None:
@@ -40,11 +40,12 @@ def parse(docstring: str) -> Docstring:
 
 
 def _entries(section: Iterable[str]) -> dict[str, str]:
-    written = [line for line in section if line.strip()]
-    indent = min((_indent(line) for line in written), default=0)
+    """Returns the entries of a section by name, or no entries at all if the section is not in Google style."""
+    filled = [line for line in section if line.strip()]
+    indent = min((_indent(line) for line in filled), default=0)
     texts: dict[str, list[str]] = {}
     name = None
-    for line in written:
+    for line in filled:
         if _indent(line) > indent and name is not None:
             texts[name].append(line.strip())
         elif entry := _ENTRY.fullmatch(line.strip()):

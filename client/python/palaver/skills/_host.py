@@ -1,4 +1,4 @@
-"""`SkillHost`: the gRPC server of a host of skills."""
+"""`SkillHost`, the gRPC server that serves skills."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,45 +37,55 @@ DEFAULT_GRACE_PERIOD = 30.0
 
 _SERVICE = skill_host_service_pb2.DESCRIPTOR.services_by_name["SkillHostService"].full_name
 _FLUSH_TIMEOUT = 5.0
-"""Seconds that callers get to read an outcome after the last function has ended."""
+"""How many seconds callers have to receive their outcome after the last function has finished."""
 _OPTIONS = (
-    ("grpc.so_reuseport", 0),  # otherwise two hosts on one port would share the calls
-    # Without a limit one connection can open thousands of handlers in seconds.
+    ("grpc.so_reuseport", 0),  # otherwise two hosts could listen on the same port and share the calls
+    # Without a limit, a single connection can open thousands of handlers within seconds.
     ("grpc.max_concurrent_streams", 1000),
-    # A caller that pings more often than this is cut off with too_many_pings.
+    # A caller that pings more often is disconnected with too_many_pings.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """The parts of a host that is running."""
+
+    server: grpc.aio.Server
+    health: health.aio.HealthServicer
+    calls: Calls
+    port: int
+
+
 class SkillHost:
-    """Serves skills to Palaver servers, in a program with an event loop of its own. `serve` is a whole program.
+    """Serves skills to Palaver servers from a program that runs its own event loop. `serve` is a complete program.
 
-    A `call_id` that comes again, with the same skill, arguments and assistant, gets the outcome of the first call, and
-    the function does not run again; while it still runs, the repeat waits for it. That memory ends with the process,
-    and each replica of a host has its own. A skill with effects must therefore store the call's `Invocation.call_id`
-    together with the effect, in one transaction, and return the stored result where it finds the `call_id` there.
+    A repeated call, with the same `call_id`, skill, arguments and assistant, gets the outcome of the first one: the
+    function does not run again, and while it is running, the repeated call waits for it. The outcomes are lost when the
+    process ends and are not shared between replicas. A skill with side effects must therefore store
+    `Invocation.call_id` in the same transaction as its effect, and return the stored result if it finds the `call_id`.
 
-    A call that is remembered runs to its end even when its caller leaves. With `remember=0` an asynchronous function is
-    cancelled then; a synchronous one can't be.
+    A remembered call runs to its end even if its caller leaves. With `remember=0`, an asynchronous function is
+    canceled in this case. A synchronous function can't be canceled.
 
     Example:
         >>> async with SkillHost(tell_time, add_todo, listen="127.0.0.1:0") as host:
         ...     print(host.target)
 
     Args:
-        *skills: Functions that `skill` decorates.
-        listen: The address to listen on. Port 0 takes a free one, which `port` tells.
-        tls_certificate: The path of a PEM file with the certificate to serve TLS with, and what leads from it to an
-            authority. Without it the host serves in plaintext, to whoever reaches it: use loopback or a mesh then.
-        tls_key: The path of a PEM file with the key of the certificate.
-        remember: Of how many ended calls the outcomes are remembered, at most 256 KiB each. 0: none.
+        *skills: Functions that are decorated with `skill`.
+        listen: The address to listen on. Port 0 picks a free port; see `port`.
+        tls_certificate: The path of a PEM file with the certificate chain for TLS. Without it, the host serves
+            plaintext to everybody who can reach it; use loopback or a service mesh then.
+        tls_key: The path of a PEM file with the private key of the certificate.
+        remember: How many outcomes of finished calls to remember, each of at most 256 KiB. 0: none.
         threads: How many synchronous functions may run at the same time. Further calls wait.
-        grace_period: How many seconds the running calls get when the host stops.
+        grace_period: How many seconds running calls have to finish when the host stops.
 
     Raises:
-        TypeError: Something among the skills is not decorated with `skill`.
-        ValueError: There is no skill, two have the same name, or a number is out of its range.
+        TypeError: One of the skills is not decorated with `skill`.
+        ValueError: There is no skill, two skills have the same name, or an option is invalid.
     """
 
     def __init__(
@@ -87,9 +98,9 @@ class SkillHost:
         threads: int = DEFAULT_THREADS,
         grace_period: float = DEFAULT_GRACE_PERIOD,
     ) -> None:
-        self._definitions = _by_name(skills)
+        self._definitions = _definitions_by_name(skills)
         if (tls_certificate is None) != (tls_key is None):
-            raise ValueError("TLS takes both, tls_certificate and tls_key")
+            raise ValueError("TLS requires both tls_certificate and tls_key")
         if remember < 0 or grace_period < 0 or threads < 1:
             raise ValueError("remember and grace_period must be at least 0, and threads at least 1")
         self._listen = listen
@@ -97,83 +108,82 @@ class SkillHost:
         self._remember = remember
         self._threads = threads
         self._grace_period = grace_period
-        self._running: tuple[grpc.aio.Server, health.aio.HealthServicer, Calls, int] | None = None
+        self._running: _Running | None = None
 
     @property
     def port(self) -> int:
         """The port on which the host listens.
 
         Raises:
-            RuntimeError: The host does not run.
+            RuntimeError: The host is not running.
         """
         if self._running is None:
-            raise RuntimeError("the host does not run: use it in an `async with` block")
-        return self._running[-1]
+            raise RuntimeError("the host is not running: use it in an `async with` block")
+        return self._running.port
 
     @property
     def target(self) -> str:
-        """The address on which the host listens: `listen`, with the port that was taken.
+        """The address on which the host listens: `listen` with the actual port.
 
         Raises:
-            RuntimeError: The host does not run.
+            RuntimeError: The host is not running.
         """
         port = self.port
         host, _, number = self._listen.rpartition(":")
         return f"{host}:{port}" if number.isdigit() else self._listen
 
     async def __aenter__(self) -> Self:
-        """Starts to serve.
+        """Starts serving.
 
         Raises:
-            OSError: The host can't listen there, or the files of certificate and key can't be read.
-            ValueError: The files don't hold a certificate and its key.
-            RuntimeError: The host runs already.
+            OSError: The host can't listen on the address, or the certificate or the key can't be read.
+            ValueError: The files do not contain a certificate and its key.
+            RuntimeError: The host is already running.
         """
         if self._running is not None:
-            raise RuntimeError("the host runs already")
+            raise RuntimeError("the host is already running")
         credentials = None if self._tls is None else _credentials(*self._tls)
         server = grpc.aio.server(options=_OPTIONS)
         calls = Calls(self._remember, self._threads)
         service = _Service(self._definitions, calls)
         server.add_generic_rpc_handlers([service.handlers()])
-        checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        health_service = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
         port = _bind(server, self._listen, credentials)
         await server.start()
-        self._running = server, checks, calls, port
+        self._running = _Running(server, health_service, calls, port)
         for name in ("", _SERVICE):
-            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+            await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         logger.info("serving %d skills on %s", len(self._definitions), self.target)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stops: the health service turns NOT_SERVING, no call is taken any more, and the running ones may finish."""
+        """Stops the host: health turns NOT_SERVING, new calls are refused, and running calls may finish."""
         if self._running is None:
             return
-        server, checks, calls, _ = self._running
-        self._running = None
-        await checks.enter_graceful_shutdown()
-        stopping = asyncio.create_task(server.stop(self._grace_period + _FLUSH_TIMEOUT))
+        running, self._running = self._running, None
+        await running.health.enter_graceful_shutdown()
+        stopping = asyncio.create_task(running.server.stop(self._grace_period + _FLUSH_TIMEOUT))
         try:
-            await calls.close(self._grace_period)
-            # Whoever watches the health of the host never ends its call, and must not keep it for the whole period.
-            await server.stop(_FLUSH_TIMEOUT)
+            await running.calls.close(self._grace_period)
+            # Watchers of the health service never end their calls, and must not delay the stop by the grace period.
+            await running.server.stop(_FLUSH_TIMEOUT)
         finally:
-            await server.stop(None)
+            await running.server.stop(None)
             await stopping
 
 
 class _Service:
-    """The methods of the contract."""
+    """The implementation of `SkillHostService`."""
 
     def __init__(self, definitions: dict[str, Definition], calls: Calls) -> None:
         self._definitions = definitions
         self._calls = calls
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """Returns what gRPC serves."""
+        """Returns the handlers for the gRPC server."""
         return grpc.method_handlers_generic_handler(
             _SERVICE,
             {
@@ -201,7 +211,7 @@ class _Service:
     ) -> skill_host_service_pb2.InvokeSkillResponse:
         definition = self._definitions.get(request.name)
         if definition is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "the host has no skill of this name")
+            await context.abort(grpc.StatusCode.NOT_FOUND, "the host has no skill with this name")
         invocation = Invocation(request.call_id, request.assistant_id, request.request_id)
         return await self._calls.call(definition, request.arguments_json, invocation)
 
@@ -209,8 +219,10 @@ class _Service:
 def _handler(
     request_type: type[_Request], handle: Callable[[_Request, _Context], Awaitable[Message]]
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    async def answer(data: bytes, context: _Context) -> Message:
-        # gRPC itself would answer what it can't parse with UNKNOWN and the text of an exception.
+    """Returns a handler that parses the request and calls a method."""
+
+    async def parse_and_handle(data: bytes, context: _Context) -> Message:
+        # gRPC itself would answer an unparsable request with UNKNOWN and the text of an exception.
         try:
             request = request_type.FromString(data)
         except DecodeError:
@@ -223,23 +235,27 @@ def _handler(
         return await handle(request, context)
 
     return grpc.unary_unary_rpc_method_handler(
-        answer, request_deserializer=None, response_serializer=lambda message: message.SerializeToString()
+        parse_and_handle, request_deserializer=None, response_serializer=lambda message: message.SerializeToString()
     )
 
 
-def _by_name(skills: tuple[Callable[..., object], ...]) -> dict[str, Definition]:
+def _definitions_by_name(skills: tuple[Callable[..., object], ...]) -> dict[str, Definition]:
+    """Returns the definitions of skills by name, and checks that the names are unique."""
     if not skills:
-        raise ValueError("a host needs at least one skill")
+        raise ValueError("a host must have at least one skill")
     definitions: dict[str, Definition] = {}
     for function in skills:
         definition = definition_of(function)
         if definition.name in definitions:
-            raise ValueError(f'two skills have the name "{definition.name}": give one another with @skill(name=...)')
+            raise ValueError(
+                f'two skills have the name "{definition.name}": give one of them another name with @skill(name=...)'
+            )
         definitions[definition.name] = definition
     return definitions
 
 
 def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Binds the server to an address and returns its port."""
     try:
         if credentials is None:
             return server.add_insecure_port(listen)
@@ -249,11 +265,12 @@ def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredenti
 
 
 def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+    """Returns the TLS credentials of a certificate and its key, and checks that they are valid."""
     pair = key.read_bytes(), certificate.read_bytes()
     try:
-        # gRPC itself only says that it can't listen. What Python's own TLS loads, gRPC's does too.
-        # An empty password keeps an encrypted key from being asked for on the terminal.
+        # For invalid files, gRPC only reports that it can't listen, so Python's ssl module checks them first.
+        # With an empty password, it does not ask for the password of an encrypted key on the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    except ssl.SSLError as error:  # which is an OSError too
+    except ssl.SSLError as error:  # a subclass of OSError
         raise ValueError(f"{certificate} and {key} are not a certificate and its key in PEM: {error.reason}") from error
     return grpc.ssl_server_credentials([pair])

@@ -1,4 +1,4 @@
-"""`serve`: a host of skills as a whole program, which stops gracefully when it is told to."""
+"""`serve`, a complete program that serves skills and stops gracefully on a signal."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ def serve(
     grace_period: float = DEFAULT_GRACE_PERIOD,
     on_start: Callable[[str], object] | None = None,
 ) -> None:
-    """Serves skills to Palaver servers until SIGTERM or SIGINT, and lets the running calls finish then.
+    """Serves skills to Palaver servers until SIGTERM or SIGINT, and then lets the running calls finish.
 
-    A second signal ends the program at once.
+    A second signal ends the program immediately.
 
     Example:
         >>> palaver.skills.serve(tell_time, add_todo, listen="127.0.0.1:50061")
 
     Args:
-        *skills: Functions that `skill` decorates.
-        listen: The address to listen on. Port 0 takes a free one.
-        tls_certificate: The path of a PEM file with the certificate to serve TLS with; see `SkillHost`.
-        tls_key: The path of a PEM file with the key of the certificate.
-        remember: Of how many ended calls the outcomes are remembered, for repeats of their `call_id`. See `SkillHost`
-            for what that is worth, and what a skill with effects must do besides.
+        *skills: Functions that are decorated with `skill`.
+        listen: The address to listen on. Port 0 picks a free port.
+        tls_certificate: The path of a PEM file with the certificate chain for TLS; see `SkillHost`.
+        tls_key: The path of a PEM file with the private key of the certificate.
+        remember: How many outcomes of finished calls to remember, for repeated calls. See `SkillHost` for the limits of
+            this, and for what a skill with side effects must do.
         threads: How many synchronous functions may run at the same time. Further calls wait.
-        grace_period: How many seconds the running calls get when the host stops.
-        on_start: Called once with the address, when the host listens.
+        grace_period: How many seconds running calls have to finish when the host stops.
+        on_start: Called once with the address when the host is listening.
 
     Raises:
-        OSError: The host can't listen there, or the files of certificate and key can't be read.
-        TypeError: Something among the skills is not decorated with `skill`.
-        ValueError: There is no skill, two have the same name, or an option is wrong.
+        OSError: The host can't listen on the address, or the certificate or the key can't be read.
+        TypeError: One of the skills is not decorated with `skill`.
+        ValueError: There is no skill, two skills have the same name, or an option is invalid.
     """
     asyncio.run(
         serve_async(
@@ -75,25 +75,25 @@ async def serve_async(
     grace_period: float = DEFAULT_GRACE_PERIOD,
     on_start: Callable[[str], object] | None = None,
 ) -> None:
-    """Does what `serve` does, in the event loop of the program. Its cancellation stops the host as a signal does.
+    """Does the same as `serve` in a running event loop. Canceling it stops the host gracefully, too.
 
-    It listens to the signals only in the main thread, and only where the system lets an event loop do that. A program
-    that handles signals by itself uses `SkillHost` instead.
+    It handles signals only in the main thread, and only on systems where event loops support this. Programs that handle
+    signals themselves should use `SkillHost`.
 
     Args:
-        *skills: Functions that `skill` decorates.
-        listen: The address to listen on. Port 0 takes a free one.
-        tls_certificate: The path of a PEM file with the certificate to serve TLS with; see `SkillHost`.
-        tls_key: The path of a PEM file with the key of the certificate.
-        remember: Of how many ended calls the outcomes are remembered; see `SkillHost`.
+        *skills: Functions that are decorated with `skill`.
+        listen: The address to listen on. Port 0 picks a free port.
+        tls_certificate: The path of a PEM file with the certificate chain for TLS; see `SkillHost`.
+        tls_key: The path of a PEM file with the private key of the certificate.
+        remember: How many outcomes of finished calls to remember; see `SkillHost`.
         threads: How many synchronous functions may run at the same time. Further calls wait.
-        grace_period: How many seconds the running calls get when the host stops.
-        on_start: Called once with the address, when the host listens.
+        grace_period: How many seconds running calls have to finish when the host stops.
+        on_start: Called once with the address when the host is listening.
 
     Raises:
-        OSError: The host can't listen there, or the files of certificate and key can't be read.
-        TypeError: Something among the skills is not decorated with `skill`.
-        ValueError: There is no skill, two have the same name, or an option is wrong.
+        OSError: The host can't listen on the address, or the certificate or the key can't be read.
+        TypeError: One of the skills is not decorated with `skill`.
+        ValueError: There is no skill, two skills have the same name, or an option is invalid.
     """
     host = SkillHost(
         *skills,
@@ -105,21 +105,21 @@ async def serve_async(
         grace_period=grace_period,
     )
     async with host:
-        with _signals() as stopping:
+        with _stop_signals() as stopping:
             if on_start is not None:
                 on_start(host.target)
             await stopping.wait()
-        # While the calls finish, the signals do again what they do by default: a second one ends the program.
+        # The signal handlers are gone now, so that a second signal ends the program while the calls finish.
 
 
 @contextmanager
-def _signals() -> Iterator[asyncio.Event]:
-    """Sets an event on SIGTERM and SIGINT."""
+def _stop_signals() -> Iterator[asyncio.Event]:
+    """Yields an event that SIGTERM and SIGINT set during the block."""
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     handled: list[signal.Signals] = []
     if threading.current_thread() is threading.main_thread():
-        with suppress(NotImplementedError):  # on Windows; there Ctrl-C is raised by asyncio.run
+        with suppress(NotImplementedError):  # on Windows, where asyncio.run handles Ctrl-C
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, stopping.set)
                 handled.append(number)

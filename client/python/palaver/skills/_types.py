@@ -1,4 +1,4 @@
-"""What the author of a skill meets inside of a function: the context of the call, and the error for the model."""
+"""The types for the functions of skills: the context of a call, and the error for the model."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import NoReturn
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """The context of one call. A parameter with this annotation gets it, and the model does not see the parameter.
+    """The context of a call, for a parameter with this annotation. The model does not see the parameter.
 
     Attributes:
-        call_id: The identifier of the call, and the idempotency key: a call that is repeated has the same one, and must
-            not take effect a second time. Store it with the effect, in one transaction.
-        assistant_id: The identifier of the assistant whose model asks. Authorise by this, never by an argument: the
-            model writes the arguments.
-        request_id: The identifier of the turn in which the model asks.
+        call_id: The identifier of the call and its idempotency key. A repeated call has the same `call_id` and must not
+            take effect again, so store the `call_id` in the same transaction as the effect.
+        assistant_id: The identifier of the assistant that makes the call. Authorize by this and never by an argument,
+            because the model writes the arguments.
+        request_id: The identifier of the turn that makes the call.
     """
 
     call_id: str
@@ -24,18 +24,18 @@ class Invocation:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _source: object, _handler: object) -> NoReturn:
-        # Inside of another type it would be an argument: the model could choose in whose name it asks.
+        # Inside another type, it would become an argument, and the model could choose the assistant.
         raise TypeError("Invocation must be the whole annotation of a parameter, not a part of one")
 
 
 class SkillError(Exception):
-    """The skill can't do what it was asked; the model reads why, and can go on from there.
+    """The skill can't do what the model asked for. The model reads the message and can try something else.
 
     Example:
-        >>> raise SkillError("there is no to-do 7; list_todos tells which there are")
+        >>> raise SkillError("there is no to-do 7; list_todos lists all to-dos")
 
     Args:
-        message: What went wrong and what would help, for the model to read. It may repeat it to the user.
+        message: What went wrong and how to correct it. The model may repeat it to the user.
     """
 
     def __init__(self, message: str) -> None:

@@ -1,0 +1,37 @@
+"""Certificates of a temporary authority, as PEM files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import trustme
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """The PEM files of an authority, and of a certificate that it has issued."""
+
+    authority: Path
+    certificate: Path
+    key: Path
+
+    @property
+    def server_credentials(self) -> grpc.ServerCredentials:
+        return grpc.ssl_server_credentials([(self.key.read_bytes(), self.certificate.read_bytes())])
+
+    @property
+    def channel_credentials(self) -> grpc.ChannelCredentials:
+        return grpc.ssl_channel_credentials(self.authority.read_bytes())
+
+
+def issue_certificates(folder: Path) -> Certificates:
+    """Creates an authority and a certificate for this machine in a folder."""
+    certificates = Certificates(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    authority.cert_pem.write_to_path(str(certificates.authority))
+    issued.cert_chain_pems[0].write_to_path(str(certificates.certificate))
+    issued.private_key_pem.write_to_path(str(certificates.key))
+    return certificates
