@@ -46,7 +46,7 @@ class BaseReply:
         """Takes a message of the stream, which may hold an event to hand out, several, or none."""
         self._attempts.succeeded()
         event = _convert.event(response)
-        if event is not None:
+        if event is not None and not self.is_completed:  # nothing counts after the last event
             self._events.extend(self._progress.accept(event))
 
     def _next_event(self) -> Event:
