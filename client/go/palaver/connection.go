@@ -4,8 +4,8 @@ import (
 	"context"
 	_ "embed"
 	"fmt"
-	"net"
 	"net/netip"
+	"regexp"
 	"strings"
 	"time"
 
@@ -63,38 +63,53 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("palaver: no connection to %q can be made: %w", target, err)
 	}
-	if s.token != nil && !s.secure && !isLocal(connection.CanonicalTarget()) {
+	// gRPC drops queries and fragments, which have no place in a target.
+	local := isLocal(connection.CanonicalTarget()) && !strings.ContainsAny(target, "?#")
+	if s.token != nil && !s.secure && !local {
 		_ = connection.Close() // it was never opened
 		return nil, fmt.Errorf("palaver: the token would be sent to %q in the clear: use TLS", target)
 	}
 	return connection, nil
 }
 
-// isLocal tells whether a target, as gRPC has understood it ("scheme://authority/endpoint"), can only mean this machine.
+// isLocal reports whether a target, as parsed by gRPC ("scheme://authority/endpoint"), can only mean this machine.
 func isLocal(target string) bool {
 	scheme, rest, _ := strings.Cut(target, "://")
 	authority, endpoint, _ := strings.Cut(rest, "/")
+	if authority != "" { // a name server of its own, which may answer anything
+		return false
+	}
 	switch scheme {
 	case "unix", "unix-abstract":
-		return true
+		return endpoint != ""
 	case "dns", "passthrough":
-		// An authority is a name server of its own, which may answer anything.
-		return authority == "" && isLoopback(endpoint)
+		return isLoopback(endpoint)
 	default:
 		return false
 	}
 }
 
+// hostAndPort matches an ASCII name or IPv4 address, or an IPv6 address in brackets, with an optional port.
+var hostAndPort = regexp.MustCompile(`^(?:([0-9A-Za-z.]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]+)?$`)
+
 func isLoopback(address string) bool {
-	host, _, err := net.SplitHostPort(address)
-	if err != nil { // it has no port
-		host = strings.TrimSuffix(strings.TrimPrefix(address, "["), "]")
+	match := hostAndPort.FindStringSubmatch(address)
+	if match == nil {
+		return isLoopbackIPv6(address) // which needs no brackets without a port
 	}
-	if strings.EqualFold(host, "localhost") {
+	if match[2] != "" {
+		return isLoopbackIPv6(match[2])
+	}
+	if strings.EqualFold(match[1], "localhost") {
 		return true
 	}
-	ip, err := netip.ParseAddr(host)
+	ip, err := netip.ParseAddr(match[1])
 	return err == nil && ip.IsLoopback()
+}
+
+func isLoopbackIPv6(address string) bool {
+	ip, err := netip.ParseAddr(address)
+	return err == nil && ip.Is6() && ip.Zone() == "" && ip.Unmap().IsLoopback()
 }
 
 // A bearerToken goes along with every call. gRPC asks it for the header.
