@@ -144,28 +144,38 @@ export class Connection {
 }
 
 /** Returns whether a target, in the syntax of grpc-js for names, can only mean this machine. */
-export function isLocal(target: string): boolean {
-  if (target.startsWith("unix:")) {
-    return true;
+function isLocal(target: string): boolean {
+  const scheme = /^(dns|ipv4|ipv6|unix):/.exec(target)?.[1];
+  if (scheme === undefined) {
+    return isLoopback(target, { orLocalhost: true });
   }
-  // "dns://authority/name" asks a name server of its own, which may answer anything.
-  const addresses = target.replace(/^(dns|ipv4|ipv6):(\/\/\/)?/, "");
-  return addresses.split(",").every(isLoopback);
+  const rest = target.slice(scheme.length + 1).replace(/^\/\/\//, scheme === "unix" ? "/" : "");
+  if (rest.startsWith("//")) {
+    return false; // "dns://authority/name" asks a name server of its own, which may answer anything
+  }
+  switch (scheme) {
+    case "unix":
+      return rest !== "";
+    case "dns":
+      return isLoopback(rest, { orLocalhost: true });
+    default:
+      return rest.split(",").every((address) => isLoopback(address));
+  }
 }
 
 const LOOPBACK = new BlockList();
 LOOPBACK.addSubnet("127.0.0.0", 8, "ipv4");
 LOOPBACK.addAddress("::1", "ipv6");
 
-function isLoopback(address: string): boolean {
-  if (isIPv6(address)) {
-    return LOOPBACK.check(address, "ipv6");
+/** An ASCII name or IPv4 address, or an IPv6 address in brackets, with an optional port. */
+const HOST_AND_PORT = /^(?:([0-9a-z.]+)|\[([0-9a-f:.]+)\])(?::\d+)?$/i;
+
+function isLoopback(address: string, { orLocalhost = false } = {}): boolean {
+  const [, host, ipv6 = address] = HOST_AND_PORT.exec(address) ?? []; // an IPv6 address alone needs no brackets
+  if (host === undefined) {
+    return isIPv6(ipv6) && !ipv6.includes("%") && LOOPBACK.check(ipv6, "ipv6");
   }
-  const host = address.replace(/:\d+$/, "").replace(/^\[(.*:.*)\]$/, "$1");
-  if (isIPv6(host)) {
-    return LOOPBACK.check(host, "ipv6");
-  }
-  return isIPv4(host) ? LOOPBACK.check(host, "ipv4") : host.toLowerCase() === "localhost";
+  return isIPv4(host) ? LOOPBACK.check(host, "ipv4") : orLocalhost && host.toLowerCase() === "localhost";
 }
 
 function credentials(tls: boolean | string | URL | Uint8Array): ChannelCredentials {

@@ -197,10 +197,7 @@ test("text may be read from where the events are", () =>
 describe("what a server has decided is for the caller:", () => {
   for (const error of [
     refusal("UNAVAILABLE", { reason: "MODEL_UNAVAILABLE", retryDelay: { seconds: 0n } }),
-    refusal("CANCELLED", { reason: "TURN_CANCELLED" }),
-    refusal("ABORTED", { reason: "ASSISTANT_BUSY", retryDelay: { seconds: 0n } }),
     new Failure("INTERNAL", "somebody else's"),
-    new Failure("UNAUTHENTICATED", "who are you?"),
   ]) {
     test(`${error.status} ${error.message}`, () =>
       withServer(async (server, client) => {
