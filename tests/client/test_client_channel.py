@@ -10,7 +10,6 @@ import grpc
 import pytest
 
 import palaver
-from palaver._channel import is_local
 from palaver.v1 import assistant_service_pb2
 from tests.support import replies
 from tests.support.certificates import issue_certificates
@@ -97,37 +96,6 @@ def test_a_token_that_is_not_a_valid_header_is_rejected(token):
 def test_a_missing_file_of_authorities_is_rejected(tmp_path):
     with pytest.raises(FileNotFoundError):
         palaver.Client(tls=tmp_path / "missing.pem")
-
-
-@pytest.mark.parametrize(
-    ("target", "local"),
-    [
-        ("127.0.0.1:50051", True),
-        ("127.8.9.10", True),
-        ("localhost:50051", True),
-        ("LOCALHOST", True),
-        ("[::1]:50051", True),
-        ("::1", True),
-        ("dns:///localhost:50051", True),
-        ("dns:localhost", True),
-        ("ipv4:127.0.0.1:50051,127.0.0.2:50051", True),
-        ("ipv6:[::1]:50051", True),
-        ("unix:/run/palaver.sock", True),
-        ("unix:///run/palaver.sock", True),
-        ("unix-abstract:palaver", True),
-        ("palaver.example:443", False),
-        ("localhost.example:443", False),
-        ("127.0.0.1.example:443", False),
-        ("10.0.0.1:50051", False),
-        ("ipv4:127.0.0.1:50051,10.0.0.1:50051", False),
-        ("dns://10.0.0.1/localhost:50051", False),
-        ("xds:///localhost", False),
-        ("0.0.0.0:50051", False),
-        ("", False),
-    ],
-)
-def test_what_counts_as_this_machine(target, local):
-    assert is_local(target) is local
 
 
 @pytest.mark.parametrize(("method", "rpc"), [("get_assistant", "GetAssistant"), ("list_messages", "ListMessages")])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -32,6 +33,7 @@ _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 # Pages and turns may have almost 4 MiB by the contract. gRPC's default limit of exactly 4 MiB leaves no room.
 _MAX_RECEIVE_BYTES = 8 * 1024 * 1024
+_ADDRESS = re.compile(r"(?:([^:\[\]]+)|\[([^\[\]]+)\])(?::[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,31 +82,32 @@ def channel_settings(
 
 def is_local(target: str) -> bool:
     """Returns whether a gRPC target can only mean this machine."""
-    scheme, colon, rest = target.partition(":")
-    if colon and scheme in {"unix", "unix-abstract"}:
-        return True
-    if colon and scheme in {"dns", "ipv4", "ipv6"}:
+    scheme, _, rest = target.partition(":")
+    if scheme not in {"dns", "ipv4", "ipv6", "unix", "unix-abstract"}:
+        return _is_loopback(target, or_localhost=True)
+    if rest.startswith("//"):
         # "dns://authority/name" asks that name server, which may return any address.
-        if rest.startswith("//"):
-            authority, _, rest = rest[2:].partition("/")
-            if authority:
-                return False
-    else:
-        rest = target
+        authority, _, rest = rest[2:].partition("/")
+        if authority:
+            return False
+    if scheme.startswith("unix"):
+        return rest != ""
+    if scheme == "dns":
+        return _is_loopback(rest, or_localhost=True)
     return all(_is_loopback(address) for address in rest.split(","))
 
 
-def _is_loopback(address: str) -> bool:
-    """Returns whether an address, with or without a port, is a loopback address or "localhost"."""
-    host = address
-    if address.startswith("["):
-        host = address[1:].partition("]")[0]
-    elif address.count(":") == 1:
-        host = address.partition(":")[0]
+def _is_loopback(address: str, *, or_localhost: bool = False) -> bool:
+    """Returns whether an address, with or without a port, is a loopback address, or "localhost" if that is allowed."""
+    match = _ADDRESS.fullmatch(address)
+    host, ipv6 = match.groups() if match else (None, address)  # an IPv6 address without a port needs no brackets
     try:
-        return ipaddress.ip_address(host).is_loopback
+        if host is not None:
+            return (or_localhost and host.lower() == "localhost") or ipaddress.IPv4Address(host).is_loopback
+        ip = ipaddress.IPv6Address(ipv6)
     except ValueError:
-        return host.lower() == "localhost"
+        return False
+    return ip.scope_id is None and (ip.ipv4_mapped or ip).is_loopback
 
 
 def _credentials(tls: bool | str | bytes | os.PathLike[str]) -> grpc.ChannelCredentials | None:

@@ -70,7 +70,7 @@ class BaseReply(ABC):
         except PalaverError:
             self.cancel()
             raise
-        if event is not None:
+        if event is not None and not self.is_completed:  # nothing counts after the last event
             self._events.extend(self._filter.accept(event))
 
     def _next_event(self) -> Event:
