@@ -1,7 +1,4 @@
-//! When to make a call again whose way to the server broke, and when to give up. No input or output here.
-//!
-//! Posting a turn again is safe because all its posts have the same `request_id`: the server replays a turn that is
-//! stored and joins one that still runs. One that was lost with its server runs anew.
+//! When a call is retried after an error, and when its caller gets the error. No I/O.
 
 use std::time::Duration;
 
@@ -9,44 +6,41 @@ use tokio::time::Instant;
 
 use crate::Error;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(2);
 
-/// The pauses between the attempts of a call that only reads, while the server is unavailable. One that doubled
-/// further would stay below 2 s.
-const READING_PAUSES: [Duration; 3] = [
+/// The delays between the attempts of a call that only reads, before jitter.
+const READ_RETRY_DELAYS: [Duration; 3] = [
     Duration::from_millis(200),
     Duration::from_millis(400),
     Duration::from_millis(800),
 ];
 
-/// Makes a `request_id` that no other turn has.
-pub(crate) fn new_request_id() -> String {
-    format!("{:032x}", rand::random::<u128>())
+/// Returns the delay before each retry of a call that only reads.
+pub(crate) fn read_retry_delays() -> impl Iterator<Item = Duration> {
+    READ_RETRY_DELAYS.into_iter().map(with_jitter)
 }
 
-/// Returns how long to wait before each further attempt of a call that only reads.
-pub(crate) fn reading_pauses() -> impl Iterator<Item = Duration> {
-    READING_PAUSES.into_iter().map(spread)
-}
-
-/// How often a turn is posted, and until when.
+/// The time that a turn has left: for all of its posts together, and without a connection.
+///
+/// Posting a turn again is safe because all of its posts have the same `request_id`: the server replays a stored turn and
+/// joins a running one. A turn that was lost with its server runs again.
 #[derive(Debug)]
-pub(crate) struct Attempts {
+pub(crate) struct RetryBudget {
     deadline: Option<Instant>,
     reconnect_timeout: Duration,
-    broken_since: Option<Instant>,
-    pause: Duration,
+    disconnected_at: Option<Instant>,
+    delay: Duration,
 }
 
-impl Attempts {
-    /// Takes when the whole turn must be over, and how long its connection may be lost.
+impl RetryBudget {
+    /// Creates a budget with the deadline of the whole turn, and with the time that the connection may be lost.
     pub(crate) fn new(deadline: Option<Instant>, reconnect_timeout: Duration) -> Self {
         Self {
             deadline,
             reconnect_timeout,
-            broken_since: None,
-            pause: FIRST_PAUSE,
+            disconnected_at: None,
+            delay: FIRST_DELAY,
         }
     }
 
@@ -55,117 +49,130 @@ impl Attempts {
         self.deadline
     }
 
-    /// Notes that the server has sent something, so that the next break counts anew.
-    pub(crate) fn succeeded(&mut self) {
-        self.broken_since = None;
-        self.pause = FIRST_PAUSE;
+    /// Restores the full reconnect timeout, because the server has sent something.
+    pub(crate) fn reset(&mut self) {
+        self.disconnected_at = None;
+        self.delay = FIRST_DELAY;
     }
 
-    /// Returns how long to wait before posting again, or the error where that is the caller's.
-    pub(crate) fn pause_after(&mut self, error: Error, now: Instant) -> Result<Duration, Error> {
+    /// Returns how long to wait before posting again, or the error if the caller gets it.
+    pub(crate) fn delay_after(&mut self, error: Error, now: Instant) -> Result<Duration, Error> {
         if !error.is_break() {
             return Err(error);
         }
-        let broken_since = *self.broken_since.get_or_insert(now);
-        let pause = spread(self.pause).max(error.retry_delay().unwrap_or_default());
-        self.pause = (2 * self.pause).min(LONGEST_PAUSE);
-        let is_in_time = now.checked_add(pause).is_some_and(|end| {
-            end - broken_since <= self.reconnect_timeout && self.deadline.is_none_or(|deadline| end <= deadline)
+        let disconnected_at = *self.disconnected_at.get_or_insert(now);
+        let delay = with_jitter(self.delay).max(error.retry_delay().unwrap_or_default());
+        self.delay = (2 * self.delay).min(MAX_DELAY);
+        let fits = now.checked_add(delay).is_some_and(|end| {
+            end - disconnected_at <= self.reconnect_timeout && self.deadline.is_none_or(|deadline| end <= deadline)
         });
-        if is_in_time { Ok(pause) } else { Err(error) }
+        if fits { Ok(delay) } else { Err(error) }
     }
 }
 
-/// Returns a random duration between the half and the whole of one, so that callers don't come back all at once.
-fn spread(pause: Duration) -> Duration {
-    rand::random_range(pause / 2..=pause)
+/// Returns a random duration between half of the delay and all of it, so that callers don't retry simultaneously.
+fn with_jitter(delay: Duration) -> Duration {
+    rand::random_range(delay / 2..=delay)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashSet;
+
+    use serde::Deserialize;
+    use serde_json::{Value, json};
     use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt as _};
 
-    fn unavailable() -> Error {
-        Error::new(Code::Unavailable, "gone")
+    use super::*;
+    use crate::vectors::{self, Failure};
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Pauses {
+        name: String,
+        timeout_ms: Option<u64>,
+        reconnect_timeout_ms: u64,
+        steps: Vec<Step>,
     }
 
-    fn without_deadline(reconnect_timeout: u64) -> Attempts {
-        Attempts::new(None, Duration::from_secs(reconnect_timeout))
-    }
-
-    fn shutting_down(retry_delay: Duration) -> Error {
-        use tonic_types::{ErrorDetails, StatusExt as _};
-        let mut details = ErrorDetails::with_error_info("SHUTTING_DOWN", "palaver.v1", []);
-        details.set_retry_info(Some(retry_delay));
-        Status::with_error_details(Code::Unavailable, "stopping", details).into()
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Step {
+        at_ms: u64,
+        #[serde(default)]
+        received: bool,
+        error: Option<Failure>,
+        pause_ms: Option<[u64; 2]>,
     }
 
     #[test]
-    fn pauses_double_from_a_tenth_of_a_second_to_two_seconds() {
-        let now = Instant::now();
-        let mut attempts = without_deadline(1000);
-        for whole in [100, 200, 400, 800, 1600, 2000, 2000] {
-            let pause = attempts.pause_after(unavailable(), now).unwrap();
-            let whole = Duration::from_millis(whole);
-            assert!((whole / 2..=whole).contains(&pause), "{pause:?} of {whole:?}");
+    fn pauses_grow_and_end_at_the_limits() {
+        for vector in vectors::read::<Vec<Pauses>>(vectors::PAUSES) {
+            let start = Instant::now();
+            let after = |milliseconds| start + Duration::from_millis(milliseconds);
+            let timeout = Duration::from_millis(vector.reconnect_timeout_ms);
+            let mut budget = RetryBudget::new(vector.timeout_ms.map(after), timeout);
+            for Step {
+                at_ms,
+                received,
+                error,
+                pause_ms,
+            } in vector.steps
+            {
+                let Some(error) = error else {
+                    assert!(received, "{}", vector.name);
+                    budget.reset();
+                    continue;
+                };
+                let delay = budget.delay_after(error.status().into(), after(at_ms)).ok();
+                let limits = pause_ms.map(|limits| limits.map(Duration::from_millis));
+                let is_expected = match (delay, limits) {
+                    (Some(delay), Some([shortest, longest])) => (shortest..=longest).contains(&delay),
+                    (delay, limits) => delay.is_none() && limits.is_none(),
+                };
+                assert!(is_expected, "{} at {at_ms} ms: {delay:?}, not {limits:?}", vector.name);
+            }
         }
-        attempts.succeeded();
-        let pause = attempts.pause_after(unavailable(), now).unwrap();
-        assert!(pause <= FIRST_PAUSE);
     }
 
     #[test]
-    fn pauses_are_not_all_the_same() {
-        let pauses: std::collections::HashSet<_> = (0..20).map(|_| spread(LONGEST_PAUSE)).collect();
-        assert!(pauses.len() > 1);
-    }
-
-    #[test]
-    fn a_pause_is_no_shorter_than_the_server_asks_for() {
-        let delay = Duration::from_secs(7);
-        let pause = without_deadline(10).pause_after(shutting_down(delay), Instant::now());
-        assert_eq!(pause.unwrap(), delay);
-    }
-
-    #[test]
-    fn a_break_lasts_no_longer_than_the_reconnect_timeout() {
-        let now = Instant::now();
-        let mut attempts = without_deadline(10);
-        assert!(attempts.pause_after(unavailable(), now).is_ok());
-        let late = now + Duration::from_millis(9_700);
-        assert!(attempts.pause_after(unavailable(), late).is_ok());
-        let later = now + Duration::from_millis(9_900);
-        let error = attempts.pause_after(unavailable(), later).unwrap_err();
-        assert_eq!(error.message(), "gone");
-        attempts.succeeded();
-        assert!(attempts.pause_after(unavailable(), later).is_ok());
-    }
-
-    #[test]
-    fn nothing_is_posted_again_without_a_reconnect_timeout() {
-        assert!(without_deadline(0).pause_after(unavailable(), Instant::now()).is_err());
-    }
-
-    #[test]
-    fn a_pause_does_not_outlast_the_deadline() {
-        let now = Instant::now();
-        let deadline = now + Duration::from_millis(40);
-        let mut attempts = Attempts::new(Some(deadline), Duration::from_secs(10));
-        assert!(attempts.pause_after(unavailable(), now).is_err());
+    fn pauses_are_random() {
+        let delays: HashSet<_> = (0..20).map(|_| with_jitter(MAX_DELAY)).collect();
+        assert!(delays.len() > 1);
     }
 
     #[test]
     fn an_endless_retry_delay_is_the_callers() {
-        let error = shutting_down(Duration::MAX);
-        assert!(without_deadline(1000).pause_after(error, Instant::now()).is_err());
+        let details = ErrorDetails::with_retry_info(Some(Duration::MAX));
+        let error = Status::with_error_details(Code::Unavailable, "gone", details).into();
+        let mut budget = RetryBudget::new(None, Duration::from_secs(1000));
+        assert!(budget.delay_after(error, Instant::now()).is_err());
     }
 
     #[test]
-    fn request_ids_are_32_hexadecimal_digits_and_differ() {
-        let id = new_request_id();
-        assert_eq!(id.len(), 32);
-        assert!(id.bytes().all(|digit| digit.is_ascii_hexdigit()));
-        assert_ne!(id, new_request_id());
+    fn reads_are_retried_as_the_service_config_says() {
+        let config: Value = vectors::read(vectors::SERVICE_CONFIG);
+        let [method] = config["methodConfig"].as_array().unwrap().as_slice() else {
+            panic!("there is more than one retry policy");
+        };
+        let names: Vec<_> = method["name"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| &name["method"])
+            .collect();
+        assert_eq!(names, ["GetAssistant", "ListMessages"]);
+        let policy = &method["retryPolicy"];
+        assert_eq!(policy["retryableStatusCodes"], json!(["UNAVAILABLE"]));
+        let seconds = |value: &Value| value.as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
+        let (first, max): (f64, f64) = (seconds(&policy["initialBackoff"]), seconds(&policy["maxBackoff"]));
+        let delays: Vec<_> = std::iter::successors(Some(first), |delay| {
+            Some(delay * policy["backoffMultiplier"].as_f64().unwrap())
+        })
+        .map(|delay| Duration::from_secs_f64(delay.min(max)))
+        .take(usize::try_from(policy["maxAttempts"].as_u64().unwrap()).unwrap() - 1)
+        .collect();
+        assert_eq!(delays, READ_RETRY_DELAYS);
     }
 }
