@@ -10,13 +10,13 @@ const (
 	longestPause = 2 * time.Second
 )
 
-// attempts decides if a turn is posted again, and after which pause. That is safe because all posts have the same
-// request ID: the server replays a turn that is stored and joins one that still runs. One that was lost with its
-// server, or cancelled because its caller seemed to be gone, runs anew.
+// attempts decides whether a turn is posted again, and after which pause. Posting again is safe because every post has
+// the same request ID: the server replays a turn that is stored and joins one that is still running. A turn that was
+// lost with its server, or cancelled because its caller seemed to be gone, runs again.
 type attempts struct {
-	deadline         time.Time // of the whole turn; zero: none
+	deadline         time.Time // of the whole turn; zero if there is none
 	reconnectTimeout time.Duration
-	brokenSince      time.Time // zero: the server has answered since
+	brokenSince      time.Time // zero if an event has arrived since the last break
 	pause            time.Duration
 }
 
@@ -24,14 +24,14 @@ func newAttempts(deadline time.Time, reconnectTimeout time.Duration) *attempts {
 	return &attempts{deadline: deadline, reconnectTimeout: reconnectTimeout, pause: firstPause}
 }
 
-// succeeded notes that the server has sent something, so that the next break counts anew.
-func (a *attempts) succeeded() {
+// reset forgets earlier breaks. It is called whenever an event arrives.
+func (a *attempts) reset() {
 	a.brokenSince = time.Time{}
 	a.pause = firstPause
 }
 
-// pauseAfter returns how long to wait before posting again; false: the error is the caller's.
-func (a *attempts) pauseAfter(failure *Error) (time.Duration, bool) {
+// backoff returns how long to wait before posting again. It returns false if the error is to be returned to the caller.
+func (a *attempts) backoff(failure *Error) (time.Duration, bool) {
 	if !failure.isBreak() {
 		return 0, false
 	}

@@ -31,10 +31,10 @@ func play(t *testing.T, vector vectors.PauseSequence) {
 			t.Fatalf("at %d ms there must be either an event or an error", step.AtMS)
 		}
 		if step.Received {
-			a.succeeded()
+			a.reset()
 			continue
 		}
-		pause, again := a.pauseAfter(errorOf(t, *step.Error))
+		pause, again := a.backoff(errorOf(t, *step.Error))
 		switch {
 		case again != (step.PauseMS != nil):
 			t.Errorf("at %d ms: posted again is %v", step.AtMS, again)
@@ -47,7 +47,7 @@ func play(t *testing.T, vector vectors.PauseSequence) {
 func TestPausesAreRandom(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 100 {
-		pause, _ := newAttempts(time.Time{}, time.Minute).pauseAfter(&Error{Status: codes.Unavailable})
+		pause, _ := newAttempts(time.Time{}, time.Minute).backoff(&Error{Status: codes.Unavailable})
 		seen[pause] = true
 	}
 	if len(seen) < 50 {

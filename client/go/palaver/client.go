@@ -16,8 +16,8 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-// A Client talks to a Palaver server. One is enough for a whole program: all its methods may be called by several
-// goroutines at once. All calls share one connection, which is opened with the first one and opened anew when it breaks.
+// A Client calls a Palaver server. It is safe for concurrent use, so one client is enough for a whole program. All calls
+// share one connection, which is opened by the first call and reopened when it breaks.
 type Client struct {
 	connection       *grpc.ClientConn
 	stub             palaverv1.AssistantServiceClient
@@ -28,11 +28,11 @@ type Client struct {
 	markClosed       context.CancelFunc
 }
 
-// NewClient returns a client of the server at target: "host:port" or any other name that gRPC knows
-// ("dns:///host:port", "unix:path"). Empty: [DefaultTarget]. It does not wait for the connection: whether the server can
-// be reached is told by the first call.
+// NewClient returns a client of the server at target, in gRPC's syntax for names: "host:port", "dns:///host:port" or
+// "unix:path". If target is empty, [DefaultTarget] is used. NewClient does not connect: if the server can't be reached,
+// the first call fails.
 //
-// It fails when the target or an option is wrong, and when a token without TLS would leave this machine.
+// It returns an error if the target or an option is invalid, or if a token would leave this machine without TLS.
 func NewClient(target string, options ...Option) (*Client, error) {
 	settings, err := newSettings(options)
 	if err != nil {
@@ -53,7 +53,7 @@ func NewClient(target string, options ...Option) (*Client, error) {
 	}, nil
 }
 
-// Close closes the connection and ends all calls that still run, with CANCELLED. Closing again does nothing.
+// Close closes the connection. Calls that are still running fail with CANCELLED. Further calls of Close do nothing.
 func (c *Client) Close() error {
 	var err error
 	c.closing.Do(func() {
@@ -63,42 +63,42 @@ func (c *Client) Close() error {
 	return err
 }
 
-// CreateAssistant creates an assistant, whose conversation then consists of its instructions alone. The response tells
-// if it is new: with [IfExistsKeep] it may be one that exists already.
+// CreateAssistant creates an assistant, whose conversation then consists of its instructions alone. Created in the
+// response is false if the assistant existed and was kept: see [IfExistsKeep].
 //
-// Without IfExists, an assistant that exists is ALREADY_EXISTS with [ReasonAssistantExists].
+// By default, an assistant that exists is an error: ALREADY_EXISTS with [ReasonAssistantExists].
 func (c *Client) CreateAssistant(ctx context.Context, request *CreateAssistantRequest) (*CreateAssistantResponse, error) {
 	response, err := call(ctx, c, c.stub.CreateAssistant, request)
 	if err == nil && response.GetAssistant() == nil {
-		return nil, malformed("there is no assistant in it")
+		return nil, malformed("it has no assistant")
 	}
 	return response, err
 }
 
-// GetAssistant returns the present state of an assistant. It is repeated by itself while the server is unavailable, for
-// a few seconds.
+// GetAssistant returns the current state of an assistant. The call is retried for a few seconds while the server is
+// unavailable.
 //
-// Where there is no such assistant, the error is NOT_FOUND with [ReasonAssistantNotFound].
+// If there is no such assistant, the error is NOT_FOUND with [ReasonAssistantNotFound].
 func (c *Client) GetAssistant(ctx context.Context, request *GetAssistantRequest) (*Assistant, error) {
 	response, err := call(ctx, c, c.stub.GetAssistant, request)
 	if err != nil {
 		return nil, err
 	}
 	if response.GetAssistant() == nil {
-		return nil, malformed("there is no assistant in it")
+		return nil, malformed("it has no assistant")
 	}
 	return response.GetAssistant(), nil
 }
 
-// ListMessages yields the messages of an assistant, from all pages: each is fetched when the iteration gets there, and
-// repeated by itself while the server is unavailable, for a few seconds. PageSize is how many are fetched at once; a
-// PageToken begins at its page. An error, which is an [*Error], ends the iteration.
+// ListMessages yields the messages of an assistant, from all pages. Each page of PageSize messages is fetched when the
+// iteration reaches it, and retried for a few seconds while the server is unavailable. The iteration starts at PageToken
+// if it is set. An error, which is an [*Error], ends the iteration.
 //
-// Where there is no such assistant, the error is NOT_FOUND with [ReasonAssistantNotFound].
+// If there is no such assistant, the error is NOT_FOUND with [ReasonAssistantNotFound].
 func (c *Client) ListMessages(ctx context.Context, request *ListMessagesRequest) iter.Seq2[*Message, error] {
 	request = proto.CloneOf(request)
 	return func(yield func(*Message, error) bool) {
-		page := proto.CloneOf(request) // each iteration begins with the first one
+		page := proto.CloneOf(request) // each iteration starts with the first page
 		for {
 			response, err := call(ctx, c, c.stub.ListMessages, page)
 			if err != nil {
@@ -119,22 +119,23 @@ func (c *Client) ListMessages(ctx context.Context, request *ListMessagesRequest)
 
 // DeleteAssistant deletes an assistant and all of its messages. This can't be undone.
 //
-// Where there is no such assistant, the error is NOT_FOUND with [ReasonAssistantNotFound].
+// If there is no such assistant, the error is NOT_FOUND with [ReasonAssistantNotFound].
 func (c *Client) DeleteAssistant(ctx context.Context, request *DeleteAssistantRequest) error {
 	_, err := call(ctx, c, c.stub.DeleteAssistant, request)
 	return err
 }
 
-// PostUserQuery returns the reply to a user message. The query is posted when the iteration over the reply begins: see
-// [Reply]. A request without a RequestId gets one.
+// PostUserQuery returns the reply to a user message. The query is posted when the iteration over the reply starts: see
+// [Reply]. A request without a RequestId gets a random one.
 //
-// When ctx ends, or the iteration is left, OnDisconnect says what becomes of the turn: without it nothing is stored.
+// If ctx ends or the iteration is stopped early, OnDisconnect decides whether the turn continues. By default it is
+// cancelled, and nothing is stored.
 func (c *Client) PostUserQuery(ctx context.Context, request *PostUserQueryRequest) *Reply {
 	return &Reply{client: c, ctx: ctx, request: withRequestID(request)}
 }
 
-// PostUserQueryUnary posts a user message and returns the whole reply at once, when the turn is stored: what
-// [Client.PostUserQuery] ends with. It is posted again in the same way when the connection breaks.
+// PostUserQueryUnary posts a user message and returns the whole reply when the turn is stored. The result is what a
+// [Client.PostUserQuery] stream ends with, and the turn is posted again in the same way when the connection breaks.
 func (c *Client) PostUserQueryUnary(ctx context.Context, request *PostUserQueryRequest) (*TurnCompleted, error) {
 	request = withRequestID(request)
 	ctx, end := c.begin(ctx)
@@ -148,20 +149,20 @@ func (c *Client) PostUserQueryUnary(ctx context.Context, request *PostUserQueryR
 		return nil, err
 	}
 	if response.GetCompleted() == nil {
-		return nil, malformed("the turn is not reported as completed")
+		return nil, malformed("it has no completed turn")
 	}
 	return response.GetCompleted(), nil
 }
 
-// CancelTurn ends a running turn of any caller, whatever its OnDisconnect says. Nothing of the turn is stored.
+// CancelTurn cancels a running turn of any caller, regardless of its OnDisconnect. Nothing of the turn is stored.
 //
-// Where no such turn is running, the error is NOT_FOUND with [ReasonTurnNotFound].
+// If no such turn is running, the error is NOT_FOUND with [ReasonTurnNotFound].
 func (c *Client) CancelTurn(ctx context.Context, request *CancelTurnRequest) error {
 	_, err := call(ctx, c, c.stub.CancelTurn, request)
 	return err
 }
 
-// Stub returns the generated client on the same connection, for what the client does not offer. Its calls have the
+// Stub returns the generated client on the same connection, for calls that this client does not offer. They carry the
 // token, but not the deadline of [WithTimeout], and their errors are gRPC's.
 func (c *Client) Stub() palaverv1.AssistantServiceClient {
 	return c.stub
@@ -180,7 +181,7 @@ func call[Request, Response any](
 	return response, nil
 }
 
-// begin returns the context of a call, which has a deadline where the caller or the client gives one.
+// begin returns the context of a call, with the deadline of the caller or else that of the client, if either has one.
 func (c *Client) begin(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, given := ctx.Deadline(); c.timeout > 0 && !given {
 		return context.WithTimeout(ctx, c.timeout)
@@ -188,7 +189,8 @@ func (c *Client) begin(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithCancel(ctx)
 }
 
-// postUntilDone posts a turn, and posts it again as long as its connection breaks. It returns nil or an *Error.
+// postUntilDone posts a turn, again after each break, until it succeeds or the error is the caller's. It returns nil or
+// an *Error.
 func (c *Client) postUntilDone(ctx context.Context, post func(*attempts) error) error {
 	deadline, _ := ctx.Deadline()
 	attempts := newAttempts(deadline, c.reconnectTimeout)
@@ -198,7 +200,7 @@ func (c *Client) postUntilDone(ctx context.Context, post func(*attempts) error) 
 			return nil
 		}
 		failure := c.failure(ctx, err)
-		pause, again := attempts.pauseAfter(failure)
+		pause, again := attempts.backoff(failure)
 		if !again {
 			return failure
 		}
@@ -215,12 +217,12 @@ func (c *Client) postUntilDone(ctx context.Context, post func(*attempts) error) 
 	}
 }
 
-// failure returns the error for one of gRPC's. A call breaks off, too, when its context ends or the client is closed;
-// its error is that, then, whatever gRPC has made of it.
+// failure converts an error of gRPC. If the context has ended or the client was closed, that is the error, whatever
+// status gRPC reports for the interrupted call.
 func (c *Client) failure(ctx context.Context, err error) *Error {
 	failure := fromRPC(err)
 	switch {
-	case failure.Reason != "" && !failure.isBreak(): // the server was faster
+	case failure.Reason != "" && !failure.isBreak(): // the server answered first
 	case ctx.Err() != nil:
 		if ended := status.FromContextError(ctx.Err()); ended.Code() != failure.Status || failure.isBreak() {
 			failure = fromStatus(ended)
@@ -233,7 +235,7 @@ func (c *Client) failure(ctx context.Context, err error) *Error {
 }
 
 func withRequestID(request *PostUserQueryRequest) *PostUserQueryRequest {
-	request = proto.CloneOf(request) // the caller may change its own before it is posted again
+	request = proto.CloneOf(request) // the caller may change its own before the next post
 	if request.GetRequestId() == "" {
 		var id [16]byte
 		_, _ = rand.Read(id[:]) // it never fails

@@ -14,19 +14,20 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// The version of this module, which servers see in the user agent.
+// version is the version of this module, which is part of the user agent.
 const version = "0.1.0"
 
-// It spreads calls over all addresses of the server, and lets gRPC repeat the calls that only read. It is the same file
-// in the clients of all languages.
+// serviceConfig spreads calls over all addresses of the server and makes gRPC retry the calls that only read. It is
+// a copy of client/vectors/service_config.json.
 //
 //go:embed service_config.json
 var serviceConfig string
 
-// The contract keeps responses below 4 MiB. gRPC's default limit is exactly that, which leaves no room.
+// The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no margin.
 const maxReceiveBytes = 8 << 20
 
-// gRPC's own backoff, a second that grows to two minutes, is for a server that is down, not for one that is replaced.
+// gRPC's default backoff, which grows from a second to two minutes, suits a server that is down rather than one that is
+// being replaced.
 var reconnecting = grpc.ConnectParams{
 	Backoff: backoff.Config{
 		BaseDelay:  200 * time.Millisecond,
@@ -34,14 +35,14 @@ var reconnecting = grpc.ConnectParams{
 		Jitter:     backoff.DefaultConfig.Jitter,
 		MaxDelay:   5 * time.Second,
 	},
-	// gRPC's own, which setting the backoff would unset: the time that one attempt may take.
+	// gRPC's default, which setting the backoff would unset.
 	MinConnectTimeout: 20 * time.Second,
 }
 
-// A model may think for long without a word; only pings tell a silent server from one that is gone.
+// A model may be silent for a long time. Only pings tell a silent server from one that is gone.
 var pings = keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
 
-// connect makes the connection, which is opened with the first call.
+// connect returns a connection, which is opened by the first call.
 func connect(target string, s *settings) (*grpc.ClientConn, error) {
 	if target == "" {
 		target = DefaultTarget
@@ -50,7 +51,7 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(s.transport),
 		grpc.WithUserAgent("palaver-go/" + version),
 		grpc.WithDefaultServiceConfig(serviceConfig),
-		grpc.WithDisableServiceConfig(), // none from DNS: looking for one can take long
+		grpc.WithDisableServiceConfig(), // the lookup of one in DNS can be slow
 		grpc.WithConnectParams(reconnecting),
 		grpc.WithKeepaliveParams(pings),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceiveBytes)),
@@ -61,7 +62,7 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 	}
 	connection, err := grpc.NewClient(target, append(dial, s.dial...)...)
 	if err != nil {
-		return nil, fmt.Errorf("palaver: no connection to %q can be made: %w", target, err)
+		return nil, fmt.Errorf("palaver: invalid target %q: %w", target, err)
 	}
 	// gRPC drops queries and fragments, which have no place in a target.
 	local := isLocal(connection.CanonicalTarget()) && !strings.ContainsAny(target, "?#")
@@ -76,7 +77,7 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 func isLocal(target string) bool {
 	scheme, rest, _ := strings.Cut(target, "://")
 	authority, endpoint, _ := strings.Cut(rest, "/")
-	if authority != "" { // a name server of its own, which may answer anything
+	if authority != "" { // the name server to ask, which may answer anything
 		return false
 	}
 	switch scheme {
@@ -112,7 +113,7 @@ func isLoopbackIPv6(address string) bool {
 	return err == nil && ip.Is6() && ip.Zone() == "" && ip.Unmap().IsLoopback()
 }
 
-// A bearerToken goes along with every call. gRPC asks it for the header.
+// A bearerToken is sent with every call.
 type bearerToken struct {
 	text   string
 	secure bool
@@ -122,7 +123,7 @@ func (t *bearerToken) GetRequestMetadata(context.Context, ...string) (map[string
 	return map[string]string{"authorization": "Bearer " + t.text}, nil
 }
 
-// RequireTransportSecurity is false for a plaintext connection, where connect has seen that nobody can read along.
+// RequireTransportSecurity returns false for plaintext, which connect allows only for connections within this machine.
 func (t *bearerToken) RequireTransportSecurity() bool {
 	return t.secure
 }

@@ -1,5 +1,5 @@
-// Package palaver is the client of Palaver, assistants over gRPC: it creates assistants, posts user queries to them and
-// streams their replies.
+// Package palaver is a client for Palaver, which serves assistants over gRPC. It creates assistants, posts user queries
+// to them and streams their replies.
 //
 //	client, err := palaver.NewClient("127.0.0.1:50051")
 //	if err != nil {
@@ -14,21 +14,22 @@
 //		fmt.Print(text)
 //	}
 //
-// Requests and events are the generated messages of the contract, palaver.v1, which documents every field. This package
-// has short names for them, so that programs need not import the generated one. Optional numbers are pointers, so that
-// zero and unset both have a meaning: Temperature: new(0.0).
+// Requests and events are the generated messages of the contract, palaver.v1, where every field is documented. This
+// package has aliases for them, so that programs need not import the generated package. Optional numbers are pointers,
+// which tells zero from unset: Temperature: new(0.0).
 //
 // # Contexts
 //
-// A call has the deadline of its context; without one, that of [WithTimeout], or else none. Cancelling the context ends
-// the call at once, at the server too. What becomes of the turn of a reply then is up to its OnDisconnect.
+// A call has the deadline of its context or else that of [WithTimeout], if either is set. Cancelling the context ends the
+// call at once, also at the server. Whether the turn continues then depends on its OnDisconnect.
 //
 // # Errors
 //
-// Every error of a call is an [*Error]. Its Status is gRPC's, and its Reason says exactly what happened:
+// Every error of a call is an [*Error]. Its Status is gRPC's, and its Reason is the exact cause:
 //
 //	var failure *palaver.Error
 //	if errors.As(err, &failure) && failure.Reason == palaver.ReasonAssistantNotFound {
 //
-// It also works with errors.Is for [context.Canceled] and [context.DeadlineExceeded], and with gRPC's status.FromError.
+// An [*Error] also works with errors.Is for [context.Canceled] and [context.DeadlineExceeded], and with gRPC's
+// status.FromError.
 package palaver

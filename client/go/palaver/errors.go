@@ -15,22 +15,22 @@ import (
 
 const domain = "palaver.v1"
 
-// An Error says why a call failed. All errors of calls are of this type; get at it with errors.As.
+// An Error describes why a call failed. All errors of calls are of this type; use errors.As to get it.
 type Error struct {
 	// Status is the gRPC status.
 	Status codes.Code
 
-	// Message says what happened, for people to read. Its wording may change: go by Reason and Status.
+	// Message describes what happened, for people to read. Its wording may change: programs should use Reason and Status.
 	Message string
 
-	// Reason says exactly what happened. It is empty when the error does not come from a Palaver server, for instance
-	// because there is none. Expect reasons that you do not know, and go by Status then.
+	// Reason is the exact cause. It is empty if the error does not come from a Palaver server, for instance because the
+	// server can't be reached. Newer servers may send unknown reasons: fall back to Status for those.
 	Reason Reason
 
 	// FieldViolations are the invalid fields of the request, all of them.
 	FieldViolations []FieldViolation
 
-	// RetryDelay is after how long the same request may succeed. It is nil where the server gives no such hint.
+	// RetryDelay is how long to wait before sending the same request again. It is nil if the server sent none.
 	RetryDelay *time.Duration
 
 	status *status.Status
@@ -42,26 +42,26 @@ type FieldViolation struct {
 	// Field is its path in the contract's request, for instance "history.max_messages".
 	Field string
 
-	// Description says what is wrong with it and what is allowed.
+	// Description explains what is wrong with the field and what is allowed.
 	Description string
 }
 
 // Error returns the message, the status and the reason.
 func (e *Error) Error() string {
-	kind := code.Code(e.Status).String() // as the contract writes it: NOT_FOUND
+	kind := code.Code(e.Status).String() // NOT_FOUND, where String of codes.Code returns NotFound
 	if e.Reason != "" {
 		kind += ", " + string(e.Reason)
 	}
 	return fmt.Sprintf("palaver: %s (%s)", e.Message, kind)
 }
 
-// Unwrap returns [context.Canceled] or [context.DeadlineExceeded] where the caller's context or the deadline of the call
-// ended it, else nil.
+// Unwrap returns [context.Canceled] or [context.DeadlineExceeded] if the caller's context or the deadline ended the call,
+// and nil otherwise.
 func (e *Error) Unwrap() error {
 	return e.cause
 }
 
-// GRPCStatus returns the status with all of its details, for gRPC's status.FromError.
+// GRPCStatus returns the status with all of its details. It is used by gRPC's status.FromError.
 func (e *Error) GRPCStatus() *status.Status {
 	if e.status == nil {
 		return status.New(e.Status, e.Message)
@@ -69,11 +69,11 @@ func (e *Error) GRPCStatus() *status.Status {
 	return e.status
 }
 
-// fromRPC returns the error for one of gRPC's, with the details that came with it.
+// fromRPC converts an error of gRPC, including its details.
 func fromRPC(err error) *Error {
 	result := fromStatus(status.Convert(err))
 	if result.Status == codes.DeadlineExceeded && result.Reason == "" {
-		result.cause = context.DeadlineExceeded // whichever side has noticed it first
+		result.cause = context.DeadlineExceeded // whether the server or the client noticed first
 	}
 	return result
 }
@@ -84,7 +84,7 @@ func fromStatus(from *status.Status) *Error {
 		result.Message = "the call failed without a message"
 	}
 	if err := result.readDetails(from.Proto().GetDetails()); err != nil {
-		// Something between us and the server has changed the status: its details are not ours.
+		// A proxy has tampered with the status, so none of its details can be trusted.
 		result.Reason, result.FieldViolations, result.RetryDelay = "", nil, nil
 	}
 	return result
@@ -123,16 +123,17 @@ func (e *Error) readDetails(details []*anypb.Any) error {
 	return nil
 }
 
-// isBreak tells whether a call ended because of the way to the server or its stopping, and not for what it asked for.
+// isBreak reports whether a call failed because its connection broke or the server is shutting down, rather than because
+// of what it asked for.
 func (e *Error) isBreak() bool {
-	if e.Reason != "" { // every error that a Palaver server decides has one
+	if e.Reason != "" { // a Palaver server gives a reason with every error
 		return e.Reason == ReasonShuttingDown
 	}
-	// Proxies end a stream whose other side has gone with a reset. gRPC has several statuses for that, and one text.
+	// Proxies reset a stream when its server is gone. gRPC reports that with several statuses but always with this text.
 	return e.Status == codes.Unavailable || strings.Contains(e.Message, "RST_STREAM")
 }
 
-// malformed returns the error for a reply that breaks the contract; what says in which way.
-func malformed(what string) *Error {
-	return &Error{Status: codes.Internal, Message: "the server's reply can't be understood: " + what}
+// malformed returns the error for a response that violates the contract.
+func malformed(how string) *Error {
+	return &Error{Status: codes.Internal, Message: "invalid response from the server: " + how}
 }

@@ -2,7 +2,7 @@ package palaver
 
 import palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 
-// The requests of the contract and its responses. As for all names here, palaverv1 documents the fields.
+// The requests and responses of the contract. Their fields are documented in palaverv1.
 type (
 	CreateAssistantRequest     = palaverv1.CreateAssistantRequest
 	CreateAssistantResponse    = palaverv1.CreateAssistantResponse
@@ -28,7 +28,7 @@ type (
 	TurnCompleted = palaverv1.TurnCompleted
 )
 
-// What requests, responses and events consist of.
+// The parts of requests, responses and events.
 type (
 	Assistant = palaverv1.Assistant
 	Message   = palaverv1.Message
@@ -37,13 +37,13 @@ type (
 	Usage     = palaverv1.Usage
 )
 
-// The outcomes of a [SkillResult], one of which its Outcome is.
+// The possible values of Outcome in a [SkillResult].
 type (
 	SkillResultContent = palaverv1.SkillResult_Content
 	SkillResultError   = palaverv1.SkillResult_Error
 )
 
-// A Role is the writer of a message.
+// A Role is the author of a message.
 type Role = palaverv1.Role
 
 // The values of [Role].
@@ -55,7 +55,7 @@ const (
 	RoleTool        = palaverv1.Role_ROLE_TOOL
 )
 
-// IfExists is what [Client.CreateAssistant] does with an assistant that exists already.
+// IfExists is what [Client.CreateAssistant] does if the assistant already exists.
 type IfExists = palaverv1.IfExists
 
 // The values of [IfExists].
@@ -76,7 +76,7 @@ const (
 	OrderNewestFirst = palaverv1.Order_ORDER_NEWEST_FIRST
 )
 
-// OnDisconnect is what becomes of a turn when its last caller cancels, disconnects or reaches its deadline.
+// OnDisconnect is what happens to a turn when its last caller cancels, disconnects or reaches its deadline.
 type OnDisconnect = palaverv1.OnDisconnect
 
 // The values of [OnDisconnect].

@@ -11,13 +11,13 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// DefaultTarget is where a server listens unless it is told otherwise.
+// DefaultTarget is the address that a server listens on by default.
 const DefaultTarget = "127.0.0.1:50051"
 
-// DefaultReconnectTimeout is how long a turn may go without its connection, unless [WithReconnectTimeout] says otherwise.
+// DefaultReconnectTimeout is how long a turn tries to reconnect unless [WithReconnectTimeout] is used.
 const DefaultReconnectTimeout = 10 * time.Second
 
-// An Option changes how a client connects and waits. See [NewClient].
+// An Option configures a client. See [NewClient].
 type Option func(*settings) error
 
 type settings struct {
@@ -39,7 +39,7 @@ func newSettings(options []Option) (*settings, error) {
 	return result, nil
 }
 
-// WithTLS secures the connection. A nil config trusts the system's certificate authorities. Without this option and
+// WithTLS uses TLS. A nil config trusts the system's certificate authorities. Without this option or
 // [WithCertificateAuthorities], the connection is plaintext.
 func WithTLS(config *tls.Config) Option {
 	return func(s *settings) error {
@@ -48,8 +48,7 @@ func WithTLS(config *tls.Config) Option {
 	}
 }
 
-// WithCertificateAuthorities secures the connection with TLS, and trusts the certificate authorities of a PEM file
-// instead of the system's.
+// WithCertificateAuthorities uses TLS and trusts the certificate authorities in a PEM file instead of the system's.
 func WithCertificateAuthorities(pemFile string) Option {
 	return func(s *settings) error {
 		transport, err := credentials.NewClientTLSFromFile(pemFile, "")
@@ -61,8 +60,8 @@ func WithCertificateAuthorities(pemFile string) Option {
 	}
 }
 
-// WithToken sends a bearer token, as "authorization: Bearer <token>", with every call. Without TLS it is sent to this
-// machine only: for any other target, [NewClient] fails. A token consists of visible ASCII characters.
+// WithToken sends a bearer token, as "authorization: Bearer <token>", with every call. Without TLS, [NewClient] returns
+// an error unless the target is this machine. A token consists of visible ASCII characters.
 func WithToken(token string) Option {
 	return func(s *settings) error {
 		if !isHeaderText(token) {
@@ -73,8 +72,8 @@ func WithToken(token string) Option {
 	}
 }
 
-// WithTimeout gives every call a deadline whose context has none. That of a reply covers all of it, to the last event;
-// when messages are listed, each page has its own. Zero, the default: there is none.
+// WithTimeout sets the timeout of calls whose context has no deadline. For a reply, it covers the whole reply up to the
+// last event; when messages are listed, it applies to each page. The default is zero, which means no timeout.
 func WithTimeout(timeout time.Duration) Option {
 	return func(s *settings) error {
 		s.timeout = timeout
@@ -82,9 +81,9 @@ func WithTimeout(timeout time.Duration) Option {
 	}
 }
 
-// WithReconnectTimeout says how long a turn may go without its connection. When that breaks, or the server stops, the
-// turn is posted again until then, and its caller gets each piece of the reply once. Zero: it is never posted again. The
-// default is [DefaultReconnectTimeout].
+// WithReconnectTimeout sets how long a turn tries to reconnect. When the connection breaks or the server stops, the turn
+// is posted again until then, and the caller gets each event of the reply once. With zero, a turn is never posted again.
+// The default is [DefaultReconnectTimeout].
 func WithReconnectTimeout(timeout time.Duration) Option {
 	return func(s *settings) error {
 		s.reconnectTimeout = timeout
@@ -92,8 +91,7 @@ func WithReconnectTimeout(timeout time.Duration) Option {
 	}
 }
 
-// WithDialOptions adds gRPC's own options, for instance interceptors or a dialer. They win over those that the client
-// sets.
+// WithDialOptions adds gRPC options, for instance interceptors or a dialer. They override those that the client sets.
 func WithDialOptions(dial ...grpc.DialOption) Option {
 	return func(s *settings) error {
 		s.dial = append(s.dial, dial...)

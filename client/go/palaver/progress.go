@@ -6,79 +6,82 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// progress is what the caller has had of a reply, so that it gets each piece once however often the turn is posted.
+// progress records the events of a reply that were delivered to the caller, so that each is delivered once however often
+// the turn is posted.
 type progress struct {
-	begun  bool
-	text   []byte
-	skills []Event
-	again  *replay // nil in the first post, and once the reply goes another way
+	started bool
+	text    []byte
+	skills  []Event
+	replay  *replay // nil during the first post and after a restart
 }
 
-// A replay is a stream that repeats what the caller has had, as long as it does.
+// A replay is a stream that begins with events that were already delivered.
 type replay struct {
-	events []Event // all of it so far: the caller gets them when the reply turns out to be another one
-	text   []byte  // what was handed out and is still to come
-	skills []Event // the same of skill events
+	events []Event // everything received so far, to be delivered on a restart
+	text   []byte  // delivered text that has not been repeated yet
+	skills []Event // delivered skill events that have not been repeated yet
 }
 
-// postAgain notes that the events begin again with the first one.
-func (p *progress) postAgain() {
-	if p.begun {
-		p.again = &replay{text: p.text, skills: slices.Clone(p.skills)}
+// beginReplay expects the events to begin again with the first one.
+func (p *progress) beginReplay() {
+	if p.started {
+		p.replay = &replay{text: p.text, skills: slices.Clone(p.skills)}
 	}
 }
 
-// accept takes the next event of the stream and returns those that the caller gets.
+// accept takes the next event of the stream and returns the events to deliver.
 func (p *progress) accept(event Event) []Event {
-	if p.again == nil {
-		return []Event{p.handOut(event)}
+	if p.replay == nil {
+		return []Event{p.deliver(event)}
 	}
-	p.again.events = append(p.again.events, event)
+	p.replay.events = append(p.replay.events, event)
 	switch event := event.(type) {
 	case *TurnStarted:
 		return nil
 	case *TextDelta:
-		return p.repeatText(event)
+		return p.skipText(event)
 	case *TurnCompleted:
-		if len(p.again.text) > 0 || len(p.again.skills) > 0 {
-			return p.beginAnew()
+		if len(p.replay.text) > 0 || len(p.replay.skills) > 0 {
+			return p.restart()
 		}
 	default:
-		handedOut := func(other Event) bool { return proto.Equal(event, other) }
-		if i := slices.IndexFunc(p.again.skills, handedOut); i >= 0 {
-			p.again.skills = slices.Delete(p.again.skills, i, i+1)
+		delivered := func(other Event) bool { return proto.Equal(event, other) }
+		if i := slices.IndexFunc(p.replay.skills, delivered); i >= 0 {
+			p.replay.skills = slices.Delete(p.replay.skills, i, i+1)
 			return nil
 		}
 	}
-	return []Event{p.handOut(event)}
+	return []Event{p.deliver(event)}
 }
 
-func (p *progress) repeatText(delta *TextDelta) []Event {
-	length := min(len(delta.Text), len(p.again.text))
-	if delta.Text[:length] != string(p.again.text[:length]) {
-		return p.beginAnew()
+// skipText delivers the part of a piece that goes beyond the delivered text.
+func (p *progress) skipText(delta *TextDelta) []Event {
+	length := min(len(delta.Text), len(p.replay.text))
+	if delta.Text[:length] != string(p.replay.text[:length]) {
+		return p.restart()
 	}
-	p.again.text = p.again.text[length:]
+	p.replay.text = p.replay.text[length:]
 	if length == len(delta.Text) {
 		return nil
 	}
-	return []Event{p.handOut(&TextDelta{Text: delta.Text[length:]})}
+	return []Event{p.deliver(&TextDelta{Text: delta.Text[length:]})}
 }
 
-// beginAnew hands out the whole stream from its TurnStarted: what came before it is void.
-func (p *progress) beginAnew() []Event {
-	events := p.again.events
+// restart delivers the whole stream from its TurnStarted, which voids the earlier events.
+func (p *progress) restart() []Event {
+	events := p.replay.events
 	*p = progress{}
 	for _, event := range events {
-		p.handOut(event)
+		p.deliver(event)
 	}
 	return events
 }
 
-func (p *progress) handOut(event Event) Event {
+// deliver records an event and returns it.
+func (p *progress) deliver(event Event) Event {
 	switch event := event.(type) {
 	case *TurnStarted:
-		p.begun = true
+		p.started = true
 	case *TextDelta:
 		p.text = append(p.text, event.Text...)
 	case *SkillCall, *SkillResult:

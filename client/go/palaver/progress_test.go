@@ -6,14 +6,14 @@ import (
 	"testing"
 )
 
-func TestTextIsHandedOutOnceHoweverItIsCut(t *testing.T) {
+func TestTextIsDeliveredOnceHoweverItIsCut(t *testing.T) {
 	const text = "Größe: 36 ㎡ — 👩‍👩‍👧 und 🇩🇪, fertig."
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {
 		var p progress
 		var got strings.Builder
 		for post := range 5 {
-			p.postAgain()
+			p.beginReplay()
 			pieces := cut(random, text)
 			if post < 4 {
 				pieces = pieces[:random.IntN(len(pieces)+1)]
@@ -55,7 +55,7 @@ func TestASkillEventThatTheCallerChangesIsStillSkipped(t *testing.T) {
 	p.accept(&TurnStarted{})
 	p.accept(call)
 	call.Name = "changed by the caller"
-	p.postAgain()
+	p.beginReplay()
 	p.accept(&TurnStarted{})
 	if got := p.accept(&SkillCall{Id: "1", Name: "clock"}); got != nil {
 		t.Errorf("delivered was %v", got)

@@ -1,10 +1,10 @@
 package palaver
 
-// A Reason says exactly why a call failed. It is the name of a value of the contract's ErrorReason, without its prefix.
-// Newer servers may have others than those below.
+// A Reason is the exact cause of an [Error]. It is the name of a value of the contract's ErrorReason, without its prefix.
+// Newer servers may send others than those below.
 type Reason string
 
-// The reasons of an [Error]. The values of palaverv1.ErrorReason tell for each what happened and what to do.
+// The reasons of an [Error]. The documentation of palaverv1.ErrorReason explains each of them.
 const (
 	ReasonInvalidField             Reason = "INVALID_FIELD"
 	ReasonRequestIDReused          Reason = "REQUEST_ID_REUSED"

@@ -16,19 +16,19 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-// An Event is one of a reply's: a [*TurnStarted], [*TextDelta], [*SkillCall], [*SkillResult] or [*TurnCompleted].
+// An Event is an event of a reply: a [*TurnStarted], [*TextDelta], [*SkillCall], [*SkillResult] or [*TurnCompleted].
 type Event = proto.Message
 
 type responses = grpc.ServerStreamingClient[PostUserQueryResponse]
 
-// A Reply is a turn: a stream of events, or of the pieces of its text alone. The query is posted when the iteration
-// begins, and ends when it does; leaving it early ends the call at the server. A reply can be read once.
+// A Reply is the reply to a user query: a stream of events, or of its text alone. The query is posted when the iteration
+// starts. Stopping the iteration early cancels the call at the server. A reply can be read only once.
 //
-// When the connection breaks, the turn is posted again with the same request ID, and the iteration goes on where it was.
-// Only where the turn had to run anew, and the model now writes something else, another [*TurnStarted] says that the
-// reply begins again: what came before it is void. With [OnDisconnectContinue] that takes the death of a server.
+// When the connection breaks, the turn is posted again with the same request ID, and the iteration resumes where it was.
+// If the turn had to run again and the model wrote something else, the reply restarts: a second [*TurnStarted] voids the
+// events before it. With [OnDisconnectContinue], that happens only if the server itself died.
 //
-// A reply is for one goroutine at a time.
+// A Reply is not safe for concurrent use.
 type Reply struct {
 	client    *Client
 	ctx       context.Context // of the call that the iteration makes
@@ -37,21 +37,21 @@ type Reply struct {
 	completed *TurnCompleted
 }
 
-// RequestID returns the identifier of the turn, with which to cancel it or to post it again: the caller's, or the one
-// made for it. It is known before the query is posted.
+// RequestID returns the identifier of the turn, which is the caller's or a random one. It can be used to cancel the turn
+// or to post it again. It is known before the query is posted.
 func (r *Reply) RequestID() string {
 	return r.request.GetRequestId()
 }
 
-// Completed returns the last event, with the usage, the finish reason and the stored messages. It is nil until the reply
-// was read to its end without an error.
+// Completed returns the last event, with the usage, the finish reason and the stored messages. It returns nil until the
+// reply has been read to its end without an error.
 func (r *Reply) Completed() *TurnCompleted {
 	return r.completed
 }
 
-// Events posts the query and yields the events of the reply. When the turn is stored, [*TurnCompleted] is the last one.
-// An error, which is an [*Error], ends the iteration, and nothing of the turn is stored then. INTERNAL without a reason
-// is the exception: the server broke the contract, and nobody knows if the turn is stored.
+// Events posts the query and yields the events of the reply. [*TurnCompleted] is the last one and means that the turn is
+// stored. An error, which is an [*Error], ends the iteration and means that nothing of the turn is stored. The exception
+// is INTERNAL without a reason: the server violated the contract, and it is unknown whether the turn is stored.
 func (r *Reply) Events() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if r.read.Swap(true) {
@@ -62,7 +62,7 @@ func (r *Reply) Events() iter.Seq2[Event, error] {
 		defer end()
 		var progress progress
 		err := r.client.postUntilDone(ctx, func(attempts *attempts) error {
-			progress.postAgain()
+			progress.beginReplay()
 			stream, err := r.client.stub.PostUserQuery(ctx, r.request)
 			if err != nil {
 				return err
@@ -82,9 +82,9 @@ func (r *Reply) Events() iter.Seq2[Event, error] {
 	}
 }
 
-// read hands out the events of one call. It returns nil after the last one, or when the caller leaves, else why the call
-// ended.
-func read(stream responses, attempts *attempts, progress *progress, handOut func(Event) bool) error {
+// read yields the events of one call. It returns nil after the last one or when yield returns false, and otherwise why
+// the call ended.
+func read(stream responses, attempts *attempts, progress *progress, yield func(Event) bool) error {
 	for {
 		response, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -93,24 +93,24 @@ func read(stream responses, attempts *attempts, progress *progress, handOut func
 		if err != nil {
 			return err
 		}
-		if err := stream.Context().Err(); err != nil { // gRPC looks only when it has handed out all that has arrived
+		if err := stream.Context().Err(); err != nil { // gRPC first returns everything that it has buffered
 			return status.FromContextError(err).Err()
 		}
-		attempts.succeeded()
+		attempts.reset()
 		event := eventOf(response)
 		if event == nil {
 			continue
 		}
 		for _, event := range progress.accept(event) {
-			if _, isLast := event.(*TurnCompleted); !handOut(event) || isLast {
+			if _, isLast := event.(*TurnCompleted); !yield(event) || isLast {
 				return nil
 			}
 		}
 	}
 }
 
-// awaitEnd lets a call whose last event was read end by itself, so that nobody on the way takes it for cancelled. It
-// does not wait for long: the turn is stored, and nothing that comes now matters.
+// awaitEnd waits for the status of a call after its last event, so that proxies and the server do not see the call as
+// cancelled. It does not wait long, because the turn is stored and the status no longer matters.
 func awaitEnd(stream responses, end context.CancelFunc) {
 	timer := time.AfterFunc(time.Second, end)
 	defer timer.Stop()
@@ -121,7 +121,7 @@ func awaitEnd(stream responses, end context.CancelFunc) {
 	}
 }
 
-// eventOf returns the event of a message of the stream; nil: this version does not know it, and skips it.
+// eventOf returns the event in a response, or nil if this version does not know it.
 func eventOf(response *PostUserQueryResponse) Event {
 	switch event := response.GetEvent().(type) {
 	case *palaverv1.PostUserQueryResponse_Started:
@@ -139,8 +139,8 @@ func eventOf(response *PostUserQueryResponse) Event {
 	}
 }
 
-// Text is like [Reply.Events] for those who want the pieces of the reply's text alone, as they arrive. A piece can't be
-// taken back, so where the reply begins again, the iteration ends with an [*Error]: UNAVAILABLE without a reason.
+// Text is like [Reply.Events] but yields only the pieces of the reply's text. Text that was yielded can't be taken back,
+// so if the reply restarts, the iteration ends with an [*Error]: UNAVAILABLE without a reason.
 func (r *Reply) Text() iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		if err := r.readText(func(text string) bool { return yield(text, nil) }); err != nil {
@@ -149,23 +149,23 @@ func (r *Reply) Text() iter.Seq2[string, error] {
 	}
 }
 
-func (r *Reply) readText(handOut func(string) bool) error {
-	begun := false
+func (r *Reply) readText(yield func(string) bool) error {
+	started := false
 	for event, err := range r.Events() {
 		if err != nil {
 			return err
 		}
 		switch event := event.(type) {
 		case *TurnStarted:
-			if begun {
+			if started {
 				return &Error{
 					Status:  codes.Unavailable,
-					Message: "the connection broke, and the turn had to run anew with another reply",
+					Message: "the connection broke, and the reply restarted with different text",
 				}
 			}
-			begun = true
+			started = true
 		case *TextDelta:
-			if !handOut(event.Text) {
+			if !yield(event.Text) {
 				return nil
 			}
 		}
