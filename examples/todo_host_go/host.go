@@ -18,7 +18,7 @@ import (
 
 const maxTask = 500 // characters, as the schema of add_todo says
 
-// A skill is what the model is told of it, and what runs when the model calls it.
+// A skill consists of its description for the model and its implementation.
 type skill struct {
 	name        string
 	description string
@@ -52,16 +52,16 @@ var skills = []skill{
 // A host serves the skills of a store.
 type host struct {
 	palaverv1.UnimplementedSkillHostServiceServer
-	prefix string // what the names of the skills begin with
+	prefix string // of all skill names
 	store  *store
 }
 
-// A mistake is an error for the model to read, and to do better.
+// A mistake is an error that the model can correct. It is sent to the model.
 type mistake string
 
 func (m mistake) Error() string { return string(m) }
 
-// ListSkills returns the skills, with the prefix before their names.
+// ListSkills returns the skills with their prefixed names.
 func (h *host) ListSkills(context.Context, *palaverv1.ListSkillsRequest) (*palaverv1.ListSkillsResponse, error) {
 	response := &palaverv1.ListSkillsResponse{}
 	for _, s := range skills {
@@ -72,7 +72,7 @@ func (h *host) ListSkills(context.Context, *palaverv1.ListSkillsRequest) (*palav
 	return response, nil
 }
 
-// InvokeSkill runs a skill. What the model can mend is told in the response, all else in the status.
+// InvokeSkill runs a skill. Errors that the model can correct are in the response, others in the status.
 func (h *host) InvokeSkill(
 	_ context.Context, request *palaverv1.InvokeSkillRequest,
 ) (*palaverv1.InvokeSkillResponse, error) {
@@ -145,9 +145,9 @@ func (h *host) completeTodo(request *palaverv1.InvokeSkillRequest) (string, erro
 	})
 }
 
-// once changes the to-dos of the assistant that asks, and answers a repeated call as it was answered before. A model
-// that is asked again may word the arguments in another way, so they are not compared; but an answer of another skill
-// would mislead it.
+// once changes the to-dos of the calling assistant. A call that is repeated gets the same result as before. Its arguments
+// are not compared, because a model may phrase them differently when it runs again. The result of another skill, however,
+// would mislead the model.
 func (h *host) once(
 	request *palaverv1.InvokeSkillRequest, skill string, change func([]todo) ([]todo, string, error),
 ) (string, error) {
@@ -161,7 +161,7 @@ func (h *host) once(
 	return made.Content, nil
 }
 
-// parse decodes the arguments, an object that has each of the names and nothing else.
+// parse decodes the arguments, which must be an object with exactly these names.
 func parse(arguments string, into any, names ...string) error {
 	decoder := json.NewDecoder(strings.NewReader(arguments))
 	decoder.DisallowUnknownFields()
@@ -171,7 +171,7 @@ func parse(arguments string, into any, names ...string) error {
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
 		return mistake("the arguments must be one JSON object, with nothing behind it")
 	}
-	// The decoder lets null be an object, names be missing, and their letters be of either case.
+	// The decoder accepts null, missing names, and names in another case.
 	var given map[string]any
 	if err := json.Unmarshal([]byte(arguments), &given); err != nil || given == nil {
 		return mistake("the arguments must be a JSON object")
@@ -188,7 +188,7 @@ func parse(arguments string, into any, names ...string) error {
 	return nil
 }
 
-// explain says what is wrong with the arguments without the words of Go.
+// explain describes a decoding error without Go's terms.
 func explain(err error) string {
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if wrong.Field == "" {
@@ -199,13 +199,13 @@ func explain(err error) string {
 	return "the arguments are wrong: " + strings.TrimPrefix(err.Error(), "json: ")
 }
 
-// text returns JSON for a model to read, which needs no escapes for HTML.
+// text returns JSON for the model, without HTML escapes.
 func text(value any) string {
 	var buffer bytes.Buffer
 	encoder := json.NewEncoder(&buffer)
 	encoder.SetEscapeHTML(false)
 	if err := encoder.Encode(value); err != nil {
-		panic(err) // only values of the types above come here, and all of them can be encoded
+		panic(err) // the values are of the types above, which can all be encoded
 	}
 	return strings.TrimSuffix(buffer.String(), "\n")
 }

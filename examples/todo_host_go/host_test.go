@@ -15,7 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// newHost starts on the file of a test; called again with the same path, it is the host after a restart.
+// newHost returns a host for a file. With the same path as before, it is the host after a restart.
 func newHost(t *testing.T, path, prefix string) *host {
 	t.Helper()
 	store, err := openStore(path)
@@ -25,7 +25,7 @@ func newHost(t *testing.T, path, prefix string) *host {
 	return &host{prefix: prefix, store: store}
 }
 
-// A step is a call of the assistant "a", unless it names another, and what must come of it.
+// A step is a call and its expected outcome. The default assistant is "a".
 type step struct {
 	assistant, callID, skill, arguments string
 	restart                             bool // before the call

@@ -1,6 +1,7 @@
-// Todo_host is a skill host for Palaver: a to-do list for each assistant, kept in a JSON file.
+// Todo_host is a skill host for Palaver. It keeps a to-do list for each assistant in a JSON file.
 //
-// It has no authentication, and believes the assistant_id that it is told: let nobody but the server reach it.
+// It has no authentication and trusts the assistant_id of each request, so only the Palaver server should be able to reach
+// it.
 package main
 
 import (
@@ -22,15 +23,15 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// grace is how long a stop waits for calls. Those of skills take less, but who watches the health never ends.
+// grace is how long a graceful stop waits for calls. Skills take less time, but health watches never end by themselves.
 const grace = 5 * time.Second
 
 func main() {
 	log.SetFlags(0)
 	log.SetPrefix("todo_host: ")
-	listen := flag.String("listen", "127.0.0.1:50061", "the `address` to serve at; with port 0, a free one")
-	path := flag.String("file", "todos.json", "the `file` that keeps the to-dos; one process may use it at a time")
-	prefix := flag.String("prefix", "", "what the `names` of the skills begin with, to differ from those of other hosts")
+	listen := flag.String("listen", "127.0.0.1:50061", "the `address` to listen on; port 0 picks a free port")
+	path := flag.String("file", "todos.json", "the `file` with the to-dos; only one process may use it at a time")
+	prefix := flag.String("prefix", "", "a `prefix` of the skill names, to tell them from those of other hosts")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		log.Fatalf("unexpected argument %q", flag.Arg(0))
@@ -40,7 +41,7 @@ func main() {
 	}
 }
 
-// run serves until a signal asks it to stop.
+// run serves until a signal stops it.
 func run(listen, path, prefix string) error {
 	if err := checkPrefix(prefix); err != nil {
 		return err
@@ -70,15 +71,15 @@ func run(listen, path, prefix string) error {
 		server.GracefulStop()
 	})
 	fmt.Printf("todo_host listening on %s\n", listener.Addr())
-	// A signal may come before Serve does, which then says that it was stopped.
+	// If a signal arrives before Serve is called, Serve returns ErrServerStopped.
 	if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return err
 	}
-	<-stopped // Serve returns when the stop begins
+	<-stopped // Serve returns when the graceful stop starts
 	return nil
 }
 
-// checkPrefix holds the names that a prefix makes to what the contract says of names.
+// checkPrefix checks that the prefixed names are valid skill names.
 func checkPrefix(prefix string) error {
 	for _, s := range skills {
 		if name := prefix + s.name; !regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`).MatchString(name) {

@@ -12,39 +12,39 @@ import (
 	"sync"
 )
 
-// maxCalls is how many calls are remembered for each assistant. A call is repeated soon after it was made, and the file
-// is written anew with each effect, so that the memory must not grow for ever.
+// maxCalls is how many calls are remembered for each assistant. Calls are repeated soon, if at all, and the whole file is
+// rewritten with each change, so the number must be limited.
 const maxCalls = 1000
 
-// A todo is one thing to do. The identifiers of an assistant's to-dos count from 1.
+// A todo is a task. The identifiers of an assistant's to-dos count from 1.
 type todo struct {
 	ID   int    `json:"id"`
 	Task string `json:"task"`
 	Done bool   `json:"done"`
 }
 
-// A call is a call that took effect, and what it was answered.
+// A call is a call that took effect, with its result.
 type call struct {
 	ID      string `json:"id"`
 	Skill   string `json:"skill"`
 	Content string `json:"content"`
 }
 
-// A list is what is kept for one assistant: the to-dos and, from old to new, the calls that made them what they are.
+// A list holds the to-dos of one assistant and the calls that changed them, oldest first.
 type list struct {
 	Todos []todo `json:"todos"`
 	Calls []call `json:"calls"`
 }
 
-// A store keeps the lists of all assistants in one file, which no other process may write at the same time.
+// A store keeps the lists of all assistants in one file, which no other process may write.
 type store struct {
 	path string
 
 	mu    sync.Mutex
-	lists map[string]list // by assistant; a list that stands here is never changed, only replaced
+	lists map[string]list // by assistant; lists are replaced, never modified
 }
 
-// openStore reads the file, or writes the first one, so that a place that can't be written to is found at the start.
+// openStore reads the file or creates it. An unwritable path is thus an error at the start.
 func openStore(path string) (*store, error) {
 	s := &store{path: path, lists: map[string]list{}}
 	data, err := os.ReadFile(path)
@@ -57,7 +57,7 @@ func openStore(path string) (*store, error) {
 	if err := json.Unmarshal(data, &s.lists); err != nil {
 		return nil, fmt.Errorf("%s is not a file of to-dos: %w", path, err)
 	}
-	if s.lists == nil { // the file says null
+	if s.lists == nil { // the file contains null
 		return nil, fmt.Errorf("%s is not a file of to-dos", path)
 	}
 	return s, nil
@@ -70,9 +70,9 @@ func (s *store) todos(assistant string) []todo {
 	return s.lists[assistant].Todos
 }
 
-// once runs a change of an assistant's to-dos, unless the call took effect before. It returns the call that counts,
-// which is the earlier one if there is one. The change and the memory of its call reach the disk in one write, so that
-// there is never one without the other; after an error, neither is there.
+// once changes an assistant's to-dos unless the call already took effect. It returns the call, or the earlier one. The
+// change and the record of its call are written together, so that neither exists without the other. After an error,
+// neither exists.
 func (s *store) once(assistant, callID, skill string, change func([]todo) ([]todo, string, error)) (call, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -95,19 +95,19 @@ func (s *store) once(assistant, callID, skill string, change func([]todo) ([]tod
 	return made, nil
 }
 
-// A storageError says that an effect could not be stored.
+// A storageError is a failure to store a change.
 type storageError struct{ err error }
 
 func (e *storageError) Error() string { return e.err.Error() }
 func (e *storageError) Unwrap() error { return e.err }
 
-// save replaces the file at once: whoever reads it, even after a crash, finds all of the old lists or all of the new.
+// save replaces the file atomically: even after a crash, it holds either all old or all new lists.
 func save(path string, lists map[string]list) error {
 	data, err := json.Marshal(lists)
 	if err != nil {
 		return err
 	}
-	draft := path + ".tmp" // one name, so that a crash leaves no more than one draft behind
+	draft := path + ".tmp" // a fixed name, so that crashes leave at most one draft behind
 	file, err := os.OpenFile(draft, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
@@ -122,7 +122,7 @@ func save(path string, lists map[string]list) error {
 	return syncFolder(filepath.Dir(path))
 }
 
-// syncFolder makes the new name of a file outlast a loss of power.
+// syncFolder makes a rename survive a loss of power.
 func syncFolder(path string) error {
 	folder, err := os.Open(path)
 	if err != nil {

@@ -76,7 +76,7 @@ func milliseconds(count int64) time.Duration {
 	return time.Duration(count) * time.Millisecond
 }
 
-func TestTheServiceConfigIsTheSharedOne(t *testing.T) {
+func TestServiceConfigIsTheSharedOne(t *testing.T) {
 	if serviceConfig != string(vectors.Read(t, vectors.ServiceConfig)) {
 		t.Error("service_config.json is not that of client/vectors")
 	}

@@ -55,7 +55,7 @@ func TestCallsCarryRequestsAndResponses(t *testing.T) {
 	}
 }
 
-func TestAResponseWithoutAnAssistantIsAnError(t *testing.T) {
+func TestResponseWithoutAnAssistantIsAnError(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("CreateAssistant", answer{&palaverv1.CreateAssistantResponse{}})
@@ -67,9 +67,9 @@ func TestAResponseWithoutAnAssistantIsAnError(t *testing.T) {
 	expectError(t, err, codes.Internal, "")
 }
 
-// Repeating.
+// Retries.
 
-func TestReadingIsRepeatedWhileTheServerIsUnavailable(t *testing.T) {
+func TestReadingIsRetriedWhileTheServerIsUnavailable(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	no, yes := answer{scripted.Break}, answer{&palaverv1.GetAssistantResponse{Assistant: support}}
@@ -87,7 +87,7 @@ func TestReadingIsRepeatedWhileTheServerIsUnavailable(t *testing.T) {
 	expectCalls(t, server, 8)
 }
 
-func TestReadingIsRepeatedFourTimesAtMost(t *testing.T) {
+func TestReadingIsTriedAtMostFourTimes(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("GetAssistant", answer{scripted.Break})
@@ -96,7 +96,7 @@ func TestReadingIsRepeatedFourTimesAtMost(t *testing.T) {
 	expectCalls(t, server, 4)
 }
 
-func TestWritingIsNotRepeated(t *testing.T) {
+func TestWritingIsNotRetried(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	client := newClient(t, server.Target)
@@ -119,7 +119,7 @@ func TestWritingIsNotRepeated(t *testing.T) {
 
 // Deadlines.
 
-func TestACallHasNoDeadlineUnlessTheCallerGivesOne(t *testing.T) {
+func TestCallHasNoDeadlineUnlessTheCallerSetsOne(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("GetAssistant", answer{&palaverv1.GetAssistantResponse{Assistant: support}})
@@ -135,7 +135,7 @@ func TestACallHasNoDeadlineUnlessTheCallerGivesOne(t *testing.T) {
 		{background(t), none, -1, 0},
 		{background(t), minute, 0, time.Minute},
 		{hour, none, time.Minute, time.Hour},
-		{hour, minute, time.Minute, time.Hour}, // the call's own one counts
+		{hour, minute, time.Minute, time.Hour}, // the deadline of the call takes precedence
 	} {
 		if _, err := try.client.GetAssistant(try.ctx, get); err != nil {
 			t.Error(err)
@@ -150,7 +150,7 @@ func TestACallHasNoDeadlineUnlessTheCallerGivesOne(t *testing.T) {
 	}
 }
 
-func TestACallEndsAtItsDeadlineAndWhenItsContextIsCancelled(t *testing.T) {
+func TestCallEndsAtItsDeadlineAndWhenItsContextIsCancelled(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("GetAssistant", answer{scripted.Hang})
@@ -194,7 +194,7 @@ func page(next string, indices ...int32) answer {
 	return answer{response}
 }
 
-func TestListingIsAnIterationOverAllPages(t *testing.T) {
+func TestListMessagesIteratesOverAllPages(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("ListMessages", page("two", 1, 2), page("three"), page("", 3), page("two", 1, 2), page("", 3))
@@ -204,7 +204,7 @@ func TestListingIsAnIterationOverAllPages(t *testing.T) {
 	original := proto.CloneOf(request)
 	messages := newClient(t, server.Target).ListMessages(background(t), request)
 	request.Id = "changed by the caller"
-	for range 2 { // it begins anew with each iteration
+	for range 2 { // each iteration starts with the first page
 		var indices []int32
 		for message, err := range messages {
 			if err != nil {
@@ -228,7 +228,7 @@ func TestListingIsAnIterationOverAllPages(t *testing.T) {
 	}
 }
 
-func TestAListingThatIsLeftBeginsAnew(t *testing.T) {
+func TestListMessagesStartsOverWithEachIteration(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("ListMessages", page("two", 1), page("", 2), page("", 1))
@@ -246,7 +246,7 @@ func TestAListingThatIsLeftBeginsAnew(t *testing.T) {
 	}
 }
 
-func TestAPageIsFetchedWhenTheIterationGetsThere(t *testing.T) {
+func TestPagesAreFetchedWhenTheIterationReachesThem(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("ListMessages", page("two", 1, 2), page("", 3))
@@ -260,7 +260,7 @@ func TestAPageIsFetchedWhenTheIterationGetsThere(t *testing.T) {
 	expectCalls(t, server, 1)
 }
 
-func TestAnErrorEndsTheListing(t *testing.T) {
+func TestErrorEndsTheListing(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("ListMessages", page("two", 1), answer{scripted.Refusal(codes.NotFound, "ASSISTANT_NOT_FOUND", 0)})
@@ -271,7 +271,7 @@ func TestAnErrorEndsTheListing(t *testing.T) {
 	}
 }
 
-func TestTheStubSharesTheConnectionAndTheToken(t *testing.T) {
+func TestStubSharesTheConnectionAndTheToken(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("GetAssistant", answer{&palaverv1.GetAssistantResponse{Assistant: support}})

@@ -46,15 +46,15 @@ func expectErrorOf(t *testing.T, err error) *palaver.Error {
 	t.Helper()
 	var failure *palaver.Error
 	if !errors.As(err, &failure) {
-		t.Fatalf("%v is no *palaver.Error", err)
+		t.Fatalf("%v is not a *palaver.Error", err)
 	}
 	return failure
 }
 
-func TestAnErrorHasAllThatTheServerTells(t *testing.T) {
+func TestErrorHasTheDetailsOfTheServer(t *testing.T) {
 	t.Parallel()
 	got := failure(t, codes.InvalidArgument, "two fields are wrong", details(t,
-		&durationpb.Duration{}, // nothing that the client knows
+		&durationpb.Duration{}, // an unknown detail
 		&errdetails.ErrorInfo{Domain: "palaver.v1", Reason: "INVALID_FIELD"},
 		&errdetails.ErrorInfo{Domain: "proxy.example", Reason: "SOMETHING_ELSE"},
 		&errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
@@ -80,7 +80,7 @@ func TestAnErrorHasAllThatTheServerTells(t *testing.T) {
 	}
 }
 
-func TestAnErrorOfSomebodyElseHasNoReason(t *testing.T) {
+func TestDetailsOfOthersAreIgnored(t *testing.T) {
 	t.Parallel()
 	for name, details := range map[string][]*anypb.Any{
 		"no details":           nil,
@@ -101,7 +101,7 @@ func TestAnErrorOfSomebodyElseHasNoReason(t *testing.T) {
 	}
 }
 
-func TestARetryDelayOfZeroIsNotNone(t *testing.T) {
+func TestRetryDelayOfZeroIsNotNil(t *testing.T) {
 	t.Parallel()
 	got := failure(t, codes.Aborted, "busy", details(t, &errdetails.RetryInfo{RetryDelay: &durationpb.Duration{}}))
 	if got.RetryDelay == nil || *got.RetryDelay != 0 {
@@ -109,14 +109,14 @@ func TestARetryDelayOfZeroIsNotNone(t *testing.T) {
 	}
 }
 
-func TestAStatusWithoutANameIsKept(t *testing.T) {
+func TestUnknownStatusIsKept(t *testing.T) {
 	t.Parallel()
 	if got := failure(t, 77, "odd", nil); got.Status != 77 || got.Error() != "palaver: odd (77)" {
 		t.Errorf("the error is %v", got)
 	}
 }
 
-func TestATurnThatSomebodyElseCancelledIsNotTheCallersContext(t *testing.T) {
+func TestTurnCancelledByOthersIsNotContextCanceled(t *testing.T) {
 	t.Parallel()
 	reason := details(t, &errdetails.ErrorInfo{Domain: "palaver.v1", Reason: "TURN_CANCELLED"})
 	if got := failure(t, codes.Canceled, "cancelled", reason); errors.Is(got, context.Canceled) {
@@ -128,9 +128,9 @@ func TestATurnThatSomebodyElseCancelledIsNotTheCallersContext(t *testing.T) {
 	}
 }
 
-func TestAnErrorThatAProgramMakesItselfHasAStatus(t *testing.T) {
+func TestErrorConstructedByAProgramHasAStatus(t *testing.T) {
 	t.Parallel()
-	made := &palaver.Error{Status: codes.NotFound, Message: "no such thing"} // as tests of programs do
+	made := &palaver.Error{Status: codes.NotFound, Message: "no such thing"} // for instance in its tests
 	if status.Code(made) != codes.NotFound || status.Convert(made).Message() != "no such thing" {
 		t.Errorf("gRPC reads %v from it", status.Convert(made))
 	}

@@ -16,7 +16,7 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-// target is where the server of the examples listens.
+// target is the address of the server for the examples.
 var target = palaver.DefaultTarget
 
 func Example() {
@@ -51,7 +51,7 @@ func ExampleReply_Events() {
 	reply := client.PostUserQuery(context.Background(), &palaver.PostUserQueryRequest{
 		Id:           "support-42",
 		UserMessage:  "Hello!",
-		Temperature:  new(0.0), // zero is not the same as unset
+		Temperature:  new(0.0), // zero differs from unset
 		OnDisconnect: palaver.OnDisconnectContinue,
 	})
 	for event, err := range reply.Events() {
@@ -59,7 +59,7 @@ func ExampleReply_Events() {
 			log.Fatal(err)
 		}
 		switch event := event.(type) {
-		case *palaver.TurnStarted: // what came before it is void, should there be another one
+		case *palaver.TurnStarted: // a second one voids the events before it
 			fmt.Println("asking", event.ChatModel)
 		case *palaver.TextDelta:
 			fmt.Print(event.Text)
@@ -114,7 +114,7 @@ func ExampleError() {
 	// Output: there is no such assistant
 }
 
-// The server of the examples runs as long as all tests.
+// TestMain runs the server for the examples.
 func TestMain(m *testing.M) {
 	server, stop := scripted.Serve()
 	server.Script("CreateAssistant", answer{&palaverv1.CreateAssistantResponse{Assistant: support}})

@@ -34,7 +34,7 @@ func newClient(t testing.TB, target string, options ...palaver.Option) *palaver.
 	return client
 }
 
-// shown is what a program that shows all events has on its screen in the end.
+// shown reads events and returns a line for each.
 func shown(t testing.TB, events iter.Seq2[palaver.Event, error]) ([]string, error) {
 	t.Helper()
 	var lines []string
@@ -61,12 +61,12 @@ func show(t testing.TB, event palaver.Event) string {
 	case *palaver.TurnCompleted:
 		return "completed"
 	default:
-		t.Fatalf("an event of an unknown kind: %v", event)
+		t.Fatalf("an unknown kind of event: %v", event)
 		return ""
 	}
 }
 
-// expectShown reads a reply to its end and compares what it shows.
+// expectShown reads a reply to its end and compares its events.
 func expectShown(t testing.TB, reply *palaver.Reply, expected ...string) {
 	t.Helper()
 	lines, err := shown(t, reply.Events())
@@ -78,12 +78,12 @@ func expectShown(t testing.TB, reply *palaver.Reply, expected ...string) {
 	}
 }
 
-// expectError checks that an error is the library's, and which.
+// expectError checks the type, status and reason of an error, and returns it.
 func expectError(t testing.TB, err error, status codes.Code, reason palaver.Reason) *palaver.Error {
 	t.Helper()
 	var failure *palaver.Error
 	if !errors.As(err, &failure) {
-		t.Fatalf("%v is no *palaver.Error", err)
+		t.Fatalf("%v is not a *palaver.Error", err)
 	}
 	if failure.Status != status || failure.Reason != reason {
 		t.Errorf("the error is %v, not %v with the reason %q", failure, status, reason)
@@ -98,7 +98,7 @@ func expectCalls(t testing.TB, server *scripted.Server, count int) {
 	}
 }
 
-// background is for calls that must not hang: the test fails, instead of never ending.
+// background returns a context for calls that must not hang. If one does, the test fails.
 func background(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -113,7 +113,7 @@ func background(t testing.TB) context.Context {
 	return ctx
 }
 
-// onError returns an option that does something before the client hears of an error of gRPC's.
+// onError returns an option that runs do before the client receives an error from gRPC.
 func onError(do func()) palaver.Option {
 	unary := func(
 		ctx context.Context, method string, request, response any, connection *grpc.ClientConn, invoke grpc.UnaryInvoker,

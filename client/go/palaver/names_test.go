@@ -14,7 +14,7 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-func TestEveryNameOfTheContractHasAShortOne(t *testing.T) {
+func TestEveryNameOfTheContractHasAnAlias(t *testing.T) {
 	expected := map[string]string{}
 	for _, file := range []protoreflect.FileDescriptor{
 		palaverv1.File_palaver_v1_assistant_proto, palaverv1.File_palaver_v1_assistant_service_proto,
@@ -26,7 +26,7 @@ func TestEveryNameOfTheContractHasAShortOne(t *testing.T) {
 			for j := range message.Fields().Len() {
 				field := message.Fields().Get(j)
 				union := field.ContainingOneof()
-				// What streams hold is handed out without its wrapper.
+				// Events are delivered without their wrapper.
 				if union == nil || union.IsSynthetic() || name == "PostUserQueryResponse" {
 					continue
 				}
@@ -76,12 +76,12 @@ func compare(t *testing.T, expected, got map[string]string) {
 	}
 	for name := range got {
 		if _, known := expected[name]; !known {
-			t.Errorf("%s is no name of the contract", name)
+			t.Errorf("%s is not a name of the contract", name)
 		}
 	}
 }
 
-// declarations returns what a file declares: the names of palaverv1 that aliases and constants have, or their text.
+// declarations returns the aliases and constants that a file declares, with their names in palaverv1 or their text.
 func declarations(t *testing.T, name string) map[string]string {
 	t.Helper()
 	file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)

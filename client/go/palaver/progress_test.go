@@ -49,7 +49,7 @@ func cut(random *rand.Rand, text string) []Event {
 	return result
 }
 
-func TestASkillEventThatTheCallerChangesIsStillSkipped(t *testing.T) {
+func TestSkillEventsModifiedByTheCallerAreStillSkipped(t *testing.T) {
 	var p progress
 	call := &SkillCall{Id: "1", Name: "clock"}
 	p.accept(&TurnStarted{})

@@ -19,7 +19,7 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-func TestAReplyIsItsEventsAndWhatItEndsWith(t *testing.T) {
+func TestReplyYieldsItsEvents(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{
@@ -36,7 +36,7 @@ func TestAReplyIsItsEventsAndWhatItEndsWith(t *testing.T) {
 	}
 }
 
-func TestTheTextOfAReplyIsItsDeltas(t *testing.T) {
+func TestTextYieldsTheDeltas(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{
@@ -58,7 +58,7 @@ func TestTheTextOfAReplyIsItsDeltas(t *testing.T) {
 	}
 }
 
-func TestEventsThatAreNotKnownAreSkipped(t *testing.T) {
+func TestUnknownEventsAreSkipped(t *testing.T) {
 	t.Parallel()
 	unknown := &palaverv1.PostUserQueryResponse{}
 	unknown.ProtoReflect().SetUnknown([]byte{0xfa, 0x07, 0x00}) // field 127: a message
@@ -68,7 +68,7 @@ func TestEventsThatAreNotKnownAreSkipped(t *testing.T) {
 	expectShown(t, newClient(t, server.Target).PostUserQuery(background(t), hello), "started", "Hi", "completed")
 }
 
-func TestNumbersOfEnumsThatAreNotKnownAreKept(t *testing.T) {
+func TestUnknownEnumNumbersAreKept(t *testing.T) {
 	t.Parallel()
 	completed := scripted.Completed("Hi")
 	completed.GetCompleted().FinishReason = 77
@@ -81,7 +81,7 @@ func TestNumbersOfEnumsThatAreNotKnownAreKept(t *testing.T) {
 	}
 }
 
-func TestAStreamThatEndsWithoutCompletedIsAnError(t *testing.T) {
+func TestStreamWithoutCompletedIsAnError(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{scripted.Started(), scripted.Delta("Hi")})
@@ -97,7 +97,7 @@ func TestAStreamThatEndsWithoutCompletedIsAnError(t *testing.T) {
 	expectCalls(t, server, 2)
 }
 
-func TestAnEventThatDoesNotParseIsAnError(t *testing.T) {
+func TestInvalidEventIsAnError(t *testing.T) {
 	t.Parallel()
 	broken := &palaverv1.PostUserQueryResponse{}
 	broken.ProtoReflect().SetUnknown([]byte{0x1a, 0x03, 0x0a, 0x01, 0xff}) // a text that is not UTF-8
@@ -109,7 +109,7 @@ func TestAnEventThatDoesNotParseIsAnError(t *testing.T) {
 	expectCalls(t, server, 1)
 }
 
-func TestWhatComesAfterCompletedDoesNotMatter(t *testing.T) {
+func TestEverythingAfterCompletedIsIgnored(t *testing.T) {
 	t.Parallel()
 	for name, after := range map[string]any{
 		"a break":         scripted.Break,
@@ -132,7 +132,7 @@ func TestWhatComesAfterCompletedDoesNotMatter(t *testing.T) {
 	}
 }
 
-func TestACallThatIsReadToItsEndIsNotCancelled(t *testing.T) {
+func TestCallThatWasReadToItsEndIsNotCancelled(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	end := make(chan struct{})
@@ -154,7 +154,7 @@ func TestACallThatIsReadToItsEndIsNotCancelled(t *testing.T) {
 	}
 }
 
-func TestAReplyCanBeReadOnlyOnce(t *testing.T) {
+func TestReplyCanBeReadOnlyOnce(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", scripted.Turn("Hi"))
@@ -171,9 +171,9 @@ func TestAReplyCanBeReadOnlyOnce(t *testing.T) {
 	expectCalls(t, server, 1)
 }
 
-// Leaving.
+// Cancellation.
 
-func TestLeavingTheIterationEndsTheCall(t *testing.T) {
+func TestStoppingTheIterationEndsTheCall(t *testing.T) {
 	t.Parallel()
 	for name, leave := range map[string]func(*palaver.Reply){
 		"events": func(reply *palaver.Reply) {
@@ -250,7 +250,7 @@ func TestCancellingTheContextEndsTheCallWhileNobodyReads(t *testing.T) {
 		case 1:
 			cancel()
 			scripted.Wait(t, server.WaitForCalls(t, 1)[0].Abandoned, "the end of the call")
-		case 2: // what has arrived in the meantime is not handed out any more
+		case 2: // events that arrived in the meantime are not delivered
 			expectError(t, err, codes.Canceled, "")
 		default:
 			t.Errorf("and then came %v", event)
@@ -258,7 +258,7 @@ func TestCancellingTheContextEndsTheCallWhileNobodyReads(t *testing.T) {
 	}
 }
 
-func TestAnErrorWhileTheCallerCancelsIsTheCallers(t *testing.T) {
+func TestErrorAfterCancellationIsCanceled(t *testing.T) {
 	t.Parallel()
 	for _, try := range []struct {
 		end      error
@@ -267,7 +267,7 @@ func TestAnErrorWhileTheCallerCancelsIsTheCallers(t *testing.T) {
 		{scripted.Break, codes.Canceled},
 		{shuttingDown, codes.Canceled},
 		{status.Error(codes.Internal, "of a proxy"), codes.Canceled},
-		{scripted.Refusal(codes.Aborted, "CONCURRENT_WRITE", 0), codes.Aborted}, // it was faster
+		{scripted.Refusal(codes.Aborted, "CONCURRENT_WRITE", 0), codes.Aborted}, // the server answered first
 	} {
 		server := scripted.Start(t)
 		server.Script("PostUserQuery", answer{scripted.Started(), try.end})
@@ -288,7 +288,7 @@ func TestAnErrorWhileTheCallerCancelsIsTheCallers(t *testing.T) {
 	}
 }
 
-func TestTheDeadlineEndsAReply(t *testing.T) {
+func TestDeadlineEndsAReply(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{scripted.Started(), scripted.Hang})
@@ -337,8 +337,8 @@ func TestClosingTheClientEndsItsCalls(t *testing.T) {
 	expectCalls(t, server, 2)
 }
 
-// It is not parallel: what other tests have open would look like left behind.
-func TestNothingIsLeftBehind(t *testing.T) {
+// This test is not parallel, because the goroutines of other tests would look like leaks.
+func TestNoGoroutinesLeak(t *testing.T) {
 	server := scripted.Start(t)
 	proxy := scripted.StartProxy(t, server.Target)
 	server.Script("PostUserQuery", answer{scripted.Started(), scripted.Delta("Hi"), scripted.Hang})
@@ -367,13 +367,13 @@ func TestNothingIsLeftBehind(t *testing.T) {
 	deadline := time.Now().Add(scripted.Patience)
 	for stacks := clientGoroutines(); len(stacks) > 0; stacks = clientGoroutines() {
 		if time.Now().After(deadline) {
-			t.Fatalf("left behind:\n%s", strings.Join(stacks, "\n\n"))
+			t.Fatalf("leaked goroutines:\n%s", strings.Join(stacks, "\n\n"))
 		}
 		runtime.Gosched()
 	}
 }
 
-// clientGoroutines returns the stacks of goroutines that clients have started.
+// clientGoroutines returns the stacks of goroutines that were started by clients.
 func clientGoroutines() []string {
 	all := make([]byte, 1<<20)
 	all = all[:runtime.Stack(all, true)]
@@ -389,7 +389,7 @@ func clientGoroutines() []string {
 	return result
 }
 
-func TestAClientIsForManyGoroutines(t *testing.T) {
+func TestClientIsSafeForConcurrentUse(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	proxy := scripted.StartProxy(t, server.Target)
@@ -420,8 +420,8 @@ func TestAClientIsForManyGoroutines(t *testing.T) {
 	replies.Wait()
 }
 
-// A server that writes faster than the caller reads has to wait: what is on the way is bounded.
-func TestWhatNobodyReadsStaysAtTheServer(t *testing.T) {
+// A server that writes faster than the caller reads has to wait, because the data in flight is limited.
+func TestFlowControlKeepsUnreadEventsAtTheServer(t *testing.T) {
 	t.Parallel()
 	const pieces = 4000
 	piece := strings.Repeat("x", 16<<10)
@@ -445,8 +445,8 @@ func TestWhatNobodyReadsStaysAtTheServer(t *testing.T) {
 		}
 		select {
 		case <-sent:
-			t.Error("the client took all pieces, of which one was read")
-		case <-time.After(time.Second): // without a limit it takes a tenth of that
+			t.Error("the client buffered all pieces although only one was read")
+		case <-time.After(time.Second): // ten times as long as it takes without flow control
 		}
 	}
 	if read != pieces {

@@ -26,7 +26,7 @@ func unaryTurn(text string) *palaverv1.PostUserQueryUnaryResponse {
 	return &palaverv1.PostUserQueryUnaryResponse{Completed: scripted.TurnCompleted(text)}
 }
 
-func TestATurnIsPostedAgainAndGoesOnWhereItWas(t *testing.T) {
+func TestTurnIsPostedAgainAndResumes(t *testing.T) {
 	t.Parallel()
 	for name, end := range map[string]error{
 		"a break":       scripted.Break,
@@ -63,7 +63,7 @@ func TestATurnIsPostedAgainAndGoesOnWhereItWas(t *testing.T) {
 	}
 }
 
-func TestAConnectionThatIsCutIsMadeAnew(t *testing.T) {
+func TestCutConnectionIsReopened(t *testing.T) {
 	t.Parallel()
 	for name, breaks := range map[string]func(*scripted.Proxy){
 		"cut":                 (*scripted.Proxy).Cut,
@@ -98,7 +98,7 @@ func TestAConnectionThatIsCutIsMadeAnew(t *testing.T) {
 	}
 }
 
-func TestAConnectionThatIsCutInsideAnEventLosesNothing(t *testing.T) {
+func TestConnectionCutInsideAnEventLosesNothing(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	proxy := scripted.StartProxy(t, server.Target)
@@ -127,7 +127,7 @@ func TestAConnectionThatIsCutInsideAnEventLosesNothing(t *testing.T) {
 	expectCalls(t, server, 2)
 }
 
-func TestEachTurnHasANameOfItsOwnUnlessTheCallerGivesOne(t *testing.T) {
+func TestEachTurnHasARandomRequestIDUnlessTheCallerGivesOne(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", scripted.Turn("Hi"))
@@ -141,12 +141,12 @@ func TestEachTurnHasANameOfItsOwnUnlessTheCallerGivesOne(t *testing.T) {
 		name := reply.RequestID() // before the first event
 		expectShown(t, reply, "started", "Hi", "completed")
 		if len(name) != 32 || strings.Trim(name, "0123456789abcdef") != "" {
-			t.Errorf("the name is %q, not 32 hexadecimal digits", name)
+			t.Errorf("the request ID is %q, not 32 hexadecimal digits", name)
 		}
 		made[name] = true
 	}
 	if name := client.PostUserQuery(background(t), named).RequestID(); name != "mine" {
-		t.Errorf("the name is %q", name)
+		t.Errorf("the request ID is %q", name)
 	}
 	for _, request := range []*palaver.PostUserQueryRequest{hello, named} {
 		if _, err := client.PostUserQueryUnary(background(t), request); err != nil {
@@ -156,17 +156,17 @@ func TestEachTurnHasANameOfItsOwnUnlessTheCallerGivesOne(t *testing.T) {
 	calls := server.Calls()
 	made[calls[2].Request.(*palaver.PostUserQueryRequest).GetRequestId()] = true
 	if len(made) != 3 || made[""] {
-		t.Errorf("the names are %v", made)
+		t.Errorf("the request IDs are %v", made)
 	}
 	if name := calls[3].Request.(*palaver.PostUserQueryRequest).GetRequestId(); name != "mine" {
-		t.Errorf("the name of the unary turn is %q", name)
+		t.Errorf("the request ID of the unary turn is %q", name)
 	}
 	if hello.GetRequestId() != "" {
 		t.Error("the caller's request was changed")
 	}
 }
 
-func TestAUnaryTurnIsPostedAgain(t *testing.T) {
+func TestUnaryTurnIsPostedAgain(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQueryUnary", answer{scripted.Break}, answer{shuttingDown}, answer{unaryTurn("Hi there")})
@@ -180,7 +180,7 @@ func TestAUnaryTurnIsPostedAgain(t *testing.T) {
 	}
 }
 
-func TestTextAloneIsNeverOfTwoReplies(t *testing.T) {
+func TestTextEndsAtARestart(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery",
@@ -201,13 +201,13 @@ func TestTextAloneIsNeverOfTwoReplies(t *testing.T) {
 	}
 }
 
-// When it is not posted again.
+// When a turn is not posted again.
 
-func TestWhatAServerHasDecidedIsForTheCaller(t *testing.T) {
+func TestErrorsThatTheServerDecidedAreReturned(t *testing.T) {
 	t.Parallel()
 	for name, refusal := range map[string]error{
 		"no model": scripted.Refusal(codes.Unavailable, "MODEL_UNAVAILABLE", 0),
-		"internal": status.Error(codes.Internal, "somebody else's"),
+		"internal": status.Error(codes.Internal, "from a proxy"),
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -227,7 +227,7 @@ func TestWhatAServerHasDecidedIsForTheCaller(t *testing.T) {
 	}
 }
 
-func TestItEndsWhenTheConnectionIsGoneForTooLong(t *testing.T) {
+func TestReconnectTimeoutEndsPostingAgain(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	client := newClient(t, server.Target, palaver.WithReconnectTimeout(500*time.Millisecond))
@@ -245,7 +245,7 @@ func TestItEndsWhenTheConnectionIsGoneForTooLong(t *testing.T) {
 	}
 }
 
-func TestWhereThereIsNoServerTheCallerHearsOfItSoon(t *testing.T) {
+func TestWithoutAServerPostingAgainEnds(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	proxy := scripted.StartProxy(t, server.Target)
@@ -257,11 +257,11 @@ func TestWhereThereIsNoServerTheCallerHearsOfItSoon(t *testing.T) {
 	expectError(t, err, codes.Unavailable, "")
 }
 
-func TestABreakCountsAnewOnceTheServerHasAnswered(t *testing.T) {
+func TestEachEventResetsTheReconnectTimeout(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	client := newClient(t, server.Target, palaver.WithReconnectTimeout(400*time.Millisecond))
-	// Each of these pauses is shorter than that, and all of them together are longer.
+	// Each of these pauses is shorter than the timeout, but their sum is longer.
 	broken := answer{scripted.Started(), scripted.Delta("Hi"), scripted.Break}
 	server.Script("PostUserQuery", append(slices.Repeat([]answer{broken}, 12), scripted.Turn("Hi"))...)
 	expectShown(t, client.PostUserQuery(background(t), hello), "started", "Hi", "completed")
@@ -280,7 +280,7 @@ func TestPostingAgainCanBeTurnedOff(t *testing.T) {
 	expectCalls(t, server, 2)
 }
 
-func TestPostingAgainNeverOutlastsTheDeadline(t *testing.T) {
+func TestDeadlineCoversAllPosts(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	client := newClient(t, server.Target, palaver.WithTimeout(time.Minute), palaver.WithReconnectTimeout(2*long))
@@ -301,17 +301,17 @@ func TestPostingAgainNeverOutlastsTheDeadline(t *testing.T) {
 	}
 }
 
-// Leaving while the connection is gone.
+// Cancelling during a pause.
 
-func TestTheContextEndsTheWaitForTheConnection(t *testing.T) {
+func TestContextEndsThePause(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	gone := scripted.Refusal(codes.Unavailable, "SHUTTING_DOWN", long)
 	server.Script("PostUserQuery", answer{gone})
 	server.Script("PostUserQueryUnary", answer{gone})
-	told := make(chan struct{}, 2)
-	tell := onError(func() { told <- struct{}{} })
-	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), tell)
+	failed := make(chan struct{}, 2)
+	signal := onError(func() { failed <- struct{}{} })
+	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), signal)
 	for _, post := range []func(context.Context) error{
 		func(ctx context.Context) error {
 			_, err := shown(t, client.PostUserQuery(ctx, hello).Events())
@@ -324,7 +324,7 @@ func TestTheContextEndsTheWaitForTheConnection(t *testing.T) {
 	} {
 		ctx, cancel := context.WithCancel(background(t))
 		go func() {
-			<-told
+			<-failed
 			cancel()
 		}()
 		err := post(ctx)
@@ -336,16 +336,16 @@ func TestTheContextEndsTheWaitForTheConnection(t *testing.T) {
 	expectCalls(t, server, 2)
 }
 
-func TestClosingTheClientEndsTheWaitForTheConnection(t *testing.T) {
+func TestClosingTheClientEndsThePause(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{scripted.Refusal(codes.Unavailable, "SHUTTING_DOWN", long)})
-	told := make(chan struct{}, 2)
-	tell := onError(func() { told <- struct{}{} })
-	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), tell)
+	failed := make(chan struct{}, 2)
+	signal := onError(func() { failed <- struct{}{} })
+	client := newClient(t, server.Target, palaver.WithReconnectTimeout(2*long), signal)
 	var closing sync.WaitGroup
 	closing.Go(func() {
-		<-told
+		<-failed
 		if err := client.Close(); err != nil {
 			t.Error(err)
 		}

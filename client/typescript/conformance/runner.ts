@@ -1,6 +1,6 @@
 /**
- * The runner of the conformance suite (tests/conformance/README.md): it makes the calls that it is told to, through the
- * client, and tells what they see. It decides nothing.
+ * The runner of the conformance suite, which tests/conformance/README.md specifies. It reads commands from its standard
+ * input, makes the calls through the client, and reports what they return.
  */
 import { createInterface } from "node:readline";
 

@@ -1,6 +1,6 @@
 /**
- * A small terminal chat: `chat [TARGET] [ASSISTANT_ID]`. Each line of the input is posted to the assistant, and the reply
- * printed as it streams. Ctrl-C ends a reply, and at the prompt the chat.
+ * A terminal chat: `chat [TARGET] [ASSISTANT_ID]`. Each line of the input is posted to the assistant, and the reply is
+ * printed as it streams. Ctrl-C cancels a reply, or ends the chat at the prompt.
  */
 import { createInterface } from "node:readline";
 
@@ -11,22 +11,22 @@ const [target = "127.0.0.1:50051", id = "chat"] = process.argv.slice(2);
 
 const client = new PalaverClient(target);
 const input = createInterface({ input: process.stdin, output: process.stdout, terminal: process.stdin.isTTY });
-const lines = input[Symbol.asyncIterator](); // from now on, so that no line is missed
+const lines = input[Symbol.asyncIterator](); // start now, so that no line is missed
 let current: Reply | undefined;
 
 async function answer(userMessage: string): Promise<void> {
-  // Whatever becomes of the connection, the turn goes on, and each piece comes once.
+  // The turn continues when the connection breaks, and each piece of text arrives once.
   const request = { id, userMessage, onDisconnect: OnDisconnect.CONTINUE };
   const reply = (current = client.postUserQuery(request));
-  let begun = false;
+  let started = false;
   try {
     for await (const event of reply) {
       switch (event.case) {
         case "started":
-          if (begun) {
-            process.stdout.write("\n[the reply begins anew]\n");
+          if (started) {
+            process.stdout.write("\n[the connection broke, and the reply restarts]\n");
           }
-          begun = true;
+          started = true;
           break;
         case "textDelta":
           process.stdout.write(event.value.text);
@@ -42,14 +42,14 @@ async function answer(userMessage: string): Promise<void> {
       }
     }
   } catch (error) {
-    process.stdout.write(begun ? "\n" : "");
-    complain(error);
+    process.stdout.write(started ? "\n" : "");
+    printError(error);
   } finally {
     current = undefined;
   }
 }
 
-function complain(error: unknown): void {
+function printError(error: unknown): void {
   if (!(error instanceof PalaverError)) {
     throw error;
   }
@@ -58,20 +58,20 @@ function complain(error: unknown): void {
 
 function interrupt(): void {
   if (current) {
-    // To leave the loop is not enough: the turn was posted to go on without its caller.
-    client.cancelTurn({ id, requestId: current.requestId }).catch(complain);
+    // Leaving the loop is not enough, because the turn continues without its caller.
+    client.cancelTurn({ id, requestId: current.requestId }).catch(printError);
   } else {
     input.close();
   }
 }
 
-process.on("SIGINT", interrupt); // of another process
-input.on("SIGINT", interrupt); // of the keyboard
+process.on("SIGINT", interrupt); // from another process
+input.on("SIGINT", interrupt); // from the keyboard
 
 try {
   await client.createAssistant({ id, ifExists: IfExists.KEEP });
 } catch (error) {
-  complain(error);
+  printError(error);
 }
 input.setPrompt(process.stdin.isTTY ? "> " : "");
 input.prompt();

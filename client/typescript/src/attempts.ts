@@ -1,28 +1,29 @@
 /**
- * When a turn is posted again, and after which pause.
+ * Decides whether a turn is posted again, and after which pause.
  *
- * It is safe because all posts have the same `requestId`: the server replays a turn that is stored and joins one that
- * still runs. One that was lost with its server, or cancelled because its caller seemed to be gone, runs anew.
+ * Posting again is safe because every post has the same `requestId`: the server replays a turn that is stored and joins
+ * one that is still running. A turn that was lost with its server, or cancelled because its caller seemed to be gone,
+ * runs again.
  */
 import type { PalaverError } from "./errors.js";
 
 const FIRST_PAUSE_MS = 100;
 const LONGEST_PAUSE_MS = 2_000;
 
-// What grpc-js says of a stream that was reset. Proxies end a stream so whose other side has gone.
+// How grpc-js reports a reset stream. Proxies reset a stream when its server is gone.
 const RESET = /RST_STREAM|^Call cancelled$/;
 
-/** What the attempts go by besides the errors. */
+/** The sources of time and randomness. */
 export interface Chance {
-  /** The milliseconds since some moment; they never go back. */
+  /** Returns the time in milliseconds. It never goes back. */
   readonly now: () => number;
-  /** A number from 0 to 1. */
+  /** Returns a number from 0 to 1. */
   readonly random: () => number;
 }
 
 const CHANCE: Chance = { now: () => performance.now(), random: Math.random };
 
-/** How often a turn is posted, and until when. */
+/** The posts of one turn. */
 export class Attempts {
   readonly #deadline: number;
   readonly #reconnectTimeoutMs: number;
@@ -31,8 +32,8 @@ export class Attempts {
   #longestPause = FIRST_PAUSE_MS;
 
   /**
-   * @param timeoutMs The limit of the whole turn; `Infinity` for none.
-   * @param reconnectTimeoutMs How long the connection may be lost for.
+   * @param timeoutMs The timeout of the whole turn; `Infinity` for none.
+   * @param reconnectTimeoutMs How long the connection may be lost.
    */
   constructor(timeoutMs: number, reconnectTimeoutMs: number, chance = CHANCE) {
     this.#deadline = chance.now() + timeoutMs;
@@ -40,19 +41,19 @@ export class Attempts {
     this.#chance = chance;
   }
 
-  /** How many milliseconds the next post may take; `Infinity` for any number. */
+  /** The timeout of the next post in milliseconds; `Infinity` for none. */
   get timeLeftMs(): number {
     return Math.max(0, this.#deadline - this.#chance.now());
   }
 
-  /** Notes that the server has sent something, so that the next break counts anew. */
-  succeeded(): void {
+  /** Forgets earlier breaks. Called whenever an event arrives. */
+  reset(): void {
     this.#brokenSince = undefined;
     this.#longestPause = FIRST_PAUSE_MS;
   }
 
-  /** Returns how many milliseconds to wait before posting again; `undefined` where the error is the caller's. */
-  pauseAfter(error: PalaverError): number | undefined {
+  /** Returns how many milliseconds to wait before posting again, or `undefined` if the caller is to get the error. */
+  backoff(error: PalaverError): number | undefined {
     if (!isBreak(error)) {
       return undefined;
     }
@@ -64,9 +65,9 @@ export class Attempts {
   }
 }
 
-/** Whether a call ended because of the way to the server or its stopping, and not for what it asked for. */
+/** Returns whether a call failed because its connection broke or the server is shutting down, not for what it asked. */
 function isBreak(error: PalaverError): boolean {
-  // Every error that a Palaver server decides has a reason.
+  // A Palaver server gives a reason with every error.
   return error.reason === ""
     ? error.status === "UNAVAILABLE" || RESET.test(error.message)
     : error.reason === "SHUTTING_DOWN";

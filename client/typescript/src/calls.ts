@@ -1,4 +1,4 @@
-/** The two kinds of call that the service has, as promise and as iteration, ended by an `AbortSignal`. */
+/** Unary calls as promises and streaming calls as async iterables, both cancelled by an `AbortSignal`. */
 import type { DescMethodServerStreaming, DescMethodUnary, DescMessage, MessageShape } from "@bufbuild/protobuf";
 import type { ServiceError } from "@grpc/grpc-js";
 
@@ -8,9 +8,9 @@ import { grpcMethod } from "./grpc.js";
 
 /** The limits of a call. */
 export interface Limits {
-  /** How many milliseconds it may take; `Infinity` for any number. */
+  /** The timeout in milliseconds; `Infinity` for none. */
   readonly timeoutMs: number;
-  /** Ends it. */
+  /** Cancels the call. */
   readonly signal: AbortSignal;
 }
 
@@ -21,9 +21,9 @@ export async function unary<I extends DescMessage, O extends DescMessage>(
   request: MessageShape<I>,
   { timeoutMs, signal }: Limits,
 ): Promise<MessageShape<O>> {
-  throwIfLeft(signal);
+  throwIfCancelled(signal);
   const { path, requestSerialize, responseDeserialize } = grpcMethod(method);
-  let leave = (): void => undefined;
+  let cancel = (): void => undefined;
   try {
     return await new Promise<MessageShape<O>>((resolve, reject) => {
       const call = connection.grpc.makeUnaryRequest(
@@ -41,21 +41,21 @@ export async function unary<I extends DescMessage, O extends DescMessage>(
           }
         },
       );
-      leave = () => {
+      cancel = () => {
         call.cancel();
       };
-      signal.addEventListener("abort", leave);
+      signal.addEventListener("abort", cancel);
     });
   } catch (error) {
-    throwIfLeft(signal);
+    throwIfCancelled(signal);
     throw fromServiceError(error as ServiceError);
   } finally {
-    signal.removeEventListener("abort", leave);
+    signal.removeEventListener("abort", cancel);
   }
 }
 
 /**
- * Makes a call whose response is a stream, when the iteration begins, and ends it when the iteration does. Fails with a
+ * Makes a call with a streaming response. The call starts and ends with the iteration, which fails with a
  * `PalaverError`.
  */
 export async function* serverStream<I extends DescMessage, O extends DescMessage>(
@@ -64,7 +64,7 @@ export async function* serverStream<I extends DescMessage, O extends DescMessage
   request: MessageShape<I>,
   { timeoutMs, signal }: Limits,
 ): AsyncGenerator<MessageShape<O>, void, undefined> {
-  throwIfLeft(signal);
+  throwIfCancelled(signal);
   const { path, requestSerialize, responseDeserialize } = grpcMethod(method);
   const call = connection.grpc.makeServerStreamRequest(
     path,
@@ -74,28 +74,28 @@ export async function* serverStream<I extends DescMessage, O extends DescMessage
     connection.metadata(),
     { deadline: Date.now() + timeoutMs },
   );
-  const leave = (): void => {
+  const cancel = (): void => {
     call.cancel();
   };
-  signal.addEventListener("abort", leave);
-  // gRPC tells an error also to a reader that has left, and Node ends the process over one that nobody listens to.
+  signal.addEventListener("abort", cancel);
+  // gRPC also emits errors after the iteration has ended, and Node exits on an error without a listener.
   call.on("error", () => undefined);
   try {
-    // Its reading goes no further ahead than its buffer of a few messages; the rest waits at the server.
+    // The stream buffers only a few messages; the rest waits at the server.
     for await (const message of call) {
-      throwIfLeft(signal);
+      throwIfCancelled(signal);
       yield message as MessageShape<O>;
     }
   } catch (error) {
-    throwIfLeft(signal);
+    throwIfCancelled(signal);
     throw fromServiceError(error as ServiceError);
   } finally {
-    signal.removeEventListener("abort", leave);
+    signal.removeEventListener("abort", cancel);
     call.cancel();
   }
 }
 
-function throwIfLeft(signal: AbortSignal): void {
+function throwIfCancelled(signal: AbortSignal): void {
   if (signal.aborted) {
     throw cancelled(signal.reason);
   }

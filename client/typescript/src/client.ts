@@ -30,49 +30,50 @@ const RPC = AssistantService.method;
 /** How a client reaches its server. */
 export interface ClientOptions {
   /**
-   * What secures the connection. `false`, the default: nothing. `true`: TLS with the certificate authorities of Node.js,
-   * which are those of the system where it runs with `--use-system-ca`. Otherwise TLS with other authorities, as PEM: the
-   * path of a file, or its bytes.
+   * Whether to use TLS. The default is `false`. With `true`, the certificate authorities of Node.js are trusted, which
+   * are those of the system if it runs with `--use-system-ca`. The path or the bytes of a PEM file make the client
+   * trust the authorities in it instead.
    */
   readonly tls?: boolean | string | URL | Uint8Array | undefined;
 
   /**
-   * A bearer token, sent as `authorization: Bearer <token>` with every call. Without TLS it is sent to this machine alone
-   * (`localhost`, loopback addresses, Unix sockets).
+   * A bearer token, sent as `authorization: Bearer <token>` with every call. Without TLS, the target must be this
+   * machine (`localhost`, a loopback address or a Unix socket).
    */
   readonly token?: string | undefined;
 
-  /** The deadline of every call that has none of its own, in milliseconds. The default is `Infinity`: none. */
+  /** The timeout of calls that have none of their own, in milliseconds. The default is `Infinity`. */
   readonly timeoutMs?: number | undefined;
 
   /**
-   * How many milliseconds a turn may go without its connection. When that breaks, or the server stops, the turn is posted
-   * again, and its caller gets each piece of the reply once. The default is 10,000; 0: the caller gets the error.
+   * How many milliseconds a turn tries to reconnect. When the connection breaks or the server stops, the turn is posted
+   * again until then, and the caller gets each event of the reply once. The default is 10,000; with 0, a turn is never
+   * posted again.
    */
   readonly reconnectTimeoutMs?: number | undefined;
 
-  /** Further options of grpc-js for the channel; they win over those that the client sets. */
+  /** Channel options of grpc-js. They override those that the client sets. */
   readonly channelOptions?: ChannelOptions | undefined;
 }
 
-/** What can be said of a call besides its request. */
+/** The options of a call. */
 export interface CallOptions {
-  /** Ends the call, which then fails with `CANCELLED`, with the reason of the signal as its `cause`. */
+  /** Cancels the call, which then fails with `CANCELLED`; its `cause` is the reason of the signal. */
   readonly signal?: AbortSignal | undefined;
 
   /**
-   * The deadline in milliseconds, after which the call fails with `DEADLINE_EXCEEDED`. That of a reply covers all of it, to
-   * the last event and however often it is posted. The default is the client's; `Infinity`: none.
+   * The timeout in milliseconds, after which the call fails with `DEADLINE_EXCEEDED`. It covers a whole reply up to the
+   * last event, however often the turn is posted. The default is the client's timeout; `Infinity` means none.
    */
   readonly timeoutMs?: number | undefined;
 }
 
 /**
- * Talks to a Palaver server. One is enough for a whole program: all calls share one connection, which is opened with the
- * first one and opened anew when it breaks.
+ * A client of a Palaver server. One client is enough for a whole program: all calls share one connection, which is
+ * opened by the first call and reopened when it breaks.
  *
- * Requests are the messages of the contract, of which only the fields that matter need to be given; the documentation of
- * each field is there. Calls fail with a {@link PalaverError}.
+ * Requests are the messages of the contract, where every field is documented. Fields that are left out are unset. Calls
+ * fail with a {@link PalaverError}.
  *
  * @example
  * ```ts
@@ -92,9 +93,9 @@ export class PalaverClient implements Disposable {
   #closed = false;
 
   /**
-   * @param target - The server, as "host:port" or any other name that grpc-js knows (`dns:///host:port`, `unix:path`).
-   * @throws TypeError when a token without TLS would leave this machine, or is not made of visible ASCII characters.
-   * @throws RangeError when a time is negative or no number.
+   * @param target - The server, in the syntax of grpc-js for names: `host:port`, `dns:///host:port` or `unix:path`.
+   * @throws TypeError when a token would leave this machine without TLS, or has other than visible ASCII characters.
+   * @throws RangeError when a timeout is negative or not a number.
    * @throws Error when the file of certificate authorities can't be read.
    */
   constructor(target: string = DEFAULT_TARGET, options: ClientOptions = {}) {
@@ -103,7 +104,7 @@ export class PalaverClient implements Disposable {
     this.#connection = new Connection(target, options);
   }
 
-  /** Ends all calls that are still open, with `CANCELLED`, and closes the connection. Closing again does nothing. */
+  /** Closes the connection. Open calls fail with `CANCELLED`. Closing again does nothing. */
   close(): void {
     this.#closed = true;
     for (const leaving of this.#open) {
@@ -112,15 +113,16 @@ export class PalaverClient implements Disposable {
     this.#connection.close();
   }
 
-  /** Does the same as {@link close}, for `using`. */
+  /** Calls {@link close}, for `using`. */
   [Symbol.dispose](): void {
     this.close();
   }
 
   /**
-   * Creates an assistant, whose conversation then consists of its instructions alone, and tells whether it is new.
+   * Creates an assistant, whose conversation then consists of its instructions alone. `created` is false if it existed
+   * and was kept.
    *
-   * Fails with `ASSISTANT_EXISTS` when it exists, unless `ifExists` says what to do then.
+   * Fails with `ASSISTANT_EXISTS` if the assistant exists, unless `ifExists` allows it.
    */
   async createAssistant(
     request: MessageInitShape<typeof CreateAssistantRequestSchema>,
@@ -130,7 +132,7 @@ export class PalaverClient implements Disposable {
     return { ...response, assistant: present(response.assistant, "assistant") };
   }
 
-  /** Returns the present state of an assistant. Fails with `ASSISTANT_NOT_FOUND` when there is none. */
+  /** Returns the current state of an assistant. Fails with `ASSISTANT_NOT_FOUND` if there is none. */
   async getAssistant(
     request: MessageInitShape<typeof GetAssistantRequestSchema>,
     options?: CallOptions,
@@ -140,8 +142,8 @@ export class PalaverClient implements Disposable {
   }
 
   /**
-   * Iterates over the messages of an assistant, from `pageToken` on. Each page is fetched when the iteration gets there, and
-   * the deadline is that of a page. Fails with `ASSISTANT_NOT_FOUND`, as with every error, in the iteration.
+   * Iterates over the messages of an assistant, starting at `pageToken` if it is set. Each page is fetched when the
+   * iteration reaches it, with its own timeout. Errors such as `ASSISTANT_NOT_FOUND` are thrown by the iteration.
    */
   listMessages(
     request: MessageInitShape<typeof ListMessagesRequestSchema>,
@@ -150,7 +152,7 @@ export class PalaverClient implements Disposable {
     return this.#pages(copy(ListMessagesRequestSchema, request), options);
   }
 
-  /** Deletes an assistant and all of its messages, for good. Fails with `ASSISTANT_NOT_FOUND` when there is none. */
+  /** Deletes an assistant and all of its messages permanently. Fails with `ASSISTANT_NOT_FOUND` if there is none. */
   async deleteAssistant(
     request: MessageInitShape<typeof DeleteAssistantRequestSchema>,
     options?: CallOptions,
@@ -159,12 +161,12 @@ export class PalaverClient implements Disposable {
   }
 
   /**
-   * Posts a user message and streams the reply: a turn.
+   * Posts a user message and streams the reply.
    *
-   * The turn is stored whole, when the reply completes, or not at all. The call begins at once; its errors come in the
-   * iteration over the reply.
+   * The turn is stored when the reply completes, as a whole or not at all. The call starts at once. Its errors are
+   * thrown by the iteration over the reply.
    *
-   * @throws RangeError when `timeoutMs` is negative or no number.
+   * @throws RangeError when `timeoutMs` is negative or not a number.
    */
   postUserQuery(request: MessageInitShape<typeof PostUserQueryRequestSchema>, options: CallOptions = {}): Reply {
     const message = turn(request);
@@ -180,8 +182,8 @@ export class PalaverClient implements Disposable {
   }
 
   /**
-   * Posts a user message and returns when the turn is stored, with the whole reply. It is posted again as
-   * {@link postUserQuery} is. When it fails, nothing of the turn is stored.
+   * Posts a user message and returns the whole reply when the turn is stored. The turn is posted again in the same way
+   * as by {@link postUserQuery}. If the call fails, nothing of the turn is stored.
    */
   async postUserQueryUnary(
     request: MessageInitShape<typeof PostUserQueryRequestSchema>,
@@ -206,8 +208,8 @@ export class PalaverClient implements Disposable {
   }
 
   /**
-   * Ends a running turn of any caller, whatever its `onDisconnect` says. Nothing of the turn is stored. Fails with
-   * `TURN_NOT_FOUND` when no such turn is running.
+   * Cancels a running turn of any caller, regardless of its `onDisconnect`. Nothing of the turn is stored. Fails with
+   * `TURN_NOT_FOUND` if no such turn is running.
    */
   async cancelTurn(request: MessageInitShape<typeof CancelTurnRequestSchema>, options?: CallOptions): Promise<void> {
     await this.#call(RPC.cancelTurn, copy(CancelTurnRequestSchema, request), options);
@@ -246,7 +248,10 @@ export class PalaverClient implements Disposable {
     return milliseconds(timeoutMs);
   }
 
-  /** Returns what ends a call early, for the caller's signal and for `close` as well, and what to run when it is over. */
+  /**
+   * Returns the controller that cancels a call, also for the caller's signal and `close`, and a function to call at its
+   * end.
+   */
   #begin(signal: AbortSignal | undefined): [AbortController, () => void] {
     const leaving = new AbortController();
     const leave = (): void => {
@@ -258,7 +263,7 @@ export class PalaverClient implements Disposable {
       leave();
     }
     if (signal) {
-      setMaxListeners(0, signal); // many calls may share it, and each takes its listener away again
+      setMaxListeners(0, signal); // many calls may share it, and each removes its listener
       signal.addEventListener("abort", leave);
     }
     this.#open.add(leaving);
@@ -270,12 +275,12 @@ export class PalaverClient implements Disposable {
   }
 }
 
-/** A message of one's own, which the caller can't change while it is being sent. */
+/** Returns a copy, which the caller can't change while it is being sent. */
 function copy<Schema extends DescMessage>(schema: Schema, init: MessageInitShape<Schema>): MessageShape<Schema> {
   return clone(schema, create(schema, init));
 }
 
-/** The request of a turn, with a name that makes it safe to post it again. */
+/** Returns the request of a turn, with a `requestId` so that posting it again is safe. */
 function turn(init: MessageInitShape<typeof PostUserQueryRequestSchema>): PostUserQueryRequest {
   const request = copy(PostUserQueryRequestSchema, init);
   request.requestId ||= randomBytes(16).toString("hex");
@@ -291,7 +296,7 @@ function present<Value>(value: Value | undefined, name: string): Value {
 
 function milliseconds(value: number): number {
   if (!(value >= 0)) {
-    throw new RangeError(`a time must be 0 milliseconds or more, not ${value}`);
+    throw new RangeError(`a timeout must be at least 0 milliseconds, not ${value}`);
   }
   return value;
 }

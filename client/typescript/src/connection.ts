@@ -1,4 +1,4 @@
-/** How the connection to the server is opened: target, TLS, token and the options of gRPC. */
+/** The connection to the server: target, TLS, token and gRPC options. */
 import { readFileSync } from "node:fs";
 import { BlockList, isIPv4, isIPv6 } from "node:net";
 
@@ -7,13 +7,13 @@ import type { ChannelOptions } from "@grpc/grpc-js";
 
 import { VERSION } from "./version.js";
 
-/** The target of a client that is given none. */
+/** The default target. */
 export const DEFAULT_TARGET = "127.0.0.1:50051";
 
 /**
- * What clients in every language use: calls are spread over all addresses of the server, and those that read are repeated
- * while it is unavailable. The others are not, because repeating one whose reply was lost may do harm: `CreateAssistant`
- * would fail with `ALREADY_EXISTS` over its own success.
+ * Spreads calls over all addresses of the server, and retries the calls that only read while it is unavailable. Other
+ * calls are not retried, because a retry after a lost response can do harm: `CreateAssistant` would fail with
+ * `ALREADY_EXISTS` after its own success. It equals `client/vectors/service_config.json`.
  */
 export const SERVICE_CONFIG = {
   loadBalancingConfig: [{ round_robin: {} }],
@@ -39,29 +39,29 @@ const DEFAULT_OPTIONS: ChannelOptions = {
   "grpc.primary_user_agent": `palaver-typescript/${VERSION}`,
   "grpc.service_config": JSON.stringify(SERVICE_CONFIG),
   "grpc.service_config_disable_resolution": 1,
-  // gRPC's own, a second that grows to two minutes, are for a server that is down, not for one that is replaced.
+  // gRPC's defaults, from a second to two minutes, suit a server that is down rather than one that is being replaced.
   "grpc.initial_reconnect_backoff_ms": 200,
   "grpc.max_reconnect_backoff_ms": 5_000,
-  // A model may think for a long time without a word; pings tell a silent server from one that is gone.
+  // A model may be silent for a long time. Pings tell a silent server from one that is gone.
   "grpc.keepalive_time_ms": 30_000,
   "grpc.keepalive_timeout_ms": 10_000,
-  // The contract keeps a page and a turn below 4 MiB. gRPC's default limit is exactly that, which leaves no room.
+  // The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no margin.
   "grpc.max_receive_message_length": 8 * 1024 * 1024,
-  // A connection that is given up must not come back from a pool.
+  // A connection that was abandoned must not be reused from a pool.
   "grpc.use_local_subchannel_pool": 1,
 };
 
-/** What gRPC gives a connection in other languages; grpc-js waits for ever for a server that accepts it and says nothing. */
+/** gRPC's default in other languages. grpc-js waits forever for a server that accepts a connection and stays silent. */
 const CONNECT_TIMEOUT_MS = 20_000;
 
-/** What the client needs to be told of a connection. */
+/** The options of a connection. */
 export interface ConnectionOptions {
   readonly tls?: boolean | string | URL | Uint8Array | undefined;
   readonly token?: string | undefined;
   readonly channelOptions?: ChannelOptions | undefined;
 }
 
-/** A connection, which is opened with the first call, and what goes along with every call. */
+/** A connection, which is opened by the first call. */
 export class Connection {
   readonly #open: () => Client;
   readonly #connectTimeoutMs: number;
@@ -70,7 +70,7 @@ export class Connection {
   #connecting: NodeJS.Timeout | undefined;
 
   /**
-   * @throws TypeError when a token would go over the network in the clear, or can't be sent as a header.
+   * @throws TypeError when a token would be sent over the network in the clear, or is not a valid header.
    * @throws Error when the file of certificate authorities can't be read.
    */
   constructor(
@@ -88,7 +88,7 @@ export class Connection {
     const security = credentials(tls);
     const options = {
       ...DEFAULT_OPTIONS,
-      // What is meant for this machine stays on it, whatever `http_proxy` says.
+      // Calls to this machine never go through a proxy, whatever `http_proxy` says.
       ...(local ? { "grpc.enable_http_proxy": 0 } : {}),
       ...channelOptions,
     };
@@ -99,17 +99,17 @@ export class Connection {
     this.#watch(this.#grpc);
   }
 
-  /** What makes the next call. */
+  /** The gRPC client for the next call. */
   get grpc(): Client {
     return this.#grpc;
   }
 
-  /** Closes the connection when the calls that are under way have ended. */
+  /** Closes the connection after the calls in progress have ended. */
   close(): void {
     this.#grpc.close();
   }
 
-  /** What goes along with a call. */
+  /** Returns the metadata of a call. */
   metadata(): Metadata {
     const metadata = new Metadata();
     if (this.#token !== undefined) {
@@ -118,7 +118,7 @@ export class Connection {
     return metadata;
   }
 
-  /** Gives up a connection that takes too long, and with it the calls that wait for it: they are `UNAVAILABLE`. */
+  /** Abandons a connection that takes too long. The calls that wait for it fail with `UNAVAILABLE`. */
   #watch(grpc: Client): void {
     const channel = grpc.getChannel();
     const state = channel.getConnectivityState(false);
@@ -151,7 +151,7 @@ function isLocal(target: string): boolean {
   }
   const rest = target.slice(scheme.length + 1).replace(/^\/\/\//, scheme === "unix" ? "/" : "");
   if (rest.startsWith("//")) {
-    return false; // "dns://authority/name" asks a name server of its own, which may answer anything
+    return false; // "dns://authority/name" asks a specific name server, which may answer anything
   }
   switch (scheme) {
     case "unix":

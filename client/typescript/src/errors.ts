@@ -1,4 +1,4 @@
-/** What can go wrong. */
+/** The errors of calls. */
 import { fromBinary } from "@bufbuild/protobuf";
 import { anyUnpack } from "@bufbuild/protobuf/wkt";
 import type { Any } from "@bufbuild/protobuf/wkt";
@@ -14,18 +14,18 @@ const DOMAIN = "palaver.v1";
 /** The name of a gRPC status, for instance `"NOT_FOUND"`; the names of grpc-js's `status`. */
 export type StatusName = Exclude<keyof typeof Code, "OK">;
 
-/** The reasons that this version knows: the values of the contract's `ErrorReason`, which says what to do about each. */
+/** The reasons that this version knows: the values of the contract's `ErrorReason`, where each is documented. */
 export type KnownReason = Exclude<keyof typeof ErrorReason, "UNSPECIFIED">;
 
 /** One invalid field of a request. */
 export interface FieldViolation {
   /** Its path in the contract's request, for instance `"history.max_messages"`. */
   readonly field: string;
-  /** What is wrong with it and what is allowed. */
+  /** What is wrong with the field and what is allowed. */
   readonly description: string;
 }
 
-/** The details of an error that the server has told. */
+/** The details that a server sent with an error. */
 export interface ErrorDetails {
   readonly reason?: string;
   readonly fieldViolations?: readonly FieldViolation[];
@@ -33,10 +33,10 @@ export interface ErrorDetails {
 }
 
 /**
- * A call failed. Every call of the client fails with this error and no other.
+ * The error of a failed call. Calls fail with no other error.
  *
- * The `message` is for people to read, and its wording may change: go by `reason` and `status`. The `cause` is the error
- * of gRPC, or the reason of the `AbortSignal` that ended the call.
+ * The `message` is for people to read, and its wording may change: programs should use `reason` and `status`. The
+ * `cause` is the error of gRPC, or the reason of the `AbortSignal` that ended the call.
  */
 export class PalaverError extends Error {
   static {
@@ -44,21 +44,22 @@ export class PalaverError extends Error {
   }
 
   /**
-   * The gRPC status by its name. `"CANCELLED"` is also the status of a call that the program itself has left, and
-   * `"UNAVAILABLE"` that of a server that can't be reached.
+   * The name of the gRPC status. It is `"CANCELLED"` if the program cancelled the call, and `"UNAVAILABLE"` if the
+   * server can't be reached.
    */
   readonly status: StatusName;
 
   /**
-   * The exact reason, for instance `"ASSISTANT_NOT_FOUND"`. Empty when the error does not come from a Palaver server, for
-   * instance because there is none. Expect reasons that you do not know, and go by `status` then.
+   * The exact cause, for instance `"ASSISTANT_NOT_FOUND"`. Empty if the error does not come from a Palaver server, for
+   * instance because the server can't be reached. Newer servers may send unknown reasons: fall back to `status` for
+   * those.
    */
   readonly reason: KnownReason | "" | (string & {});
 
   /** The invalid fields of the request, all of them. */
   readonly fieldViolations: readonly FieldViolation[];
 
-  /** After how many milliseconds the same request may succeed; `undefined` where the server gives no such hint. */
+  /** How many milliseconds to wait before sending the same request again; `undefined` if the server sent no delay. */
   readonly retryDelayMs: number | undefined;
 
   constructor(message: string, status: StatusName, details: ErrorDetails = {}, options?: ErrorOptions) {
@@ -69,13 +70,13 @@ export class PalaverError extends Error {
     this.retryDelayMs = details.retryDelayMs;
   }
 
-  /** The gRPC status by its number, as in grpc-js's `ServiceError`. */
+  /** The number of the gRPC status, as in grpc-js's `ServiceError`. */
   get code(): Code {
     return Code[this.status];
   }
 }
 
-/** Returns the error for one of gRPC's, with the details that came with it. */
+/** Converts an error of gRPC, including its details. */
 export function fromServiceError(error: ServiceError): PalaverError {
   const status = (Code[error.code] as StatusName | undefined) ?? "UNKNOWN";
   return new PalaverError(error.details || "the call failed without a message", status, details(error), {
@@ -83,27 +84,27 @@ export function fromServiceError(error: ServiceError): PalaverError {
   });
 }
 
-/** Returns the error for a reply that breaks the contract: `what` says in which way. */
-export function malformed(what: string): PalaverError {
-  return new PalaverError(`the server's reply can't be understood: ${what}`, "INTERNAL");
+/** Returns the error for a response that violates the contract. */
+export function malformed(how: string): PalaverError {
+  return new PalaverError(`invalid response from the server: ${how}`, "INTERNAL");
 }
 
-/** Returns the error for a call that the program itself has left, for a reason of its own. */
+/** Returns the error for a call that the program cancelled. */
 export function cancelled(cause: unknown): PalaverError {
   const why = cause instanceof Error ? `: ${cause.message}` : "";
   return new PalaverError(`the call was cancelled${why}`, "CANCELLED", {}, { cause });
 }
 
-/** Returns the error for whoever reads the text alone, which can't be taken back. */
-export function begunAnew(): PalaverError {
-  return new PalaverError("the connection broke, and the turn had to run anew with another reply", "UNAVAILABLE");
+/** Returns the error for an iteration over the text of a reply that restarted: text can't be taken back. */
+export function restarted(): PalaverError {
+  return new PalaverError("the connection broke, and the reply restarted with different text", "UNAVAILABLE");
 }
 
 function details(error: ServiceError): ErrorDetails {
   try {
     const [bytes] = error.metadata.get("grpc-status-details-bin");
     const status = fromBinary(StatusSchema, bytes instanceof Uint8Array ? bytes : new Uint8Array());
-    // Where something between us and the server has changed the status, the details are not ours.
+    // If the statuses differ, a proxy has tampered with them, and the details can't be trusted.
     return Code[status.code] === Code[error.code] ? read(status.details) : {};
   } catch {
     return {};

@@ -1,5 +1,5 @@
 /**
- * What joins the generated code with `@grpc/grpc-js`: the client calls with it, and a host of skills serves with it.
+ * Connects the generated code with `@grpc/grpc-js`, for clients and for skill hosts.
  *
  * @module
  */
@@ -12,17 +12,16 @@ type Input<Method extends DescMethod> = MessageShape<Method["input"]>;
 type Output<Method extends DescMethod> = MessageShape<Method["output"]>;
 type OutputInit<Method extends DescMethod> = MessageInitShape<Method["output"]>;
 
-/** A service as grpc-js knows it: what `Server.addService` and `makeClientConstructor` take. */
+/** The grpc-js definition of a service, which `Server.addService` and `makeClientConstructor` take. */
 export type GrpcService<Service extends DescService> = {
   readonly [Name in keyof Methods<Service>]: GrpcMethod<Methods<Service>[Name]>;
 };
 
-/** A method as grpc-js knows it. */
+/** The grpc-js definition of a method. */
 export type GrpcMethod<Method extends DescMethod> = MethodDefinition<Input<Method>, Output<Method>>;
 
 /**
- * What serves a service in grpc-js: a function for each method. Of the messages that it answers with, only the fields that
- * matter need to be given.
+ * The grpc-js implementation of a service: a function for each method. Responses need only the fields that are set.
  */
 export type GrpcHandlers<Service extends DescService> = {
   readonly [Name in keyof Methods<Service>]: Methods<Service>[Name] extends { methodKind: "unary" }
@@ -31,7 +30,7 @@ export type GrpcHandlers<Service extends DescService> = {
 };
 
 /**
- * Returns a generated service in the form of grpc-js.
+ * Returns the grpc-js definition of a generated service.
  *
  * @example
  * ```ts
@@ -48,7 +47,7 @@ export function grpcService<Service extends DescService>(service: Service): Grpc
   return Object.fromEntries(methods) as GrpcService<Service>;
 }
 
-/** Returns a generated method in the form of grpc-js. */
+/** Returns the grpc-js definition of a generated method. */
 export function grpcMethod<Method extends DescMethod>(method: Method): GrpcMethod<Method> {
   const input: Method["input"] = method.input;
   const output: Method["output"] = method.output;

@@ -4,12 +4,12 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Attempts } from "./attempts.js";
 import { PalaverError, cancelled } from "./errors.js";
 
-// A longer timer fires at once.
+// Longer timers fire at once.
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
-/** Waits until a turn that ended with this error may be posted again; throws the error when it may not. */
+/** Waits until the turn may be posted again after an error. Throws the error if the caller is to get it. */
 export async function pauseAfter(error: unknown, attempts: Attempts, signal: AbortSignal): Promise<void> {
-  const pauseMs = error instanceof PalaverError ? attempts.pauseAfter(error) : undefined;
+  const pauseMs = error instanceof PalaverError ? attempts.backoff(error) : undefined;
   if (pauseMs === undefined) {
     throw error;
   }

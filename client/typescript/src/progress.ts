@@ -1,5 +1,5 @@
 /**
- * What the caller has had of a reply, so that it gets each piece once however often the turn is posted.
+ * Records the events of a reply that were delivered, so that each is delivered once however often the turn is posted.
  */
 import { create, equals } from "@bufbuild/protobuf";
 
@@ -7,102 +7,102 @@ import { SkillCallSchema, SkillResultSchema, TextDeltaSchema } from "./v1.js";
 import type { PostUserQueryResponse } from "./v1.js";
 
 /**
- * An event of a reply. Its `case` tells what happened, and `value` is the message of the contract:
+ * An event of a reply. `case` is its kind, and `value` the message of the contract:
  *
- * - `started`: the turn was accepted. It comes first. A second one says that the reply begins anew, and makes void what
- *   came before it.
- * - `textDelta`: a piece of the reply, to be appended to what came before.
- * - `skillCall`, `skillResult`: the model asked for a skill; a skill answered.
- * - `completed`: the turn is stored. It comes last.
+ * - `started`: the turn was accepted. This is the first event. A second one means that the reply restarts, and voids
+ *   the events before it.
+ * - `textDelta`: a piece of the reply, to be appended to the text so far.
+ * - `skillCall`, `skillResult`: the model called a skill; the skill answered.
+ * - `completed`: the turn is stored. This is the last event.
  *
- * Newer servers may have events that this version does not know. They are left out.
+ * Events of newer servers that this version does not know are skipped.
  */
 export type Event = Exclude<PostUserQueryResponse["event"], { case: undefined }>;
 
 type SkillEvent = Extract<Event, { case: "skillCall" | "skillResult" }>;
 
-/** The events that were handed out, and what of them a repeated stream has still to repeat. */
+/** The events that were delivered, and those of them that a replay has not repeated yet. */
 export class Progress {
-  #begun = false;
+  #started = false;
   #completed = false;
   #text = "";
   #skills: SkillEvent[] = [];
-  /** All of the stream that repeats what the caller has had; `undefined` while none does. */
-  #repeated: Event[] | undefined;
+  /** Everything received in a replay, to be delivered on a restart; `undefined` outside a replay. */
+  #replay: Event[] | undefined;
   #textLeft = "";
   #skillsLeft: SkillEvent[] = [];
 
-  /** Notes that the events begin again with the first one. */
-  postAgain(): void {
-    if (this.#begun) {
-      this.#repeated = [];
+  /** Expects the events to begin again with the first one. */
+  beginReplay(): void {
+    if (this.#started) {
+      this.#replay = [];
       this.#textLeft = this.#text;
       this.#skillsLeft = [...this.#skills];
     }
   }
 
-  /** Whether the last event was handed out. Nothing comes after it. */
+  /** Whether the last event was delivered. */
   get completed(): boolean {
     return this.#completed;
   }
 
-  /** Takes the next event of the stream, and returns those that the caller gets. */
+  /** Takes the next event of the stream and returns the events to deliver. */
   accept(event: PostUserQueryResponse["event"]): Event[] {
     if (event.case === undefined || this.#completed) {
-      return []; // an event of a newer server, or what the turn, which is stored, does not need
+      return []; // unknown, or after the end
     }
-    if (this.#repeated === undefined) {
-      return [this.#handOut(event)];
+    if (this.#replay === undefined) {
+      return [this.#deliver(event)];
     }
-    this.#repeated.push(event);
+    this.#replay.push(event);
     switch (event.case) {
       case "started":
         return [];
       case "textDelta":
-        return this.#repeatText(event.value.text);
+        return this.#skipText(event.value.text);
       case "skillCall":
       case "skillResult":
-        return this.#repeatSkill(event);
+        return this.#skipSkill(event);
       case "completed":
-        return this.#textLeft !== "" || this.#skillsLeft.length > 0 ? this.#beginAnew() : [this.#handOut(event)];
+        return this.#textLeft !== "" || this.#skillsLeft.length > 0 ? this.#restart() : [this.#deliver(event)];
     }
   }
 
-  // Both texts end where a character ends, so the comparison of UTF-16 units never parts a surrogate pair.
-  #repeatText(text: string): Event[] {
+  // Pieces consist of whole characters, so comparing UTF-16 units never splits a surrogate pair.
+  #skipText(text: string): Event[] {
     const length = Math.min(text.length, this.#textLeft.length);
     if (text.slice(0, length) !== this.#textLeft.slice(0, length)) {
-      return this.#beginAnew();
+      return this.#restart();
     }
     this.#textLeft = this.#textLeft.slice(length);
     if (length === text.length) {
       return [];
     }
-    return [this.#handOut({ case: "textDelta", value: create(TextDeltaSchema, { text: text.slice(length) }) })];
+    return [this.#deliver({ case: "textDelta", value: create(TextDeltaSchema, { text: text.slice(length) }) })];
   }
 
-  #repeatSkill(event: SkillEvent): Event[] {
+  #skipSkill(event: SkillEvent): Event[] {
     const index = this.#skillsLeft.findIndex((other) => isSame(event, other));
     if (index < 0) {
-      return [this.#handOut(event)];
+      return [this.#deliver(event)];
     }
     this.#skillsLeft.splice(index, 1);
     return [];
   }
 
-  /** Hands out the whole stream from its `started`: what came before it is void. */
-  #beginAnew(): Event[] {
-    const events = this.#repeated ?? [];
-    this.#repeated = undefined;
+  /** Delivers the whole stream from its `started`, which voids the earlier events. */
+  #restart(): Event[] {
+    const events = this.#replay ?? [];
+    this.#replay = undefined;
     this.#text = "";
     this.#skills = [];
-    return events.map((event) => this.#handOut(event));
+    return events.map((event) => this.#deliver(event));
   }
 
-  #handOut(event: Event): Event {
+  #deliver(event: Event): Event {
     switch (event.case) {
       case "started":
-        this.#begun = true;
+        this.#started = true;
         break;
       case "textDelta":
         this.#text += event.value.text;

@@ -1,29 +1,30 @@
 /** A reply as it arrives. */
 import type { Attempts } from "./attempts.js";
 import type { Limits } from "./calls.js";
-import { begunAnew, malformed } from "./errors.js";
+import { restarted, malformed } from "./errors.js";
 import { pauseAfter } from "./pause.js";
 import { Progress } from "./progress.js";
 import type { Event } from "./progress.js";
 import type { PostUserQueryResponse, TurnCompleted } from "./v1.js";
 
-/** Why a call ends whose reader calls `return`. */
+/** The abort reason of a reply whose reader called `return`. */
 const LEFT = Symbol("left");
 
-/** Posts the turn, or posts it again. */
+/** Posts the turn. */
 export type Post = (limits: Limits) => AsyncIterable<PostUserQueryResponse>;
 
 /**
- * A reply as it arrives: an iteration over events, or over the pieces of the text alone by {@link text}. It can be
- * iterated over once.
+ * A reply as it arrives: an async iterable of events, or of its text alone with {@link text}. It can be iterated only
+ * once.
  *
- * The call has begun when the client returns the reply. It ends with the iteration; `break`, an exception in the loop,
- * {@link return} and the signal of the call end it early. Then nothing of the turn is stored, unless it is completed or was
- * posted with `OnDisconnect.CONTINUE`. A reply that is neither read to its end nor left holds its call.
+ * The call starts before the client returns the reply and ends with the iteration. `break`, an exception in the loop,
+ * {@link return} and the signal of the call end it early. Nothing of the turn is stored then, unless the turn was
+ * completed or was posted with `OnDisconnect.CONTINUE`. A reply that is neither read to its end nor ended early keeps
+ * its call open.
  *
- * When the connection breaks, the turn is posted again with the same `requestId`, and the iteration goes on where it was.
- * Only where the turn had to run anew, and the model now writes something else, another `started` says that the reply
- * begins again: what came before it is void. With `OnDisconnect.CONTINUE` that takes the death of a server.
+ * When the connection breaks, the turn is posted again with the same `requestId`, and the iteration resumes where it
+ * was. If the turn had to run again and the model wrote something else, the reply restarts: a second `started` voids
+ * the events before it. With `OnDisconnect.CONTINUE`, that happens only if the server itself died.
  *
  * @example
  * ```ts
@@ -37,7 +38,10 @@ export type Post = (limits: Limits) => AsyncIterable<PostUserQueryResponse>;
  * ```
  */
 export class Reply implements AsyncIterableIterator<Event, undefined, undefined>, AsyncDisposable {
-  /** The identifier of the turn, for `cancelTurn` and to post it again: the caller's, or the one made for it. */
+  /**
+   * The identifier of the turn, which is the caller's or a random one. It can be used to cancel the turn or post it
+   * again.
+   */
   readonly requestId: string;
 
   readonly #post: Post;
@@ -45,7 +49,7 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
   readonly #leaving: AbortController;
   readonly #events: AsyncGenerator<Event, undefined, undefined>;
   #first: Promise<IteratorResult<Event, undefined>> | undefined;
-  #beginnings = 0;
+  #starts = 0;
   #completed: TurnCompleted | undefined;
 
   /** @internal */
@@ -55,38 +59,38 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
     this.#attempts = attempts;
     this.#leaving = leaving;
     this.#events = this.#run(ended);
-    // That begins the call. Its error waits for the reader.
+    // This starts the call. Its error is kept for the reader.
     this.#first = this.#events.next();
     this.#first.catch(() => undefined);
   }
 
-  /** The last event, which says that the turn is stored; `undefined` until it was read. */
+  /** The last event, which means that the turn is stored; `undefined` until it has been read. */
   get completed(): TurnCompleted | undefined {
     return this.#completed;
   }
 
   /**
-   * The pieces of the reply's text, as they arrive. Other events are passed over. A piece can't be taken back: where the
-   * reply begins anew, the iteration fails with `UNAVAILABLE`.
+   * The pieces of the reply's text, as they arrive. Other events are skipped. Text that was yielded can't be taken
+   * back, so if the reply restarts, the iteration fails with `UNAVAILABLE`.
    */
   get text(): AsyncIterableIterator<string, undefined, undefined> {
     return this.#texts();
   }
 
-  /** Returns the next event. After `completed` the iteration is done. Fails with a {@link PalaverError}. */
+  /** Returns the next event. The iteration is done after `completed`. Fails with a {@link PalaverError}. */
   async next(): Promise<IteratorResult<Event, undefined>> {
     const first = this.#first;
     this.#first = undefined;
     const result = await (first ?? this.#events.next());
     if (result.value?.case === "started") {
-      this.#beginnings++;
+      this.#starts++;
     } else if (result.value?.case === "completed") {
       this.#completed = result.value.value;
     }
     return result;
   }
 
-  /** Leaves the reply, and ends its call. A read that waits is then done. After the end of the reply it does nothing. */
+  /** Ends the reply and its call early. A pending read finishes as done. Does nothing after the end of the reply. */
   async return(): Promise<IteratorReturnResult<undefined>> {
     this.#first = undefined;
     this.#leaving.abort(LEFT);
@@ -98,7 +102,7 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
     return this;
   }
 
-  /** Does the same as {@link return}, for `await using`. */
+  /** Calls {@link return}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.return();
   }
@@ -110,7 +114,7 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
       for (;;) {
         try {
           for await (const { event } of this.#post({ timeoutMs: this.#attempts.timeLeftMs, signal })) {
-            this.#attempts.succeeded();
+            this.#attempts.reset();
             yield* progress.accept(event);
           }
           if (!progress.completed) {
@@ -119,10 +123,10 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
           return undefined;
         } catch (error) {
           if (progress.completed) {
-            return undefined; // what breaks now does not matter: the turn is stored
+            return undefined; // the turn is stored, so a break no longer matters
           }
           await pauseAfter(error, this.#attempts, signal);
-          progress.postAgain();
+          progress.beginReplay();
         }
       }
     } catch (error) {
@@ -136,10 +140,10 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
   }
 
   async *#texts(): AsyncGenerator<string, undefined, undefined> {
-    const beginnings = Math.max(this.#beginnings, 1);
+    const starts = Math.max(this.#starts, 1);
     for await (const event of this) {
-      if (this.#beginnings > beginnings) {
-        throw begunAnew();
+      if (this.#starts > starts) {
+        throw restarted();
       }
       if (event.case === "textDelta") {
         yield event.value.text;

@@ -1,2 +1,2 @@
-/** The version of this package, which the server is told. */
+/** The version of this package, which is part of the user agent. */
 export const VERSION = "0.1.0";

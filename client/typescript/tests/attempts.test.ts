@@ -1,4 +1,4 @@
-/** What the shared vectors leave to each language of when a turn is posted again. */
+/** Posting again: what the shared vectors do not cover. */
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
@@ -10,7 +10,7 @@ import { Clock } from "./support/clock.js";
 
 test("posting again never ends if both limits are infinite", () => {
   const error = new PalaverError("Connection dropped", "UNAVAILABLE");
-  assert.equal(new Attempts(Infinity, Infinity, new Clock()).pauseAfter(error), 100);
+  assert.equal(new Attempts(Infinity, Infinity, new Clock()).backoff(error), 100);
 });
 
 test("each post gets the time that is left, which is never negative", () => {
@@ -24,7 +24,7 @@ test("each post gets the time that is left, which is never negative", () => {
   assert.equal(new Attempts(Infinity, 0, clock).timeLeftMs, Infinity);
 });
 
-test("grpc-js's words for a stream that was reset with CANCEL are a break", () => {
+test("a stream that was reset with CANCEL is a break, in the words of grpc-js", () => {
   const error = new PalaverError("Call cancelled", "CANCELLED");
-  assert.notEqual(new Attempts(Infinity, 10_000).pauseAfter(error), undefined);
+  assert.notEqual(new Attempts(Infinity, 10_000).backoff(error), undefined);
 });

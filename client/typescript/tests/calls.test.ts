@@ -73,7 +73,7 @@ test("an assistant is read, deleted, and its turn cancelled", async () => {
   assert.deepEqual(server.requests("cancelTurn"), [create(CancelTurnRequestSchema, { ...request, requestId: "r1" })]);
 });
 
-test("temperature, limits and history that are zero are sent, and those that are unset are not", async () => {
+test("temperature, limits and history of zero are sent, and unset ones are not", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", turn("Hi"));
   server.script("postUserQueryUnary", create(PostUserQueryUnaryResponseSchema, { completed: turnCompleted() }));
@@ -89,7 +89,7 @@ test("temperature, limits and history that are zero are sent, and those that are
   assert.deepEqual(server.requests("postUserQueryUnary"), sent);
 });
 
-test("a request may change while it is being sent, and is left as it was", async () => {
+test("a request may be changed while it is being sent, and is not modified", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", turn("Hi"));
   using client = new PalaverClient(server.target);
@@ -114,7 +114,7 @@ function pages(...sizes: number[]): ListMessagesResponse[] {
   );
 }
 
-test("messages are listed over all pages, also over an empty one", async () => {
+test("messages are listed over all pages, including an empty one", async () => {
   await using server = await ScriptedServer.start();
   server.script("listMessages", ...pages(2, 0, 1));
   using client = new PalaverClient(server.target);
@@ -137,7 +137,7 @@ test("messages are listed over all pages, also over an empty one", async () => {
   );
 });
 
-test("pages are fetched when the iteration gets there, and no more when it is left", async () => {
+test("pages are fetched when the iteration reaches them, and not after it is ended", async () => {
   await using server = await ScriptedServer.start();
   server.script("listMessages", ...pages(2, 2, 2));
   using client = new PalaverClient(server.target);
@@ -154,7 +154,7 @@ test("pages are fetched when the iteration gets there, and no more when it is le
   assert.equal(server.calls.length, 2);
 });
 
-test("listing goes on from a page of the caller's", async () => {
+test("listing starts at the caller's page", async () => {
   await using server = await ScriptedServer.start();
   server.script("listMessages", ...pages(1));
   using client = new PalaverClient(server.target);
@@ -162,9 +162,9 @@ test("listing goes on from a page of the caller's", async () => {
   assert.equal((server.requests("listMessages")[0] as ListMessagesRequest).pageToken, "page 7");
 });
 
-// Ending calls early.
+// Cancellation and timeouts.
 
-test("a signal ends a call, which tells the reason of the signal", async () => {
+test("a signal cancels a call, whose error has the reason of the signal as its cause", async () => {
   await using server = await ScriptedServer.start();
   for (const method of ["getAssistant", "listMessages", "postUserQueryUnary"] as const) {
     server.script(method, HANG);
@@ -186,7 +186,7 @@ test("a signal ends a call, which tells the reason of the signal", async () => {
   }
 });
 
-test("a signal that was given before keeps the call from being made", async () => {
+test("a signal that was aborted before prevents the call", async () => {
   await using server = await ScriptedServer.start();
   using client = new PalaverClient(server.target);
   const signal = AbortSignal.abort();
@@ -196,7 +196,7 @@ test("a signal that was given before keeps the call from being made", async () =
   assert.equal(server.calls.length, 0);
 });
 
-test("a signal that serves many calls does not keep them", async () => {
+test("a signal that is used for many calls does not retain them", async () => {
   await using server = await ScriptedServer.start();
   server.script("getAssistant", create(GetAssistantResponseSchema, { assistant: assistant() }));
   server.script("postUserQuery", turn("Hi"));
@@ -211,7 +211,7 @@ test("a signal that serves many calls does not keep them", async () => {
   assert.deepEqual(getEventListeners(signal, "abort"), []);
 });
 
-test("many calls at a time may share a signal", async (context) => {
+test("concurrent calls may share a signal", async (context) => {
   await using server = await ScriptedServer.start();
   server.script("getAssistant", create(GetAssistantResponseSchema, { assistant: assistant() }));
   using client = new PalaverClient(server.target);
@@ -263,7 +263,7 @@ test("a call has the client's deadline unless it has one of its own", async () =
   );
 });
 
-test("a time that is none is refused", async () => {
+test("an invalid timeout is refused", async () => {
   for (const timeoutMs of [-1, NaN]) {
     assert.throws(() => new PalaverClient(undefined, { timeoutMs }), RangeError);
     assert.throws(() => new PalaverClient(undefined, { reconnectTimeoutMs: timeoutMs }), RangeError);
@@ -273,7 +273,7 @@ test("a time that is none is refused", async () => {
   }
 });
 
-test("closing the client ends its calls, and makes no new ones", async () => {
+test("closing the client ends its calls and refuses new ones", async () => {
   await using server = await ScriptedServer.start();
   server.script("getAssistant", HANG);
   const client = new PalaverClient(server.target);

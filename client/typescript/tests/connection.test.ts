@@ -53,7 +53,7 @@ async function startSecure(): Promise<ScriptedServer> {
   return server;
 }
 
-test("TLS with certificate authorities of one's own, by path, URL or bytes", async () => {
+test("TLS with custom certificate authorities, by path, URL or bytes", async () => {
   await using server = await startSecure();
   const folder = await mkdtemp(join(tmpdir(), "palaver-"));
   try {
@@ -76,11 +76,11 @@ test("a certificate of an unknown authority is refused", async () => {
   assert.equal(server.calls.length, 0);
 });
 
-test("a file of authorities that is not there is refused", () => {
+test("a missing file of certificate authorities is refused", () => {
   assert.throws(() => new PalaverClient("localhost:443", { tls: "nowhere/ca.pem" }), { code: "ENOENT" });
 });
 
-test("the token goes along with every call, over TLS and in the clear to this machine", async () => {
+test("the token is sent with every call, over TLS and in the clear to this machine", async () => {
   await using secure = await startSecure();
   await using plain = await ScriptedServer.start();
   plain.script("getAssistant", FOUND);
@@ -99,7 +99,7 @@ test("the token goes along with every call, over TLS and in the clear to this ma
   }
 });
 
-test("without a token none is sent, and the server is told who calls", async () => {
+test("without a token none is sent, and the user agent names the client", async () => {
   await using server = await ScriptedServer.start();
   server.script("getAssistant", FOUND);
   using client = new PalaverClient(server.target);
@@ -119,7 +119,7 @@ test("a token never leaves the machine in the clear", () => {
   new PalaverClient("palaver.example:443", { token: "s3cret", tls: true }).close();
 });
 
-describe("a token that is no header is refused:", () => {
+describe("a token that is not a valid header is refused:", () => {
   for (const token of ["", "a\nb", " a", "a ", "grün"]) {
     test(JSON.stringify(token), () => {
       assert.throws(() => new PalaverClient(undefined, { token }), /visible ASCII characters/);
@@ -127,7 +127,7 @@ describe("a token that is no header is refused:", () => {
   }
 });
 
-test("what is meant for this machine does not go to a proxy", async (context) => {
+test("calls to this machine do not go through a proxy", async (context) => {
   await using server = await ScriptedServer.start();
   server.script("getAssistant", FOUND);
   const before = process.env["http_proxy"];
@@ -143,7 +143,7 @@ test("what is meant for this machine does not go to a proxy", async (context) =>
   assert.ok(await client.getAssistant({ id: "support" }));
 });
 
-test("reading is repeated while the server is unavailable, four times in all", async () => {
+test("reading is tried up to four times while the server is unavailable", async () => {
   await using server = await ScriptedServer.start();
   const page = create(ListMessagesResponseSchema, { messages: [message(1)] });
   server.script("getAssistant", UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, FOUND, UNAVAILABLE);
@@ -157,7 +157,7 @@ test("reading is repeated while the server is unavailable, four times in all", a
   assert.equal(server.calls.length, 10);
 });
 
-test("nothing is repeated that would do harm", async () => {
+test("calls that change something are not retried", async () => {
   await using server = await ScriptedServer.start();
   using client = new PalaverClient(server.target);
   for (const method of ["createAssistant", "deleteAssistant", "cancelTurn"] as const) {
@@ -174,7 +174,7 @@ test("the service config names methods that exist", () => {
   }
 });
 
-test("a response of nearly 8 MiB is taken", async () => {
+test("a response of nearly 8 MiB is accepted", async () => {
   await using server = await ScriptedServer.start();
   const content = "x".repeat(8 * 1024 * 1024 - 1024);
   const messages = [create(MessageSchema, { content })];
@@ -184,7 +184,7 @@ test("a response of nearly 8 MiB is taken", async () => {
   assert.equal(only?.content, content);
 });
 
-test("options of the caller win", async () => {
+test("options of the caller take precedence", async () => {
   await using server = await ScriptedServer.start();
   server.script("getAssistant", FOUND);
   const channelOptions = { "grpc.max_receive_message_length": 4 };
@@ -192,7 +192,7 @@ test("options of the caller win", async () => {
   await fails(client.getAssistant({ id: "support" }), { status: "RESOURCE_EXHAUSTED" });
 });
 
-test("all calls of a client share one connection, which is opened with the first one", async () => {
+test("all calls of a client share one connection, which is opened by the first one", async () => {
   await using server = await ScriptedServer.start();
   await using proxy = await CuttingProxy.start(server.target);
   server.script("getAssistant", FOUND);
@@ -207,7 +207,7 @@ test("all calls of a client share one connection, which is opened with the first
   assert.equal(proxy.connections, 1);
 });
 
-test("a connection that breaks is opened anew", async () => {
+test("a connection that breaks is reopened", async () => {
   await using server = await ScriptedServer.start();
   await using proxy = await CuttingProxy.start(server.target);
   server.script("getAssistant", FOUND);
@@ -218,13 +218,13 @@ test("a connection that breaks is opened anew", async () => {
   }
 });
 
-describe("a server that accepts a connection and says nothing", () => {
+describe("a server that accepts a connection and stays silent", () => {
   const limits = { timeoutMs: Infinity, signal: new AbortController().signal };
   const request = create(GetAssistantRequestSchema, { id: "support" });
   const remove = (connection: Connection): Promise<unknown> =>
     unary(connection, AssistantService.method.deleteAssistant, create(DeleteAssistantRequestSchema), limits);
 
-  test("is UNAVAILABLE after a while, and is found again when it speaks", async () => {
+  test("is UNAVAILABLE after a while, until it answers again", async () => {
     await using server = await ScriptedServer.start();
     await using proxy = await CuttingProxy.start(server.target);
     server.script("getAssistant", FOUND);
@@ -240,8 +240,8 @@ describe("a server that accepts a connection and says nothing", () => {
   test("does not harm a reply over an older connection", async () => {
     await using server = await ScriptedServer.start();
     await using proxy = await CuttingProxy.start(server.target);
-    let goOn = (): void => undefined;
-    const gate = new Promise<void>((resolve) => (goOn = resolve));
+    let proceed = (): void => undefined;
+    const gate = new Promise<void>((resolve) => (proceed = resolve));
     server.script("postUserQuery", [started(), gate, ...turn("Hi").slice(1)]);
     const connection = new Connection(proxy.target, {}, 200);
     const query = create(PostUserQueryRequestSchema, { id: "support" });
@@ -255,7 +255,7 @@ describe("a server that accepts a connection and says nothing", () => {
         await fails(remove(connection));
         await fails(remove(connection), { status: "UNAVAILABLE" });
         await fails(remove(connection), { status: "UNAVAILABLE" });
-        goOn();
+        proceed();
       }
     }
     assert.deepEqual(seen, ["started", "textDelta", "completed"]);

@@ -1,4 +1,4 @@
-/** Every status and all that comes along with it; nothing else is thrown. */
+/** Errors: statuses and their details. */
 import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { inspect } from "node:util";
@@ -27,10 +27,10 @@ test("a status comes with its reason, field violations and retry delay", async (
     { field: "id", description: "must not be empty" },
     { field: "history.max_messages", description: "must be at most 65,535" },
   ];
-  const told = { reason: "SOME_REASON", fieldViolations, retryDelay: { seconds: 2n, nanos: 500_000_000 } };
+  const sent = { reason: "SOME_REASON", fieldViolations, retryDelay: { seconds: 2n, nanos: 500_000_000 } };
   for (const status of NAMES) {
-    server.script("deleteAssistant", refusal(status, told, "that went wrong"));
-    server.script("postUserQuery", [started(), refusal(status, told, "that went wrong")]);
+    server.script("deleteAssistant", refusal(status, sent, "that went wrong"));
+    server.script("postUserQuery", [started(), refusal(status, sent, "that went wrong")]);
     for (const call of [client.deleteAssistant({ id: "a" }), client.postUserQuery({ id: "a" })]) {
       const error = await fails(call, {
         name: "PalaverError",
@@ -54,14 +54,14 @@ test("an error without details has none", async () => {
   await fails(client.deleteAssistant({ id: "a" }), { ...none, message: "no such thing" });
 });
 
-test("the reason of somebody else is not taken for ours", async () => {
+test("a reason of another domain is ignored", async () => {
   await using server = await ScriptedServer.start();
   using client = new PalaverClient(server.target);
   server.script("deleteAssistant", refusal("ABORTED", { reason: "BUSY", domain: "proxy.example" }));
   await fails(client.deleteAssistant({ id: "a" }), { status: "ABORTED", reason: "" });
 });
 
-describe("details that are not the server's do not hide the status:", () => {
+describe("invalid details do not hide the status:", () => {
   const other = toBinary(StatusSchema, create(StatusSchema, { code: Code.NOT_FOUND }));
   const details = refusal("NOT_FOUND", { reason: "ASSISTANT_NOT_FOUND" }).details ?? other;
   for (const [name, bytes] of Object.entries({
@@ -78,7 +78,7 @@ describe("details that are not the server's do not hide the status:", () => {
   }
 });
 
-test("where there is no server, everything is UNAVAILABLE", async () => {
+test("without a server, every call is UNAVAILABLE", async () => {
   using client = new PalaverClient("127.0.0.1:1", { reconnectTimeoutMs: 300 });
   const unavailable = { status: "UNAVAILABLE", reason: "" } as const;
   await fails(client.deleteAssistant({ id: "a" }), unavailable);
@@ -86,7 +86,7 @@ test("where there is no server, everything is UNAVAILABLE", async () => {
   await fails(client.postUserQuery({ id: "a" }), unavailable);
 });
 
-describe("a response that can't be understood is INTERNAL:", () => {
+describe("an invalid response is INTERNAL:", () => {
   for (const [name, bytes] of Object.entries({
     "it does not parse": Uint8Array.of(0xff, 0xff, 0xff),
     "it lacks its contents": new Uint8Array(),
@@ -102,7 +102,7 @@ describe("a response that can't be understood is INTERNAL:", () => {
   }
 });
 
-test("an error tells where the call was made, and shows what a log needs", async () => {
+test("an error has a stack that includes the call, and prints its properties", async () => {
   await using server = await ScriptedServer.start();
   using client = new PalaverClient(server.target);
   server.script("deleteAssistant", refusal("ABORTED", { reason: "ASSISTANT_BUSY", retryDelay: { seconds: 1n } }));

@@ -60,7 +60,7 @@ test("the text alone", async () => {
   assert.deepEqual(reply.completed, turnCompleted());
 });
 
-test("each turn has a name of its own unless the caller gives one, and tells it at once", async () => {
+test("each turn has a random requestId unless the caller gives one, and exposes it at once", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", turn("Hi"));
   using client = new PalaverClient(server.target);
@@ -78,7 +78,7 @@ test("each turn has a name of its own unless the caller gives one, and tells it 
   assert.deepEqual(new Set(sent.map(({ requestId }) => requestId)), new Set(names));
 });
 
-test("the call begins before anybody reads", async () => {
+test("the call starts before anybody reads", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", turn("Hi"));
   using client = new PalaverClient(server.target);
@@ -101,7 +101,7 @@ test("events arrive while the turn is running", async () => {
   assert.deepEqual(texts, ["Hi ", "there"]);
 });
 
-test("an event of a newer server is skipped, and a value without a name is kept", async () => {
+test("unknown events are skipped, and unknown enum numbers are kept", async () => {
   await using server = await ScriptedServer.start();
   const unknown = Buffer.from("0802fa06030a0178", "hex"); // sequence 2, and field 111 of the oneof
   const end = Buffer.from("32021863", "hex"); // `completed` with the finish reason 99
@@ -133,7 +133,7 @@ test("an event that does not parse is an error", async () => {
   ).abandoned;
 });
 
-describe("what comes after completed does not matter:", () => {
+describe("everything after completed is ignored:", () => {
   for (const [name, end] of Object.entries({
     "another event": delta("more"),
     "a broken connection": new Failure("UNAVAILABLE", "Socket closed"),
@@ -149,7 +149,7 @@ describe("what comes after completed does not matter:", () => {
   }
 });
 
-test("many events come whole and in order", async () => {
+test("many events arrive completely and in order", async () => {
   await using server = await ScriptedServer.start();
   const texts = Array.from({ length: 3_000 }, (_, number) => `${number} `);
   server.script("postUserQuery", turn(...texts));
@@ -157,7 +157,7 @@ test("many events come whole and in order", async () => {
   assert.deepEqual(await collect(client.postUserQuery(QUERY).text), texts);
 });
 
-test("what nobody reads stays at the server", async () => {
+test("flow control keeps unread events at the server", async () => {
   await using server = await ScriptedServer.start();
   const count = 512;
   const piece = delta("x".repeat(65_536));
@@ -180,7 +180,7 @@ test("what nobody reads stays at the server", async () => {
   assert.ok(mostAhead < 100, `the server was ${mostAhead} pieces ahead`);
 });
 
-test("an error that comes while the reader is busy waits for it, after the events before it", async () => {
+test("an error that arrives while the reader is busy comes after the events before it", async () => {
   await using server = await ScriptedServer.start();
   let ended = (): void => undefined;
   const gate = new Promise<void>((resolve) => (ended = resolve));
@@ -203,7 +203,7 @@ test("an error that comes while the reader is busy waits for it, after the event
   assert.deepEqual(seen, ["started", "textDelta"]);
 });
 
-test("an error that nobody reads harms nobody", async () => {
+test("an error that nobody reads is not an unhandled rejection", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", [refusal("ABORTED", { reason: "ASSISTANT_BUSY" })]);
   server.script("getAssistant", create(GetAssistantResponseSchema, { assistant: assistant() }));
@@ -216,9 +216,9 @@ test("an error that nobody reads harms nobody", async () => {
   await fails(reply, { reason: "ASSISTANT_BUSY" });
 });
 
-// Leaving early. In each of these the server is in the middle of a reply that would never end by itself.
+// Ending a reply early, while the server is in the middle of one that never ends.
 
-describe("a reply is left, and its call ended at the server,", () => {
+describe("a reply is ended early, and its call at the server,", () => {
   const ways: Record<string, (reply: Reply, leaving: AbortController, client: PalaverClient) => Promise<void>> = {
     "by break": async (reply) => {
       for await (const event of reply) {
@@ -295,7 +295,7 @@ describe("a reply is left, and its call ended at the server,", () => {
   }
 });
 
-test("a reply is left before the server has answered", async () => {
+test("a reply is ended before the server has answered", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", HANG);
   using client = new PalaverClient(server.target);
@@ -307,7 +307,7 @@ test("a reply is left before the server has answered", async () => {
   await call.abandoned;
 });
 
-test("one reply is left, and another one of the same client goes on", async () => {
+test("ending one reply does not affect another one of the same client", async () => {
   await using server = await ScriptedServer.start();
   let goOn = (): void => undefined;
   const gate = new Promise<void>((resolve) => (goOn = resolve));
@@ -323,7 +323,7 @@ test("one reply is left, and another one of the same client goes on", async () =
   assert.deepEqual(shown(await other), ["started", "Hi", "completed"]);
 });
 
-test("leaving after the end changes nothing", async () => {
+test("returning after the end changes nothing", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", turn("Hi"));
   using client = new PalaverClient(server.target);
@@ -347,7 +347,7 @@ test("a deadline ends the reply", async () => {
   ).abandoned;
 });
 
-test("a server that has gone silent is noticed by pings", async () => {
+test("pings detect a server that has gone silent", async () => {
   await using server = await ScriptedServer.start();
   await using proxy = await CuttingProxy.start(server.target);
   server.script("postUserQuery", [started(), HANG]);

@@ -1,4 +1,4 @@
-/** A reply whose connection breaks: the turn is posted again, and the caller gets each piece of it once. */
+/** Replies whose connection breaks. */
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { constants, createServer } from "node:http2";
@@ -36,11 +36,11 @@ async function withServer(
   await body(server, client);
 }
 
-describe("the very request is posted again, and goes on where it was, after", () => {
+describe("the same request is posted again, and the reply resumes after", () => {
   const ends: Record<string, Step> = {
     "a lost connection": BREAK,
-    "the stop of the server": SHUTTING_DOWN,
-    "a stream that was reset": new Failure("INTERNAL", "Received RST_STREAM with code 2 (Internal server error)"),
+    "a shutdown of the server": SHUTTING_DOWN,
+    "a reset stream": new Failure("INTERNAL", "Received RST_STREAM with code 2 (Internal server error)"),
   };
   for (const [name, end] of Object.entries(ends)) {
     test(name, () =>
@@ -66,7 +66,7 @@ describe("the very request is posted again, and goes on where it was, after", ()
   }
 });
 
-test("a connection that is cut in the middle of a reply is not seen by its reader", async () => {
+test("a reader does not notice that the connection is cut in the middle of a reply", async () => {
   await using server = await ScriptedServer.start();
   await using proxy = await CuttingProxy.start(server.target);
   const words = Array.from({ length: 400 }, (_, number) => `${number} 👍 `);
@@ -88,7 +88,7 @@ test("a connection that is cut in the middle of a reply is not seen by its reade
   assert.equal(server.calls.length, 4);
 });
 
-describe("a stream that is reset is posted again:", () => {
+describe("a turn whose stream is reset is posted again:", () => {
   const { NGHTTP2_CANCEL, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_REFUSED_STREAM } = constants;
   for (const [name, code] of Object.entries({
     CANCEL: NGHTTP2_CANCEL,
@@ -97,7 +97,7 @@ describe("a stream that is reset is posted again:", () => {
     REFUSED_STREAM: NGHTTP2_REFUSED_STREAM,
   })) {
     test(name, async () => {
-      // gRPC's server always tells a status, so this one is made of HTTP/2 alone.
+      // A gRPC server always sends a status, so this one speaks plain HTTP/2.
       const server = createServer();
       let posts = 0;
       server.on("stream", (stream) => {
@@ -137,7 +137,7 @@ describe("a stream that is reset is posted again:", () => {
   }
 });
 
-test("a unary turn is posted again, too", () =>
+test("a unary turn is posted again", () =>
   withServer(async (server, client) => {
     server.script("postUserQueryUnary", BREAK, SHUTTING_DOWN, UNARY);
     assert.deepEqual(await client.postUserQueryUnary(QUERY), turnCompleted());
@@ -146,7 +146,7 @@ test("a unary turn is posted again, too", () =>
     assert.match(first?.requestId ?? "", /^[0-9a-f]{32}$/);
   }));
 
-test("a turn is posted again before anybody reads", () =>
+test("a turn is posted again even if nobody reads", () =>
   withServer(async (server, client) => {
     server.script("postUserQuery", [BREAK], turn("Hi"));
     const reply = client.postUserQuery(QUERY);
@@ -154,7 +154,7 @@ test("a turn is posted again before anybody reads", () =>
     assert.deepEqual(shown(await collect(reply)), ["started", "Hi", "completed"]);
   }));
 
-test("a reply that goes another way begins again", () =>
+test("a reply with different text restarts", () =>
   withServer(async (server, client) => {
     server.script("postUserQuery", [started(), delta("One"), BREAK], turn("Two"));
     const reply = client.postUserQuery(QUERY);
@@ -163,7 +163,7 @@ test("a reply that goes another way begins again", () =>
     assert.deepEqual(reply.completed, turnCompleted("Two"));
   }));
 
-test("text alone is never of two replies, and the call is left", () =>
+test("an iteration over text ends at a restart, and cancels the call", () =>
   withServer(async (server, client) => {
     server.script("postUserQuery", [started(), delta("One"), BREAK], [started(), delta("Two"), HANG]);
     const seen: string[] = [];
@@ -173,14 +173,14 @@ test("text alone is never of two replies, and the call is left", () =>
       }
     })();
     const error = await fails(reading, { status: "UNAVAILABLE", reason: "" });
-    assert.match(error.message, /anew/);
+    assert.match(error.message, /restarted/);
     assert.deepEqual(seen, ["One"]);
     await (
       await server.call(2)
     ).abandoned;
   }));
 
-test("text may be read from where the events are", () =>
+test("text can be read after events", () =>
   withServer(async (server, client) => {
     server.script("postUserQuery", [started(), delta("One"), BREAK], turn("Two"));
     const reply = client.postUserQuery(QUERY);
@@ -192,9 +192,9 @@ test("text may be read from where the events are", () =>
     assert.deepEqual(await collect(reply.text), ["Two"]);
   }));
 
-// When it is not posted again.
+// When a turn is not posted again.
 
-describe("what a server has decided is for the caller:", () => {
+describe("an error that the server decided is the caller's:", () => {
   for (const error of [
     refusal("UNAVAILABLE", { reason: "MODEL_UNAVAILABLE", retryDelay: { seconds: 0n } }),
     new Failure("INTERNAL", "somebody else's"),
@@ -210,7 +210,7 @@ describe("what a server has decided is for the caller:", () => {
   }
 });
 
-test("it ends when the connection is gone for too long", () =>
+test("the reconnect timeout ends posting again", () =>
   withServer(
     async (server, client) => {
       server.script("postUserQuery", [started(), delta("Hi"), BREAK], [BREAK]);
@@ -223,7 +223,7 @@ test("it ends when the connection is gone for too long", () =>
     { reconnectTimeoutMs: 500 },
   ));
 
-test("a break counts anew once the server has answered", () =>
+test("each event resets the reconnect timeout", () =>
   withServer(
     async (server, client) => {
       // Each of these pauses is shorter than that, and all of them together are longer.
@@ -234,7 +234,7 @@ test("a break counts anew once the server has answered", () =>
     { reconnectTimeoutMs: 400 },
   ));
 
-test("it can be turned off", () =>
+test("a reconnect timeout of 0 turns posting again off", () =>
   withServer(
     async (server, client) => {
       server.script("postUserQuery", [started(), BREAK]);
@@ -246,7 +246,7 @@ test("it can be turned off", () =>
     { reconnectTimeoutMs: 0 },
   ));
 
-test("it never outlasts the deadline, of which each post gets what is left", () =>
+test("the deadline covers all posts, and each post gets the remaining time", () =>
   withServer(
     async (server, client) => {
       const soon = refusal("UNAVAILABLE", { reason: "SHUTTING_DOWN", retryDelay: { seconds: 1n } });
@@ -261,17 +261,17 @@ test("it never outlasts the deadline, of which each post gets what is left", () 
     { timeoutMs: 60_000, reconnectTimeoutMs: Infinity },
   ));
 
-test("a deadline ends a reply that hangs after it was posted again", () =>
+test("the deadline ends a reply that hangs after it was posted again", () =>
   withServer(async (server, client) => {
     server.script("postUserQuery", [started(), BREAK], [HANG]);
     await fails(client.postUserQuery(QUERY, { timeoutMs: 700 }), { status: "DEADLINE_EXCEEDED" });
     assert.equal(server.calls.length, 2);
   }));
 
-describe("the wait for the connection is left", () => {
+describe("the pause before posting again is ended", () => {
   const options = { reconnectTimeoutMs: Infinity };
 
-  /** Waits until the client has seen what the server has sent so far: what is sent later comes later. */
+  /** Waits until the client has processed what the server has sent so far. */
   async function settled(server: ScriptedServer, client: PalaverClient): Promise<void> {
     server.script("getAssistant", create(GetAssistantResponseSchema, { assistant: assistant() }));
     for (let times = 0; times < 5; times++) {
@@ -294,7 +294,7 @@ describe("the wait for the connection is left", () => {
       assert.equal(posts(server), 1);
     }, options));
 
-  test("by the return of a reply, after something was read", () =>
+  test("by the return of a reply that was read in part", () =>
     withServer(async (server, client) => {
       server.script("postUserQuery", [started(), LATER]);
       const reply = client.postUserQuery(QUERY);
@@ -331,7 +331,7 @@ describe("the wait for the connection is left", () => {
       assert.equal(posts(server), 2);
     }, options));
 
-  test("and is as long as the server says, even if that is for months", () =>
+  test("only at the server's retry delay, even if that is months", () =>
     withServer(async (server, client) => {
       const months = refusal("UNAVAILABLE", { reason: "SHUTTING_DOWN", retryDelay: { seconds: 10_000_000n } });
       server.script("postUserQuery", [months]);
@@ -343,7 +343,7 @@ describe("the wait for the connection is left", () => {
     }, options));
 });
 
-test("a reply that was completed is not posted again when its connection breaks", async () => {
+test("a completed reply is not posted again when its connection breaks", async () => {
   await using server = await ScriptedServer.start();
   await using proxy = await CuttingProxy.start(server.target);
   server.script("postUserQuery", [started(), completed(), HANG]);

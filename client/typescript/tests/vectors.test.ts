@@ -64,7 +64,7 @@ function answer({ events, status, reason }: Post): Step[] {
 describe("a break:", async () => {
   for (const vector of await breaks()) {
     test(vector.name, () => {
-      assert.equal(new Attempts(Infinity, 10_000).pauseAfter(errorOf(vector.error)) !== undefined, vector.is_break);
+      assert.equal(new Attempts(Infinity, 10_000).backoff(errorOf(vector.error)) !== undefined, vector.is_break);
     });
   }
 });
@@ -79,9 +79,9 @@ describe("pauses:", async () => {
           clock.time = 1_000 + at_ms;
           assert.equal(received === true, error === undefined);
           if (error === undefined) {
-            attempts.succeeded();
+            attempts.reset();
           } else {
-            assert.equal(attempts.pauseAfter(errorOf(error)), pause_ms?.[luck], `at ${at_ms} ms`);
+            assert.equal(attempts.backoff(errorOf(error)), pause_ms?.[luck], `at ${at_ms} ms`);
           }
         }
       });

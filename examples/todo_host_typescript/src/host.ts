@@ -1,4 +1,4 @@
-/** The skills, and what serves them. */
+/** The skills and the service that runs them. */
 import { status } from "@grpc/grpc-js";
 import type { GrpcHandlers } from "@palaver-chat/client/grpc";
 import type { InvokeSkillRequest, SkillHostService } from "@palaver-chat/client/v1";
@@ -10,7 +10,7 @@ const MAX_TASK = 500; // characters, as the schema of add_todo says
 
 type Arguments = Readonly<Record<string, unknown>>;
 
-/** What the model is told of a skill, and what runs when the model calls it. */
+/** A skill: its description for the model and its implementation. */
 interface Skill {
   readonly name: string;
   readonly description: string;
@@ -69,10 +69,10 @@ const SKILLS: readonly Skill[] = [
   },
 ];
 
-/** An error for the model to read, and to do better. */
+/** An error that the model can correct. It is sent to the model. */
 class Mistake extends Error {}
 
-/** An error for the server, which tells the model no more than that the skill failed. */
+/** An error for the server, which only reports to the model that the skill failed. */
 class Refusal extends Error {
   constructor(
     readonly code: status,
@@ -85,8 +85,8 @@ class Refusal extends Error {
 /** Serves the skills of a store. */
 export class Host {
   /**
-   * @param prefix What the names of the skills begin with.
-   * @throws Error when the contract does not allow such names.
+   * @param prefix A prefix of all skill names.
+   * @throws Error when a prefixed name is not a valid skill name.
    */
   constructor(
     readonly store: Store,
@@ -132,9 +132,9 @@ export class Host {
   };
 
   /**
-   * Changes the to-dos of the assistant that asks, and answers a repeated call as it was answered before. A model that is
-   * asked again may word the arguments in another way, so they are not compared; but an answer of another skill would
-   * mislead it.
+   * Changes the to-dos of the calling assistant. A call that is repeated gets the same result as before. Its arguments
+   * are not compared, because a model may phrase them differently when it runs again. The result of another skill,
+   * however, would mislead the model.
    */
   once(request: InvokeSkillRequest, skill: string, change: (todos: readonly Todo[]) => Change): string {
     const call = this.store.once(request.assistantId, request.callId, skill, change);
@@ -156,7 +156,7 @@ export class Host {
   }
 }
 
-/** Decodes the arguments, an object that has each of the names and nothing else. */
+/** Decodes the arguments, which must be an object with exactly these names. */
 function parse(text: string, names: readonly string[]): Arguments {
   let args: unknown;
   try {
@@ -184,7 +184,7 @@ function wrongType(name: string, value: unknown): Mistake {
   return new Mistake(`"${name}" has the wrong type: ${shown}`);
 }
 
-/** What JSON calls a value. */
+/** Returns the JSON type of a value. */
 function kind(value: unknown): string {
   if (value === null) {
     return "null";

@@ -1,8 +1,9 @@
 #!/usr/bin/env node
 /**
- * A skill host for Palaver: a to-do list for each assistant, kept in a JSON file.
+ * A skill host for Palaver. It keeps a to-do list for each assistant in a JSON file.
  *
- * It has no authentication, and believes the assistant_id that it is told: let nobody but the server reach it.
+ * It has no authentication and trusts the assistant_id of each request, so only the Palaver server should be able to
+ * reach it.
  */
 import { parseArgs } from "node:util";
 
@@ -14,12 +15,12 @@ import { HealthImplementation } from "grpc-health-check";
 import { Host } from "./host.js";
 import { Store } from "./store.js";
 
-const USAGE = `usage: todo_host [--listen ADDRESS] [--file FILE] [--prefix NAMES]
-  --listen  the address to serve at; with port 0, a free one (default: 127.0.0.1:50061)
-  --file    the file that keeps the to-dos; one process may use it at a time (default: todos.json)
-  --prefix  what the names of the skills begin with, to differ from those of other hosts`;
+const USAGE = `usage: todo_host [--listen ADDRESS] [--file FILE] [--prefix PREFIX]
+  --listen  the address to listen on; port 0 picks a free port (default: 127.0.0.1:50061)
+  --file    the file with the to-dos; only one process may use it at a time (default: todos.json)
+  --prefix  a prefix of the skill names, to tell them from those of other hosts`;
 
-/** How many milliseconds a stop waits for calls. Those of skills take less, but who watches the health never ends. */
+/** How long a graceful stop waits for calls. Skills take less time, but health watches never end by themselves. */
 const GRACE_MS = 5_000;
 
 async function main(): Promise<void> {
@@ -45,11 +46,11 @@ async function main(): Promise<void> {
     process.off("SIGTERM", stop).off("SIGINT", stop); // a second signal ends the process at once
     health.setStatus("", "NOT_SERVING");
     health.setStatus(SkillHostService.typeName, "NOT_SERVING");
-    const impatience = setTimeout(() => {
+    const timer = setTimeout(() => {
       server.forceShutdown();
     }, GRACE_MS);
     server.tryShutdown(() => {
-      clearTimeout(impatience);
+      clearTimeout(timer);
     });
   };
   const port = await bind(server, values.listen);

@@ -1,52 +1,52 @@
-/** Where the to-dos are kept: one JSON file for all assistants. */
+/** The to-dos of all assistants, in one JSON file. */
 import { closeSync, fsyncSync, openSync, readFileSync, renameSync, writeSync } from "node:fs";
 import { dirname } from "node:path";
 
 /**
- * How many calls are remembered for each assistant. A call is repeated soon after it was made, and the file is written anew
- * with each effect, so that the memory must not grow for ever.
+ * How many calls are remembered for each assistant. Calls are repeated soon, if at all, and the whole file is rewritten
+ * with each change, so the number must be limited.
  */
 export const MAX_CALLS = 1000;
 
-/** One thing to do. The identifiers of an assistant's to-dos count from 1. */
+/** A task. The identifiers of an assistant's to-dos count from 1. */
 export interface Todo {
   readonly id: number;
   readonly task: string;
   readonly done: boolean;
 }
 
-/** A call that took effect, and what it was answered. */
+/** A call that took effect, with its result. */
 export interface Call {
   readonly id: string;
   readonly skill: string;
   readonly content: string;
 }
 
-/** What is kept for one assistant: the to-dos and, from old to new, the calls that made them what they are. */
+/** The to-dos of one assistant and the calls that changed them, oldest first. */
 interface List {
   readonly todos: readonly Todo[];
   readonly calls: readonly Call[];
 }
 
-/** What a call makes of the to-dos, and what it is answered. */
+/** The to-dos after a call, and the result of the call. */
 export interface Change {
   readonly todos: readonly Todo[];
   readonly content: string;
 }
 
-/** An effect could not be stored. */
+/** A change could not be stored. */
 export class StorageError extends Error {}
 
 /**
- * Keeps the lists of all assistants in one file, which no other process may write at the same time.
+ * Keeps the lists of all assistants in one file, which no other process may write.
  *
- * It writes synchronously: what a call reads, changes and stores is one step, which no other call gets into.
+ * It writes synchronously, so that calls can't interleave.
  */
 export class Store {
   readonly #path: string;
   #lists: ReadonlyMap<string, List>;
 
-  /** Reads the file, or writes the first one, so that a place that can't be written to is found at the start. */
+  /** Reads the file or creates it. An unwritable path is thus an error at the start. */
   constructor(path: string) {
     this.#path = path;
     const text = read(path);
@@ -56,20 +56,20 @@ export class Store {
     }
   }
 
-  /** The to-dos of an assistant. */
+  /** Returns the to-dos of an assistant. */
   todos(assistant: string): readonly Todo[] {
     return this.#lists.get(assistant)?.todos ?? [];
   }
 
-  /** The calls of an assistant that are remembered, from old to new. */
+  /** Returns the remembered calls of an assistant, oldest first. */
   calls(assistant: string): readonly Call[] {
     return this.#lists.get(assistant)?.calls ?? [];
   }
 
   /**
-   * Runs a change of an assistant's to-dos, unless the call took effect before. Returns the call that counts, which is the
-   * earlier one if there is one. The change and the memory of its call reach the disk in one write, so that there is never
-   * one without the other; after an exception, neither is there.
+   * Changes an assistant's to-dos unless the call already took effect. Returns the call, or the earlier one. The change
+   * and the record of its call are written together, so that neither exists without the other. After an exception,
+   * neither exists.
    */
   once(assistant: string, callId: string, skill: string, change: (todos: readonly Todo[]) => Change): Call {
     const earlier = this.calls(assistant).find(({ id }) => id === callId);
@@ -125,9 +125,9 @@ function isList(value: unknown): boolean {
   );
 }
 
-/** Replaces the file at once: whoever reads it, even after a crash, finds all of the old lists or all of the new. */
+/** Replaces the file atomically: even after a crash, it holds either all old or all new lists. */
 function save(path: string, lists: ReadonlyMap<string, List>): void {
-  const draft = `${path}.tmp`; // one name, so that a crash leaves no more than one draft behind
+  const draft = `${path}.tmp`; // a fixed name, so that crashes leave at most one draft behind
   const file = openSync(draft, "w", 0o600);
   try {
     writeAll(file, Buffer.from(JSON.stringify(Object.fromEntries(lists))));
@@ -136,7 +136,7 @@ function save(path: string, lists: ReadonlyMap<string, List>): void {
     closeSync(file);
   }
   renameSync(draft, path);
-  // That makes the new name outlast a loss of power.
+  // This makes the rename survive a loss of power.
   const folder = openSync(dirname(path), "r");
   try {
     fsyncSync(folder);

@@ -1,4 +1,4 @@
-/** The host by itself: its skills, what it refuses, and what it keeps. */
+/** The host: its skills, errors and storage. */
 import assert from "node:assert/strict";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -26,7 +26,7 @@ function folder(context: TestContext): string {
   return path;
 }
 
-/** A host on a socket of its own, and a caller. */
+/** A host on a socket, and a client. */
 class Served implements AsyncDisposable {
   readonly #server = new Server();
   readonly #client: Client;
@@ -79,7 +79,7 @@ class Served implements AsyncDisposable {
     });
   }
 
-  /** Calls a skill; returns what it answers, or the status that it ends with. */
+  /** Calls a skill and returns its result or its status. */
   async invoke(request: MessageInitShape<typeof InvokeSkillRequestSchema>): Promise<Answer> {
     try {
       const { outcome } = await this.call(SkillHostService.method.invokeSkill, { assistantId: "a", ...request });
@@ -213,7 +213,7 @@ describe("the host", () => {
   }
 });
 
-test("a prefix is part of all names", async (context) => {
+test("the prefix is part of all skill names", async (context) => {
   await using host = await Served.start(join(folder(context), "todos.json"), "ts_");
   const { skills } = await host.call(SkillHostService.method.listSkills, {});
   assert.deepEqual(
@@ -230,7 +230,7 @@ test("a prefix is part of all names", async (context) => {
   assert.match(answer.error ?? "", /ts_list_todos lists all/);
 });
 
-test("a prefix makes names that the contract allows, or is refused", (context) => {
+test("a prefix that makes invalid names is refused", (context) => {
   const store = new Store(join(folder(context), "todos.json"));
   // complete_todo has 13 letters.
   for (const prefix of ["", "ts_", "ts-2", "x".repeat(51)]) {
@@ -241,7 +241,7 @@ test("a prefix makes names that the contract allows, or is refused", (context) =
   }
 });
 
-test("what can't be stored has no effect", async (context) => {
+test("a change that can't be stored has no effect", async (context) => {
   const place = join(folder(context), "folder");
   mkdirSync(place);
   await using host = await Served.start(join(place, "todos.json"));
@@ -265,7 +265,7 @@ test("what can't be stored has no effect", async (context) => {
   await invoke("2", "add_todo", '{"task": "y"}', { ...x, done: true }, y);
 });
 
-test("calls at the same time take effect once each", async (context) => {
+test("concurrent calls take effect once each", async (context) => {
   const file = join(folder(context), "todos.json");
   await using host = await Served.start(file);
   await Promise.all(
@@ -279,7 +279,7 @@ test("calls at the same time take effect once each", async (context) => {
   );
 });
 
-test("the memory of calls is limited", (context) => {
+test("the number of remembered calls is limited", (context) => {
   const file = join(folder(context), "todos.json");
   const calls = Array.from({ length: MAX_CALLS }, (_, number) => ({ id: String(number), skill: "x", content: "" }));
   writeFileSync(file, JSON.stringify({ a: { todos: [], calls } }));
@@ -289,7 +289,7 @@ test("the memory of calls is limited", (context) => {
   assert.deepEqual([remembered[0]?.id, remembered.at(-1)?.id], ["1", "new"]);
 });
 
-test("a file of something else is refused, and stays as it is", (context) => {
+test("a file with other content is refused and not modified", (context) => {
   const place = folder(context);
   const file = join(place, "todos.json");
   for (const content of ['{"a"', "[]", "null", '{"a": {"todos": 1, "calls": []}}', ""]) {

@@ -1,5 +1,5 @@
-// Command chat is a conversation with an assistant in the terminal: each line of the standard input is a message, and its
-// reply is printed as it streams. Ctrl-C ends a reply, and the chat where there is none.
+// Command chat is a terminal chat with an assistant. Each line of the standard input is posted as a message, and the reply
+// is printed as it streams. Ctrl-C cancels a reply, or ends the chat if there is none.
 //
 //	chat [TARGET] [ASSISTANT_ID]
 package main
@@ -29,7 +29,7 @@ func main() {
 	}
 	client, err := palaver.NewClient(target)
 	if err != nil {
-		tell(err)
+		printError(err)
 		os.Exit(1)
 	}
 	defer client.Close()
@@ -64,10 +64,10 @@ type chat struct {
 	created bool
 }
 
-// answer posts a message and prints the reply. An interrupt ends it.
+// answer posts a message and prints the reply. An interrupt cancels it.
 func (c *chat) answer(message string, interrupts <-chan os.Signal) {
 	ctx, leave := context.WithCancel(context.Background())
-	reply := c.client.PostUserQuery(ctx, &palaver.PostUserQueryRequest{ // which is posted when it is read
+	reply := c.client.PostUserQuery(ctx, &palaver.PostUserQueryRequest{ // posted when the reply is read
 		Id:           c.id,
 		UserMessage:  message,
 		OnDisconnect: palaver.OnDisconnectContinue,
@@ -76,16 +76,16 @@ func (c *chat) answer(message string, interrupts <-chan os.Signal) {
 	go func() {
 		defer close(answered)
 		if err := c.show(ctx, reply); err != nil && !errors.Is(err, context.Canceled) {
-			tell(err)
+			printError(err)
 		}
 	}()
 	select {
 	case <-answered:
 	case <-interrupts:
-		// To leave is not enough: the turn was posted to go on without its caller.
+		// Cancelling the context is not enough, because the turn continues without its caller.
 		cancel := &palaver.CancelTurnRequest{Id: c.id, RequestId: reply.RequestID()}
 		if err := c.client.CancelTurn(ctx, cancel); err != nil {
-			tell(err)
+			printError(err)
 		}
 	}
 	leave()
@@ -93,7 +93,7 @@ func (c *chat) answer(message string, interrupts <-chan os.Signal) {
 }
 
 func (c *chat) show(ctx context.Context, reply *palaver.Reply) error {
-	if !c.created { // with the first message, so that a server which is not there yet ends nothing
+	if !c.created { // with the first message, so that the chat can start before the server
 		create := &palaver.CreateAssistantRequest{Id: c.id, IfExists: palaver.IfExistsKeep}
 		if _, err := c.client.CreateAssistant(ctx, create); err != nil {
 			return err
@@ -101,20 +101,20 @@ func (c *chat) show(ctx context.Context, reply *palaver.Reply) error {
 		c.created = true
 	}
 	defer fmt.Println()
-	begun := false
+	started := false
 	for event, err := range reply.Events() {
 		if err != nil {
 			return err
 		}
 		switch event := event.(type) {
 		case *palaver.TurnStarted:
-			if begun {
+			if started {
 				fmt.Println()
-				fmt.Fprintln(os.Stderr, "[the connection broke, and the reply begins again]")
+				fmt.Fprintln(os.Stderr, "[the connection broke, and the reply restarts]")
 			}
-			begun = true
+			started = true
 		case *palaver.TextDelta:
-			fmt.Print(event.Text) // os.Stdout has no buffer
+			fmt.Print(event.Text) // os.Stdout is unbuffered
 		case *palaver.SkillCall:
 			fmt.Fprintf(os.Stderr, "[%s %s]\n", event.Name, event.ArgumentsJson)
 		case *palaver.SkillResult:
@@ -124,8 +124,8 @@ func (c *chat) show(ctx context.Context, reply *palaver.Reply) error {
 	return nil
 }
 
-// tell prints an error in one line, with its status and reason.
-func tell(err error) {
+// printError prints an error on one line, with its status and reason.
+func printError(err error) {
 	var failure *palaver.Error
 	if !errors.As(err, &failure) {
 		fmt.Fprintln(os.Stderr, err)
@@ -139,7 +139,7 @@ func oneLine(text string) string {
 	return strings.Join(strings.Fields(text), " ")
 }
 
-// readLines reads lines in the background, so that an interrupt can end the wait for one.
+// readLines reads lines in the background, so that an interrupt need not wait for one.
 func readLines(in io.Reader) <-chan string {
 	lines := make(chan string)
 	go func() {
@@ -158,7 +158,7 @@ func readLines(in io.Reader) <-chan string {
 	return lines
 }
 
-// isTerminal tells whether somebody types. Null is the one other device that chats are given.
+// isTerminal reports whether a file is a terminal. Other character devices than the null device are not expected.
 func isTerminal(file *os.File) bool {
 	info, err := file.Stat()
 	if err != nil || info.Mode()&os.ModeCharDevice == 0 {

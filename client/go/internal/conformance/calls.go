@@ -17,7 +17,7 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-// calls are those that run, and where what they see is written.
+// calls keeps track of running calls and writes their output.
 type calls struct {
 	client *palaver.Client
 
@@ -47,7 +47,7 @@ func (c *calls) cancel(id string) {
 	}
 }
 
-// begin makes a call in the background.
+// begin starts a call in the background.
 func (c *calls) begin(next command) error {
 	if c.client == nil {
 		return errors.New("there is no client")
@@ -100,10 +100,10 @@ func (c *calls) mustWrite(line map[string]any) {
 	}
 }
 
-// A call makes one call, tells what it sees on the way, and returns its response.
+// A call makes a call, reports what arrives in the meantime, and returns its response.
 type call func(ctx context.Context, see func(kind string, value any)) (proto.Message, error)
 
-// empty is the response of calls whose end tells no more than that they went well.
+// empty is the response of calls that return nothing.
 var empty = &palaver.CancelTurnResponse{}
 
 func caller(client *palaver.Client, next command) (call, error) {
@@ -199,12 +199,12 @@ func read[T any, Request message[T]](next command) (Request, error) {
 func toJSON(message proto.Message) json.RawMessage {
 	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(message)
 	if err != nil {
-		panic(err) // what a client has received can be written
+		panic(err) // messages that a client has received can be encoded
 	}
 	return text
 }
 
-// wrap returns the message of the stream that holds an event, which names its kind.
+// wrap returns the response that holds an event.
 func wrap(event palaver.Event) *palaver.PostUserQueryResponse {
 	response := &palaver.PostUserQueryResponse{}
 	switch event := event.(type) {
@@ -225,7 +225,7 @@ func wrap(event palaver.Event) *palaver.PostUserQueryResponse {
 func describe(err error) map[string]any {
 	var failure *palaver.Error
 	if !errors.As(err, &failure) {
-		panic(fmt.Sprintf("%v is no error of the client", err))
+		panic(fmt.Sprintf("%v is not an error of the client", err))
 	}
 	violations := []map[string]string{}
 	for _, violation := range failure.FieldViolations {

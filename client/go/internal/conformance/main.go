@@ -1,5 +1,5 @@
-// Command conformance is the runner of the conformance suite: it makes the calls that its standard input names, through
-// the client, and writes what it sees to its standard output. tests/conformance/README.md is its specification.
+// Command conformance is the runner of the conformance suite. It reads commands from its standard input, makes the calls
+// through the client, and writes what they return to its standard output. tests/conformance/README.md specifies it.
 package main
 
 import (
@@ -13,7 +13,7 @@ import (
 	"github.com/palaver-chat/palaver/client/go/palaver"
 )
 
-// A command is a line of the input; which one is told by the fields that are set.
+// A command is a line of the input. The fields that are set determine its kind.
 type command struct {
 	Client *struct {
 		Target           string   `json:"target"`
@@ -49,7 +49,7 @@ func run(in io.Reader, out io.Writer) error {
 			if err := json.Unmarshal(line, &next); err != nil {
 				return fmt.Errorf("%s: %w", line, err)
 			}
-			if err := calls.obey(next); err != nil {
+			if err := calls.execute(next); err != nil {
 				return fmt.Errorf("%s: %w", line, err)
 			}
 		}
@@ -62,7 +62,7 @@ func run(in io.Reader, out io.Writer) error {
 	}
 }
 
-func (c *calls) obey(next command) error {
+func (c *calls) execute(next command) error {
 	switch {
 	case next.Client != nil:
 		c.close()

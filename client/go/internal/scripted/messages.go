@@ -13,10 +13,10 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-// Break is what a client sees of a connection that breaks.
+// Break is the error of a broken connection.
 var Break = status.Error(codes.Unavailable, "Socket closed")
 
-// Refusal is an error that a Palaver server decides. A retry delay of zero: there is none.
+// Refusal returns an error that a Palaver server decided. A retry delay of zero is left out.
 func Refusal(code codes.Code, reason string, retryDelay time.Duration) error {
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: "palaver.v1", Reason: reason}}
 	if retryDelay != 0 {
@@ -29,32 +29,32 @@ func Refusal(code codes.Code, reason string, retryDelay time.Duration) error {
 	return refusal.Err()
 }
 
-// Started is the first event of a turn.
+// Started returns the first event of a turn.
 func Started() *palaverv1.PostUserQueryResponse {
 	started := &palaverv1.TurnStarted{RequestId: "r1", ChatModel: "gpt-x"}
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_Started{Started: started}}
 }
 
-// Delta is a piece of a reply.
+// Delta returns a piece of a reply.
 func Delta(text string) *palaverv1.PostUserQueryResponse {
 	delta := &palaverv1.TextDelta{Text: text}
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_TextDelta{TextDelta: delta}}
 }
 
-// SkillCall is a call of a skill.
+// SkillCall returns a call of a skill.
 func SkillCall(id string) *palaverv1.PostUserQueryResponse {
 	call := &palaverv1.SkillCall{Id: id, Name: "clock"}
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_SkillCall{SkillCall: call}}
 }
 
-// SkillResult is the answer to a call of a skill.
+// SkillResult returns the result of a call of a skill.
 func SkillResult(id string) *palaverv1.PostUserQueryResponse {
 	outcome := &palaverv1.SkillResult_Content{Content: "result of " + id}
 	result := &palaverv1.SkillResult{Id: id, Outcome: outcome}
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_SkillResult{SkillResult: result}}
 }
 
-// TurnCompleted is a turn that is stored.
+// TurnCompleted returns a stored turn.
 func TurnCompleted(text string) *palaverv1.TurnCompleted {
 	return &palaverv1.TurnCompleted{
 		Assistant: &palaverv1.Assistant{Id: "support", TotalMessages: 3, TotalTokens: 42},
@@ -67,13 +67,13 @@ func TurnCompleted(text string) *palaverv1.TurnCompleted {
 	}
 }
 
-// Completed is the last event of a turn.
+// Completed returns the last event of a turn.
 func Completed(text string) *palaverv1.PostUserQueryResponse {
 	completed := TurnCompleted(text)
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_Completed{Completed: completed}}
 }
 
-// Turn is a whole turn.
+// Turn returns the answer for a whole turn.
 func Turn(texts ...string) Answer {
 	answer := Answer{Started()}
 	for _, text := range texts {

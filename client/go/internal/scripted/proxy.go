@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// The frames of HTTP/2 that the proxy must know, and how they begin.
+// The parts of HTTP/2 that the proxy must know.
 const (
 	preface = len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
 	header  = 9
@@ -20,14 +20,14 @@ const (
 	flagEndStream = 1
 )
 
-// Codes of RST_STREAM.
+// The error codes of RST_STREAM.
 const (
 	NoError       = 0
 	InternalError = 2
 	Cancel        = 8
 )
 
-// A Proxy stands between a client and a server, at Target, and breaks what goes through it.
+// A Proxy forwards connections from Target to a server, and breaks them on demand.
 type Proxy struct {
 	Target string
 
@@ -42,11 +42,11 @@ type Proxy struct {
 // A link is one connection through the proxy.
 type link struct {
 	client, server net.Conn
-	writing        [2]sync.Mutex // to the client, to the server
-	streams        sync.Map      // the identifiers of those that the server has answered
+	writing        [2]sync.Mutex // toClient and toServer
+	streams        sync.Map      // the identifiers of open streams that the server has answered
 }
 
-// StartProxy starts a proxy before a server. It ends with the test.
+// StartProxy starts a proxy for a server. It stops at the end of the test.
 func StartProxy(t testing.TB, server string) *Proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -73,7 +73,7 @@ func StartProxy(t testing.TB, server string) *Proxy {
 	return p
 }
 
-// Cut breaks all connections. New ones are let through.
+// Cut closes all connections. New ones are still forwarded.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +82,7 @@ func (p *Proxy) Cut() {
 	}
 }
 
-// Refuse breaks all connections, and closes new ones at once.
+// Refuse closes all connections, and new ones immediately.
 func (p *Proxy) Refuse() {
 	p.mu.Lock()
 	p.refuse = true
@@ -90,21 +90,21 @@ func (p *Proxy) Refuse() {
 	p.Cut()
 }
 
-// CutInside breaks a connection when half of its next data frame has gone to the client.
+// CutInside closes a connection after half of the next data frame was forwarded to the client.
 func (p *Proxy) CutInside() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.inside = true
 }
 
-// Freeze lets nothing through any more, without a word to either side. Thaw ends that.
+// Freeze stops forwarding without closing connections, until Thaw is called.
 func (p *Proxy) Freeze() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.frozen = make(chan struct{})
 }
 
-// Thaw ends what Freeze began.
+// Thaw resumes forwarding after Freeze.
 func (p *Proxy) Thaw() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -114,7 +114,7 @@ func (p *Proxy) Thaw() {
 	}
 }
 
-// Reset ends all streams with RST_STREAM, to both sides, and leaves the connections as they are.
+// Reset sends RST_STREAM to both sides of all streams. Connections stay open.
 func (p *Proxy) Reset(code uint32) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,14 +1,14 @@
-// Package scripted is a real gRPC server on loopback whose answers a test scripts, and which remembers what it was asked;
-// and a proxy that cuts the way to it.
+// Package scripted provides a gRPC server on loopback that plays scripted answers and records its calls, and a proxy that
+// breaks connections to it.
 //
-// Every method of the contract's AssistantService answers from its own list of answers: the first call gets the first
-// one, and so on; the last one serves all further calls. A step of an answer is one of
+// Every method of AssistantService has a list of answers: the first call gets the first answer, and so on. The last answer
+// serves all further calls. An answer consists of steps. A step is one of
 //
 //   - a message of the contract, which is sent;
 //   - an error, which ends the call with its status;
-//   - a channel, for which the call waits to be closed;
-//   - a Signal, which is closed when the call gets there;
-//   - Hang, which lets the call wait until its caller is gone.
+//   - a channel, which the call waits for to be closed;
+//   - a Signal, which the call closes;
+//   - Hang, which makes the call wait until its caller is gone.
 package scripted
 
 import (
@@ -29,18 +29,18 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-// Patience is after how long a test gives up to wait for what should happen at once.
+// Patience is how long a test waits for something that should happen immediately.
 const Patience = 30 * time.Second
 
 type hang struct{}
 
-// Hang is the step that lets a call wait until its caller is gone.
+// Hang is the step that makes a call wait until its caller is gone.
 var Hang = hang{}
 
-// A Signal is the step that tells a test how far a call has come.
+// A Signal is the step that is closed when a call reaches it.
 type Signal chan struct{}
 
-// An Answer is what one call gets, step by step.
+// An Answer is the sequence of steps that one call plays.
 type Answer []any
 
 // A Call is a call as the server saw it.
@@ -48,22 +48,22 @@ type Call struct {
 	Method        string
 	Request       proto.Message
 	Metadata      metadata.MD
-	TimeRemaining time.Duration // zero: there is no deadline
-	Ended         chan struct{} // closed when the call is over for the server, however it ended
-	Abandoned     chan struct{} // closed when the call is over before the server has ended it
+	TimeRemaining time.Duration // zero if there is no deadline
+	Ended         chan struct{} // closed when the call has ended in any way
+	Abandoned     chan struct{} // closed when the caller ended the call before the server did
 }
 
-// A Server listens at Target.
+// A Server is a scripted server that listens on Target.
 type Server struct {
 	Target string
 
 	mu      sync.Mutex
 	calls   []*Call
-	called  chan struct{} // closed, and made anew, with each call
+	called  chan struct{} // closed and replaced with each call
 	answers map[string][]Answer
 }
 
-// Start starts a server, which ends with the test.
+// Start starts a server that stops at the end of the test.
 func Start(t testing.TB, options ...grpc.ServerOption) *Server {
 	t.Helper()
 	server, stop := Serve(options...)
@@ -71,7 +71,7 @@ func Start(t testing.TB, options ...grpc.ServerOption) *Server {
 	return server
 }
 
-// Serve starts a server, and returns what ends it.
+// Serve starts a server, and returns a function that stops it.
 func Serve(options ...grpc.ServerOption) (*Server, func()) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *Server) Calls() []*Call {
 	return slices.Clone(s.calls)
 }
 
-// WaitForCalls waits until there were so many calls, and returns all of them.
+// WaitForCalls waits until there have been count calls, and returns all of them.
 func (s *Server) WaitForCalls(t testing.TB, count int) []*Call {
 	t.Helper()
 	for {
@@ -121,7 +121,7 @@ func Wait(t testing.TB, channel <-chan struct{}, what string) {
 	select {
 	case <-channel:
 	case <-time.After(Patience):
-		t.Fatalf("waited in vain for %s", what)
+		t.Fatalf("timed out waiting for %s", what)
 	}
 }
 

@@ -1,4 +1,4 @@
-/** A proxy before a server that cuts its connections, mutes them or keeps new ones waiting, when a test says so. */
+/** A proxy that cuts connections, mutes them or leaves new ones without an answer. */
 import { once } from "node:events";
 import { connect, createServer } from "node:net";
 import type { AddressInfo, Socket } from "node:net";
@@ -7,7 +7,7 @@ export class CuttingProxy implements AsyncDisposable {
   readonly #server = createServer();
   readonly #sockets = new Set<Socket>();
   #muted = false;
-  /** Whether new connections are accepted and left without an answer. */
+  /** Whether new connections are accepted but not forwarded. */
   deaf = false;
 
   private constructor(upstream: string) {
@@ -31,24 +31,24 @@ export class CuttingProxy implements AsyncDisposable {
     return proxy;
   }
 
-  /** Where it listens. */
+  /** The address that the proxy listens on. */
   get target(): string {
     return `127.0.0.1:${(this.#server.address() as AddressInfo).port}`;
   }
 
-  /** How many connections there are from clients, while it is not deaf. */
+  /** The number of forwarded connections. */
   get connections(): number {
     return this.#sockets.size / 2;
   }
 
-  /** Tears all connections; what is still on its way is lost. */
+  /** Resets all connections. Data in flight is lost. */
   cut(): void {
     for (const socket of this.#sockets) {
       socket.resetAndDestroy();
     }
   }
 
-  /** Lets nothing through any more, as when a cable is pulled; the connections stay. */
+  /** Stops forwarding without closing the connections, like a pulled cable. */
   mute(): void {
     this.#muted = true;
   }

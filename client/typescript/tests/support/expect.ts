@@ -1,4 +1,4 @@
-/** What tests do again and again. */
+/** Common assertions. */
 import assert from "node:assert/strict";
 
 import { PalaverError } from "@palaver-chat/client";
@@ -11,7 +11,7 @@ export async function collect<Item>(items: AsyncIterable<Item>): Promise<Item[]>
   return collected;
 }
 
-/** Waits for a call to fail, and returns its error, which has these properties. */
+/** Waits for a call to fail, checks properties of the error, and returns it. */
 export async function fails(
   call: Promise<unknown> | AsyncIterable<unknown>,
   expected: Partial<PalaverError> = {},

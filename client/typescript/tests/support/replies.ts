@@ -69,7 +69,7 @@ export function turn(...texts: string[]): PostUserQueryResponse[] {
   return [started(), ...texts.map(delta), completed(texts.join(""))];
 }
 
-/** What a program that shows all events has on its screen in the end. */
+/** Returns a line for each event. */
 export function shown(events: Event[]): string[] {
   return events.map((event) => {
     switch (event.case) {

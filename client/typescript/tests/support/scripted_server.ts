@@ -1,8 +1,8 @@
 /**
- * A real gRPC server on loopback whose answers a test scripts, and which remembers what it was asked.
+ * A gRPC server on loopback that plays scripted answers and records its calls.
  *
- * Every method of the contract's `AssistantService` answers from its own list of answers: the first call gets the first
- * one, and so on; the last one serves all further calls. An answer is a list of steps, of which a unary method needs one.
+ * Every method of `AssistantService` has a list of answers: the first call gets the first answer, and so on. The last
+ * answer serves all further calls. An answer is a list of steps; that of a unary method has a single step.
  */
 import { EventEmitter, once } from "node:events";
 
@@ -20,10 +20,10 @@ import { StatusSchema } from "#dist/gen/google/rpc/status_pb.js";
 
 type Rpc = keyof typeof AssistantService.method;
 
-/** Lets a call wait until its caller is gone. */
+/** Makes a call wait until its caller is gone. */
 export const HANG = Symbol("hang");
 
-/** A message, bytes that go out as they are, what ends the call, what it waits for, or many messages. */
+/** A message, bytes to be sent unchanged, a status that ends the call, something to wait for, or many messages. */
 export type Step = Message | Uint8Array | Failure | typeof HANG | Promise<unknown> | Iterable<Message>;
 
 /** A status that ends a call. */
@@ -43,8 +43,8 @@ export class Failure {
   }
 }
 
-/** What a Palaver server tells with an error. */
-export interface Told {
+/** The details that a Palaver server sends with an error. */
+export interface Details {
   readonly reason?: string;
   readonly domain?: string;
   readonly fieldViolations?: { field: string; description: string }[];
@@ -52,10 +52,10 @@ export interface Told {
 }
 
 /** Returns an error with details, as a Palaver server ends a call. */
-export function refusal(name: StatusName, told: Told, message = "refused"): Failure {
-  const { reason = "", domain = "palaver.v1", fieldViolations, retryDelay } = told;
+export function refusal(name: StatusName, sent: Details, message = "refused"): Failure {
+  const { reason = "", domain = "palaver.v1", fieldViolations, retryDelay } = sent;
   const details = [
-    anyPack(StatusSchema, create(StatusSchema)), // a detail that nobody has heard of
+    anyPack(StatusSchema, create(StatusSchema)), // an unknown detail
     anyPack(ErrorInfoSchema, create(ErrorInfoSchema, { reason, domain })),
     ...packed(BadRequestSchema, fieldViolations && { fieldViolations }),
     ...packed(RetryInfoSchema, retryDelay && { retryDelay }),
@@ -75,9 +75,9 @@ export interface Call {
   readonly metadata: Record<string, string | Buffer>;
   /** In milliseconds, `Infinity` for none. */
   readonly timeLeftMs: number;
-  /** How many messages the server has handed to gRPC, which were taken. */
+  /** How many messages the server has written. */
   written: number;
-  /** Resolves when the caller has left, or its deadline has passed, before the server had ended the call. */
+  /** Resolves when the call is cancelled or its deadline passes before the server has ended it. */
   readonly abandoned: Promise<void>;
   isAbandoned: boolean;
   /** Whether the server has ended the call. */
@@ -120,7 +120,7 @@ export class ScriptedServer implements AsyncDisposable {
     return Promise.resolve();
   }
 
-  /** Says that it goes away, and lets the calls that are under way end. */
+  /** Sends GOAWAY and lets open calls end. */
   goAway(): void {
     this.#server.tryShutdown(() => undefined);
   }
@@ -137,7 +137,7 @@ export class ScriptedServer implements AsyncDisposable {
     return this.calls.filter((call) => call.method === method).map((call) => call.request);
   }
 
-  /** Waits until there were so many calls, and returns the last of them. */
+  /** Waits for the call with this number, counted from 1, and returns it. */
   async call(count: number): Promise<Call> {
     for (;;) {
       const call = this.calls[count - 1];
@@ -189,7 +189,7 @@ export class ScriptedServer implements AsyncDisposable {
       timeLeftMs: Number(deadline) - Date.now(),
       written: 0,
       abandoned: new Promise((resolve) => {
-        // gRPC emits that at the end of every call.
+        // gRPC emits this event at the end of every call.
         call.on("cancelled", () => {
           if (!seen.isEnded) {
             seen.isAbandoned = true;
@@ -211,7 +211,7 @@ export class ScriptedServer implements AsyncDisposable {
   }
 }
 
-/** Goes through the steps of an answer, and returns the failure that ends it, if one does. */
+/** Plays the steps of an answer, and returns the failure that ends it, if there is one. */
 async function play(
   steps: Step[],
   call: AnyCall,
