@@ -152,27 +152,26 @@ mod tests {
 
     #[test]
     fn reads_are_retried_as_the_service_config_says() {
-        let config: Value = vectors::read(vectors::SERVICE_CONFIG);
-        let [method] = config["methodConfig"].as_array().unwrap().as_slice() else {
-            panic!("there is more than one retry policy");
-        };
-        let names: Vec<_> = method["name"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|name| &name["method"])
-            .collect();
-        assert_eq!(names, ["GetAssistant", "ListMessages"]);
-        let policy = &method["retryPolicy"];
-        assert_eq!(policy["retryableStatusCodes"], json!(["UNAVAILABLE"]));
-        let seconds = |value: &Value| value.as_str().unwrap().strip_suffix('s').unwrap().parse().unwrap();
-        let (first, max): (f64, f64) = (seconds(&policy["initialBackoff"]), seconds(&policy["maxBackoff"]));
-        let delays: Vec<_> = std::iter::successors(Some(first), |delay| {
-            Some(delay * policy["backoffMultiplier"].as_f64().unwrap())
-        })
-        .map(|delay| Duration::from_secs_f64(delay.min(max)))
-        .take(usize::try_from(policy["maxAttempts"].as_u64().unwrap()).unwrap() - 1)
-        .collect();
-        assert_eq!(delays, READ_RETRY_DELAYS);
+        let service = "palaver.v1.AssistantService";
+        let equivalent = json!({
+            "loadBalancingConfig": [{"round_robin": {}}], // tonic connects to one address
+            "methodConfig": [{
+                "name": [
+                    {"service": service, "method": "GetAssistant"},
+                    {"service": service, "method": "ListMessages"},
+                ],
+                "retryPolicy": {
+                    "maxAttempts": READ_RETRY_DELAYS.len() + 1,
+                    "initialBackoff": format!("{}s", READ_RETRY_DELAYS[0].as_secs_f64()),
+                    "maxBackoff": format!("{}s", MAX_DELAY.as_secs()),
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }],
+            "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1}, // the client has none
+        });
+        assert_eq!(vectors::read::<Value>(vectors::SERVICE_CONFIG), equivalent);
+        assert!(READ_RETRY_DELAYS.windows(2).all(|pair| pair[1] == 2 * pair[0]));
+        assert!(READ_RETRY_DELAYS.iter().all(|delay| *delay <= MAX_DELAY));
     }
 }

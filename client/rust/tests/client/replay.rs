@@ -1,4 +1,4 @@
-//! Which events are delivered of a turn that is posted several times.
+//! Which events are delivered if a turn is posted several times.
 
 use std::sync::OnceLock;
 use std::time::Duration;

@@ -17,8 +17,8 @@ import java.util.concurrent.Future;
 /**
  * The subscription to a reply: posts the turn, again if necessary, and delivers events on demand.
  *
- * <p>Everything runs as a task of {@code signals}, which executes its tasks one after another on the thread of whoever
- * submits them. Only these tasks access the fields, so there are no locks, and the subscriber gets one signal at a time.
+ * <p>Everything runs as a task of {@code signals}, which executes its tasks one after another on the submitting
+ * threads. Only these tasks access the fields, so there are no locks, and the subscriber gets one signal at a time.
  */
 final class ReplySubscription implements Flow.Subscription, Connection.Activity {
     private final SynchronizationContext signals = new SynchronizationContext(this::onUncaught);

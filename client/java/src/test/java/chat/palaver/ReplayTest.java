@@ -21,7 +21,7 @@ import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/** Tests what the caller of a turn gets that is posted several times. */
+/** Tests which events are delivered if a turn is posted several times. */
 class ReplayTest {
     record Vector(String name, List<Post> posts, List<JsonObject> delivered, Failure error) {}
 

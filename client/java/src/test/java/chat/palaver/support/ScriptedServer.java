@@ -41,7 +41,7 @@ import java.util.concurrent.TimeUnit;
 public final class ScriptedServer implements AutoCloseable {
     private static final Context.Key<Metadata> HEADERS = Context.key("headers");
 
-    /** A call as the server saw it. */
+    /** A call that the server received. */
     public static final class Call {
         private final String method;
         private final Message request;
