@@ -1,6 +1,6 @@
 // Asks an assistant a question and prints the reply as it streams: ask TARGET ASSISTANT_ID QUESTION
 //
-// A turn survives a broken connection: it is posted again with the same request_id, and what was printed is skipped.
+// A turn survives a broken connection: it is posted again with the same request_id, and text that was printed is skipped.
 
 #include <grpcpp/grpcpp.h>
 
@@ -27,7 +27,7 @@ std::string NewRequestId() {
   return id;
 }
 
-// Prints what of the reply is new and adds it to `printed`.
+// Posts the turn, prints the text that is not in `printed` yet, and adds it to `printed`.
 grpc::Status Post(v1::AssistantService::Stub& stub, const v1::PostUserQueryRequest& request, std::string& printed) {
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(5));
@@ -40,7 +40,7 @@ grpc::Status Post(v1::AssistantService::Stub& stub, const v1::PostUserQueryReque
         text += response.text_delta().text();
         const size_t known = std::min(text.size(), printed.size());
         if (text.compare(0, known, printed, 0, known) != 0) {
-          std::cout << "\n[the reply begins anew]\n";
+          std::cout << "\n[the reply restarts]\n";
           printed.clear();
         }
         if (text.size() > printed.size()) {
@@ -52,7 +52,7 @@ grpc::Status Post(v1::AssistantService::Stub& stub, const v1::PostUserQueryReque
       case v1::PostUserQueryResponse::kCompleted:
         std::cout << "\n(" << response.completed().usage().total_tokens() << " tokens)" << std::endl;
         break;
-      default:  // `started`, skills, and events of a newer server
+      default:  // `started`, skill events and unknown events
         break;
     }
   }

@@ -1,9 +1,9 @@
-"""Runs the scenarios with every client, and prints the matrix.
+"""Runs the scenarios with every client and prints the matrix.
 
-    python -m tests.conformance --language go --scenario cut -v
+    python -m tests.conformance --language go --scenario reconnects -v
 
-A scenario is passed when all that it expects came true. The scenarios of `must_fail.yaml` expect what is wrong, and are
-passed when the difference was seen.
+A scenario passes if all of its expectations are met. The expectations in `must_fail.yaml` are wrong on purpose; these
+scenarios pass if the suite detects that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # before gRPC is imported; servers come and go here
+os.environ.setdefault(
+    "GRPC_VERBOSITY", "NONE"
+)  # before gRPC is imported; its warnings about lost connections are expected
 
 from tests.conformance.languages import CI, LANGUAGES, ROOT, Language
 from tests.conformance.runner import Runner
@@ -35,7 +37,7 @@ PASSED, FAILED, SKIPPED = "ok", "FAILED", "skipped"
 
 @dataclass
 class Column:
-    """What one language has shown."""
+    """The results of one client."""
 
     language: Language
     results: dict[str, str] = field(default_factory=dict)
@@ -44,7 +46,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A scenario, and whether its expectations are right."""
+    """A scenario, and whether it must fail."""
 
     scenario: Scenario
     must_fail: bool = False
@@ -54,8 +56,8 @@ class Row:
         return f"(wrong on purpose) {self.scenario.name}" if self.must_fail else self.scenario.name
 
 
-async def play_all(language: Language, rows: Sequence[Row], emulator: azurite.Azurite, verbose: bool) -> Column:
-    """Plays the scenarios one after the other, with one runner as long as it lives."""
+async def run_all(language: Language, rows: Sequence[Row], emulator: azurite.Azurite, verbose: bool) -> Column:
+    """Runs the scenarios one after another, with a new runner only if the last one has ended."""
     column = Column(language)
     if missing := language.why_missing():
         column.results = {row.name: SKIPPED for row in rows}
@@ -66,39 +68,40 @@ async def play_all(language: Language, rows: Sequence[Row], emulator: azurite.Az
         async with AsyncExitStack() as stack:
             runner = await stack.enter_async_context(Runner(language.runner, folder))
             for number, row in enumerate(rows):
-                place = folder / str(number)
-                place.mkdir()
-                differences = await _play(Stage(row.scenario, runner, language.chat, place, emulator))
+                scenario_folder = folder / str(number)
+                scenario_folder.mkdir()
+                differences = await _differences(Stage(row.scenario, runner, language.chat, scenario_folder, emulator))
                 passed = bool(differences) == row.must_fail
                 column.results[row.name] = PASSED if passed else FAILED
                 if not passed:
-                    why = differences or ["a wrong expectation was not seen"]
+                    why = differences or ["the wrong expectation was not detected"]
                     column.findings += [f"{language.name}: {row.name}", *(f"    {line}" for line in why)]
                 if verbose:
                     print(f"{column.results[row.name]:<8}{language.name}: {row.name}", *differences, sep="\n    ")
                 if runner.is_gone:
                     await stack.aclose()
                     runner = await stack.enter_async_context(Runner(language.runner, folder))
-                shutil.rmtree(place, ignore_errors=True)
+                shutil.rmtree(scenario_folder, ignore_errors=True)
         if column.findings and runner.stderr:
-            column.findings += [f"{language.name}: the runner complained:", runner.stderr[-2000:]]
+            column.findings += [f"{language.name}: standard error of the runner:", runner.stderr[-2000:]]
     return column
 
 
-async def _play(stage: Stage) -> list[str]:
+async def _differences(stage: Stage) -> list[str]:
+    """Runs a scenario and returns how it differs from its expectations."""
     try:
-        await asyncio.wait_for(stage.play(), TIME_LIMIT)
+        await asyncio.wait_for(stage.run(), TIME_LIMIT)
     except NotAsExpectedError as error:
         return list(error.args)
     except asyncio.TimeoutError:
-        return [f"not over after {TIME_LIMIT:.0f} s, in step {stage.step}"]
-    except Exception:  # a scenario that can't be played has failed, and the others go on
+        return [f"timeout after {TIME_LIMIT:.0f} s in step {stage.step}"]
+    except Exception:  # fails this scenario and continues with the others
         return [f"step {stage.step}", traceback.format_exc()]
     return []
 
 
 def matrix(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
-    """Yields the lines of the table of languages and scenarios."""
+    """Yields the lines of the table of clients and scenarios."""
     width = max(len(row.name) for row in rows) + 2
     yield " " * width + " ".join(f"{column.language.name:<12}" for column in columns)
     for row in rows:
@@ -106,9 +109,9 @@ def matrix(columns: Sequence[Column], rows: Sequence[Row]) -> Iterator[str]:
 
 
 async def run(languages: Sequence[Language], rows: Sequence[Row], verbose: bool) -> bool:
-    """Runs all, prints the matrix, and returns whether everything passed."""
+    """Runs all scenarios, prints the matrix and returns whether everything passed."""
     with azurite.Azurite() as emulator:
-        columns = await asyncio.gather(*(play_all(language, rows, emulator, verbose) for language in languages))
+        columns = await asyncio.gather(*(run_all(language, rows, emulator, verbose) for language in languages))
     print(*matrix(columns, rows), sep="\n")
     for column in columns:
         if column.findings:
@@ -120,15 +123,17 @@ async def run(languages: Sequence[Language], rows: Sequence[Row], verbose: bool)
 
 
 def main() -> None:
-    """Reads the arguments, runs, and judges."""
+    """Runs the command line."""
     logging.basicConfig(level=logging.CRITICAL)
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # what the chats that are interrupted here would inherit
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # the terminal chats, which get SIGINT, would inherit that
         signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=(__doc__ or "").splitlines()[0])
     names = [language.name for language in LANGUAGES]
-    parser.add_argument("--language", action="append", choices=names, help="only this one; may be repeated")
-    parser.add_argument("--scenario", default="", metavar="TEXT", help="only those with this text in their names")
-    parser.add_argument("-v", "--verbose", action="store_true", help="print each scenario when it is over")
+    parser.add_argument("--language", action="append", choices=names, help="run only this client; may be repeated")
+    parser.add_argument(
+        "--scenario", default="", metavar="TEXT", help="run only scenarios with this text in their name"
+    )
+    parser.add_argument("-v", "--verbose", action="store_true", help="print each scenario when it ends")
     arguments = parser.parse_args()
     rows = [Row(scenario) for scenario in scenarios()] + [Row(scenario, must_fail=True) for scenario in read(MUST_FAIL)]
     rows = [row for row in rows if arguments.scenario.lower() in row.name.lower()]
@@ -136,7 +141,7 @@ def main() -> None:
     if found := [what for what in missing if what]:
         sys.exit(f"missing: {'; '.join(found)}")
     if not rows:
-        sys.exit(f'no scenario has "{arguments.scenario}" in its name')
+        sys.exit(f'no scenario with "{arguments.scenario}" in its name')
     chosen = [language for language in LANGUAGES if not arguments.language or language.name in arguments.language]
     os.chdir(ROOT)
     sys.exit(not asyncio.run(run(chosen, rows, arguments.verbose)))

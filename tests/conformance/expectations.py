@@ -1,4 +1,4 @@
-"""Whether what a runner saw is what a scenario expects."""
+"""Compares what a runner reports with the expectations of a scenario."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 Bindings = dict[str, Any]
-"""What `$name` stood for when it was first met, which it stands for ever after."""
+"""The value of each `$name`, from its first occurrence."""
 
 
 def differences(expected: Any, actual: Any, bindings: Bindings, path: str) -> Iterator[str]:
-    """Yields a line for each thing that is not as expected.
+    """Yields a line for each difference.
 
-    A dictionary may have more keys than expected, a list not. None stands for what is not there, `$name` for the same
-    value in all places of a scenario, and `/…/` for a text that the regular expression finds something in.
+    A dictionary may have more keys than expected; a list must have the same length. None stands for a missing value,
+    `$name` for the same value everywhere in a scenario, and `/…/` for any text that the regular expression matches.
     """
     if isinstance(expected, dict) and isinstance(actual, dict):
         for key, value in expected.items():
@@ -37,7 +37,7 @@ def _is_pattern(text: str) -> bool:
 
 
 def _line(path: str, expected: Any, actual: Any) -> str:
-    return f"{path}: expected {_short(expected)}, but it is {_short(actual)}"
+    return f"{path}: expected {_short(expected)}, got {_short(actual)}"
 
 
 def _short(value: Any, limit: int = 600) -> str:

@@ -1,4 +1,4 @@
-"""The languages that there are clients for, and what runs theirs."""
+"""The clients that the suite tests, and the programs that drive them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Language:
-    """A client: how its runner and its terminal chat are started, and what builds them."""
+    """A column of the matrix: a client, and the commands that start its runner and its terminal chat."""
 
     name: str
     runner: Sequence[str]
@@ -22,11 +22,11 @@ class Language:
     toolchain: Sequence[str] = ()
 
     def why_missing(self) -> str | None:
-        """Says what is missing to run it; None where nothing is."""
+        """Returns what is missing to run the client, or None."""
         if missing := [tool for tool in self.toolchain if shutil.which(tool) is None]:
             return f"{' and '.join(missing)} not installed"
         if not Path(self.runner[0]).exists():
-            return f"{self.runner[0]} not built: make -C client/{self.name} conformance-runner chat"
+            return f"{self.runner[0]} not built: make conformance-runner chat builds it in the client's folder"
         return None
 
 
@@ -35,9 +35,10 @@ def _python(name: str, client: str) -> Language:
     return Language(name, runner, (sys.executable, str(ROOT / "examples" / "chat.py")))
 
 
-def _built(name: str, *toolchain: str) -> Language:
-    folder = ROOT / "client" / name / "build"
-    return Language(name, (str(folder / "conformance-runner"),), (str(folder / "chat"),), toolchain)
+def _built(name: str, *toolchain: str, variant: str = "") -> Language:
+    build = ROOT / "client" / name / "build"
+    runner = (str(build / "conformance-runner"), *filter(None, [variant]))
+    return Language("-".join(filter(None, [name, variant])), runner, (str(build / "chat"),), toolchain)
 
 
 LANGUAGES = (
@@ -46,8 +47,9 @@ LANGUAGES = (
     _built("go", "go"),
     _built("typescript", "node"),
     _built("java", "java"),
+    _built("java", "java", variant="async"),
     _built("rust", "cargo"),
 )
 
 CI = bool(os.environ.get("CI"))
-"""Whether every language must be there."""
+"""Whether a missing client fails the run."""

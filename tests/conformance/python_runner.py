@@ -12,6 +12,8 @@ from datetime import datetime, timezone
 from enum import Enum
 from typing import Any
 
+import grpc
+
 import palaver
 
 _EVENTS = {
@@ -46,7 +48,7 @@ _PRESENT_AT_ZERO = {"temperature", "top_p", "max_tokens", "content", "error"}
 
 
 class SyncAsAsync:
-    """The blocking client in threads, so that one runner serves both."""
+    """Runs the blocking client in threads, so that one runner serves both clients."""
 
     def __init__(self, client: palaver.Client) -> None:
         self._client = client
@@ -88,7 +90,7 @@ async def _in_threads(iterator: Iterator[Any]) -> AsyncIterator[Any]:
 
 
 def _arguments(request: dict[str, Any]) -> dict[str, Any]:
-    """The request of the contract as the keyword arguments of a method."""
+    """Converts a request of the contract to the keyword arguments of a method."""
     arguments = dict(request)
     if history := arguments.pop("history", None):
         arguments["max_history_messages"] = history["max_messages"]
@@ -105,7 +107,7 @@ def _arguments(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def _message(value: Any, name: str = "") -> Any:
-    """A value of the library in Protobuf's JSON mapping."""
+    """Converts a value of the library to Protobuf's JSON mapping."""
     if isinstance(value, Enum):
         unknown = value.value == "unknown"
         return f"{_PREFIXES[name]}UNSPECIFIED" if unknown else f"{_PREFIXES[name]}{value.name}"
@@ -134,12 +136,12 @@ def _error(error: palaver.PalaverError) -> dict[str, Any]:
     }
 
 
-def _say(**line: Any) -> None:
+def _report(**line: Any) -> None:
     print(json.dumps(line), flush=True)
 
 
 class Session:
-    """What the runner has going on."""
+    """The client and its calls."""
 
     def __init__(self, is_async: bool) -> None:
         self._is_async = is_async
@@ -147,25 +149,25 @@ class Session:
         self._calls: dict[str, asyncio.Task[None]] = {}
         self._replies: dict[str, Any] = {}
 
-    async def obey(self, command: dict[str, Any]) -> None:
+    async def run(self, command: dict[str, Any]) -> None:
         if "client" in command:
             await self._make_client(command["client"])
         elif "cancel" in command:
-            await self._leave(command["cancel"])
+            await self._cancel(command["cancel"])
         else:
-            self._calls[command["id"]] = asyncio.create_task(self._run(command))
+            self._calls[command["id"]] = asyncio.create_task(self._call(command))
 
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
 
-    async def _leave(self, name: str) -> None:
+    async def _cancel(self, name: str) -> None:
         if name in self._replies:
             self._replies[name].cancel()
         elif self._is_async:
             self._calls[name].cancel()
         else:
-            await self._client.close()  # the only way to leave a blocking call
+            await self._client.close()  # the only way to cancel a blocking call
 
     async def _make_client(self, options: dict[str, Any]) -> None:
         await self.close()
@@ -177,11 +179,11 @@ class Session:
                 self._client = SyncAsAsync(palaver.Client(**options))
         except ValueError:
             self._client = None
-            _say(client="refused")
+            _report(client="refused")
         else:
-            _say(client="ready")
+            _report(client="ready")
 
-    async def _run(self, command: dict[str, Any]) -> None:
+    async def _call(self, command: dict[str, Any]) -> None:
         name, method = command["id"], command["call"]
         arguments = {**_REQUIRED.get(method, {}), **_arguments(command["request"])}
         if "timeout" in command:
@@ -189,30 +191,30 @@ class Session:
         try:
             if method.startswith("PostUserQuery") and method != "PostUserQueryUnary":
                 await self._stream(name, arguments, text_only=method == "PostUserQueryText")
-                _say(id=name, response={})
+                _report(id=name, response={})
             elif method == "ListMessages":
                 async for message in self._client.list_messages(**arguments):
-                    _say(id=name, message=_message(message, "message"))
-                _say(id=name, response={})
+                    _report(id=name, message=_message(message, "message"))
+                _report(id=name, response={})
             else:
                 response = await getattr(self._client, _METHODS[method])(**arguments)
-                _say(id=name, response=_response(method, response))
+                _report(id=name, response=_response(method, response))
         except palaver.PalaverError as error:
-            _say(id=name, error=_error(error))
+            _report(id=name, error=_error(error))
         except asyncio.CancelledError:
-            _say(id=name, error={"status": "CANCELLED", "reason": "", "message": "left", "field_violations": [],
-                                 "retry_delay": None})  # fmt: skip
+            cancelled = palaver.CanceledError("the call was cancelled", grpc.StatusCode.CANCELLED)
+            _report(id=name, error=_error(cancelled))
 
     async def _stream(self, name: str, arguments: dict[str, Any], *, text_only: bool) -> None:
         reply = self._replies[name] = self._client.post_user_query(**arguments)
-        _say(id=name, request_id=reply.request_id)
+        _report(id=name, request_id=reply.request_id)
         if text_only:
             async with aclosing(reply.text) as pieces:
                 async for piece in pieces:
-                    _say(id=name, text=piece)
+                    _report(id=name, text=piece)
         else:
             async for event in reply:
-                _say(id=name, event={_EVENTS[type(event)]: _message(event)})
+                _report(id=name, event={_EVENTS[type(event)]: _message(event)})
 
 
 def _response(method: str, response: Any) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def _response(method: str, response: Any) -> dict[str, Any]:
 async def main() -> None:
     session = Session(is_async=sys.argv[1:] == ["async-client"])
     while line := await asyncio.to_thread(sys.stdin.readline):
-        await session.obey(json.loads(line))
+        await session.run(json.loads(line))
     await session.close()
 
 

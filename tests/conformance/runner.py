@@ -1,4 +1,4 @@
-"""A runner of some language: the process, the calls that it makes, and what they have seen so far."""
+"""A runner: its process, its calls, and what they have reported so far."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from typing import Any
 
 from typing_extensions import Self
 
-LIMIT = 64 * 1024 * 1024  # a line may hold a page of messages
+LIMIT = 64 * 1024 * 1024  # a line may contain a page of messages
 DEAD_PROXIES = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
-"""Proxies that are not there: what is for this machine must not go through any."""
+"""Unreachable proxies, which clients must not use for this machine."""
 
 
 @dataclass
 class Call:
-    """A call of the client, as its runner tells of it."""
+    """A call, as reported by the runner."""
 
     changed: asyncio.Condition
     request_id: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
-    """The events, where pieces of text that follow each other are one: how a reply is cut has no meaning."""
+    """The events, with consecutive pieces of text joined, because how a text is split has no meaning."""
     text: str = ""
     messages: list[dict[str, Any]] = field(default_factory=list)
     response: dict[str, Any] | None = None
@@ -34,7 +34,7 @@ class Call:
     def is_over(self) -> bool:
         return self.response is not None or self.error is not None
 
-    def see(self, line: dict[str, Any]) -> None:
+    def add(self, line: dict[str, Any]) -> None:
         for key in ("request_id", "response", "error"):
             if key in line:
                 setattr(self, key, line[key])
@@ -42,9 +42,9 @@ class Call:
             self.messages.append(line["message"])
         self.text += line.get("text", "")
         if "event" in line:
-            self._see_event(line["event"])
+            self._add_event(line["event"])
 
-    def _see_event(self, event: dict[str, Any]) -> None:
+    def _add_event(self, event: dict[str, Any]) -> None:
         if "text_delta" not in event:
             self.events.append(event)
             return
@@ -55,19 +55,19 @@ class Call:
         else:
             self.events.append({"text": piece})
 
-    async def until(self, text: str) -> None:
-        """Waits until this text has arrived, or the call is over."""
+    async def wait_for_text(self, text: str) -> None:
+        """Waits until this text has arrived or the call has ended."""
         async with self.changed:
             await self.changed.wait_for(lambda: text in self.text or self.is_over)
 
     async def finish(self) -> None:
-        """Waits until the call is over."""
+        """Waits until the call has ended."""
         async with self.changed:
             await self.changed.wait_for(lambda: self.is_over)
 
 
 class Runner:
-    """The process, for the time of its `async with` block."""
+    """The process, which runs during the `async with` block."""
 
     def __init__(self, command: Sequence[str], folder: Path) -> None:
         self._command = command
@@ -81,17 +81,17 @@ class Runner:
 
     @property
     def changed(self) -> asyncio.Condition:
-        """Notified at each line."""
+        """The condition that is notified of each report."""
         return self._changed
 
     @property
     def characters(self) -> int:
-        """How much text has arrived in all calls since the client was made."""
+        """The number of characters that all calls of the current client have received."""
         return sum(len(call.text) for call in self._calls.values())
 
     @property
     def stderr(self) -> str:
-        """What the runner has complained of."""
+        """The standard error of the runner."""
         return self._stderr_path.read_text("utf-8", "replace")
 
     @property
@@ -125,30 +125,30 @@ class Runner:
         await self._reading
 
     async def client(self, **options: Any) -> str:
-        """Has the runner make another client; returns "ready" or "refused"."""
+        """Creates another client; returns "ready" or "refused", or "gone" if the runner has ended."""
         self._calls = {}
-        self._clients += 1  # part of each id, so that what an earlier client still says is not taken for another's
+        self._clients += 1  # part of each id, to ignore late reports of an earlier client
         self._client = ""
-        await self._tell({"client": options})
+        await self._send({"client": options})
         async with self._changed:
             await self._changed.wait_for(lambda: self._client or self.is_gone)
         return self._client or "gone"
 
     async def call(self, name: str, method: str, request: dict[str, Any], timeout: float | None) -> Call:
-        """Has the runner make a call, which runs on."""
+        """Starts a call."""
         call = self._calls[self._id(name)] = Call(self._changed)
         limit = {} if timeout is None else {"timeout": timeout}
-        await self._tell({"id": self._id(name), "call": method, "request": request, **limit})
+        await self._send({"id": self._id(name), "call": method, "request": request, **limit})
         return call
 
     async def cancel(self, name: str) -> None:
-        """Has the runner leave a call."""
-        await self._tell({"cancel": self._id(name)})
+        """Cancels a call."""
+        await self._send({"cancel": self._id(name)})
 
     def _id(self, name: str) -> str:
         return f"{self._clients}.{name}"
 
-    async def _tell(self, command: dict[str, Any]) -> None:
+    async def _send(self, command: dict[str, Any]) -> None:
         assert self._process is not None
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
@@ -158,12 +158,12 @@ class Runner:
         assert self._process is not None
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
-            seen = json.loads(line)
+            report = json.loads(line)
             async with self._changed:
-                if "client" in seen:
-                    self._client = seen["client"]
-                elif call := self._calls.get(seen["id"]):
-                    call.see(seen)
+                if "client" in report:
+                    self._client = report["client"]
+                elif call := self._calls.get(report["id"]):
+                    call.add(report)
                 self._changed.notify_all()
         async with self._changed:
             for call in self._calls.values():

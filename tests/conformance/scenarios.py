@@ -1,4 +1,4 @@
-"""The scenarios as data: read from `scenarios/*.yaml`, whose words `README.md` explains."""
+"""Reads the scenarios from `scenarios/*.yaml`; `README.md` explains their keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MUST_FAIL = FOLDER / "must_fail.yaml"
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is on the stage when it begins, and what happens then; README.md describes each word."""
+    """A scenario: its setup and its steps. `README.md` explains each field."""
 
     name: str
     steps: list[dict[str, Any]]
@@ -35,7 +35,7 @@ class Scenario:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML, and a way to write long texts down."""
+    """YAML with tags for long texts."""
 
 
 def _repeated(loader: _Loader, node: yaml.SequenceNode) -> str:
@@ -48,12 +48,12 @@ _Loader.add_constructor("!words", lambda loader, node: words(int(loader.construc
 
 
 def words(count: int) -> str:
-    """A long text, no part of which is like another one."""
+    """Returns a long text without repetitions."""
     return "".join(f"{number} " for number in range(count))
 
 
 def scenarios() -> list[Scenario]:
-    """Reads all that every client must pass, in the order of the files' names."""
+    """Reads all scenarios that must pass, in the order of their file names."""
     return [scenario for path in sorted(FOLDER.glob("*.yaml")) if path != MUST_FAIL for scenario in read(path)]
 
 

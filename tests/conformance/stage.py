@@ -1,4 +1,4 @@
-"""Plays a scenario: the server, the endpoint of the model and the way between, and a runner that makes the calls."""
+"""Runs a scenario: sets up the server, the model's endpoint and the proxy, and lets a runner make the calls."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ from tests.support.skill_host import SkillHost
 
 CERTIFICATES = trustme.CA()
 TIME_LIMIT = 100.0
-"""Seconds for a scenario, after which it has failed: many times what it takes, because machines are busy at times."""
+"""The time limit of a scenario in seconds: much more than it needs, because machines may be busy."""
 
 NO_DEADLINE = 1e6
-"""Seconds that are no deadline: gRPC tells a server of a far one where its caller has none."""
+"""A timeout in seconds that counts as none: gRPC reports a distant deadline to the server if there is none."""
 
 
 class NotAsExpectedError(Exception):
-    """A step has gone another way than the scenario says; the arguments are lines that tell how."""
+    """A step did not meet its expectations; the arguments are lines that say how."""
 
 
 class Stage:
-    """All that a scenario is played on."""
+    """The setup of a scenario and the state of its run."""
 
     def __init__(self, scenario: Scenario, runner: Runner, chat: Sequence[str], folder: Path, azurite: Azurite) -> None:
         self.scenario = scenario
@@ -68,10 +68,10 @@ class Stage:
         self._bindings: Bindings = {}
         self._printed = ""
         self.step = ""
-        """The step that is being played."""
+        """The current step."""
 
-    async def play(self) -> None:
-        """Plays the scenario to its end; raises `NotAsExpectedError`."""
+    async def run(self) -> None:
+        """Runs the scenario; raises `NotAsExpectedError` if it fails."""
         async with self._stack:
             await self._set_up()
             for number, step in enumerate(self.scenario.steps, 1):
@@ -112,7 +112,7 @@ class Stage:
         variables = {name: self._filled_in(value) for name, value in scenario.environment.items()}
         settings = {**scenario.server, "skill_hosts": tuple(host.target for host in self._hosts)}
         if scenario.process:
-            listen = self._address or "127.0.0.1:0"  # after a restart, at the same place
+            listen = self._address or "127.0.0.1:0"  # the same address after a restart
             command = [str(COMMAND)] if not scenario.disk else _on_a_small_disk(data, scenario.disk)
             options = {f"PALAVER_{name.upper()}": str(value) for name, value in scenario.server.items()}
             starting = server_process(data, self._endpoint.url, listen=listen, command=command, **options, **variables)
@@ -129,7 +129,7 @@ class Stage:
         await self._running.aclose()
 
     def _filled_in(self, text: str) -> str:
-        """Puts the places of this run into a value."""
+        """Replaces the placeholders in a value."""
         text = text.replace("{folder}", str(self._folder))
         if self.scenario.azurite:
             account = self._azurite.account()
@@ -151,7 +151,7 @@ class Stage:
 
     @asynccontextmanager
     async def _stub(self) -> AsyncIterator[AssistantServiceStub]:
-        """What the stage itself calls the server with, past the proxy."""
+        """Opens a stub for the calls of the suite itself, which bypass the proxy."""
         authorities = CERTIFICATES.cert_pem.bytes()
         target = self._address.replace("127.0.0.1", "localhost") if self.scenario.tls else self._address
         async with (
@@ -161,13 +161,13 @@ class Stage:
         ) as channel:
             yield AssistantServiceStub(channel)
 
-    # What the endpoint's answers wait for.
+    # Gates and cuts of the endpoint's answers.
 
     def _gate(self, name: str) -> asyncio.Event:
         return self._gates.setdefault(name, asyncio.Event())
 
     async def _cut_at(self, characters: int) -> None:
-        assert self._proxy is not None, "only a scenario with a proxy can be cut"
+        assert self._proxy is not None, "the scenario has no proxy"
         async with self.runner.changed:
             await self.runner.changed.wait_for(lambda: self.runner.characters + len(self._printed) >= characters)
         self._proxy.cut()
@@ -196,9 +196,9 @@ class Stage:
 
     async def _do_until(self, step: dict[str, Any]) -> None:
         call = self._calls[step["until"]]
-        await call.until(step["text"])
+        await call.wait_for_text(step["text"])
         if call.is_over:
-            raise NotAsExpectedError(f"the call is over too early: {call.error or call.events}")
+            raise NotAsExpectedError(f"the call ended too early: {call.error or call.events}")
 
     async def _do_finish(self, step: dict[str, Any]) -> None:
         call = self._calls[step["finish"]]
@@ -220,7 +220,7 @@ class Stage:
         self._gate(step["release"]).set()
 
     async def _do_signal(self, step: dict[str, Any]) -> None:
-        """Sends the server a signal that ends it, and waits until it is gone."""
+        """Sends a signal to the server process and waits for its end."""
         assert self._process is not None
         self._process.process.send_signal(signal.Signals[step["signal"]])
         await self._process.process.wait()
@@ -243,7 +243,7 @@ class Stage:
         self._check(step["model_calls"], len(self._endpoint.calls), "calls of the model")
 
     async def _do_model_saw(self, step: dict[str, Any]) -> None:
-        self._check(step["model_saw"], self._endpoint.calls[-1].body, "what the model was sent")
+        self._check(step["model_saw"], self._endpoint.calls[-1].body, "the request to the model")
 
     async def _do_model_closed(self, step: dict[str, Any]) -> None:
         await self._endpoint.calls[step["model_closed"] - 1].closed.wait()
@@ -262,7 +262,7 @@ class Stage:
             }
             for call in self._stand_in.calls
         ]
-        self._check(step["server_saw"], calls, "what the server saw")
+        self._check(step["server_saw"], calls, "the calls to the server")
 
     async def _do_server_calls(self, step: dict[str, Any]) -> None:
         assert self._stand_in is not None
@@ -271,7 +271,7 @@ class Stage:
     async def _do_server_left(self, step: dict[str, Any]) -> None:
         assert self._stand_in is not None
         left = await asyncio.to_thread(self._stand_in.calls[step["server_left"] - 1].abandoned.wait, TIME_LIMIT)
-        self._check(True, left, "the caller has left")
+        self._check(True, left, "the call is cancelled")
 
     async def _do_store(self, step: dict[str, Any]) -> None:
         async with self._stub() as stub:
@@ -281,10 +281,10 @@ class Stage:
                     stored = json_format.MessageToDict(listed, preserving_proto_field_name=True).get("messages", [])
                 except grpc.aio.AioRpcError as error:
                     stored = error.code().name
-                self._check(expected, stored, f"stored of {name}")
+                self._check(expected, stored, f"the stored messages of {name}")
 
     async def _do_chat(self, step: dict[str, Any]) -> None:
-        """Runs the terminal chat of the language, and reads what it prints as it comes."""
+        """Runs the terminal chat of the language and compares its output."""
         target = self._proxy.address if self._proxy else self._address
         process = await asyncio.create_subprocess_exec(
             *self._chat_command,
@@ -295,16 +295,16 @@ class Stage:
             env=os.environ | DEAD_PROXIES,
         )
         try:
-            complaints = await self._converse(process, step)
+            stderr = await self._converse(process, step)
         finally:
             with suppress(ProcessLookupError):
                 process.kill()
             status = await process.wait()
-        self._check(step["prints"], self._printed, f"printed (exit {status}, stderr {complaints[-500:]!r})")
+        self._check(step["prints"], self._printed, f"printed (exit {status}, stderr {stderr[-500:]!r})")
         self._check(0, status, "exit status")
 
     async def _converse(self, process: asyncio.subprocess.Process, step: dict[str, Any]) -> str:
-        """Types the lines, reads until the chat has ended, and returns what it complained of."""
+        """Writes the lines, reads the output until the chat ends, and returns its standard error."""
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -320,9 +320,9 @@ class Stage:
             if step.get("interrupt_after", "\0") in self._printed and not interrupted:
                 interrupted = True
                 process.send_signal(signal.SIGINT)
-        complaints = (await process.stderr.read()).decode()
+        stderr = (await process.stderr.read()).decode()
         await process.wait()
-        return complaints
+        return stderr
 
     # Expectations.
 
@@ -331,7 +331,7 @@ class Stage:
             raise NotAsExpectedError(*found)
 
     def _bound(self, value: Any) -> Any:
-        """Puts what `$name` stands for into a request."""
+        """Replaces each `$name` in a request with its value."""
         if isinstance(value, dict):
             return {key: self._bound(item) for key, item in value.items()}
         if isinstance(value, list):
@@ -349,13 +349,13 @@ def _constant(result: dict[str, str]) -> Callable[[Any], skill_host_service_pb2.
 
 
 def _on_a_small_disk(folder: Path, size: str) -> list[str]:
-    """The command of a server whose data are on a file system of this size, which nobody else sees."""
+    """Returns the command of a server whose data is on a private file system of this size."""
     folder.mkdir()
     script = f'mount -t tmpfs -o size={size} tmpfs "$0" && exec "$@"'
     return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, str(folder), str(COMMAND)]
 
 
 def missing_tools(scenarios: Sequence[Scenario]) -> Iterator[str]:
-    """Yields what the scenarios need and the machine does not have."""
+    """Yields the tools that the scenarios need and the machine lacks."""
     if sys.platform == "linux" and any(scenario.disk for scenario in scenarios) and not shutil.which("unshare"):
-        yield "unshare(1), to make a small disk with"
+        yield "unshare(1), which limits the disk space"

@@ -1,4 +1,4 @@
-"""A server that is not ours, or not of our time: for what the real one never says."""
+"""A server with scripted responses, for responses that the real server never sends."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from palaver.v1 import assistant_service_pb2
 from tests.support.scripted_server import HANG, Failure, ScriptedServer
 
 _SERVICE = assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"]
-_UNKNOWN_FIELD = b"\xa2\x3f\x05later"  # field 1012, of five bytes
+_UNKNOWN_FIELD = b"\xa2\x3f\x05later"  # field 1012, with five bytes
 
 
 def stand_in(answers: dict[str, list[Any]], credentials: grpc.ServerCredentials | None) -> ScriptedServer:
-    """Starts one with the answers of each method, in order; the last one serves all further calls."""
+    """Starts a server with the responses of each method. The last response serves all further calls."""
     server = ScriptedServer(credentials)
     for method, wanted in answers.items():
         response = GetMessageClass(_SERVICE.methods_by_name[method].output_type)
@@ -43,7 +43,7 @@ def _step(step: Any, response: type[Message]) -> Any:
 
 
 def _add_unknown_fields(message: Message) -> None:
-    """Adds a field that nobody knows yet to the message and to all within it."""
+    """Adds an unknown field to the message and to all messages in it."""
     for field, value in message.ListFields():
         if field.message_type is not None:
             for inner in [value] if isinstance(value, Message) else value:
@@ -64,6 +64,6 @@ def _failure(step: dict[str, Any]) -> Failure:
         delay = Duration()
         delay.FromNanoseconds(int(step["retry_delay"] * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    if "help" in step:  # a kind of detail that the contract does not use
+    if "help" in step:  # a detail that the contract does not use
         details.append(error_details_pb2.Help())
     return Failure(grpc.StatusCode[step["status"]], step.get("message", ""), tuple(details))

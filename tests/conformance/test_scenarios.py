@@ -1,4 +1,4 @@
-"""What the scenarios are about: all that the contract has."""
+"""Tests that the scenarios cover the whole contract, and how expectations are compared."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def steps() -> Iterator[dict[str, Any]]:
 
 
 def values(expected: Any, key: str) -> Iterator[Any]:
-    """All that stands under a key, however deep."""
+    """Yields all values of a key, at any depth."""
     if isinstance(expected, dict):
         for name, value in expected.items():
             if name == key:
@@ -38,7 +38,7 @@ def test_names_are_unique():
     assert len(set(names)) == len(names) > 80
 
 
-def test_a_word_that_is_misspelt_does_not_pass_for_an_expectation():
+def test_steps_have_only_known_keys():
     with_expect = {"call": {"request", "timeout", "as"}, "finish": set(), "client": set()}
     others = {"until": {"text"}, "chat": {"interrupt_after", "prints"}}
     for step in steps():
@@ -78,7 +78,7 @@ def test_every_event_and_every_finish_reason_is_expected_somewhere():
         ("/./", 0.5),
     ],
 )
-def test_what_is_as_expected(expected: Any, actual: Any):
+def test_values_that_match(expected: Any, actual: Any):
     assert list(differences(expected, actual, {}, "it")) == []
 
 
@@ -99,6 +99,6 @@ def test_what_is_as_expected(expected: Any, actual: Any):
         (None, {"status": "NOT_FOUND"}, "it"),
     ],
 )
-def test_what_is_not_as_expected_is_told_with_its_place(expected: Any, actual: Any, path: str):
+def test_differences_are_reported_with_their_path(expected: Any, actual: Any, path: str):
     [line] = differences(expected, actual, {}, "it")
     assert line.startswith(f"{path}: expected ")

@@ -1,4 +1,4 @@
-//! Compiles the contract to its descriptors, by which the runner reads and writes JSON.
+//! Compiles the contract to descriptors, which the runner needs to convert messages to and from JSON.
 
 use prost::Message as _;
 

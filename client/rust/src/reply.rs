@@ -1,4 +1,4 @@
-//! A reply as it arrives, and its text alone.
+//! A reply as it arrives, and a stream of only its text.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,41 +9,41 @@ use futures_util::stream::{self, Stream};
 use tokio::time::Instant;
 use tonic::Streaming;
 
-use crate::attempts::Attempts;
 use crate::connection::{Connection, until};
-use crate::progress::Progress;
+use crate::replay_filter::ReplayFilter;
+use crate::retry_budget::RetryBudget;
 use crate::v1::{PostUserQueryRequest, PostUserQueryResponse};
 use crate::{Error, Event};
 
 /// A reply as it arrives: a stream of [`Event`]s, which ends after [`Event::Completed`] or with an error.
 ///
-/// It does nothing unless it is polled, and holds nothing beyond what it was polled for. **Dropping it ends the call**
-/// at once, and nothing of the turn is stored then, unless it is completed or its request has said
+/// It does nothing unless it is polled, and buffers nothing beyond what it was polled for. **Dropping it ends the call**
+/// immediately. Nothing of the turn is stored then, unless it is completed or its request has
 /// [`OnDisconnect::Continue`](crate::OnDisconnect::Continue).
 ///
-/// When the connection breaks, or the server stops, the turn is posted again with the same `request_id`, and the stream
-/// goes on where it was. Only where the turn had to run anew, and the model now writes something else, another
-/// [`Event::Started`] says that the reply begins again: **what came before it is void.**
+/// When the connection breaks or the server shuts down, the turn is posted again with the same `request_id`, and the stream
+/// continues where it stopped. If the turn had to run again and the model wrote something else, another [`Event::Started`]
+/// marks the restart of the reply: **it voids all events before it.**
 ///
 /// # Errors
 ///
-/// The last item is an [`Error`] where the turn failed, and nothing of it is stored then. One with the code `Internal`
-/// and no reason is the exception: the server broke the contract, and nobody knows if the turn is stored.
-#[must_use = "a reply does nothing unless it is polled"]
+/// If the turn fails, the last item is an [`Error`], and nothing of the turn is stored. The exception is the code `Internal`
+/// without a reason: the server broke the contract, and the turn may or may not be stored.
+#[must_use = "streams do nothing unless polled"]
 pub struct Reply {
     request_id: String,
-    has_begun: bool,
+    is_started: bool,
     events: Pin<Box<dyn Stream<Item = Result<Event, Error>> + Send>>,
 }
 
 impl Reply {
-    pub(crate) fn new(connection: Connection, request: PostUserQueryRequest, attempts: Attempts) -> Self {
+    pub(crate) fn new(connection: Connection, request: PostUserQueryRequest, budget: RetryBudget) -> Self {
         let request_id = request.request_id.clone();
         let turn = Turn {
             connection,
             request,
-            attempts,
-            progress: Progress::default(),
+            budget,
+            filter: ReplayFilter::default(),
             responses: None,
             events: VecDeque::new(),
             is_completed: false,
@@ -53,18 +53,18 @@ impl Reply {
         });
         Self {
             request_id,
-            has_begun: false,
+            is_started: false,
             events: Box::pin(events),
         }
     }
 
-    /// The identifier of the turn, to cancel it or to post it again: the caller's, or the one that was made for it.
+    /// Returns the identifier of the turn, to cancel it or to post it again: the one of the request, or the generated one.
     #[must_use]
     pub fn request_id(&self) -> &str {
         &self.request_id
     }
 
-    /// Reads the text alone, from where the reply is.
+    /// Returns a stream of only the text, from the current position of the reply.
     pub fn text(self) -> Text {
         Text { reply: Some(self) }
     }
@@ -75,7 +75,7 @@ impl Stream for Reply {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let event = ready!(self.events.as_mut().poll_next(context));
-        self.has_begun |= matches!(event, Some(Ok(Event::Started(_))));
+        self.is_started |= matches!(event, Some(Ok(Event::Started(_))));
         Poll::Ready(event)
     }
 }
@@ -88,15 +88,14 @@ impl fmt::Debug for Reply {
     }
 }
 
-/// The text of a [`Reply`] as it arrives: a stream of its pieces. Other events are passed over. Dropping it ends the
-/// call.
+/// The text of a [`Reply`] as it arrives: a stream of pieces, without the other events. Dropping it ends the call.
 ///
-/// How a reply is cut into pieces has no meaning. A piece can't be taken back: where the reply begins anew, the stream
-/// ends with an error with the code `Unavailable` and no reason.
+/// How the text is split into pieces has no meaning. Delivered text can't be taken back: if the reply restarts, the stream
+/// ends with an error that has the code `Unavailable` and no reason.
 #[derive(Debug)]
-#[must_use = "a text does nothing unless it is polled"]
+#[must_use = "streams do nothing unless polled"]
 pub struct Text {
-    /// `None` after the end, because an error ends the call at once.
+    /// `None` after the end, so that an error ends the call immediately.
     reply: Option<Reply>,
 }
 
@@ -105,10 +104,10 @@ impl Stream for Text {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         while let Some(reply) = &mut self.reply {
-            let had_begun = reply.has_begun;
+            let was_started = reply.is_started;
             let end = match ready!(Pin::new(reply).poll_next(context)) {
                 Some(Ok(Event::TextDelta(delta))) => return Poll::Ready(Some(Ok(delta.text))),
-                Some(Ok(Event::Started(_))) if had_begun => Some(Err(Error::begun_anew())),
+                Some(Ok(Event::Started(_))) if was_started => Some(Err(Error::reply_restarted())),
                 Some(Ok(_)) => continue,
                 Some(Err(error)) => Some(Err(error)),
                 None => None,
@@ -120,15 +119,15 @@ impl Stream for Text {
     }
 }
 
-/// A turn: its posts, one after the other, as one sequence of events.
+/// A turn: all of its posts as one sequence of events.
 struct Turn {
     connection: Connection,
     request: PostUserQueryRequest,
-    attempts: Attempts,
-    progress: Progress,
-    /// The stream of the present post; `None` before its response begins.
+    budget: RetryBudget,
+    filter: ReplayFilter,
+    /// The stream of the current post, or `None` before its response starts.
     responses: Option<Streaming<PostUserQueryResponse>>,
-    /// What the caller gets next.
+    /// The events to deliver next.
     events: VecDeque<Event>,
     is_completed: bool,
 }
@@ -141,21 +140,21 @@ impl Turn {
                 return Ok(Some(event));
             }
             if self.is_completed {
-                return Ok(None); // whatever comes now does not matter: the turn is stored
+                return Ok(None); // the turn is stored, so everything else is ignored
             }
-            match until(self.attempts.deadline(), self.next_response()).await {
+            match until(self.budget.deadline(), self.next_response()).await {
                 Ok(Some(response)) => {
-                    self.attempts.succeeded();
-                    let event = response.event; // `None`: of a newer contract
+                    self.budget.reset();
+                    let event = response.event; // `None` if it is an event of a newer contract
                     self.events
-                        .extend(event.into_iter().flat_map(|event| self.progress.accept(event)));
+                        .extend(event.into_iter().flat_map(|event| self.filter.accept(event)));
                 }
-                Ok(None) => return Err(Error::malformed("the stream ended without `completed`")),
+                Ok(None) => return Err(Error::malformed_response("the stream ended without `completed`")),
                 Err(error) => {
                     self.responses = None;
-                    let pause = self.attempts.pause_after(error, Instant::now())?;
-                    tokio::time::sleep(pause).await;
-                    self.progress.post_again();
+                    let delay = self.budget.delay_after(error, Instant::now())?;
+                    tokio::time::sleep(delay).await;
+                    self.filter.begin_replay();
                 }
             }
         }
@@ -165,7 +164,7 @@ impl Turn {
         let responses = if let Some(responses) = &mut self.responses {
             responses
         } else {
-            let request = self.connection.request(self.request.clone(), self.attempts.deadline());
+            let request = self.connection.request(self.request.clone(), self.budget.deadline());
             let response = self.connection.stub().post_user_query(request).await?;
             self.responses.insert(response.into_inner())
         };

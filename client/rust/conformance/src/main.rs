@@ -1,6 +1,6 @@
-//! The runner of the conformance suite: makes the calls that it is told on standard input, and writes what it sees.
+//! The runner of the conformance suite: makes the calls that it reads from standard input, and reports what it sees.
 //!
-//! The protocol is described in `tests/conformance/README.md`.
+//! `tests/conformance/README.md` describes the protocol.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 call.abort();
             }
             client = new_client(options).inspect_err(|error| eprintln!("{error}")).ok();
-            say(&json!({"client": if client.is_some() { "ready" } else { "refused" }}));
+            report(&json!({"client": if client.is_some() { "ready" } else { "refused" }}));
         } else if let Some(id) = command["cancel"].as_str() {
             calls[id].abort();
         } else {
@@ -39,9 +39,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             calls.insert(id.clone(), call.abort_handle());
             tokio::spawn(async move {
                 match call.await {
-                    Ok(Ok(response)) => say(&json!({"id": id, "response": response})),
-                    Ok(Err(error)) => say(&json!({"id": id, "error": described(&error)})),
-                    Err(end) if end.is_cancelled() => say(&json!({"id": id, "error": left()})),
+                    Ok(Ok(response)) => report(&json!({"id": id, "response": response})),
+                    Ok(Err(error)) => report(&json!({"id": id, "error": error_fields(&error)})),
+                    Err(end) if end.is_cancelled() => report(&json!({"id": id, "error": cancelled()})),
                     Err(panic) => std::panic::resume_unwind(panic.into_panic()),
                 }
             });
@@ -67,7 +67,7 @@ fn new_client(options: &Value) -> Result<Client, BuildError> {
     builder.build()
 }
 
-/// Makes a call, and returns what it ends with.
+/// Makes a call and returns its response.
 async fn make(mut client: Client, json: Json, command: Value) -> Result<Value, Error> {
     let Value::String(id) = &command["id"] else {
         panic!("no id")
@@ -90,7 +90,7 @@ async fn make(mut client: Client, json: Json, command: Value) -> Result<Value, E
         "ListMessages" => {
             let messages = client.list_messages(json.read("ListMessagesRequest", request));
             let written = messages.map_ok(|message| json!({"id": id, "message": json.write("Message", &message)}));
-            say_all(written).await
+            report_all(written).await
         }
         "DeleteAssistant" => {
             client
@@ -100,7 +100,7 @@ async fn make(mut client: Client, json: Json, command: Value) -> Result<Value, E
         }
         "PostUserQuery" => {
             let reply = client.post_user_query(json.read("PostUserQueryRequest", request));
-            say(&json!({"id": id, "request_id": reply.request_id()}));
+            report(&json!({"id": id, "request_id": reply.request_id()}));
             let written = reply.map_ok(|event| {
                 let response = palaver::v1::PostUserQueryResponse {
                     event: Some(event),
@@ -108,12 +108,12 @@ async fn make(mut client: Client, json: Json, command: Value) -> Result<Value, E
                 };
                 json!({"id": id, "event": json.write("PostUserQueryResponse", &response)})
             });
-            say_all(written).await
+            report_all(written).await
         }
         "PostUserQueryText" => {
             let reply = client.post_user_query(json.read("PostUserQueryRequest", request));
-            say(&json!({"id": id, "request_id": reply.request_id()}));
-            say_all(reply.text().map_ok(|text| json!({"id": id, "text": text}))).await
+            report(&json!({"id": id, "request_id": reply.request_id()}));
+            report_all(reply.text().map_ok(|text| json!({"id": id, "text": text}))).await
         }
         "PostUserQueryUnary" => {
             let completed = client
@@ -125,20 +125,20 @@ async fn make(mut client: Client, json: Json, command: Value) -> Result<Value, E
             client.cancel_turn(json.read("CancelTurnRequest", request)).await?;
             Ok(json!({}))
         }
-        other => panic!("there is no call {other}"),
+        other => panic!("unknown call {other}"),
     }
 }
 
-/// Writes the items of a stream as they come.
-async fn say_all(items: impl Stream<Item = Result<Value, Error>>) -> Result<Value, Error> {
-    let said = items.try_for_each(|item| async move {
-        say(&item);
+/// Reports the items of a stream as they arrive.
+async fn report_all(items: impl Stream<Item = Result<Value, Error>>) -> Result<Value, Error> {
+    let reporting = items.try_for_each(|item| async move {
+        report(&item);
         Ok(())
     });
-    said.await.map(|()| json!({}))
+    reporting.await.map(|()| json!({}))
 }
 
-/// Protobuf's JSON mapping, which prost does not have.
+/// Protobuf's JSON mapping, which prost lacks.
 #[derive(Clone)]
 struct Json(DescriptorPool);
 
@@ -165,7 +165,7 @@ impl Json {
     }
 }
 
-fn described(error: &Error) -> Value {
+fn error_fields(error: &Error) -> Value {
     let violations = error.field_violations().iter();
     json!({
         "status": status(error.code()),
@@ -178,8 +178,8 @@ fn described(error: &Error) -> Value {
     })
 }
 
-/// The end of a call that was left: dropped futures and streams end without a word.
-fn left() -> Value {
+/// The error of a cancelled call. A dropped future or stream reports none itself.
+fn cancelled() -> Value {
     json!({
         "status": "CANCELLED", "reason": "", "message": "left", "field_violations": [], "retry_delay": null,
     })
@@ -206,6 +206,6 @@ fn text(value: &Value) -> String {
 }
 
 /// Writes a line; standard output is flushed at its end.
-fn say(line: &Value) {
+fn report(line: &Value) {
     println!("{line}");
 }

@@ -1,4 +1,4 @@
-//! Writes the Rust code of the contract into a folder: `palaver-generate PROTOS OUT`. It needs no protoc.
+//! Generates the Rust code of the contract without protoc: `palaver-generate PROTOS OUT`.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::create_dir_all(out)?;
     let contract = protox::compile(proto_files(&protos.join("palaver/v1"))?, [protos])?;
     tonic_prost_build::configure()
-        // A newer contract may have events and values that this one does not.
+        // A newer contract may add events and values.
         .enum_attribute(".", "#[non_exhaustive]")
         .server_mod_attribute(".", "#[cfg(feature = \"server\")]")
         .build_transport(false)

@@ -1,4 +1,4 @@
-//! The calls but for the streamed reply: what is asked, what comes back, and what goes wrong.
+//! The unary calls: requests, responses and errors.
 
 use std::time::Duration;
 
@@ -17,22 +17,21 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::support::{Ending, Http2Server, Response, ScriptedServer, Step, read, refusal, replies, soon};
 
 #[tokio::test]
-async fn each_call_sends_its_request_and_returns_what_came_back() {
+async fn requests_and_responses_are_passed_on_unchanged() {
     let server = ScriptedServer::start().await;
     let client = Client::new(&server.target).unwrap();
 
-    let created = CreateAssistantResponse {
-        assistant: Some(replies::assistant()),
-        created: true,
-    };
-    server.script("CreateAssistant", [vec![created.clone().into()]]);
+    server.script("CreateAssistant", [vec![replies::created().into()]]);
     let create = CreateAssistantRequest {
         id: "support".into(),
         instructions: Some(String::new()),
         if_exists: IfExists::Keep.into(),
         ..Default::default()
     };
-    assert_eq!(client.create_assistant(create.clone()).await.unwrap(), created);
+    assert_eq!(
+        client.create_assistant(create.clone()).await.unwrap(),
+        replies::created()
+    );
     assert_eq!(server.call(1).await.request::<CreateAssistantRequest>(), create);
 
     let got = GetAssistantResponse {
@@ -93,7 +92,7 @@ fn page<const N: usize>(indices: [i32; N], next: &str) -> Step {
 }
 
 #[tokio::test]
-async fn messages_come_from_all_pages_each_fetched_when_the_reader_gets_there() {
+async fn messages_of_all_pages_are_fetched_lazily() {
     let server = ScriptedServer::start().await;
     server.script(
         "ListMessages",
@@ -135,7 +134,7 @@ async fn an_error_ends_the_messages() {
 }
 
 #[tokio::test]
-async fn an_error_tells_all_that_the_server_said() {
+async fn an_error_has_all_details_of_the_server() {
     let server = ScriptedServer::start().await;
     let mut details = ErrorDetails::with_error_info("INVALID_FIELD", "palaver.v1", []);
     details
@@ -157,7 +156,7 @@ async fn an_error_tells_all_that_the_server_said() {
 }
 
 #[tokio::test]
-async fn details_that_were_mangled_on_the_way_count_as_none() {
+async fn mangled_details_are_ignored() {
     let trailers = |details| Ending::Trailers(vec![("grpc-status", "5"), ("grpc-status-details-bin", details)]);
     for details in ["not base64", "////", ""] {
         let server = Http2Server::start([Response::new::<GetAssistantResponse>([], trailers(details))]).await;
@@ -173,6 +172,11 @@ async fn get(client: &Client) -> Result<palaver::Assistant, Error> {
 #[tokio::test]
 async fn a_response_without_its_content_is_an_internal_error() {
     let server = ScriptedServer::start().await;
+    let created = CreateAssistantResponse {
+        assistant: None,
+        created: true,
+    };
+    server.script("CreateAssistant", [vec![created.into()]]);
     server.script("GetAssistant", [vec![GetAssistantResponse::default().into()]]);
     server.script(
         "PostUserQueryUnary",
@@ -180,6 +184,10 @@ async fn a_response_without_its_content_is_an_internal_error() {
     );
     let client = Client::new(&server.target).unwrap();
     let errors = [
+        client
+            .create_assistant(CreateAssistantRequest::default())
+            .await
+            .unwrap_err(),
         get(&client).await.unwrap_err(),
         client.post_user_query_unary(query()).await.unwrap_err(),
     ];
@@ -189,7 +197,7 @@ async fn a_response_without_its_content_is_an_internal_error() {
 }
 
 #[tokio::test]
-async fn roles_of_a_newer_server_keep_their_numbers() {
+async fn unknown_roles_keep_their_numbers() {
     let server = ScriptedServer::start().await;
     let messages = vec![Message {
         role: 99,
@@ -212,10 +220,10 @@ async fn roles_of_a_newer_server_keep_their_numbers() {
     assert_eq!((messages[0].role, messages[0].role()), (99, Role::Unspecified));
 }
 
-// While the server is unavailable.
+// Retries.
 
 #[tokio::test]
-async fn reading_is_tried_four_times_while_the_server_is_unavailable() {
+async fn reads_are_tried_four_times_while_the_server_is_unavailable() {
     let server = ScriptedServer::start().await;
     let gone = || vec![Step::Fail(Status::unavailable("gone"))];
     let got = GetAssistantResponse {
@@ -236,7 +244,7 @@ async fn reading_is_tried_four_times_while_the_server_is_unavailable() {
 }
 
 #[tokio::test]
-async fn reading_is_not_repeated_after_another_error() {
+async fn reads_are_not_retried_after_other_errors() {
     let server = ScriptedServer::start().await;
     server.script(
         "GetAssistant",
@@ -247,7 +255,7 @@ async fn reading_is_not_repeated_after_another_error() {
 }
 
 #[tokio::test]
-async fn what_changes_something_is_tried_once() {
+async fn writes_are_not_retried() {
     let server = ScriptedServer::start().await;
     for method in ["CreateAssistant", "DeleteAssistant", "CancelTurn"] {
         server.script(method, [vec![Step::Fail(Status::unavailable("gone"))]]);
@@ -269,10 +277,10 @@ async fn what_changes_something_is_tried_once() {
     assert_eq!(server.calls().len(), 3);
 }
 
-// Deadlines, and leaving.
+// Deadlines and cancellation.
 
 #[tokio::test]
-async fn a_call_has_no_deadline_unless_it_is_given_one() {
+async fn a_call_has_no_deadline_by_default() {
     let server = ScriptedServer::start().await;
     server.script("CancelTurn", [vec![CancelTurnResponse {}.into()]]);
     let client = Client::new(&server.target).unwrap();
@@ -290,12 +298,12 @@ async fn a_call_has_no_deadline_unless_it_is_given_one() {
     ] {
         client.cancel_turn(CancelTurnRequest::default()).await.unwrap();
     }
-    let given: Vec<_> = server.calls().iter().map(|call| call.timeout().is_some()).collect();
-    assert_eq!(given, [false, false, false, true, false, true]);
+    let has_timeout: Vec<_> = server.calls().iter().map(|call| call.timeout().is_some()).collect();
+    assert_eq!(has_timeout, [false, false, false, true, false, true]);
 }
 
 #[tokio::test]
-async fn every_call_ends_at_its_deadline() {
+async fn every_call_ends_when_its_timeout_expires() {
     let server = ScriptedServer::start().await;
     for method in ["CreateAssistant", "GetAssistant", "ListMessages", "PostUserQueryUnary"] {
         server.script(method, [vec![Step::Hang]]);
@@ -320,7 +328,7 @@ async fn every_call_ends_at_its_deadline() {
 }
 
 #[tokio::test]
-async fn the_deadline_covers_the_repetitions_of_a_call() {
+async fn the_timeout_covers_the_retries_of_a_call() {
     let server = ScriptedServer::start().await;
     server.script("GetAssistant", [vec![Step::Fail(Status::unavailable("gone"))]]);
     // Shorter than the first pause.
@@ -332,12 +340,12 @@ async fn the_deadline_covers_the_repetitions_of_a_call() {
 }
 
 #[tokio::test]
-async fn a_call_whose_future_is_dropped_ends_at_the_server() {
+async fn dropping_a_future_ends_its_call_at_the_server() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQueryUnary", [vec![Step::Hang]]);
     let client = Client::new(&server.target).unwrap();
     let call = tokio::spawn(async move { client.post_user_query_unary(query()).await });
-    let mut seen = server.call(1).await;
+    let mut received = server.call(1).await;
     call.abort();
-    seen.abandoned().await;
+    received.abandoned().await;
 }

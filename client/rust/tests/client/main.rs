@@ -1,9 +1,10 @@
-//! The client against real servers on loopback, whose answers the tests script.
+//! Tests the client against servers on loopback with scripted answers.
 
 #![allow(missing_docs, unreachable_pub, clippy::pedantic)]
 
 mod calls;
 mod connection;
+mod replay;
 mod reply;
 mod resume;
 mod skill_host;

@@ -1,4 +1,4 @@
-//! A reply on a connection that holds.
+//! A reply on a stable connection.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn a_reply_is_its_events_in_order() {
 }
 
 #[tokio::test]
-async fn a_reply_is_read_as_text_alone() {
+async fn text_omits_the_other_events() {
     let server = ScriptedServer::start().await;
     let skills = [
         replies::started(),
@@ -53,7 +53,7 @@ async fn a_reply_is_read_as_text_alone() {
 }
 
 #[tokio::test]
-async fn text_may_be_read_from_where_the_events_are() {
+async fn text_continues_after_the_events_that_were_read() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQuery", [steps(replies::turn(&["Hel", "lo"]))]);
     let mut reply = Client::new(&server.target).unwrap().post_user_query(query());
@@ -63,7 +63,7 @@ async fn text_may_be_read_from_where_the_events_are() {
 }
 
 #[tokio::test]
-async fn a_parameter_that_is_zero_is_sent_and_one_that_is_unset_is_not() {
+async fn an_unset_parameter_differs_from_zero() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQuery", [steps(replies::turn(&[]))]);
     let request = PostUserQueryRequest {
@@ -71,43 +71,47 @@ async fn a_parameter_that_is_zero_is_sent_and_one_that_is_unset_is_not() {
         ..query()
     };
     read(Client::new(&server.target).unwrap().post_user_query(request)).await;
-    let seen: PostUserQueryRequest = server.call(1).await.request();
-    assert_eq!((seen.temperature, seen.top_p, seen.max_tokens), (Some(0.0), None, None));
+    let received: PostUserQueryRequest = server.call(1).await.request();
+    assert_eq!(
+        (received.temperature, received.top_p, received.max_tokens),
+        (Some(0.0), None, None)
+    );
 }
 
 #[tokio::test]
-async fn each_turn_has_a_name_of_its_own_unless_the_caller_gives_one() {
+async fn each_turn_has_its_own_request_id_unless_the_caller_sets_one() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQuery", [steps(replies::turn(&[]))]);
     server.script("PostUserQueryUnary", [vec![replies::unary().into()]]);
     let client = Client::new(&server.target).unwrap();
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     for request_id in ["", "", "mine"] {
         let reply = client.post_user_query(PostUserQueryRequest {
             request_id: request_id.into(),
             ..query()
         });
-        told.push(reply.request_id().to_owned());
+        reported.push(reply.request_id().to_owned());
         read(reply).await;
     }
     client.post_user_query_unary(query()).await.unwrap();
     let sent: Vec<_> = server
         .requests::<PostUserQueryRequest>()
         .into_iter()
-        .map(|seen| seen.request_id)
+        .map(|request| request.request_id)
         .collect();
-    assert_eq!(sent[..3], told);
-    assert_eq!(told[2], "mine");
-    let made = [&sent[0], &sent[1], &sent[3]];
+    assert_eq!(sent[..3], reported);
+    assert_eq!(reported[2], "mine");
+    let generated = [&sent[0], &sent[1], &sent[3]];
     assert!(
-        made.iter()
+        generated
+            .iter()
             .all(|id| id.len() == 32 && id.bytes().all(|digit| digit.is_ascii_hexdigit()))
     );
-    assert!(made[0] != made[1] && made[1] != made[2]);
+    assert!(generated[0] != generated[1] && generated[1] != generated[2]);
 }
 
 #[tokio::test]
-async fn nothing_is_posted_before_the_reply_is_read() {
+async fn the_turn_is_posted_when_the_reply_is_read() {
     let server = ScriptedServer::start().await;
     let proxy = Proxy::start(&server.target).await;
     let client = Client::new(&proxy.target).unwrap();
@@ -115,10 +119,10 @@ async fn nothing_is_posted_before_the_reply_is_read() {
     assert_eq!(proxy.opened(), 0);
 }
 
-// Servers that are newer, or break the contract.
+// Servers that are newer or break the contract.
 
 #[tokio::test]
-async fn events_of_a_newer_server_are_passed_over() {
+async fn unknown_events_are_skipped() {
     let server = ScriptedServer::start().await;
     let newer = Step::Send(b"\xa2\x3f\x05later".to_vec()); // field 1012, of five bytes
     let completed = TurnCompleted {
@@ -145,7 +149,7 @@ async fn events_of_a_newer_server_are_passed_over() {
         (vec!["started".into(), "Hi".into(), "completed".into()], None)
     );
     let Some(Event::Completed(turn)) = events.last() else {
-        panic!("it is not completed")
+        panic!("the last event is not `completed`")
     };
     assert_eq!(
         (turn.finish_reason, turn.finish_reason()),
@@ -171,7 +175,7 @@ async fn a_reply_that_ends_without_completed_is_an_internal_error() {
 }
 
 #[tokio::test]
-async fn whatever_comes_after_completed_does_not_matter() {
+async fn everything_after_completed_is_ignored() {
     let server = ScriptedServer::start().await;
     let completed = steps(replies::turn(&["Hi"]));
     for after in [
@@ -190,7 +194,7 @@ async fn whatever_comes_after_completed_does_not_matter() {
     assert_eq!(server.calls().len(), 4);
 }
 
-// Leaving, and deadlines.
+// Cancellation and deadlines.
 
 #[tokio::test]
 async fn dropping_a_reply_ends_the_call_at_the_server() {
@@ -238,7 +242,7 @@ async fn a_reply_outlives_its_client() {
 }
 
 #[tokio::test]
-async fn no_event_is_lost_where_waiting_for_it_is_given_up() {
+async fn polling_a_reply_is_cancel_safe() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQuery", [steps(replies::turn(&["Hel", "lo"]))]);
     let mut reply = Client::new(&server.target).unwrap().post_user_query(query());
@@ -258,7 +262,7 @@ async fn no_event_is_lost_where_waiting_for_it_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_deadline_ends_a_reply_in_the_middle() {
+async fn a_reply_ends_when_its_timeout_expires() {
     let server = ScriptedServer::start().await;
     server.script(
         "PostUserQuery",
@@ -275,20 +279,20 @@ async fn a_deadline_ends_a_reply_in_the_middle() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_slow_slows_the_server_down() {
+async fn a_slow_reader_slows_the_server_down() {
     let server = ScriptedServer::start().await;
     let piece = "x".repeat(1024 * 1024);
     let pieces = vec![piece.as_str(); 64];
     server.script("PostUserQuery", [steps(replies::turn(&pieces))]);
     let mut reply = Client::new(&server.target).unwrap().post_user_query(query());
     soon(reply.next()).await;
-    // Other tasks run until nothing moves any more.
+    // Lets all other tasks run until they wait.
     for _ in 0..10_000 {
         tokio::task::yield_now().await;
     }
     assert!(
         server.call(1).await.is_running(),
-        "the server has sent 64 MiB that nobody reads"
+        "the server has sent 64 MiB that nobody has read"
     );
     let (events, error) = read(reply).await;
     assert_eq!((events.len(), error), (65, None));

@@ -1,4 +1,4 @@
-//! A reply whose connection breaks: the turn is posted again, and the caller gets each piece of it once.
+//! A reply whose connection breaks. `replay.rs` tests which events are delivered then.
 
 use std::time::Duration;
 
@@ -28,19 +28,9 @@ fn steps(responses: Vec<PostUserQueryResponse>) -> Vec<Step> {
     responses.into_iter().map(Step::from).collect()
 }
 
-/// A post that breaks after these responses.
+/// Returns a post that breaks after these responses.
 fn breaking(responses: Vec<PostUserQueryResponse>) -> Vec<Step> {
     [steps(responses), vec![Step::Fail(broken())]].concat()
-}
-
-/// What a caller sees of these posts, all of which must be made.
-async fn seen(posts: Vec<Vec<Step>>) -> Vec<String> {
-    let server = ScriptedServer::start().await;
-    let count = posts.len();
-    server.script("PostUserQuery", posts);
-    let (events, error) = read(Client::new(&server.target).unwrap().post_user_query(query())).await;
-    assert_eq!((error, server.calls().len()), (None, count));
-    shown(&events)
 }
 
 fn patient(target: &str) -> Client {
@@ -52,7 +42,7 @@ fn patient(target: &str) -> Client {
 }
 
 #[tokio::test]
-async fn the_turn_is_posted_again_and_goes_on_where_it_was() {
+async fn the_turn_is_posted_again_and_the_reply_continues() {
     for end in [
         broken(),
         shutting_down(Duration::ZERO),
@@ -87,7 +77,7 @@ async fn the_turn_is_posted_again_and_goes_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_is_not_seen() {
+async fn a_lost_connection_is_a_break() {
     let server = ScriptedServer::start().await;
     server.script(
         "PostUserQuery",
@@ -104,7 +94,7 @@ async fn a_connection_that_is_cut_is_not_seen() {
 }
 
 #[tokio::test]
-async fn a_connection_that_is_cut_is_unavailable_where_nothing_is_posted_again() {
+async fn a_lost_connection_is_unavailable_without_retries() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQuery", [vec![replies::started().into(), Step::Hang]]);
     server.script("PostUserQueryUnary", [vec![Step::Hang]]);
@@ -127,7 +117,7 @@ async fn a_connection_that_is_cut_is_unavailable_where_nothing_is_posted_again()
 }
 
 #[tokio::test]
-async fn a_stream_that_is_reset_is_not_seen() {
+async fn a_reset_stream_is_a_break() {
     let reset = |reason| Response::new([replies::started(), replies::delta("Hel")], Ending::Reset(reason));
     let go_away = |reason| Response::new([replies::started()], Ending::GoAway(reason));
     let unavailable = || Ending::Trailers(vec![("grpc-status", "14")]);
@@ -151,7 +141,7 @@ async fn a_stream_that_is_reset_is_not_seen() {
 }
 
 #[tokio::test]
-async fn a_reset_has_the_status_that_grpc_gives_it_where_nothing_is_posted_again() {
+async fn a_reset_stream_has_the_status_of_the_grpc_specification_without_retries() {
     for (reason, code) in [
         (Reason::INTERNAL_ERROR, Code::Internal),
         (Reason::CANCEL, Code::Cancelled),
@@ -169,7 +159,7 @@ async fn a_reset_has_the_status_that_grpc_gives_it_where_nothing_is_posted_again
 }
 
 #[tokio::test]
-async fn a_gateway_that_ends_a_reply_without_a_status_is_an_error() {
+async fn a_stream_without_a_status_is_unknown() {
     let server = Http2Server::start([Response::new([replies::started()], Ending::NoTrailers)]).await;
     let (_, error) = read(Client::new(&server.target).unwrap().post_user_query(query())).await;
     assert_eq!(error.unwrap().code(), Code::Unknown);
@@ -195,7 +185,7 @@ async fn a_unary_turn_is_posted_again() {
 }
 
 #[tokio::test]
-async fn a_turn_that_continues_says_so_in_each_post() {
+async fn each_post_has_the_same_on_disconnect() {
     let server = ScriptedServer::start().await;
     server.script(
         "PostUserQuery",
@@ -206,100 +196,27 @@ async fn a_turn_that_continues_says_so_in_each_post() {
         ..query()
     };
     read(Client::new(&server.target).unwrap().post_user_query(request)).await;
-    let said: Vec<_> = server
+    let values: Vec<_> = server
         .requests::<PostUserQueryRequest>()
         .iter()
         .map(PostUserQueryRequest::on_disconnect)
         .collect();
-    assert_eq!(said, [OnDisconnect::Continue; 2]);
+    assert_eq!(values, [OnDisconnect::Continue; 2]);
 }
 
-#[tokio::test]
-async fn a_break_before_the_first_event_shows_nothing_twice() {
-    let posts = vec![
-        breaking(vec![]),
-        breaking(vec![replies::started()]),
-        breaking(vec![]),
-        steps(replies::turn(&["Hi"])),
-    ];
-    assert_eq!(seen(posts).await, ["started", "Hi", "completed"]);
-}
-
-#[tokio::test]
-async fn skills_are_shown_once_in_whichever_order_they_are_repeated() {
-    let begin = [
-        replies::started(),
-        replies::delta("Let me see. "),
-        replies::skill_call("1"),
-        replies::skill_call("2"),
-    ];
-    let end = [
-        replies::skill_result("1"),
-        replies::skill_result("2"),
-        replies::delta("It is noon."),
-        replies::completed(),
-    ];
-    let posts = vec![
-        breaking([&begin[..], &[replies::skill_result("2")]].concat()),
-        steps([begin, end].concat()),
-    ];
-    assert_eq!(
-        seen(posts).await,
-        [
-            "started",
-            "Let me see. ",
-            "call 1",
-            "call 2",
-            "result 2",
-            "result 1",
-            "It is noon.",
-            "completed"
-        ]
-    );
-}
-
-#[tokio::test]
-async fn a_reply_that_goes_another_way_begins_again() {
-    for anew in [
-        &["Hi!", " Who are you?"][..],
-        &["Hello! ", "Who"],
-        &["Hel", "p!"],
-        &["He"],
-        &[],
-    ] {
-        let first = vec![replies::started(), replies::delta("Hel"), replies::delta("lo, world")];
-        let expected = [&["started", "Hel", "lo, world", "started"], anew, &["completed"]].concat();
-        assert_eq!(seen(vec![breaking(first), steps(replies::turn(anew))]).await, expected);
-    }
-}
-
-#[tokio::test]
-async fn a_reply_may_begin_again_more_than_once() {
-    let posts = vec![
-        breaking(vec![replies::started(), replies::delta("One")]),
-        breaking(vec![replies::started(), replies::delta("Two")]),
-        breaking(vec![replies::started(), replies::delta("Tw")]),
-        steps(replies::turn(&["Two", " it is"])),
-    ];
-    assert_eq!(
-        seen(posts).await,
-        ["started", "One", "started", "Two", " it is", "completed"]
-    );
-}
-
-async fn begins_anew() -> ScriptedServer {
+async fn restarting() -> ScriptedServer {
     let server = ScriptedServer::start().await;
-    let anew = vec![replies::started().into(), replies::delta("Two").into(), Step::Hang];
+    let different = vec![replies::started().into(), replies::delta("Two").into(), Step::Hang];
     server.script(
         "PostUserQuery",
-        [breaking(vec![replies::started(), replies::delta("One")]), anew],
+        [breaking(vec![replies::started(), replies::delta("One")]), different],
     );
     server
 }
 
 #[tokio::test]
-async fn text_alone_is_never_of_two_replies() {
-    let server = begins_anew().await;
+async fn text_is_never_mixed_from_two_replies() {
+    let server = restarting().await;
     let mut text = Client::new(&server.target).unwrap().post_user_query(query()).text();
     assert_eq!(soon(text.next()).await.unwrap().unwrap(), "One");
     let error = soon(text.next()).await.unwrap().unwrap_err();
@@ -309,7 +226,7 @@ async fn text_alone_is_never_of_two_replies() {
 }
 
 #[tokio::test]
-async fn text_may_be_read_from_where_the_reply_begins_anew() {
+async fn text_continues_after_a_restart_that_the_caller_has_seen() {
     let server = ScriptedServer::start().await;
     let first = vec![replies::started(), replies::delta("One")];
     server.script("PostUserQuery", [breaking(first), steps(replies::turn(&["Two"]))]);
@@ -326,16 +243,16 @@ async fn text_may_be_read_from_where_the_reply_begins_anew() {
     assert_eq!(read(reply.text()).await, (vec!["Two".to_owned()], None));
 }
 
-// When it is not posted again.
+// Errors that are the caller's.
 
 #[tokio::test]
-async fn what_a_server_has_decided_is_for_the_caller() {
+async fn other_errors_are_not_retried() {
     for error in [
         refusal(Code::Unavailable, "MODEL_UNAVAILABLE"),
         refusal(Code::Unavailable, "STORE_UNAVAILABLE"),
         refusal(Code::Cancelled, "TURN_CANCELLED"),
         refusal(Code::Aborted, "ASSISTANT_BUSY"),
-        Status::internal("somebody else's"),
+        Status::internal("of an intermediary"),
         Status::cancelled("by the server"),
         Status::unauthenticated("who are you?"),
         Status::unknown("what?"),
@@ -358,7 +275,7 @@ async fn what_a_server_has_decided_is_for_the_caller() {
 }
 
 #[tokio::test]
-async fn it_ends_when_the_connection_is_gone_for_too_long() {
+async fn the_turn_fails_after_the_reconnect_timeout() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQuery", [breaking(vec![replies::started()]), breaking(vec![])]);
     server.script("PostUserQueryUnary", [vec![Step::Fail(broken())]]);
@@ -376,8 +293,8 @@ async fn it_ends_when_the_connection_is_gone_for_too_long() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_not_there_is_unavailable_after_the_reconnect_timeout() {
-    let target = ScriptedServer::start().await.target.clone(); // it is gone by now
+async fn a_missing_server_is_unavailable_after_the_reconnect_timeout() {
+    let target = ScriptedServer::start().await.target.clone(); // the server is dropped here
     let limit = Duration::from_millis(300);
     let client = Client::builder()
         .target(target)
@@ -393,8 +310,8 @@ async fn a_server_that_is_not_there_is_unavailable_after_the_reconnect_timeout()
 }
 
 #[tokio::test]
-async fn a_break_counts_anew_once_the_server_has_answered() {
-    // Each of these pauses is shorter than the reconnect timeout, and all of them together are longer.
+async fn an_answer_resets_the_reconnect_timeout() {
+    // Each pause is shorter than the reconnect timeout, and all of them together are longer.
     let server = ScriptedServer::start().await;
     let mut posts = vec![breaking(vec![replies::started(), replies::delta("Hi")]); 12];
     posts.push(steps(replies::turn(&["Hi"])));
@@ -413,7 +330,7 @@ async fn a_break_counts_anew_once_the_server_has_answered() {
 }
 
 #[tokio::test]
-async fn it_can_be_turned_off() {
+async fn a_reconnect_timeout_of_zero_disables_retries() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQuery", [breaking(vec![replies::started()])]);
     server.script("PostUserQueryUnary", [vec![Step::Fail(broken())]]);
@@ -433,7 +350,7 @@ async fn it_can_be_turned_off() {
 }
 
 #[tokio::test]
-async fn it_never_outlasts_the_deadline() {
+async fn retries_end_at_the_deadline() {
     let server = ScriptedServer::start().await;
     let short = Step::Fail(shutting_down(Duration::from_millis(500)));
     let long = Step::Fail(shutting_down(LONG));
@@ -456,14 +373,14 @@ async fn it_never_outlasts_the_deadline() {
         timeout.parse::<u64>().unwrap()
     };
     let [first, second, third, fourth] = server.calls().iter().map(micros).collect::<Vec<_>>()[..] else {
-        panic!("there are not four calls")
+        panic!("expected four calls")
     };
     assert!(first <= 60_000_000 && second + 500_000 <= first, "{first} {second}");
     assert!(third <= 60_000_000 && fourth + 500_000 <= third, "{third} {fourth}");
 }
 
 #[tokio::test]
-async fn a_deadline_that_passes_in_a_later_post_is_told_as_such() {
+async fn a_timeout_may_expire_in_a_later_post() {
     let server = ScriptedServer::start().await;
     server.script("PostUserQuery", [breaking(vec![replies::started()]), vec![Step::Hang]]);
     let client = Client::new(&server.target)
@@ -478,7 +395,7 @@ async fn a_deadline_that_passes_in_a_later_post_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn leaving_while_the_client_waits_to_post_again_ends_it() {
+async fn dropping_a_call_between_two_posts_ends_it() {
     let server = ScriptedServer::start().await;
     let wait = || vec![Step::Fail(shutting_down(LONG))];
     server.script("PostUserQuery", [wait()]);
@@ -491,7 +408,7 @@ async fn leaving_while_the_client_waits_to_post_again_ends_it() {
     server.call(2).await;
     streamed.abort();
     unary.abort();
-    proxy.closed().await; // nothing of the client is left
+    proxy.closed().await; // the client is dropped, too
     assert!(streamed.await.unwrap_err().is_cancelled());
     assert!(unary.await.unwrap_err().is_cancelled());
     assert_eq!(server.calls().len(), 2);

@@ -1,4 +1,4 @@
-//! The server side of the contract, from which hosts of skills are written.
+//! The server side of the contract, which skill hosts implement.
 
 use palaver::v1::invoke_skill_response::Outcome;
 use palaver::v1::skill_host_service_client::SkillHostServiceClient;
@@ -32,7 +32,7 @@ impl SkillHostService for Clock {
 }
 
 #[tokio::test]
-async fn a_host_of_skills_is_written_from_the_stubs() {
+async fn the_generated_server_serves_a_skill_host() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = format!("http://{}", listener.local_addr().unwrap());
     let service = SkillHostServiceServer::new(Clock);

@@ -1,4 +1,4 @@
-//! A server of raw HTTP/2, for what no gRPC server does: reset streams, broken connections, statuses of gateways.
+//! A raw HTTP/2 server, for faults that no gRPC server has: reset streams, broken connections, statuses of gateways.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ pub struct Response {
 
 pub enum Ending {
     Trailers(Vec<(&'static str, &'static str)>),
-    /// The stream ends well, as far as HTTP is concerned.
+    /// The stream ends without an error, but also without a gRPC status.
     NoTrailers,
     Reset(Reason),
     /// The whole connection ends with an error.
@@ -46,7 +46,7 @@ impl Response {
     }
 }
 
-/// The server, which answers each call by the next response. `target` is where it listens.
+/// The server, which answers each call with the next response and listens on `target`.
 pub struct Http2Server {
     pub target: String,
     left: Arc<Mutex<VecDeque<Response>>>,
@@ -66,7 +66,7 @@ impl Http2Server {
                 tokio::spawn(async move {
                     let mut connection = h2::server::handshake(socket).await.unwrap();
                     while let Some(Ok((request, respond))) = connection.accept().await {
-                        let response = responses.lock().unwrap().pop_front().expect("a call too many");
+                        let response = responses.lock().unwrap().pop_front().expect("an unexpected call");
                         drop(request);
                         if let Some(reason) = answer(response, respond) {
                             connection.abrupt_shutdown(reason);
@@ -78,7 +78,7 @@ impl Http2Server {
         Self { target, left, task }
     }
 
-    /// How many responses no call has had.
+    /// Returns the number of responses that are left.
     pub fn left(&self) -> usize {
         self.left.lock().unwrap().len()
     }
@@ -90,7 +90,7 @@ impl Drop for Http2Server {
     }
 }
 
-/// Answers a call; returns the reason for which the whole connection ends.
+/// Answers a call. Returns a reason if the whole connection must end.
 fn answer(response: Response, mut respond: SendResponse<Bytes>) -> Option<Reason> {
     let mut head = http::Response::new(());
     *head.status_mut() = response.status;

@@ -1,9 +1,10 @@
-//! What the tests share: a scripted server, a server of raw HTTP/2, a proxy that breaks connections, and messages.
+//! Helpers of the tests: servers, a proxy that breaks connections, messages and vectors.
 
 mod http2_server;
 mod proxy;
 pub mod replies;
 mod scripted_server;
+pub mod vectors;
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,13 +18,15 @@ pub use http2_server::{Ending, Http2Server, Response};
 pub use proxy::Proxy;
 pub use scripted_server::{Call, ScriptedServer, Step};
 
-/// What a test waits for at most; none waits as long where all is well.
+/// Awaits a future with a time limit.
 pub async fn soon<T>(future: impl Future<Output = T>) -> T {
     let limit = Duration::from_secs(30);
-    tokio::time::timeout(limit, future).await.expect("this takes too long")
+    tokio::time::timeout(limit, future)
+        .await
+        .expect("the time limit is exceeded")
 }
 
-/// All items of a stream, and the error that it ended with.
+/// Returns all items of a stream, and its error.
 pub async fn read<T>(stream: impl Stream<Item = Result<T, Error>>) -> (Vec<T>, Option<Error>) {
     let mut stream = std::pin::pin!(stream);
     let mut items = Vec::new();
@@ -39,7 +42,7 @@ pub async fn read<T>(stream: impl Stream<Item = Result<T, Error>>) -> (Vec<T>, O
     (items, None)
 }
 
-/// What a program that shows all events has on its screen in the end.
+/// Returns a line of text for each event.
 pub fn shown(events: &[Event]) -> Vec<String> {
     let line = |event: &Event| match event {
         Event::Started(_) => "started".to_owned(),
@@ -52,17 +55,17 @@ pub fn shown(events: &[Event]) -> Vec<String> {
     events.iter().map(line).collect()
 }
 
-/// What a connection that breaks looks like, where a gateway tells of it.
+/// Returns the status of a broken connection, as reported by a gateway.
 pub fn broken() -> Status {
     Status::unavailable("Socket closed")
 }
 
-/// An error that a Palaver server has decided.
+/// Returns an error of a Palaver server.
 pub fn refusal(code: Code, reason: &str) -> Status {
     Status::with_error_details(code, "refused", ErrorDetails::with_error_info(reason, "palaver.v1", []))
 }
 
-/// A server that stops, and asks its callers to wait for this long.
+/// Returns the error of a server that shuts down.
 pub fn shutting_down(retry_delay: Duration) -> Status {
     let mut details = ErrorDetails::with_error_info("SHUTTING_DOWN", "palaver.v1", []);
     details.set_retry_info(Some(retry_delay));

@@ -1,4 +1,4 @@
-//! A proxy before a server that breaks its connections when a test says so.
+//! A proxy in front of a server that can break its connections.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// The proxy. `target` is where it listens.
+/// The proxy, which listens on `target`.
 pub struct Proxy {
     pub target: String,
     connections: Arc<Mutex<JoinSet<()>>>,
@@ -41,17 +41,17 @@ impl Proxy {
         }
     }
 
-    /// How many connections were opened so far.
+    /// Returns the number of connections so far.
     pub fn opened(&self) -> usize {
         *self.opened.borrow()
     }
 
-    /// Closes all connections; what is still on its way is lost.
+    /// Closes all connections. Data in transit is lost.
     pub fn cut(&self) {
         self.connections.lock().unwrap().abort_all();
     }
 
-    /// Holds back all that comes on the connections, which stay open.
+    /// Stops forwarding, and keeps all connections open.
     pub fn freeze(&self) {
         self.frozen.send_replace(true);
     }

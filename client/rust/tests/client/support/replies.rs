@@ -1,6 +1,6 @@
-//! Messages of the contract that a scripted server sends.
+//! Messages for scripted servers.
 
-use palaver::v1::{PostUserQueryResponse, PostUserQueryUnaryResponse};
+use palaver::v1::{CreateAssistantResponse, PostUserQueryResponse, PostUserQueryUnaryResponse};
 use palaver::{
     Assistant, Event, FinishReason, Message, Outcome, Role, SkillCall, SkillResult, TextDelta, TurnCompleted,
     TurnStarted, Usage,
@@ -56,13 +56,20 @@ pub fn completed() -> PostUserQueryResponse {
     event(Event::Completed(turn_completed()))
 }
 
+pub fn created() -> CreateAssistantResponse {
+    CreateAssistantResponse {
+        assistant: Some(assistant()),
+        created: true,
+    }
+}
+
 pub fn unary() -> PostUserQueryUnaryResponse {
     PostUserQueryUnaryResponse {
         completed: Some(turn_completed()),
     }
 }
 
-/// All responses of a turn.
+/// Returns all responses of a turn.
 pub fn turn(texts: &[&str]) -> Vec<PostUserQueryResponse> {
     let mut responses = vec![started()];
     responses.extend(texts.iter().map(|text| delta(text)));

@@ -1,4 +1,4 @@
-//! A gRPC server whose answers a test scripts, and which remembers what it was asked.
+//! A gRPC server with scripted answers, which records its calls.
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
@@ -23,7 +23,7 @@ pub enum Step {
     Send(Vec<u8>),
     /// Ends the call with a status.
     Fail(Status),
-    /// Lets the call wait until its caller is gone.
+    /// Waits until the caller cancels the call.
     Hang,
 }
 
@@ -36,7 +36,7 @@ impl<M: Message> From<M> for Step {
 /// An answer: the steps of a stream, or one step of a unary call.
 type Answer = Vec<Step>;
 
-/// A call as the server saw it.
+/// A call that the server received.
 #[derive(Clone)]
 pub struct Call {
     pub method: &'static str,
@@ -57,7 +57,7 @@ impl Call {
         M::decode(self.request.as_slice()).unwrap()
     }
 
-    /// Waits until the caller has left before the answer was complete.
+    /// Waits until the call is cancelled before its answer is complete.
     pub async fn abandoned(&mut self) {
         let state = super::soon(self.state.wait_for(|state| *state != State::Running)).await;
         assert_eq!(*state.unwrap(), State::Abandoned);
@@ -73,7 +73,7 @@ impl Call {
         *self.state.borrow() == State::Running
     }
 
-    /// The time that the caller gives the server, in gRPC's spelling.
+    /// Returns the timeout of the call, in the syntax of gRPC.
     pub fn timeout(&self) -> Option<&str> {
         self.metadata
             .get("grpc-timeout")
@@ -81,7 +81,7 @@ impl Call {
     }
 }
 
-/// Tells how a call ended, also when its handler is dropped.
+/// Records how a call ends, even if its handler is dropped.
 struct Running(watch::Sender<State>);
 
 impl Running {
@@ -108,7 +108,7 @@ struct Script {
     calls: watch::Sender<Vec<Call>>,
 }
 
-/// The server. `target` is where it listens.
+/// The server, which listens on `target`.
 pub struct ScriptedServer {
     pub target: String,
     script: Arc<Script>,
@@ -155,7 +155,7 @@ impl ScriptedServer {
         Self { target, script, task }
     }
 
-    /// Sets the answers of a method: the first call gets the first one, and so on; the last one serves all further calls.
+    /// Sets the answers of a method, one for each call. The last one serves all further calls.
     pub fn script(&self, method: &'static str, answers: impl IntoIterator<Item = Answer>) {
         let answers = answers.into_iter().collect();
         self.script.answers.lock().unwrap().insert(method, answers);
@@ -169,7 +169,7 @@ impl ScriptedServer {
         self.calls().iter().map(Call::request).collect()
     }
 
-    /// Waits until there were so many calls, and returns the last one of them.
+    /// Waits until the server has this number of calls, and returns the last one of them.
     pub async fn call(&self, count: usize) -> Call {
         let mut calls = self.script.calls.subscribe();
         let calls = super::soon(calls.wait_for(|calls| calls.len() >= count)).await;
@@ -201,7 +201,7 @@ impl Handler {
         let mut answers = self.0.answers.lock().unwrap();
         let answers = answers
             .get_mut(method)
-            .unwrap_or_else(|| panic!("{method} has no script"));
+            .unwrap_or_else(|| panic!("no scripted answer for {method}"));
         let answer = if answers.len() > 1 {
             answers.pop_front().unwrap()
         } else {

@@ -4,8 +4,6 @@ import static java.nio.charset.StandardCharsets.UTF_8;
 
 import chat.palaver.PalaverClient;
 import chat.palaver.PalaverException;
-import chat.palaver.Reply;
-import chat.palaver.v1.Assistant;
 import chat.palaver.v1.CancelTurnRequest;
 import chat.palaver.v1.CreateAssistantRequest;
 import chat.palaver.v1.DeleteAssistantRequest;
@@ -14,7 +12,6 @@ import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.ListMessagesRequest;
 import chat.palaver.v1.PostUserQueryRequest;
 import chat.palaver.v1.PostUserQueryUnaryResponse;
-import chat.palaver.v1.TurnCompleted;
 import com.google.gson.JsonArray;
 import com.google.gson.JsonElement;
 import com.google.gson.JsonNull;
@@ -24,6 +21,7 @@ import com.google.gson.JsonPrimitive;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.protobuf.Message;
 import com.google.protobuf.util.JsonFormat;
+import io.grpc.Status;
 import java.io.BufferedReader;
 import java.io.IOException;
 import java.io.InputStreamReader;
@@ -32,42 +30,50 @@ import java.math.BigDecimal;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.HashMap;
+import java.util.List;
 import java.util.Map;
+import java.util.Optional;
+import java.util.function.Consumer;
+import java.util.function.Function;
 
 /**
- * Makes the calls of the conformance suite through the client, as {@code tests/conformance/README.md} describes: commands
- * on standard input, what was seen on standard output. Each call has a thread, and leaves by being interrupted.
+ * Makes the calls of the conformance suite through the client, as {@code tests/conformance/README.md} describes. It reads
+ * commands from standard input and reports what it sees on standard output. Each call has a thread, which is interrupted to
+ * cancel the call. With the argument {@code async}, the calls are those of {@link chat.palaver.PalaverAsyncClient}.
  */
 public final class Runner {
     private static final PrintStream OUT = new PrintStream(System.out, false, UTF_8);
 
-    private final Map<String, Thread> calls = new HashMap<>();
+    private final Function<PalaverClient, Calls> callsOf;
+    private final Map<String, Thread> threads = new HashMap<>();
     private PalaverClient client;
 
-    private Runner() {}
+    private Runner(Function<PalaverClient, Calls> callsOf) {
+        this.callsOf = callsOf;
+    }
 
-    /** Obeys the commands until there are no more. */
+    /** Runs the commands until the end of standard input. */
     public static void main(String[] arguments) throws IOException {
-        Runner runner = new Runner();
+        Runner runner = new Runner(List.of(arguments).contains("async") ? AsyncCalls::new : BlockingCalls::new);
         BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, UTF_8));
         for (String line = commands.readLine(); line != null; line = commands.readLine()) {
-            runner.obey(JsonParser.parseString(line).getAsJsonObject());
+            runner.run(JsonParser.parseString(line).getAsJsonObject());
         }
         runner.close();
     }
 
-    private void obey(JsonObject command) {
+    private void run(JsonObject command) {
         if (command.has("client")) {
             close();
             JsonObject answer = new JsonObject();
             answer.addProperty("client", makeClient(command.getAsJsonObject("client")) ? "ready" : "refused");
-            say(answer);
+            report(answer);
         } else if (command.has("cancel")) {
-            calls.get(command.get("cancel").getAsString()).interrupt();
+            threads.get(command.get("cancel").getAsString()).interrupt();
         } else {
-            PalaverClient client = this.client;
-            Thread thread = new Thread(() -> call(client, command));
-            calls.put(command.get("id").getAsString(), thread);
+            Calls calls = callsOf.apply(client);
+            Thread thread = new Thread(() -> call(calls, command));
+            threads.put(command.get("id").getAsString(), thread);
             thread.setDaemon(true);
             thread.start();
         }
@@ -103,86 +109,96 @@ public final class Runner {
         }
     }
 
-    private static void call(PalaverClient client, JsonObject command) {
+    private static void call(Calls calls, JsonObject command) {
         String id = command.get("id").getAsString();
         try {
-            say(id, "response", response(client, id, command));
+            report(id, "response", response(calls, id, command));
         } catch (PalaverException e) {
-            say(id, "error", error(e));
+            report(id, "error", error(e));
+        } catch (InterruptedException e) {
+            report(
+                    id,
+                    "error",
+                    error(Status.Code.CANCELLED, "", "the call was cancelled", List.of(), Optional.empty()));
         } catch (InvalidProtocolBufferException e) {
             throw new IllegalArgumentException(e);
         }
     }
 
-    private static JsonElement response(PalaverClient client, String id, JsonObject command)
-            throws InvalidProtocolBufferException {
+    private static JsonElement response(Calls calls, String id, JsonObject command)
+            throws InterruptedException, InvalidProtocolBufferException {
         String request = command.getAsJsonObject("request").toString();
         Duration timeout = command.has("timeout") ? seconds(command.get("timeout")) : null;
+        Consumer<String> requestId = name -> report(id, "request_id", new JsonPrimitive(name));
         String method = command.get("call").getAsString();
         return switch (method) {
-            case "CreateAssistant" -> {
-                CreateAssistantRequest.Builder builder = parse(request, CreateAssistantRequest.newBuilder());
-                yield json(client.createAssistant(builder.build(), timeout));
-            }
+            case "CreateAssistant" ->
+                json(calls.createAssistant(
+                        parse(request, CreateAssistantRequest.newBuilder()).build(), timeout));
             case "GetAssistant" -> {
-                GetAssistantRequest.Builder builder = parse(request, GetAssistantRequest.newBuilder());
-                Assistant assistant = client.getAssistant(builder.build(), timeout);
+                var get = parse(request, GetAssistantRequest.newBuilder()).build();
                 yield json(GetAssistantResponse.newBuilder()
-                        .setAssistant(assistant)
+                        .setAssistant(calls.getAssistant(get, timeout))
                         .build());
             }
             case "ListMessages" -> {
-                ListMessagesRequest.Builder builder = parse(request, ListMessagesRequest.newBuilder());
-                client.listMessages(builder.build(), timeout).forEach(message -> say(id, "message", json(message)));
+                var list = parse(request, ListMessagesRequest.newBuilder()).build();
+                calls.listMessages(list, timeout, message -> report(id, "message", json(message)));
                 yield new JsonObject();
             }
             case "DeleteAssistant" -> {
-                DeleteAssistantRequest.Builder builder = parse(request, DeleteAssistantRequest.newBuilder());
-                client.deleteAssistant(builder.build(), timeout);
+                calls.deleteAssistant(
+                        parse(request, DeleteAssistantRequest.newBuilder()).build(), timeout);
                 yield new JsonObject();
             }
             case "CancelTurn" -> {
-                CancelTurnRequest.Builder builder = parse(request, CancelTurnRequest.newBuilder());
-                client.cancelTurn(builder.build(), timeout);
+                calls.cancelTurn(parse(request, CancelTurnRequest.newBuilder()).build(), timeout);
                 yield new JsonObject();
             }
             case "PostUserQueryUnary" -> {
-                PostUserQueryRequest.Builder builder = parse(request, PostUserQueryRequest.newBuilder());
-                TurnCompleted completed = client.postUserQueryUnary(builder.build(), timeout);
+                var query = parse(request, PostUserQueryRequest.newBuilder()).build();
                 yield json(PostUserQueryUnaryResponse.newBuilder()
-                        .setCompleted(completed)
+                        .setCompleted(calls.postUserQueryUnary(query, timeout))
                         .build());
             }
-            case "PostUserQuery", "PostUserQueryText" -> {
-                PostUserQueryRequest.Builder builder = parse(request, PostUserQueryRequest.newBuilder());
-                try (Reply reply = client.postUserQuery(builder.build(), timeout)) {
-                    say(id, "request_id", new JsonPrimitive(reply.requestId()));
-                    if (method.equals("PostUserQuery")) {
-                        reply.forEach(event -> say(id, "event", json(event)));
-                    } else {
-                        reply.text().forEach(text -> say(id, "text", new JsonPrimitive(text)));
-                    }
-                }
+            case "PostUserQuery" -> {
+                var query = parse(request, PostUserQueryRequest.newBuilder()).build();
+                calls.postUserQuery(query, timeout, requestId, event -> report(id, "event", json(event)));
                 yield new JsonObject();
             }
-            default -> throw new IllegalArgumentException("there is no call " + method);
+            case "PostUserQueryText" -> {
+                var query = parse(request, PostUserQueryRequest.newBuilder()).build();
+                calls.postUserQueryText(
+                        query, timeout, requestId, piece -> report(id, "text", new JsonPrimitive(piece)));
+                yield new JsonObject();
+            }
+            default -> throw new IllegalArgumentException("unknown call " + method);
         };
     }
 
     private static JsonObject error(PalaverException error) {
+        return error(error.status(), error.reason(), error.description(), error.fieldViolations(), error.retryDelay());
+    }
+
+    private static JsonObject error(
+            Status.Code status,
+            String reason,
+            String message,
+            List<PalaverException.FieldViolation> fieldViolations,
+            Optional<Duration> retryDelay) {
         JsonArray violations = new JsonArray();
-        for (PalaverException.FieldViolation violation : error.fieldViolations()) {
+        for (PalaverException.FieldViolation violation : fieldViolations) {
             JsonObject each = new JsonObject();
             each.addProperty("field", violation.field());
             each.addProperty("description", violation.description());
             violations.add(each);
         }
         JsonObject json = new JsonObject();
-        json.addProperty("status", error.status().name());
-        json.addProperty("reason", error.reason());
-        json.addProperty("message", error.description());
+        json.addProperty("status", status.name());
+        json.addProperty("reason", reason);
+        json.addProperty("message", message);
         json.add("field_violations", violations);
-        json.add("retry_delay", error.retryDelay().map(Runner::seconds).orElse(JsonNull.INSTANCE));
+        json.add("retry_delay", retryDelay.map(Runner::seconds).orElse(JsonNull.INSTANCE));
         return json;
     }
 
@@ -209,14 +225,14 @@ public final class Runner {
         }
     }
 
-    private static void say(String id, String key, JsonElement value) {
+    private static void report(String id, String key, JsonElement value) {
         JsonObject line = new JsonObject();
         line.addProperty("id", id);
         line.add(key, value);
-        say(line);
+        report(line);
     }
 
-    private static synchronized void say(JsonObject line) {
+    private static synchronized void report(JsonObject line) {
         OUT.println(line);
         OUT.flush();
     }

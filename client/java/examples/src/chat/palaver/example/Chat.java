@@ -20,20 +20,20 @@ import java.io.PrintStream;
 import java.lang.reflect.Proxy;
 
 /**
- * A chat in the terminal: {@code chat [TARGET] [ASSISTANT_ID]}. Each line of the input is a message. Ctrl-C ends the
- * reply that is being shown, and at the prompt the chat, as does the end of the input.
+ * A terminal chat: {@code chat [TARGET] [ASSISTANT_ID]}. Each line of input is a message. Ctrl-C cancels the reply that is
+ * being shown. At the prompt, Ctrl-C or the end of input ends the chat.
  */
 public final class Chat {
     private static final PrintStream OUT = new PrintStream(System.out, false, UTF_8);
 
-    /** What the launcher passes where a person types. Java itself can't tell of standard input alone. */
+    /** Set by the launcher if standard input is a terminal, which Java can't detect. */
     private static final String PROMPT = System.getProperty("chat.prompt", "");
 
     private final PalaverClient client;
     private final String assistantId;
     private boolean isCreated;
 
-    /** The reply that is being shown; null at the prompt. */
+    /** The reply that is being shown, or null at the prompt. */
     private volatile Reply reply;
 
     private Chat(PalaverClient client, String assistantId) {
@@ -48,7 +48,7 @@ public final class Chat {
             Chat chat = new Chat(client, assistantId);
             chat.listenForInterrupts();
             chat.run();
-        } catch (IllegalArgumentException e) { // the target is none
+        } catch (IllegalArgumentException e) { // the target is invalid
             System.err.println(e.getMessage());
             System.exit(2);
         }
@@ -74,7 +74,7 @@ public final class Chat {
             showReply(message);
         } catch (PalaverException e) {
             show("\n");
-            complain(e);
+            printError(e);
         }
     }
 
@@ -96,12 +96,12 @@ public final class Chat {
                 .build();
         try (Reply reply = client.postUserQuery(query)) {
             this.reply = reply;
-            int beginnings = 0;
+            int starts = 0;
             for (PostUserQueryResponse event : reply) {
                 switch (event.getEventCase()) {
                     case STARTED -> {
-                        if (++beginnings > 1) {
-                            show("\n[The reply begins again.]\n");
+                        if (++starts > 1) {
+                            show("\n[The reply restarts.]\n");
                         }
                     }
                     case TEXT_DELTA -> show(event.getTextDelta().getText());
@@ -117,8 +117,8 @@ public final class Chat {
     }
 
     /**
-     * Java hears of Ctrl-C and goes on only with {@code sun.misc.Signal}, which is called by name because the compiler warns
-     * of it and can't be told not to.
+     * Handles Ctrl-C. Only {@code sun.misc.Signal} can do that without ending the JVM; it is called by reflection because the
+     * compiler's warning about it can't be suppressed.
      */
     private void listenForInterrupts() throws ReflectiveOperationException {
         Class<?> signal = Class.forName("sun.misc.Signal");
@@ -132,18 +132,18 @@ public final class Chat {
                 .invoke(null, signal.getConstructor(String.class).newInstance("INT"), listener);
     }
 
-    /** Runs on a thread of its own, at Ctrl-C. */
+    /** Runs at Ctrl-C, on its own thread. */
     private void interrupt() {
         Reply current = reply;
         if (current != null) {
             try {
-                // To close the reply is not enough: the turn was posted to go on without its caller.
+                // Closing the reply is not enough, because of ON_DISCONNECT_CONTINUE.
                 client.cancelTurn(CancelTurnRequest.newBuilder()
                         .setId(assistantId)
                         .setRequestId(current.requestId())
                         .build());
             } catch (PalaverException e) {
-                complain(e);
+                printError(e);
             }
         } else {
             show("\n");
@@ -151,7 +151,7 @@ public final class Chat {
         }
     }
 
-    private static void complain(PalaverException error) {
+    private static void printError(PalaverException error) {
         System.err.println(error.getMessage().replaceAll("\\s+", " "));
     }
 

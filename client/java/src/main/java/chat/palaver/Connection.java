@@ -28,18 +28,18 @@ import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.Future;
 import java.util.concurrent.atomic.AtomicLong;
 
-/** What all calls of a client share: the channel, the defaults, and the list of what is going on. */
+/** The channel and the state that all calls of a client share. */
 final class Connection {
-    // The contract keeps a page and a turn below 4 MiB. gRPC's default limit is exactly that, which leaves no room.
+    // The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no headroom.
     private static final int MAX_RESPONSE_BYTES = 8 * 1024 * 1024;
-    // A model may think for a long time without a word; pings tell a silent server from one that is gone.
+    // A model may be silent for a long time. Pings detect a server that is gone.
     private static final long KEEPALIVE_SECONDS = 30;
     private static final long KEEPALIVE_TIMEOUT_SECONDS = 10;
-    private static final long SHORTEST_BACKOFF_NANOS = MILLISECONDS.toNanos(200);
+    private static final long MIN_BACKOFF_NANOS = MILLISECONDS.toNanos(200);
     private static final Metadata.Key<String> AUTHORIZATION =
             Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
 
-    /** Something that goes on until it is over by itself or the client is closed. */
+    /** A call that is in progress. Closing the client aborts it. */
     interface Activity {
         void abort(PalaverException error);
     }
@@ -48,10 +48,10 @@ final class Connection {
     private final Duration timeout;
     private final Duration reconnectTimeout;
     private final Set<Activity> activities = ConcurrentHashMap.newKeySet();
-    private final AtomicLong backoffEnded = new AtomicLong(System.nanoTime() - SHORTEST_BACKOFF_NANOS);
+    private final AtomicLong lastBackoffReset = new AtomicLong(System.nanoTime() - MIN_BACKOFF_NANOS);
     private volatile boolean isClosed;
 
-    /** Opens a channel as the builder says, which describes its options. */
+    /** Creates the channel with the options of a builder. */
     Connection(PalaverClient.Builder options) {
         timeout = options.timeout;
         reconnectTimeout = options.reconnectTimeout;
@@ -62,13 +62,13 @@ final class Connection {
                 .keepAliveTime(KEEPALIVE_SECONDS, SECONDS)
                 .keepAliveTimeout(KEEPALIVE_TIMEOUT_SECONDS, SECONDS);
         if (options.token != null) {
-            // gRPC refuses its own call credentials on any plaintext channel, this machine's included.
+            // An interceptor, because gRPC rejects call credentials on all plaintext channels, even local ones.
             Metadata headers = new Metadata();
             headers.put(AUTHORIZATION, "Bearer " + options.token);
             builder.intercept(MetadataUtils.newAttachHeadersInterceptor(headers));
         }
         if (LocalTarget.isLocal(options.target)) {
-            builder.proxyDetector(address -> null); // the Java runtime may be set up to use one even for this machine
+            builder.proxyDetector(address -> null); // a proxy of the Java runtime may apply even to this machine
         }
         options.channelConfigurator.accept(builder);
         channel = builder.build();
@@ -79,35 +79,35 @@ final class Connection {
     }
 
     /**
-     * Returns the deadline of a call that begins now, null for none.
+     * Returns the deadline of a call that starts now, or null for none.
      *
-     * @param callTimeout the one that the caller gave, null for the client's
+     * @param callTimeout the timeout of the call, or null for the client's
      */
     Deadline deadline(Duration callTimeout) {
         Duration effective = callTimeout == null ? timeout : callTimeout;
         long nanos = effective == null ? Long.MAX_VALUE : NANOSECONDS.convert(effective);
         Deadline own = nanos == Long.MAX_VALUE ? null : Deadline.after(nanos, NANOSECONDS);
-        Deadline inherited = Context.current().getDeadline(); // gRPC keeps it by itself; posting again must know of it
+        Deadline inherited = Context.current().getDeadline(); // gRPC applies it to each call; retries need it, too
         if (inherited == null) {
             return own;
         }
         return own == null ? inherited : inherited.minimum(own);
     }
 
-    /** Returns how often a turn with this deadline is posted. */
-    Attempts attempts(Deadline deadline) {
-        return new Attempts(deadline, reconnectTimeout, Deadline.getSystemTicker());
+    /** Returns the retry budget of a turn with this deadline, which may be null. */
+    RetryBudget retryBudget(Deadline deadline) {
+        return new RetryBudget(deadline, reconnectTimeout, Deadline.getSystemTicker());
     }
 
     /** Returns the stub for one call. */
     AssistantServiceStub stub(Deadline deadline) {
-        endBackoff();
+        resetBackoff();
         return AssistantServiceGrpc.newStub(channel).withDeadline(deadline);
     }
 
     void begin(Activity activity) {
         activities.add(activity);
-        if (isClosed) { // perhaps too late for `close` to see it
+        if (isClosed) { // `close` may have missed it
             activity.abort(closed());
         }
     }
@@ -117,9 +117,9 @@ final class Connection {
     }
 
     /**
-     * Refuses to begin what can't succeed.
+     * Checks that a call can be started.
      *
-     * @throws IllegalStateException the client is closed
+     * @throws IllegalStateException if the client is closed
      */
     void checkOpen() {
         if (isClosed) {
@@ -134,26 +134,26 @@ final class Connection {
     }
 
     private static PalaverException closed() {
-        return PalaverException.left("the client was closed", null);
+        return PalaverException.cancelled("the client was closed", null);
     }
 
-    /** Runs a task after a pause, unless the future that it returns is cancelled before. */
-    static Future<?> after(Duration pause, Runnable task) {
-        var timer = new CompletableFuture<Void>().completeOnTimeout(null, NANOSECONDS.convert(pause), NANOSECONDS);
-        var unused = timer.thenRunAsync(task); // not on the timer's own thread, which all of the JVM shares
+    /** Runs a task after a delay, unless the returned future is cancelled before. */
+    static Future<?> schedule(Duration delay, Runnable task) {
+        var timer = new CompletableFuture<Void>().completeOnTimeout(null, NANOSECONDS.convert(delay), NANOSECONDS);
+        var unused = timer.thenRunAsync(task); // not on the timer's own thread, which the whole JVM shares
         return timer;
     }
 
     /**
-     * Has a channel that waits before connecting again do it now. Nobody can set these pauses in gRPC for Java, and they
-     * grow to two minutes, which are for servers that are down and not for those that are replaced.
+     * Makes a channel that is in backoff reconnect now. gRPC for Java has no setting for its backoff, which grows to two
+     * minutes: too long for a server that is only being replaced.
      */
-    private void endBackoff() {
+    private void resetBackoff() {
         long now = System.nanoTime();
-        long last = backoffEnded.get();
+        long last = lastBackoffReset.get();
         if (channel.getState(false) == ConnectivityState.TRANSIENT_FAILURE
-                && now - last >= SHORTEST_BACKOFF_NANOS
-                && backoffEnded.compareAndSet(last, now)) {
+                && now - last >= MIN_BACKOFF_NANOS
+                && lastBackoffReset.compareAndSet(last, now)) {
             channel.resetConnectBackoff();
         }
     }
@@ -162,7 +162,7 @@ final class Connection {
         ChannelCredentials credentials = credentials(options);
         try {
             return Grpc.newChannelBuilder(options.target, credentials);
-        } catch (RuntimeException e) { // of which class, is up to the transport that can't make anything of them
+        } catch (RuntimeException e) { // its class depends on the transport that rejects the target
             throw new IllegalArgumentException(e.getMessage(), e);
         }
     }

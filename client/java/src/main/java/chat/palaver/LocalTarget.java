@@ -1,33 +1,38 @@
 package chat.palaver;
 
 import java.net.InetAddress;
-import java.net.URI;
-import java.net.URISyntaxException;
 import java.net.UnknownHostException;
+import java.util.regex.Matcher;
+import java.util.regex.Pattern;
 
-/** Whether a target can only mean this machine, so that nobody can read along on the way. */
+/** Decides whether a target can only mean this machine, so that traffic to it can't be read on the way. */
 final class LocalTarget {
+    private static final Pattern UNIX_SOCKET = Pattern.compile("unix:(?:///|(?!//)).+");
+    // Not "dns://authority/name": the name server that it names may return any address.
+    private static final Pattern HOST_AND_PORT =
+            Pattern.compile("(?:dns:(?:///)?)?(?<host>[a-zA-Z]+|[0-9.]+|\\[[0-9a-fA-F:.]+])(?::[0-9]+)?");
+    private static final Pattern LOOPBACK =
+            Pattern.compile("127(?:\\.(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])){3}");
+
     private LocalTarget() {}
 
-    /** Takes a target in gRPC's syntax for names. What can't be read counts as another machine. */
+    /** Takes a target in gRPC's syntax for names. Unknown syntax is not local. */
     static boolean isLocal(String target) {
-        if (target.startsWith("unix:")) {
+        if (UNIX_SOCKET.matcher(target).matches()) {
             return true;
         }
-        // Not "dns://authority/name", which asks a name server of its own: that may answer anything.
-        String name = target.replaceFirst("^dns:(///)?", "");
-        try {
-            String host = new URI("//" + name).getHost(); // read as gRPC reads it
-            return host != null && (host.equalsIgnoreCase("localhost") || isLoopbackAddress(host));
-        } catch (URISyntaxException e) {
-            return false;
-        }
+        Matcher matcher = HOST_AND_PORT.matcher(target);
+        return matcher.matches() && isLocalHost(matcher.group("host"));
     }
 
-    private static boolean isLoopbackAddress(String host) {
-        if (!host.startsWith("[") && !host.matches("[0-9.]+")) {
-            return false; // a name, and nobody is to be asked for its address
-        }
+    private static boolean isLocalHost(String host) {
+        return host.startsWith("[")
+                ? isIpv6Loopback(host)
+                : host.equalsIgnoreCase("localhost") || LOOPBACK.matcher(host).matches();
+    }
+
+    /** Takes an address in brackets. A host in brackets is never looked up by name. */
+    private static boolean isIpv6Loopback(String host) {
         try {
             return InetAddress.getByName(host).isLoopbackAddress();
         } catch (UnknownHostException e) {

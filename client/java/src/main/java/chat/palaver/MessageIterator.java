@@ -8,12 +8,12 @@ import java.util.Iterator;
 import java.util.NoSuchElementException;
 import java.util.function.Function;
 
-/** All messages of a listing. Each page is fetched when the iteration gets there. */
+/** Iterates over the messages of all pages and fetches each page when it is needed. */
 final class MessageIterator implements Iterator<Message> {
     private final Function<ListMessagesRequest, ListMessagesResponse> fetch;
     private Iterator<Message> page = Collections.emptyIterator();
 
-    /** The request of the next page; null after the last one. */
+    /** The request for the next page, or null after the last one. */
     private ListMessagesRequest request;
 
     MessageIterator(ListMessagesRequest request, Function<ListMessagesRequest, ListMessagesResponse> fetch) {

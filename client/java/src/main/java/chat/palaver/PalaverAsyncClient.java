@@ -7,11 +7,9 @@ import chat.palaver.v1.CreateAssistantRequest;
 import chat.palaver.v1.CreateAssistantResponse;
 import chat.palaver.v1.DeleteAssistantRequest;
 import chat.palaver.v1.GetAssistantRequest;
-import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.ListMessagesRequest;
 import chat.palaver.v1.ListMessagesResponse;
 import chat.palaver.v1.PostUserQueryRequest;
-import chat.palaver.v1.PostUserQueryUnaryResponse;
 import chat.palaver.v1.TurnCompleted;
 import java.time.Duration;
 import java.util.UUID;
@@ -19,15 +17,15 @@ import java.util.concurrent.CompletableFuture;
 import java.util.function.Function;
 
 /**
- * The calls of a {@link PalaverClient} for code that does not block: {@link PalaverClient#async()} returns it. Both share
- * one connection, which the client closes.
+ * The asynchronous calls of a {@link PalaverClient}, which {@link PalaverClient#async()} returns. Both share one
+ * connection. Closing the client closes it.
  *
- * <p>A future that fails has a {@link PalaverException}. To cancel a future is to leave its call; that goes for the
- * future that was returned, and not for those derived from it. Futures are completed on gRPC's threads, so what is chained to
- * them must not block, or needs an executor of its own ({@code thenApplyAsync}).
+ * <p>The error of a future is always a {@link PalaverException}. Cancelling a future cancels its call; cancelling one that is
+ * derived from it does not. Futures complete on gRPC's threads, so their dependent stages must not block, or must run on
+ * another executor ({@code thenApplyAsync}).
  *
- * <p>Each method has a variant with a timeout, which is the deadline of that call instead of the client's: see {@link
- * PalaverClient}. All of them throw {@link IllegalStateException} when the client is closed.
+ * <p>Each method has a variant with a timeout, which replaces the client's timeout: see {@link PalaverClient}. All methods
+ * throw {@link IllegalStateException} if the client is closed.
  */
 public final class PalaverAsyncClient {
     private final Connection connection;
@@ -37,29 +35,30 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Creates an assistant, whose conversation then consists of its instructions alone.
+     * Creates an assistant. Its conversation starts with only its instructions.
      *
-     * @param request the assistant and what to do when it exists
-     * @return the assistant, and whether it is new
+     * @param request the assistant, and what to do if it exists
+     * @return the assistant, and whether it was created
      */
     public CompletableFuture<CreateAssistantResponse> createAssistant(CreateAssistantRequest request) {
         return createAssistant(request, null);
     }
 
     /**
-     * Creates an assistant, with a deadline of its own.
+     * Creates an assistant, with its own timeout.
      *
-     * @param request the assistant and what to do when it exists
-     * @param timeout the deadline of this call, from now; null for the client's
-     * @return the assistant, and whether it is new
+     * @param request the assistant, and what to do if it exists
+     * @param timeout the timeout of this call, or null for the client's
+     * @return the assistant, and whether it was created
      */
     public CompletableFuture<CreateAssistantResponse> createAssistant(
             CreateAssistantRequest request, Duration timeout) {
-        return UnaryCall.once(connection, AssistantServiceStub::createAssistant, request, Function.identity(), timeout);
+        return UnaryCall.once(
+                connection, AssistantServiceStub::createAssistant, request, Responses::createdAssistant, timeout);
     }
 
     /**
-     * Returns the present state of an assistant. The call is repeated by itself while the server is unavailable.
+     * Returns the current state of an assistant. The call is retried while the server is unavailable.
      *
      * @param request the assistant
      * @return the assistant
@@ -69,22 +68,21 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Returns the present state of an assistant, with a deadline of its own.
+     * Returns the current state of an assistant, with its own timeout.
      *
      * @param request the assistant
-     * @param timeout the deadline of this call, from now; null for the client's
+     * @param timeout the timeout of this call, or null for the client's
      * @return the assistant
      */
     public CompletableFuture<Assistant> getAssistant(GetAssistantRequest request, Duration timeout) {
-        return UnaryCall.once(
-                connection, AssistantServiceStub::getAssistant, request, GetAssistantResponse::getAssistant, timeout);
+        return UnaryCall.once(connection, AssistantServiceStub::getAssistant, request, Responses::assistant, timeout);
     }
 
     /**
-     * Returns one page of the messages of an assistant. The next one is got with the {@code next_page_token} as {@code
-     * page_token}, until that is empty. The call is repeated by itself while the server is unavailable.
+     * Returns one page of the messages of an assistant. To get the next page, pass {@code next_page_token} as {@code
+     * page_token}; it is empty on the last page. The call is retried while the server is unavailable.
      *
-     * @param request the assistant, which messages, and in which order
+     * @param request the assistant, and the filter and order of the messages
      * @return the page
      */
     public CompletableFuture<ListMessagesResponse> listMessages(ListMessagesRequest request) {
@@ -92,10 +90,10 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Returns one page of the messages of an assistant, with a deadline of its own.
+     * Returns one page of the messages of an assistant, with its own timeout.
      *
-     * @param request the assistant, which messages, and in which order
-     * @param timeout the deadline of this call, from now; null for the client's
+     * @param request the assistant, and the filter and order of the messages
+     * @param timeout the timeout of this call, or null for the client's
      * @return the page
      */
     public CompletableFuture<ListMessagesResponse> listMessages(ListMessagesRequest request, Duration timeout) {
@@ -103,30 +101,31 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Deletes an assistant and all of its messages. This can't be undone.
+     * Deletes an assistant and all of its messages permanently.
      *
      * @param request the assistant
-     * @return a future without a value
+     * @return a future that completes with null
      */
     public CompletableFuture<Void> deleteAssistant(DeleteAssistantRequest request) {
         return deleteAssistant(request, null);
     }
 
     /**
-     * Deletes an assistant and all of its messages, with a deadline of its own.
+     * Deletes an assistant and all of its messages, with its own timeout.
      *
      * @param request the assistant
-     * @param timeout the deadline of this call, from now; null for the client's
-     * @return a future without a value
+     * @param timeout the timeout of this call, or null for the client's
+     * @return a future that completes with null
      */
     public CompletableFuture<Void> deleteAssistant(DeleteAssistantRequest request, Duration timeout) {
         return UnaryCall.once(connection, AssistantServiceStub::deleteAssistant, request, empty -> null, timeout);
     }
 
     /**
-     * Posts a user message and streams the reply: a turn. It is posted when somebody subscribes.
+     * Posts a user message and streams the reply. Each subscription posts the turn.
      *
-     * @param request the assistant, the message, the model and its parameters; without a {@code request_id} one is made
+     * @param request the assistant, the message, the model and its parameters; the client generates a missing {@code
+     *     request_id}
      * @return the reply
      */
     public ReplyPublisher postUserQuery(PostUserQueryRequest request) {
@@ -134,10 +133,11 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Posts a user message and streams the reply, with a deadline of its own.
+     * Posts a user message and streams the reply, with its own timeout.
      *
-     * @param request the assistant, the message, the model and its parameters; without a {@code request_id} one is made
-     * @param timeout the deadline of the whole reply, from each subscription; null for the client's
+     * @param request the assistant, the message, the model and its parameters; the client generates a missing {@code
+     *     request_id}
+     * @param timeout the timeout of the whole reply, from the subscription, or null for the client's
      * @return the reply
      */
     public ReplyPublisher postUserQuery(PostUserQueryRequest request, Duration timeout) {
@@ -146,54 +146,55 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Posts a user message and returns when the turn is stored, with the whole reply. It is posted again when the
+     * Posts a user message and returns the whole reply once the turn is stored. The turn is posted again when the
      * connection breaks.
      *
      * @param request the assistant, the message, the model and its parameters
-     * @return the end of the turn, with its messages
+     * @return the stored turn, with its messages
      */
     public CompletableFuture<TurnCompleted> postUserQueryUnary(PostUserQueryRequest request) {
         return postUserQueryUnary(request, null);
     }
 
     /**
-     * Posts a user message and returns when the turn is stored, with a deadline of its own.
+     * Posts a user message and returns the whole reply once the turn is stored, with its own timeout.
      *
      * @param request the assistant, the message, the model and its parameters
-     * @param timeout the deadline of the whole turn, from now; null for the client's
-     * @return the end of the turn, with its messages
+     * @param timeout the timeout of the whole turn, or null for the client's
+     * @return the stored turn, with its messages
      */
     public CompletableFuture<TurnCompleted> postUserQueryUnary(PostUserQueryRequest request, Duration timeout) {
         return UnaryCall.untilAnswered(
                 connection,
                 AssistantServiceStub::postUserQueryUnary,
                 withRequestId(request),
-                PostUserQueryUnaryResponse::getCompleted,
+                Responses::completed,
                 timeout);
     }
 
     /**
-     * Ends a running turn of any caller, whatever its {@code on_disconnect} says. Nothing of the turn is stored.
+     * Ends a running turn of any caller, even if its {@code on_disconnect} is {@code ON_DISCONNECT_CONTINUE}. Nothing of
+     * the turn is stored.
      *
      * @param request the assistant and the {@code request_id} of the turn
-     * @return a future without a value
+     * @return a future that completes with null
      */
     public CompletableFuture<Void> cancelTurn(CancelTurnRequest request) {
         return cancelTurn(request, null);
     }
 
     /**
-     * Ends a running turn of any caller, with a deadline of its own.
+     * Ends a running turn of any caller, with its own timeout.
      *
      * @param request the assistant and the {@code request_id} of the turn
-     * @param timeout the deadline of this call, from now; null for the client's
-     * @return a future without a value
+     * @param timeout the timeout of this call, or null for the client's
+     * @return a future that completes with null
      */
     public CompletableFuture<Void> cancelTurn(CancelTurnRequest request, Duration timeout) {
         return UnaryCall.once(connection, AssistantServiceStub::cancelTurn, request, empty -> null, timeout);
     }
 
-    /** Gives a turn the identifier that makes it safe to post again. */
+    /** Returns the request with a {@code request_id}, which makes the turn safe to post again. */
     static PostUserQueryRequest withRequestId(PostUserQueryRequest request) {
         return request.getRequestId().isEmpty()
                 ? request.toBuilder()

@@ -25,7 +25,7 @@ import java.util.stream.Stream;
 import java.util.stream.StreamSupport;
 
 /**
- * Talks to a Palaver server. One is enough for a whole program, and any number of threads may use it at once.
+ * A client of a Palaver server. It is thread-safe, and one is enough for a whole program.
  *
  * <pre>{@code
  * try (PalaverClient client = PalaverClient.connect("127.0.0.1:50051")) {
@@ -45,21 +45,21 @@ import java.util.stream.StreamSupport;
  * }
  * }</pre>
  *
- * <p>All calls share one connection, which is opened with the first one and opened anew when it breaks.
+ * <p>All calls share one connection, which the first call opens and which is reopened when it breaks.
  *
- * <p>Every call may have a deadline: the one given with the call, else {@link Builder#timeout the client's}, else none. For
- * a call that shall have none where the client has one, give {@code ChronoUnit.FOREVER.getDuration()}. Calls made within
- * an {@code io.grpc.Context} end with it and keep its deadline, also when they are posted again.
+ * <p>The timeout of a call is the one that is passed to the method, or else {@link Builder#timeout the client's}, or else
+ * none. {@code ChronoUnit.FOREVER.getDuration()} turns the client's timeout off for a call. A call that is made within an
+ * {@code io.grpc.Context} ends with the context and at its deadline, even if it is retried.
  *
- * <p>All calls throw {@link PalaverException} when they fail. To leave a call that is waiting, interrupt its thread: it gets
- * a {@code PalaverException} with the status {@code CANCELLED}, its interrupt flag is set, and the call is over for the server,
- * too. All of them throw {@link IllegalStateException} once the client is closed.
+ * <p>All calls throw {@link PalaverException} when they fail. To cancel a call, interrupt its thread: it gets a {@code
+ * PalaverException} with the status {@code CANCELLED}, its interrupt flag stays set, and the call ends at the server, too. All
+ * calls throw {@link IllegalStateException} if the client is closed.
  */
 public final class PalaverClient implements AutoCloseable {
-    /** The server that is called unless another one is given. */
+    /** The default target. */
     public static final String DEFAULT_TARGET = "127.0.0.1:50051";
 
-    /** How long a turn may go without its connection unless another time is given: 10 seconds. */
+    /** The default reconnect timeout: 10 seconds. */
     public static final Duration DEFAULT_RECONNECT_TIMEOUT = Duration.ofSeconds(10);
 
     private final Connection connection;
@@ -71,7 +71,7 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Returns a client of a server, in plaintext and without a token.
+     * Returns a client that uses plaintext and no token.
      *
      * @param target the server: see {@link Builder#target}
      * @return the client
@@ -81,26 +81,26 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Returns a builder of a client.
+     * Returns a builder for a client.
      *
-     * @return the builder, with the default of every option
+     * @return the builder, with the default of each option
      */
     public static Builder builder() {
         return new Builder();
     }
 
     /**
-     * Returns the same calls for code that does not block.
+     * Returns the asynchronous calls of this client.
      *
-     * @return the calls, on the connection of this client
+     * @return the calls, which share the connection of this client
      */
     public PalaverAsyncClient async() {
         return async;
     }
 
     /**
-     * Returns the connection, for what the client does not offer. Stubs made with it send the client's token; they know
-     * neither its timeouts nor its exceptions.
+     * Returns the gRPC channel, for calls that the client does not offer. Stubs on this channel send the client's token, but
+     * use neither its timeouts nor its exceptions.
      *
      * @return the channel, which this client closes
      */
@@ -108,35 +108,35 @@ public final class PalaverClient implements AutoCloseable {
         return connection.channel();
     }
 
-    /** Closes the connection and leaves all calls that are still running. Closing again does nothing. */
+    /** Closes the connection and cancels all running calls. Closing again does nothing. */
     @Override
     public void close() {
         connection.close();
     }
 
     /**
-     * Creates an assistant, whose conversation then consists of its instructions alone.
+     * Creates an assistant. Its conversation starts with only its instructions.
      *
-     * @param request the assistant and what to do when it exists
-     * @return the assistant, and whether it is new
+     * @param request the assistant, and what to do if it exists
+     * @return the assistant, and whether it was created
      */
     public CreateAssistantResponse createAssistant(CreateAssistantRequest request) {
         return await(async.createAssistant(request));
     }
 
     /**
-     * Creates an assistant, with a deadline of its own.
+     * Creates an assistant, with its own timeout.
      *
-     * @param request the assistant and what to do when it exists
-     * @param timeout the deadline of this call, from now; null for the client's
-     * @return the assistant, and whether it is new
+     * @param request the assistant, and what to do if it exists
+     * @param timeout the timeout of this call, or null for the client's
+     * @return the assistant, and whether it was created
      */
     public CreateAssistantResponse createAssistant(CreateAssistantRequest request, Duration timeout) {
         return await(async.createAssistant(request, timeout));
     }
 
     /**
-     * Returns the present state of an assistant. The call is repeated by itself while the server is unavailable.
+     * Returns the current state of an assistant. The call is retried while the server is unavailable.
      *
      * @param request the assistant
      * @return the assistant
@@ -146,10 +146,10 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Returns the present state of an assistant, with a deadline of its own.
+     * Returns the current state of an assistant, with its own timeout.
      *
      * @param request the assistant
-     * @param timeout the deadline of this call, from now; null for the client's
+     * @param timeout the timeout of this call, or null for the client's
      * @return the assistant
      */
     public Assistant getAssistant(GetAssistantRequest request, Duration timeout) {
@@ -157,22 +157,22 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Returns the messages of an assistant, over all pages. Each page is fetched when the stream gets there, and that
-     * is where it throws; it is repeated by itself while the server is unavailable.
+     * Returns the messages of an assistant, from all pages. The stream fetches each page when it is needed, retries while
+     * the server is unavailable, and throws the errors of these calls.
      *
-     * @param request the assistant, which messages, and in which order; {@code page_size} is how many to fetch at once
-     * @return the messages, one after another
+     * @param request the assistant, the filter and order of the messages, and how many to fetch at once ({@code page_size})
+     * @return the messages
      */
     public Stream<Message> listMessages(ListMessagesRequest request) {
         return listMessages(request, null);
     }
 
     /**
-     * Returns the messages of an assistant, over all pages, with a deadline of its own.
+     * Returns the messages of an assistant, from all pages, with its own timeout.
      *
-     * @param request the assistant, which messages, and in which order; {@code page_size} is how many to fetch at once
-     * @param timeout the deadline of each page, from when it is fetched; null for the client's
-     * @return the messages, one after another
+     * @param request the assistant, the filter and order of the messages, and how many to fetch at once ({@code page_size})
+     * @param timeout the timeout of each page, or null for the client's
+     * @return the messages
      */
     public Stream<Message> listMessages(ListMessagesRequest request, Duration timeout) {
         connection.checkOpen();
@@ -182,7 +182,7 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Deletes an assistant and all of its messages. This can't be undone.
+     * Deletes an assistant and all of its messages permanently.
      *
      * @param request the assistant
      */
@@ -191,21 +191,22 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Deletes an assistant and all of its messages, with a deadline of its own.
+     * Deletes an assistant and all of its messages, with its own timeout.
      *
      * @param request the assistant
-     * @param timeout the deadline of this call, from now; null for the client's
+     * @param timeout the timeout of this call, or null for the client's
      */
     public void deleteAssistant(DeleteAssistantRequest request, Duration timeout) {
         await(async.deleteAssistant(request, timeout));
     }
 
     /**
-     * Posts a user message and streams the reply: a turn. The turn is stored whole, when the reply completes, or not at
-     * all. The call begins at once; its errors are thrown by the iteration over the reply.
+     * Posts a user message and streams the reply. The turn is stored as a whole when the reply completes, or not at all. The
+     * call starts immediately; the iteration over the reply throws its errors.
      *
-     * @param request the assistant, the message, the model and its parameters; without a {@code request_id} one is made
-     * @return the reply, for a {@code try} statement
+     * @param request the assistant, the message, the model and its parameters; the client generates a missing {@code
+     *     request_id}
+     * @return the reply, to be used in a {@code try} statement
      */
     @MustBeClosed
     public Reply postUserQuery(PostUserQueryRequest request) {
@@ -213,11 +214,12 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Posts a user message and streams the reply, with a deadline of its own.
+     * Posts a user message and streams the reply, with its own timeout.
      *
-     * @param request the assistant, the message, the model and its parameters; without a {@code request_id} one is made
-     * @param timeout the deadline of the whole reply, to its last event, from now; null for the client's
-     * @return the reply, for a {@code try} statement
+     * @param request the assistant, the message, the model and its parameters; the client generates a missing {@code
+     *     request_id}
+     * @param timeout the timeout of the whole reply, up to its last event, or null for the client's
+     * @return the reply, to be used in a {@code try} statement
      */
     @MustBeClosed
     public Reply postUserQuery(PostUserQueryRequest request, Duration timeout) {
@@ -226,29 +228,30 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Posts a user message and returns when the turn is stored, with the whole reply. It is posted again when the
+     * Posts a user message and returns the whole reply once the turn is stored. The turn is posted again when the
      * connection breaks.
      *
      * @param request the assistant, the message, the model and its parameters
-     * @return the end of the turn, with its messages
+     * @return the stored turn, with its messages
      */
     public TurnCompleted postUserQueryUnary(PostUserQueryRequest request) {
         return await(async.postUserQueryUnary(request));
     }
 
     /**
-     * Posts a user message and returns when the turn is stored, with a deadline of its own.
+     * Posts a user message and returns the whole reply once the turn is stored, with its own timeout.
      *
      * @param request the assistant, the message, the model and its parameters
-     * @param timeout the deadline of the whole turn, from now; null for the client's
-     * @return the end of the turn, with its messages
+     * @param timeout the timeout of the whole turn, or null for the client's
+     * @return the stored turn, with its messages
      */
     public TurnCompleted postUserQueryUnary(PostUserQueryRequest request, Duration timeout) {
         return await(async.postUserQueryUnary(request, timeout));
     }
 
     /**
-     * Ends a running turn of any caller, whatever its {@code on_disconnect} says. Nothing of the turn is stored.
+     * Ends a running turn of any caller, even if its {@code on_disconnect} is {@code ON_DISCONNECT_CONTINUE}. Nothing of
+     * the turn is stored.
      *
      * @param request the assistant and the {@code request_id} of the turn
      */
@@ -257,10 +260,10 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Ends a running turn of any caller, with a deadline of its own.
+     * Ends a running turn of any caller, with its own timeout.
      *
      * @param request the assistant and the {@code request_id} of the turn
-     * @param timeout the deadline of this call, from now; null for the client's
+     * @param timeout the timeout of this call, or null for the client's
      */
     public void cancelTurn(CancelTurnRequest request, Duration timeout) {
         await(async.cancelTurn(request, timeout));
@@ -272,13 +275,13 @@ public final class PalaverClient implements AutoCloseable {
         } catch (InterruptedException e) {
             call.cancel(true);
             Thread.currentThread().interrupt();
-            throw PalaverException.left("the thread was interrupted while it waited for the call", e);
+            throw PalaverException.cancelled("the thread was interrupted while it waited for the call", e);
         } catch (ExecutionException e) {
-            throw ((PalaverException) e.getCause()).here();
+            throw ((PalaverException) e.getCause()).withCurrentTrace();
         }
     }
 
-    /** The options of a client. Each one has a default. */
+    /** The options of a client. Each option has a default. */
     public static final class Builder {
         String target = DEFAULT_TARGET;
         boolean isTls;
@@ -293,7 +296,7 @@ public final class PalaverClient implements AutoCloseable {
         /**
          * Sets the server. The default is {@value PalaverClient#DEFAULT_TARGET}.
          *
-         * @param target "host:port", or any other name that gRPC knows ("dns:///host:port", "unix:path")
+         * @param target "host:port", or any other target that gRPC supports ("dns:///host:port", "unix:path")
          * @return this builder
          */
         public Builder target(String target) {
@@ -302,7 +305,7 @@ public final class PalaverClient implements AutoCloseable {
         }
 
         /**
-         * Turns TLS on, with the certificate authorities that the Java runtime trusts. The default is plaintext.
+         * Enables TLS with the certificate authorities of the Java runtime. The default is plaintext.
          *
          * @return this builder
          */
@@ -313,9 +316,9 @@ public final class PalaverClient implements AutoCloseable {
         }
 
         /**
-         * Turns TLS on, with certificate authorities of your own.
+         * Enables TLS with your own certificate authorities.
          *
-         * @param certificateAuthorities the PEM file of those to trust instead of the Java runtime's
+         * @param certificateAuthorities a PEM file, which replaces the certificate authorities of the Java runtime
          * @return this builder
          */
         public Builder tls(Path certificateAuthorities) {
@@ -325,10 +328,10 @@ public final class PalaverClient implements AutoCloseable {
         }
 
         /**
-         * Sets a bearer token, sent as {@code authorization: Bearer <token>} with every call. Without TLS it is only sent
-         * to this machine. The default is none.
+         * Sets a bearer token, which every call sends as {@code authorization: Bearer <token>}. Without TLS, a token is
+         * accepted only for targets on this machine. The default is none.
          *
-         * @param token the token, of visible ASCII characters
+         * @param token the token, in visible ASCII characters
          * @return this builder
          */
         public Builder token(String token) {
@@ -337,38 +340,38 @@ public final class PalaverClient implements AutoCloseable {
         }
 
         /**
-         * Sets the deadline of every call that has none of its own. That of a reply covers all of it, to the last event.
+         * Sets the timeout of calls without their own. For a streamed reply, it covers the whole reply, up to the last event.
          * The default is none.
          *
-         * @param timeout the time from the beginning of a call, more than zero
+         * @param timeout the timeout from the start of a call, more than zero
          * @return this builder
          */
         public Builder timeout(Duration timeout) {
             if (timeout.isNegative() || timeout.isZero()) {
-                throw new IllegalArgumentException("a timeout must be more than zero, and not " + timeout);
+                throw new IllegalArgumentException("the timeout must be more than zero, not " + timeout);
             }
             this.timeout = timeout;
             return this;
         }
 
         /**
-         * Sets how long a turn may go without its connection. When that breaks, or the server stops, the turn is posted
-         * again, and its caller gets each piece of the reply once. The default is 10 seconds.
+         * Sets how long a turn may be without a connection. When the connection breaks or the server shuts down, the turn is
+         * posted again, and its caller gets each piece of the reply once. The default is 10 seconds.
          *
-         * @param reconnectTimeout the time from the first break; with zero, a turn is never posted again
+         * @param reconnectTimeout the time from the first break; zero disables posting again
          * @return this builder
          */
         public Builder reconnectTimeout(Duration reconnectTimeout) {
             if (reconnectTimeout.isNegative()) {
-                throw new IllegalArgumentException("a timeout must not be negative: " + reconnectTimeout);
+                throw new IllegalArgumentException("the reconnect timeout must not be negative: " + reconnectTimeout);
             }
             this.reconnectTimeout = reconnectTimeout;
             return this;
         }
 
         /**
-         * Has the channel set up further: interceptors, an executor, other limits. What it sets wins over what the client
-         * sets.
+         * Sets a callback that configures the gRPC channel: interceptors, an executor, other limits. Its settings override
+         * the client's.
          *
          * @param configurator takes the builder of the channel
          * @return this builder
@@ -379,12 +382,12 @@ public final class PalaverClient implements AutoCloseable {
         }
 
         /**
-         * Makes the client. The connection is opened with the first call.
+         * Returns the client. The first call opens the connection.
          *
          * @return the client
-         * @throws IllegalArgumentException a token without TLS would leave this machine, or is not made of visible ASCII
-         *     characters; or the target or the certificate authorities can't be understood
-         * @throws java.io.UncheckedIOException the file of certificate authorities can't be read
+         * @throws IllegalArgumentException if the token would leave this machine without TLS or contains other characters than
+         *     visible ASCII, or if the target or the certificate authorities are invalid
+         * @throws java.io.UncheckedIOException if the file of certificate authorities can't be read
          */
         public PalaverClient build() {
             if (token != null && !token.matches("[!-~]([ -~]*[!-~])?")) {

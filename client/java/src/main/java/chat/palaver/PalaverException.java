@@ -16,35 +16,35 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * A call failed. Of a turn that ended with it, nothing is stored; only with {@code INTERNAL} and an empty {@link
- * #reason()} nobody knows, because the server broke the contract.
+ * A call failed. If it was a turn, nothing of it is stored. The exception is {@code INTERNAL} with an empty {@link
+ * #reason()}: the server broke the contract, and the turn may or may not be stored.
  *
- * <p>The status says what kind of failure it is:
+ * <p>The status is the kind of failure:
  *
  * <table>
  * <caption>Statuses</caption>
  * <tr><th>status</th><th>meaning</th></tr>
- * <tr><td>{@code INVALID_ARGUMENT}</td><td>the request is wrong; {@link #fieldViolations()} says where</td></tr>
- * <tr><td>{@code NOT_FOUND}</td><td>there is no such assistant, or no such running turn</td></tr>
- * <tr><td>{@code ALREADY_EXISTS}</td><td>the assistant exists</td></tr>
- * <tr><td>{@code ABORTED}</td><td>another turn of the assistant was in the way; try again</td></tr>
- * <tr><td>{@code FAILED_PRECONDITION}</td><td>somebody must change something before this can succeed</td></tr>
- * <tr><td>{@code RESOURCE_EXHAUSTED}</td><td>a limit of the server, the store or the model's endpoint</td></tr>
+ * <tr><td>{@code INVALID_ARGUMENT}</td><td>the request is invalid; {@link #fieldViolations()} lists the fields</td></tr>
+ * <tr><td>{@code NOT_FOUND}</td><td>the assistant does not exist, or the turn is not running</td></tr>
+ * <tr><td>{@code ALREADY_EXISTS}</td><td>the assistant already exists</td></tr>
+ * <tr><td>{@code ABORTED}</td><td>the call conflicted with another turn of the assistant; try again</td></tr>
+ * <tr><td>{@code FAILED_PRECONDITION}</td><td>the call can't succeed until something else changes</td></tr>
+ * <tr><td>{@code RESOURCE_EXHAUSTED}</td><td>a limit of the server, the store or the model's endpoint was reached</td></tr>
  * <tr><td>{@code UNAVAILABLE}</td><td>the server, the store or the model's endpoint can't be reached</td></tr>
- * <tr><td>{@code DEADLINE_EXCEEDED}</td><td>the timeout of the call passed, or the model was too slow</td></tr>
- * <tr><td>{@code CANCELLED}</td><td>the call was left, or the turn was ended by {@code CancelTurn}</td></tr>
- * <tr><td>{@code DATA_LOSS}</td><td>what is stored is damaged</td></tr>
- * <tr><td>{@code INTERNAL}</td><td>the server failed, or what it sent can't be understood</td></tr>
- * <tr><td>{@code UNIMPLEMENTED}</td><td>this server does not have what the request asks for</td></tr>
- * <tr><td>{@code UNAUTHENTICATED}, {@code PERMISSION_DENIED}</td><td>the token is missing or wrong, or does not allow
- * this</td></tr>
+ * <tr><td>{@code DEADLINE_EXCEEDED}</td><td>the timeout of the call expired, or the model was too slow</td></tr>
+ * <tr><td>{@code CANCELLED}</td><td>the call was cancelled, or {@code CancelTurn} ended the turn</td></tr>
+ * <tr><td>{@code DATA_LOSS}</td><td>the stored data is corrupt</td></tr>
+ * <tr><td>{@code INTERNAL}</td><td>the server failed, or its response is malformed</td></tr>
+ * <tr><td>{@code UNIMPLEMENTED}</td><td>the server does not support the request</td></tr>
+ * <tr><td>{@code UNAUTHENTICATED}, {@code PERMISSION_DENIED}</td><td>the token is missing or invalid, or does not
+ * permit the call</td></tr>
  * </table>
  *
- * <p>{@link #getCause()} is gRPC's own exception where there was one.
+ * <p>{@link #getCause()} is the exception of gRPC, if there was one.
  *
  * @serial exclude
  */
-@SuppressWarnings({"serial", "InvalidBlockTag"}) // it can't be serialized, and Error Prone mistakes what says so
+@SuppressWarnings({"serial", "InvalidBlockTag"}) // not serializable, and Error Prone misreads the @serial tag
 public final class PalaverException extends RuntimeException {
     @Serial
     private static final long serialVersionUID = 1;
@@ -55,7 +55,7 @@ public final class PalaverException extends RuntimeException {
      * One invalid field of a request.
      *
      * @param field its path in the request, for instance "history.max_messages"
-     * @param description what is wrong with it and what is allowed
+     * @param description what is wrong with it, and what is allowed
      */
     public record FieldViolation(String field, String description) {}
 
@@ -84,9 +84,9 @@ public final class PalaverException extends RuntimeException {
     }
 
     /**
-     * Returns what happened, for people to read. The wording may change.
+     * Returns a description of the failure for people. Its wording may change.
      *
-     * @return the text alone; {@link #getMessage()} has the status and the reason, too
+     * @return the description; {@link #getMessage()} also contains the status and the reason
      */
     public String description() {
         return description;
@@ -94,16 +94,16 @@ public final class PalaverException extends RuntimeException {
 
     /**
      * Returns the exact reason: the name of a value of the contract's {@link chat.palaver.v1.ErrorReason} without its
-     * prefix, for instance "ASSISTANT_NOT_FOUND". Expect reasons that you do not know, and go by the status then.
+     * prefix, for instance "ASSISTANT_NOT_FOUND". Use the status for reasons that you don't know: a newer server may add some.
      *
-     * @return the reason; empty when the error does not come from a Palaver server, for instance because there is none
+     * @return the reason, or an empty string if the error does not come from a Palaver server
      */
     public String reason() {
         return reason;
     }
 
     /**
-     * Returns the invalid fields of the request, all of them.
+     * Returns all invalid fields of the request.
      *
      * @return the fields; empty unless the reason is "INVALID_FIELD"
      */
@@ -112,50 +112,50 @@ public final class PalaverException extends RuntimeException {
     }
 
     /**
-     * Returns after how long the same request may succeed.
+     * Returns how long to wait before repeating the request.
      *
-     * @return the delay, or nothing where the server gives no such hint
+     * @return the delay, or nothing if the server did not suggest one
      */
     public Optional<Duration> retryDelay() {
         return Optional.ofNullable(retryDelay);
     }
 
-    /** Returns the exception for what gRPC has thrown. */
+    /** Returns the exception for one that gRPC has thrown. */
     static PalaverException of(Throwable thrown) {
         Status status = Status.fromThrowable(thrown);
-        // gRPC cancels a call whose message it can't parse.
+        // gRPC cancels a call if it can't parse one of its messages.
         if (status.getCode() == Status.Code.CANCELLED
-                && status.getCause() instanceof StatusRuntimeException unread
-                && unread.getStatus().getCode() == Status.Code.INTERNAL) {
-            return malformed(unread.getMessage(), thrown);
+                && status.getCause() instanceof StatusRuntimeException parseError
+                && parseError.getStatus().getCode() == Status.Code.INTERNAL) {
+            return malformedResponse(parseError.getMessage(), thrown);
         }
         return new PalaverException(status.getCode(), description(status), Details.of(thrown), thrown);
     }
 
-    /** Returns the exception for an answer that breaks the contract: {@code what} says in which way. */
-    static PalaverException malformed(String what, Throwable cause) {
-        return withoutDetails(Status.Code.INTERNAL, "the server's answer can't be understood: " + what, cause);
+    /** Returns the exception for a response that breaks the contract. */
+    static PalaverException malformedResponse(String problem, Throwable cause) {
+        return withoutDetails(Status.Code.INTERNAL, "the server's response can't be understood: " + problem, cause);
     }
 
-    /** Returns the exception for whoever waits for a call that the program itself has left. */
-    static PalaverException left(String how, Throwable cause) {
+    /** Returns the exception for a call that the program itself has cancelled. */
+    static PalaverException cancelled(String how, Throwable cause) {
         return withoutDetails(Status.Code.CANCELLED, how, cause);
     }
 
-    /** Returns the exception for whoever waits for a call that was made on behalf of another one, which is over. */
-    static PalaverException left(Context context) {
+    /** Returns the exception for a call whose context has ended. */
+    static PalaverException cancelled(Context context) {
         Status status = Contexts.statusFromCancelled(context);
         return withoutDetails(status.getCode(), description(status), status.getCause());
     }
 
-    /** Returns the exception for whoever reads the text alone, which can't be taken back. */
-    static PalaverException begunAnew() {
-        String message = "the connection broke, and the turn had to run anew with another reply";
+    /** Returns the exception for reading only the text of a reply that restarts: delivered text can't be taken back. */
+    static PalaverException replyRestarted() {
+        String message = "the connection broke, and the turn ran again with a different reply";
         return withoutDetails(Status.Code.UNAVAILABLE, message, null);
     }
 
-    /** Returns this exception as if it had been made by the thread that throws it, for traces that lead somewhere. */
-    PalaverException here() {
+    /** Returns this exception with the stack trace of the current thread, which leads to the code of the caller. */
+    PalaverException withCurrentTrace() {
         fillInStackTrace();
         return this;
     }
@@ -170,7 +170,7 @@ public final class PalaverException extends RuntimeException {
         if (description == null && cause == null) {
             return "the call failed without a message";
         }
-        // Why there is no connection is told by the cause alone.
+        // If there is no connection, only the cause explains why.
         return description == null ? cause.toString() : cause == null ? description : description + ": " + cause;
     }
 
@@ -197,7 +197,7 @@ public final class PalaverException extends RuntimeException {
                     }
                 }
             } catch (InvalidProtocolBufferException | IllegalArgumentException | ArithmeticException changed) {
-                return NONE; // Something between us and the server has changed the status: its details are not ours.
+                return NONE; // an intermediary has replaced the status, so its details are not the server's
             }
             return new Details(reason, violations, retryDelay);
         }

@@ -12,8 +12,8 @@ import java.util.concurrent.Flow;
 import java.util.concurrent.LinkedBlockingQueue;
 
 /**
- * A reply as it arrives, for blocking code: an iteration over its events, or over the pieces of its text alone by {@link
- * #text()}. Use it in a {@code try} statement, whose end leaves the turn.
+ * A reply as it arrives, for blocking code. Iterating over it yields its events; {@link #text()} yields only the text. Use it
+ * in a {@code try} statement, which cancels the call when it is left early.
  *
  * <pre>{@code
  * try (Reply reply = client.postUserQuery(request)) {
@@ -27,20 +27,20 @@ import java.util.concurrent.LinkedBlockingQueue;
  * }
  * }</pre>
  *
- * <p>To leave the turn is to {@link #close()} the reply, from any thread, or to interrupt the thread that reads it: the
- * call ends at once, and {@code on_disconnect} of the request says what becomes of the turn. The reading thread gets a
- * {@link PalaverException} with the status {@code CANCELLED}; the interrupt flag of one that was interrupted is set.
+ * <p>To cancel the call, {@link #close()} the reply from any thread or interrupt the thread that reads it. The call ends
+ * immediately, and {@code on_disconnect} of the request decides what happens to the turn. The reading thread gets a {@link
+ * PalaverException} with the status {@code CANCELLED}; if it was interrupted, its interrupt flag stays set.
  *
- * <p>When the connection breaks, the turn is posted again with the same {@code request_id}, and the iteration goes on
- * where it was. Only where the turn had to run anew, and the model now writes something else, another {@code started} says
- * that the reply begins again: <strong>what came before it is void.</strong> With {@code ON_DISCONNECT_CONTINUE} that takes
- * the death of a server.
+ * <p>When the connection breaks, the turn is posted again with the same {@code request_id}, and the iteration continues
+ * where it stopped. If the turn had to run again and the model wrote something else, another {@code started} marks the
+ * restart of the reply: <strong>it voids all events before it.</strong> With {@code ON_DISCONNECT_CONTINUE} that happens only
+ * if a server dies.
  *
- * <p>The call begins at once, but no more than one event is read ahead. One thread at a time may iterate; all iterations
- * read the one stream, and each goes on where the others are.
+ * <p>The call starts immediately, but at most one event is read ahead. Only one thread at a time may iterate. All iterators
+ * read the same stream, so each continues where the others stopped.
  */
 public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseable {
-    /** What has arrived: an event, an error, or neither at the end. */
+    /** A signal of the subscription: an event, an error, or neither at the end. */
     private record Signal(PostUserQueryResponse event, PalaverException error) {}
 
     private final BlockingQueue<Signal> signals = new LinkedBlockingQueue<>();
@@ -49,20 +49,20 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
     private volatile boolean isClosed;
     private volatile TurnCompleted completed;
 
-    // Of the thread that iterates.
+    // Accessed only by the thread that iterates.
     private PostUserQueryResponse next;
     private Signal last;
-    private int beginnings;
+    private int starts;
 
     Reply(Connection connection, PostUserQueryRequest request, Duration timeout) {
         requestId = request.getRequestId();
-        subscription = new ReplySubscription(connection, request, timeout, new Inbox());
+        subscription = new ReplySubscription(connection, request, timeout, new SignalQueue());
         subscription.start();
     }
 
     /**
-     * Returns the identifier of the turn, for {@code CancelTurn} and to post it again: the caller's, or the one that was
-     * made for it.
+     * Returns the identifier of the turn, for {@code CancelTurn} or to post the turn again: the one of the request, or the
+     * one that the client generated.
      *
      * @return the {@code request_id}
      */
@@ -71,18 +71,17 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
     }
 
     /**
-     * Returns the end of the turn, which says that it is stored.
+     * Returns the last event, which confirms that the turn is stored.
      *
-     * @return the last event, once it was read; before, and after an error, nothing
+     * @return the event, or nothing if it has not been read yet or the turn failed
      */
     public Optional<TurnCompleted> completed() {
         return Optional.ofNullable(completed);
     }
 
     /**
-     * Iterates over the events; the last one is {@code completed}. {@code hasNext} waits for an event.
-     *
-     * <p>It throws a {@link PalaverException} when the turn fails.
+     * Returns an iterator over the events, of which {@code completed} is the last. Both of its methods wait for an event and
+     * throw a {@link PalaverException} if the turn fails.
      */
     @Override
     public Iterator<PostUserQueryResponse> iterator() {
@@ -100,12 +99,12 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
     }
 
     /**
-     * Iterates over the pieces of the reply's text, as they arrive. Other events are passed over.
+     * Returns the pieces of the reply's text as they arrive, without the other events.
      *
-     * <p>A piece can't be taken back. Where the reply begins anew, the iteration leaves the turn and throws a {@link
+     * <p>Delivered text can't be taken back. If the reply restarts, the iteration cancels the call and throws a {@link
      * PalaverException} with the status {@code UNAVAILABLE} and an empty reason.
      *
-     * @return the pieces, none of them empty
+     * @return the pieces
      */
     public Iterable<String> text() {
         return () -> new Iterator<>() {
@@ -115,9 +114,9 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
             public boolean hasNext() {
                 while (piece == null && hasNextEvent()) {
                     PostUserQueryResponse event = nextEvent();
-                    if (event.hasStarted() && beginnings > 1) {
+                    if (event.hasStarted() && starts > 1) {
                         close();
-                        throw PalaverException.begunAnew();
+                        throw PalaverException.replyRestarted();
                     }
                     piece = event.hasTextDelta() ? event.getTextDelta().getText() : null;
                 }
@@ -136,12 +135,12 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
         };
     }
 
-    /** Leaves the turn. After the end of the reply it does nothing. */
+    /** Cancels the call. After the end of the reply it does nothing. */
     @Override
     public void close() {
         isClosed = true;
         subscription.cancel();
-        signals.add(new Signal(null, null)); // for whoever waits; what it means is read from `isClosed`
+        signals.add(new Signal(null, null)); // wakes the reading thread, which checks `isClosed`
     }
 
     private boolean hasNextEvent() {
@@ -157,7 +156,7 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
             last = signal;
         }
         if (last.error != null) {
-            throw last.error.here();
+            throw last.error.withCurrentTrace();
         }
         return false;
     }
@@ -169,7 +168,7 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
         PostUserQueryResponse event = next;
         next = null;
         if (event.hasStarted()) {
-            beginnings++;
+            starts++;
         } else if (event.hasCompleted()) {
             completed = event.getCompleted();
         }
@@ -185,19 +184,19 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
                 }
                 return signal;
             }
-            return left("the reply was closed", null);
+            return cancelled("the reply was closed", null);
         } catch (InterruptedException e) {
             close();
             Thread.currentThread().interrupt();
-            return left("the thread was interrupted while it waited for the reply", e);
+            return cancelled("the thread was interrupted while it waited for the reply", e);
         }
     }
 
-    private Signal left(String how, Throwable cause) {
-        return new Signal(null, completed == null ? PalaverException.left(how, cause) : null);
+    private Signal cancelled(String how, Throwable cause) {
+        return new Signal(null, completed == null ? PalaverException.cancelled(how, cause) : null);
     }
 
-    private final class Inbox implements Flow.Subscriber<PostUserQueryResponse> {
+    private final class SignalQueue implements Flow.Subscriber<PostUserQueryResponse> {
         @Override
         public void onSubscribe(Flow.Subscription subscription) {
             subscription.request(1);

@@ -7,17 +7,17 @@ import java.util.Objects;
 import java.util.concurrent.Flow;
 
 /**
- * A reply for reactive streams. Each subscription posts the turn, and gets its reply from the first event, as fast as it
- * asks for events and no faster. As all of them have the same {@code request_id}, a second subscription joins the turn
- * while it runs, and replays it once it is stored; the model is not asked again.
+ * A reply as a reactive stream. Each subscription posts the turn and gets its reply from the first event, with
+ * backpressure: events arrive as the subscriber requests them. All subscriptions share one {@code request_id}, so a second
+ * one joins the running turn or replays the stored one. The model is not called again.
  *
- * <p>To cancel the subscription is to leave the turn: {@code on_disconnect} of the request says what becomes of it. A
- * subscription that ends with an error ends with a {@link PalaverException}. Subscribers are called on gRPC's threads, or
- * on the one that asks for events, and must not block, as reactive streams have it.
+ * <p>Cancelling the subscription ends its call; {@code on_disconnect} of the request decides what happens to the turn. The
+ * error of a subscription is always a {@link PalaverException}. Subscribers are called on gRPC's threads or on the thread that
+ * requests events, and must not block.
  *
- * <p>When the connection breaks, the turn is posted again, and the subscriber gets each event once. Only where the turn
- * had to run anew, and the model now writes something else, another {@code started} says that the reply begins again:
- * <strong>what came before it is void.</strong>
+ * <p>When the connection breaks, the turn is posted again, and the subscriber gets each event once. If the turn had to run
+ * again and the model wrote something else, another {@code started} marks the restart of the reply: <strong>it voids all
+ * events before it.</strong>
  */
 public final class ReplyPublisher implements Flow.Publisher<PostUserQueryResponse> {
     private final Connection connection;
@@ -31,8 +31,8 @@ public final class ReplyPublisher implements Flow.Publisher<PostUserQueryRespons
     }
 
     /**
-     * Returns the identifier of the turn, for {@code CancelTurn} and to post it again: the caller's, or the one that was
-     * made for it.
+     * Returns the identifier of the turn, for {@code CancelTurn} or to post the turn again: the one of the request, or the
+     * one that the client generated.
      *
      * @return the {@code request_id}
      */
@@ -41,9 +41,9 @@ public final class ReplyPublisher implements Flow.Publisher<PostUserQueryRespons
     }
 
     /**
-     * Posts the turn for a subscriber. The timeout counts from here.
+     * Posts the turn for a subscriber. The timeout starts now.
      *
-     * @throws NullPointerException there is no subscriber
+     * @throws NullPointerException if {@code subscriber} is null
      */
     @Override
     public void subscribe(Flow.Subscriber<? super PostUserQueryResponse> subscriber) {

@@ -15,33 +15,33 @@ import java.util.concurrent.Flow;
 import java.util.concurrent.Future;
 
 /**
- * The reply that one subscriber gets: posts the turn, as often as it takes, and hands out events as they are asked for.
+ * The subscription to a reply: posts the turn, again if necessary, and delivers events on demand.
  *
- * <p>All that happens is a task of {@code signals}, which run one after another on whichever thread is there. They alone
- * touch the fields, so there are no locks, and the subscriber gets its signals one by one.
+ * <p>Everything runs as a task of {@code signals}, which executes its tasks one after another on the submitting
+ * threads. Only these tasks access the fields, so there are no locks, and the subscriber gets one signal at a time.
  */
 final class ReplySubscription implements Flow.Subscription, Connection.Activity {
-    private final SynchronizationContext signals = new SynchronizationContext(this::hasThrown);
-    // Whatever is called within it ends with it, also a call that is only just about to begin.
+    private final SynchronizationContext signals = new SynchronizationContext(this::onUncaught);
+    // Closing the context ends all calls that were made in it, including one that is just being started.
     private final Context.CancellableContext context = Context.current().withCancellation();
     private final Connection connection;
     private final PostUserQueryRequest request;
     private final Deadline deadline;
-    private final Attempts attempts;
-    private final Progress progress = new Progress();
+    private final RetryBudget budget;
+    private final ReplayFilter filter = new ReplayFilter();
 
-    /** What the subscriber has not asked for yet: one event, or several where the reply has begun anew. */
+    /** The events that the subscriber has yet to request: one, or several after a restart. */
     private final Queue<PostUserQueryResponse> events = new ArrayDeque<>();
 
-    /** Null once it has had its last signal: nothing happens any more then, and nothing holds on to it. */
+    /** Null after the last signal. From then on nothing happens, and the subscriber can be garbage-collected. */
     private Flow.Subscriber<? super PostUserQueryResponse> subscriber;
 
     private long demand;
     private ClientCallStreamObserver<PostUserQueryRequest> call;
     private boolean isMessageRequested;
-    private Future<?> pause = CompletableFuture.completedFuture(null);
+    private Future<?> retry = CompletableFuture.completedFuture(null);
 
-    /** Whether the turn is known to be stored. Whatever comes then does not matter. */
+    /** Whether the turn is known to be stored. Everything after that is ignored. */
     private boolean isCompleted;
 
     private boolean isOver;
@@ -56,14 +56,15 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
         this.connection = connection;
         this.request = request;
         this.deadline = connection.deadline(timeout);
-        this.attempts = connection.attempts(deadline);
+        this.budget = connection.retryBudget(deadline);
         this.subscriber = subscriber;
     }
 
     /** Posts the turn. The subscriber gets its subscription before this returns. */
     void start() {
         execute(() -> {
-            context.addListener(left -> execute(() -> finish(PalaverException.left(left))), Runnable::run);
+            context.addListener(
+                    cancelled -> execute(() -> finish(PalaverException.cancelled(cancelled))), Runnable::run);
             connection.begin(this);
             subscriber.onSubscribe(this);
             post();
@@ -75,7 +76,7 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
         execute(() -> {
             if (count <= 0) {
                 events.clear();
-                end(new IllegalArgumentException("a subscriber must ask for 1 event at least (rule 3.9)"));
+                end(new IllegalArgumentException("a subscriber must request at least one event (rule 3.9)"));
                 return;
             }
             demand = demand + count < 0 ? Long.MAX_VALUE : demand + count;
@@ -84,7 +85,7 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
         });
     }
 
-    /** Ends the call at the server at once, even while the subscriber is busy. */
+    /** Ends the call at the server immediately, even while the subscriber is busy. */
     @Override
     public void cancel() {
         isCancelled = true;
@@ -111,14 +112,14 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
         isMessageRequested = false;
         try {
             context.run(() -> connection.stub(deadline).postUserQuery(request, new Observer()));
-        } catch (RuntimeException e) { // of an interceptor that the program has added
+        } catch (RuntimeException e) { // thrown by an interceptor of the program
             end(PalaverException.of(e));
             return;
         }
         pull();
     }
 
-    /** Asks for another message, when there is nothing else to hand out. */
+    /** Requests another message if there is no other event to deliver. */
     private void pull() {
         boolean isWanted = isCompleted || (demand > 0 && events.isEmpty());
         if (call != null && isWanted && !isMessageRequested) {
@@ -129,30 +130,30 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
 
     private void receive(PostUserQueryResponse event) {
         isMessageRequested = false;
-        attempts.succeeded();
+        budget.reset();
         if (!isCompleted) {
             isCompleted = event.hasCompleted();
-            events.addAll(progress.accept(event));
+            events.addAll(filter.accept(event));
         }
         deliver();
         pull();
     }
 
-    private void broken(PalaverException error) {
+    private void onCallEnd(PalaverException error) {
         call = null;
         if (isCompleted || isOver) {
             end(null);
         } else {
-            attempts.pauseAfter(error).ifPresentOrElse(this::postAfter, () -> end(error));
+            budget.delayAfter(error).ifPresentOrElse(this::postAfter, () -> end(error));
         }
     }
 
-    private void postAfter(Duration length) {
-        progress.postAgain();
-        pause = Connection.after(length, () -> execute(this::post));
+    private void postAfter(Duration delay) {
+        filter.beginReplay();
+        retry = Connection.schedule(delay, () -> execute(this::post));
     }
 
-    /** Ends the reply with an error that comes from this side, and does not wait for its turn. */
+    /** Ends the reply with an error of this side, without delivering the events that are queued. */
     private void finish(PalaverException error) {
         if (isCompleted) {
             end(null);
@@ -162,7 +163,7 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
         }
     }
 
-    /** Ends the reply, after the events that are there. */
+    /** Ends the reply after the events that are queued. */
     private void end(Throwable error) {
         if (!isOver) {
             isOver = true;
@@ -192,13 +193,13 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
     private void release() {
         subscriber = null;
         events.clear();
-        pause.cancel(false);
+        retry.cancel(false);
         context.close();
         connection.end(this);
     }
 
-    /** A subscriber must not throw. It gets no more signals, and its exception goes where a thread's goes. */
-    private void hasThrown(Thread thread, Throwable thrown) {
+    /** Handles an exception of the subscriber, which must not throw any: cancels, and passes it to the thread's handler. */
+    private void onUncaught(Thread thread, Throwable thrown) {
         cancel();
         thread.getUncaughtExceptionHandler().uncaughtException(thread, thrown);
     }
@@ -217,12 +218,12 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
 
         @Override
         public void onError(Throwable error) {
-            execute(() -> broken(PalaverException.of(error)));
+            execute(() -> onCallEnd(PalaverException.of(error)));
         }
 
         @Override
         public void onCompleted() {
-            execute(() -> broken(PalaverException.malformed("the stream ended without `completed`", null)));
+            execute(() -> onCallEnd(PalaverException.malformedResponse("the stream ended without `completed`", null)));
         }
     }
 }

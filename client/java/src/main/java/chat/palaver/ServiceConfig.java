@@ -4,13 +4,12 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * What gRPC does with the calls by itself: the service config that clients in every language use, as gRPC for Java wants
- * it.
+ * The service config of the clients in all languages, in the form that gRPC for Java takes.
  *
- * <p>It spreads calls over all addresses of the server, and has gRPC repeat {@code GetAssistant} and {@code ListMessages}
- * while the server is unavailable. It leaves the other calls alone, because repeating one whose reply was lost may do
- * harm: {@code CreateAssistant} would fail over its own success. {@code PostUserQuery} may be repeated when it has a
- * {@code request_id}, which gRPC can't know; this library sees to it.
+ * <p>It balances calls over all addresses of the server and lets gRPC retry {@code GetAssistant} and {@code ListMessages}
+ * while the server is unavailable. Other calls are not retried by gRPC, because they may have taken effect even if their
+ * response was lost: a second {@code CreateAssistant} would fail because the first one succeeded. {@code PostUserQuery} is
+ * idempotent with a {@code request_id}, which gRPC can't know; the client itself retries it.
  */
 final class ServiceConfig {
     static final Map<String, ?> VALUE = Map.of(

@@ -9,7 +9,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Future;
 import java.util.function.Function;
 
-/** A call with one response, as a future. To cancel the future is to leave the call. */
+/** A unary call as a future. Cancelling the future cancels the call. */
 final class UnaryCall<Q, R, T> implements Connection.Activity {
     /** A method of the generated stub. */
     interface Method<Q, R> {
@@ -17,44 +17,52 @@ final class UnaryCall<Q, R, T> implements Connection.Activity {
     }
 
     private final CompletableFuture<T> result = new CompletableFuture<>();
-    // Whatever is called within it ends with it, also a call that is only just about to begin.
+    // Closing the context ends all calls that were made in it, including one that is just being started.
     private final Context.CancellableContext context = Context.current().withCancellation();
     private final Connection connection;
     private final Method<Q, R> method;
     private final Q request;
-    private final Function<R, T> content;
+    private final Function<R, T> read;
     private final Deadline deadline;
-    private final Attempts attempts;
+    private final RetryBudget budget;
 
     private UnaryCall(
             Connection connection,
             Method<Q, R> method,
             Q request,
-            Function<R, T> content,
+            Function<R, T> read,
             Deadline deadline,
-            Attempts attempts) {
+            RetryBudget budget) {
         this.connection = connection;
         this.method = method;
         this.request = request;
-        this.content = content;
+        this.read = read;
         this.deadline = deadline;
-        this.attempts = attempts;
+        this.budget = budget;
     }
 
-    /** Makes a call once. Its result is what {@code content} takes out of the response. */
+    /**
+     * Makes a call once.
+     *
+     * @param read returns the result of a response, or throws a {@link PalaverException}
+     */
     static <Q, R, T> CompletableFuture<T> once(
-            Connection connection, Method<Q, R> method, Q request, Function<R, T> content, Duration timeout) {
+            Connection connection, Method<Q, R> method, Q request, Function<R, T> read, Duration timeout) {
         Deadline deadline = connection.deadline(timeout);
-        Attempts attempts = new Attempts(deadline, Duration.ZERO, Deadline.getSystemTicker());
-        return new UnaryCall<>(connection, method, request, content, deadline, attempts).start();
+        RetryBudget budget = new RetryBudget(deadline, Duration.ZERO, Deadline.getSystemTicker());
+        return new UnaryCall<>(connection, method, request, read, deadline, budget).start();
     }
 
-    /** Makes a call again and again while the connection breaks. The request must be safe to repeat. */
+    /**
+     * Makes a call, and repeats it when the connection breaks. The request must be idempotent.
+     *
+     * @param read returns the result of a response, or throws a {@link PalaverException}
+     */
     static <Q, R, T> CompletableFuture<T> untilAnswered(
-            Connection connection, Method<Q, R> method, Q request, Function<R, T> content, Duration timeout) {
+            Connection connection, Method<Q, R> method, Q request, Function<R, T> read, Duration timeout) {
         Deadline deadline = connection.deadline(timeout);
-        Attempts attempts = connection.attempts(deadline);
-        return new UnaryCall<>(connection, method, request, content, deadline, attempts).start();
+        RetryBudget budget = connection.retryBudget(deadline);
+        return new UnaryCall<>(connection, method, request, read, deadline, budget).start();
     }
 
     private CompletableFuture<T> start() {
@@ -63,7 +71,7 @@ final class UnaryCall<Q, R, T> implements Connection.Activity {
             context.close();
             connection.end(this);
         });
-        context.addListener(left -> abort(PalaverException.left(left)), Runnable::run);
+        context.addListener(cancelled -> abort(PalaverException.cancelled(cancelled)), Runnable::run);
         connection.begin(this);
         post();
         return result;
@@ -80,18 +88,26 @@ final class UnaryCall<Q, R, T> implements Connection.Activity {
         }
         try {
             context.run(() -> method.call(connection.stub(deadline), request, new Observer()));
-        } catch (RuntimeException e) { // of an interceptor that the program has added
+        } catch (RuntimeException e) { // thrown by an interceptor of the program
             abort(PalaverException.of(e));
         }
     }
 
-    private void failed(PalaverException error) {
-        attempts.pauseAfter(error).ifPresentOrElse(this::postAfter, () -> abort(error));
+    private void retryAfter(PalaverException error) {
+        budget.delayAfter(error).ifPresentOrElse(this::postAfter, () -> abort(error));
     }
 
-    private void postAfter(Duration pause) {
-        Future<?> next = Connection.after(pause, this::post);
+    private void postAfter(Duration delay) {
+        Future<?> next = Connection.schedule(delay, this::post);
         var unused = result.whenComplete((response, error) -> next.cancel(false));
+    }
+
+    private void complete(R response) {
+        try {
+            result.complete(read.apply(response));
+        } catch (PalaverException e) {
+            abort(e);
+        }
     }
 
     private final class Observer implements StreamObserver<R> {
@@ -104,15 +120,15 @@ final class UnaryCall<Q, R, T> implements Connection.Activity {
 
         @Override
         public void onError(Throwable error) {
-            failed(PalaverException.of(error));
+            retryAfter(PalaverException.of(error));
         }
 
         @Override
         public void onCompleted() {
             if (response == null) {
-                abort(PalaverException.malformed("there is no response", null));
+                abort(PalaverException.malformedResponse("there is none", null));
             } else {
-                result.complete(content.apply(response));
+                complete(response);
             }
         }
     }

@@ -1,8 +1,8 @@
 /**
  * The client of Palaver: assistants over gRPC.
  *
- * <p>{@link chat.palaver.PalaverClient} is for ordinary, blocking code, {@link chat.palaver.PalaverAsyncClient} for
- * futures and reactive streams. Requests are given and events come out as the messages of the contract, which are the
- * classes of {@link chat.palaver.v1}; what goes wrong is a {@link chat.palaver.PalaverException}.
+ * <p>{@link chat.palaver.PalaverClient} has blocking calls, {@link chat.palaver.PalaverAsyncClient} futures and reactive
+ * streams. Requests, responses and events are the messages of the contract, which are the classes of {@link
+ * chat.palaver.v1}. Errors are {@link chat.palaver.PalaverException}s.
  */
 package chat.palaver;

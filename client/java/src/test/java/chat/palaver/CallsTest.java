@@ -1,6 +1,8 @@
 package chat.palaver;
 
+import static chat.palaver.support.Replies.assistant;
 import static chat.palaver.support.Replies.completedUnary;
+import static chat.palaver.support.Replies.gotAssistant;
 import static chat.palaver.support.Replies.turn;
 import static chat.palaver.support.Replies.turnCompleted;
 import static org.junit.jupiter.api.Assertions.assertEquals;
@@ -30,6 +32,7 @@ import chat.palaver.v1.ListMessagesResponse;
 import chat.palaver.v1.Message;
 import chat.palaver.v1.Order;
 import chat.palaver.v1.PostUserQueryRequest;
+import chat.palaver.v1.PostUserQueryUnaryResponse;
 import com.google.protobuf.Any;
 import com.google.protobuf.ByteString;
 import com.google.protobuf.Duration;
@@ -56,10 +59,8 @@ import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 
-/** The calls other than the streamed reply, and what is true of all of them. */
+/** Tests the unary calls, and what all calls have in common. */
 class CallsTest {
-    private static final Assistant ASSISTANT =
-            Assistant.newBuilder().setId("support").setTotalMessages(1).build();
     private static final GetAssistantRequest GET =
             GetAssistantRequest.newBuilder().setId("support").build();
     private static final PostUserQueryRequest QUERY = PostUserQueryRequest.newBuilder()
@@ -79,18 +80,14 @@ class CallsTest {
         return List.of(Step.send(response));
     }
 
-    private static List<Step> gotAssistant() {
-        return answer(GetAssistantResponse.newBuilder().setAssistant(ASSISTANT).build());
-    }
-
     @Test
-    void requestsGoAsTheyAreAndResponsesComeAsTheyAre() {
+    void requestsAndResponsesArePassedOnUnchanged() {
         CreateAssistantRequest create = CreateAssistantRequest.newBuilder()
                 .setId("support")
                 .setInstructions("")
                 .build();
         CreateAssistantResponse created = CreateAssistantResponse.newBuilder()
-                .setAssistant(ASSISTANT)
+                .setAssistant(assistant())
                 .setCreated(true)
                 .build();
         DeleteAssistantRequest delete =
@@ -100,7 +97,7 @@ class CallsTest {
                 .setRequestId("mine")
                 .build();
         server.script("CreateAssistant", answer(created));
-        server.script("GetAssistant", gotAssistant());
+        server.script("GetAssistant", List.of(gotAssistant()));
         server.script("DeleteAssistant", answer(DeleteAssistantResponse.getDefaultInstance()));
         server.script("CancelTurn", answer(CancelTurnResponse.getDefaultInstance()));
         server.script("PostUserQueryUnary", List.of(completedUnary()));
@@ -111,7 +108,7 @@ class CallsTest {
                 .build();
 
         assertEquals(created, client.createAssistant(create));
-        assertEquals(ASSISTANT, client.getAssistant(GET));
+        assertEquals(assistant(), client.getAssistant(GET));
         client.deleteAssistant(delete);
         client.cancelTurn(cancel);
         assertEquals(turnCompleted(), client.postUserQueryUnary(query));
@@ -121,7 +118,7 @@ class CallsTest {
     }
 
     @Test
-    void anOptionalFieldIsUnsetOrZero() {
+    void anUnsetFieldDiffersFromZero() {
         server.script("PostUserQueryUnary", List.of(completedUnary()));
         client.postUserQueryUnary(QUERY);
         client.postUserQueryUnary(QUERY.toBuilder().setTemperature(0).build());
@@ -131,7 +128,7 @@ class CallsTest {
     }
 
     @Test
-    void messagesAreListedPageByPage() {
+    void messagesOfAllPagesAreFetchedLazily() {
         List<Message> messages = IntStream.rangeClosed(1, 5)
                 .mapToObj(index -> Message.newBuilder().setIndex(index).build())
                 .toList();
@@ -170,7 +167,7 @@ class CallsTest {
     }
 
     @Test
-    void aLargePageFits() {
+    void aPageMayExceedTheDefaultLimitOfGrpc() {
         String content = "x".repeat(5 << 20);
         server.script(
                 "ListMessages",
@@ -184,7 +181,7 @@ class CallsTest {
     }
 
     @Test
-    void enumNumbersOfANewerServerAreKept() {
+    void unknownEnumNumbersAreKept() {
         server.script(
                 "ListMessages",
                 answer(page("", List.of(Message.newBuilder().setRoleValue(77).build()))));
@@ -196,12 +193,12 @@ class CallsTest {
                         .getRoleValue());
     }
 
-    // Repeating.
+    // Retries.
 
     @Test
-    void readingIsRepeatedWhileTheServerIsUnavailable() {
-        server.script("GetAssistant", List.of(BREAK), List.of(BREAK), List.of(BREAK), gotAssistant());
-        assertEquals(ASSISTANT, client.getAssistant(GET));
+    void readsAreRetriedWhileTheServerIsUnavailable() {
+        server.script("GetAssistant", List.of(BREAK), List.of(BREAK), List.of(BREAK), List.of(gotAssistant()));
+        assertEquals(assistant(), client.getAssistant(GET));
         assertEquals(4, server.calls().size());
         server.script("ListMessages", List.of(BREAK), answer(page("", List.of())));
         assertEquals(
@@ -209,7 +206,7 @@ class CallsTest {
     }
 
     @Test
-    void readingIsRepeatedThreeTimes() {
+    void readsAreRetriedThreeTimes() {
         server.script("GetAssistant", List.of(BREAK));
         assertEquals(
                 Status.Code.UNAVAILABLE, failure(() -> client.getAssistant(GET)).status());
@@ -217,7 +214,7 @@ class CallsTest {
     }
 
     @Test
-    void whatMayDoHarmIsNotRepeated() {
+    void callsThatAreNotIdempotentAreNotRetried() {
         for (String method : List.of("CreateAssistant", "DeleteAssistant", "CancelTurn")) {
             server.script(method, List.of(BREAK));
         }
@@ -241,7 +238,7 @@ class CallsTest {
     }
 
     @Test
-    void eachTurnHasANameOfItsOwnUnlessTheCallerGivesOne() {
+    void eachTurnHasItsOwnRequestIdUnlessTheCallerSetsOne() {
         server.script("PostUserQuery", turn("Hi"));
         server.script("PostUserQueryUnary", List.of(completedUnary()));
         String first;
@@ -267,7 +264,7 @@ class CallsTest {
     // Errors.
 
     @Test
-    void anErrorTellsAllThatTheServerSaid() {
+    void anErrorHasAllDetailsOfTheServer() {
         server.script(
                 "GetAssistant",
                 List.of(Step.fail(
@@ -310,7 +307,7 @@ class CallsTest {
     }
 
     @Test
-    void anErrorWithoutDetailsHasNone() {
+    void anErrorMayLackDetails() {
         server.script("GetAssistant", List.of(Step.fail(Status.PERMISSION_DENIED.withDescription("not you"))));
         PalaverException error = failure(() -> client.getAssistant(GET));
         assertEquals("not you (PERMISSION_DENIED)", error.getMessage());
@@ -319,7 +316,7 @@ class CallsTest {
         assertEquals(Optional.empty(), error.retryDelay());
     }
 
-    static List<Step> errorsWhoseDetailsAreNotOurs() {
+    static List<Step> errorsWithForeignDetails() {
         Any broken = Any.newBuilder()
                 .setTypeUrl("type.googleapis.com/google.rpc.ErrorInfo")
                 .setValue(ByteString.copyFromUtf8("\0\0\0"))
@@ -340,7 +337,7 @@ class CallsTest {
                                 .build()),
                 fail(StatusProto.toStatusRuntimeException(rich)),
                 fail(NOTHING.asRuntimeException(garbage)),
-                // Of another status than the one that it came with.
+                // The details belong to a different status.
                 fail(NOTHING.asRuntimeException(StatusProto.toStatusRuntimeException(rich.toBuilder()
                                 .setCode(Status.Code.ABORTED.value())
                                 .clearDetails()
@@ -353,8 +350,8 @@ class CallsTest {
     }
 
     @ParameterizedTest
-    @MethodSource("errorsWhoseDetailsAreNotOurs")
-    void detailsThatAreNotOursCountAsNone(Step error) {
+    @MethodSource("errorsWithForeignDetails")
+    void foreignDetailsAreIgnored(Step error) {
         server.script("GetAssistant", List.of(error));
         PalaverException caught = failure(() -> client.getAssistant(GET));
         assertEquals("nothing (NOT_FOUND)", caught.getMessage());
@@ -362,7 +359,7 @@ class CallsTest {
     }
 
     @Test
-    void aResponseThatCannotBeParsedIsTheServersFault() {
+    void anUnparsableResponseIsInternal() {
         server.script("GetAssistant", List.of(Step.send(new byte[] {1, 2, 3})));
         PalaverException error = failure(() -> client.getAssistant(GET));
         assertEquals(Status.Code.INTERNAL, error.status());
@@ -370,15 +367,36 @@ class CallsTest {
     }
 
     @Test
-    void whatTheProgramHasCancelledIsNotTheServersFault() {
-        Status left = Status.CANCELLED.withDescription("RPC cancelled"); // as gRPC's servers cancel their contexts
-        PalaverException error =
-                PalaverException.of(left.withCause(left.asRuntimeException()).asRuntimeException());
+    void aResponseWithoutItsContentIsInternal() {
+        server.script(
+                "CreateAssistant",
+                answer(CreateAssistantResponse.newBuilder().setCreated(true).build()));
+        server.script("GetAssistant", answer(GetAssistantResponse.getDefaultInstance()));
+        server.script("PostUserQueryUnary", answer(PostUserQueryUnaryResponse.getDefaultInstance()));
+        CreateAssistantRequest create = CreateAssistantRequest.getDefaultInstance();
+        for (PalaverException error : List.of(
+                failure(() -> client.createAssistant(create)),
+                failure(() -> client.getAssistant(GET)),
+                failure(() -> client.postUserQueryUnary(QUERY)),
+                failure(client.async().createAssistant(create)),
+                failure(client.async().getAssistant(GET)),
+                failure(client.async().postUserQueryUnary(QUERY)))) {
+            assertEquals(Status.Code.INTERNAL, error.status());
+            assertEquals("", error.reason());
+        }
+        assertEquals(6, server.calls().size());
+    }
+
+    @Test
+    void aCallThatTheProgramCancelsIsCancelled() {
+        Status cancelled = Status.CANCELLED.withDescription("RPC cancelled"); // like gRPC's servers
+        PalaverException error = PalaverException.of(
+                cancelled.withCause(cancelled.asRuntimeException()).asRuntimeException());
         assertEquals(Status.Code.CANCELLED, error.status());
     }
 
     @Test
-    void aTraceLeadsToTheCallersCode() {
+    void theStackTraceIsThatOfTheCaller() {
         server.script("GetAssistant", List.of(Step.fail(Status.NOT_FOUND)));
         PalaverException error = failure(() -> client.getAssistant(GET));
         assertTrue(Stream.of(error.getStackTrace())
@@ -386,7 +404,7 @@ class CallsTest {
     }
 
     @Test
-    void aServerThatIsNotThereIsUnavailable() {
+    void aMissingServerIsUnavailable() {
         try (PalaverClient lost = PalaverClient.builder()
                 .target("127.0.0.1:9")
                 .reconnectTimeout(java.time.Duration.ofMillis(200))
@@ -398,11 +416,11 @@ class CallsTest {
         }
     }
 
-    // Deadlines and leaving.
+    // Deadlines and cancellation.
 
     @Test
-    void theCallsDeadlineWinsOverTheClients() throws Exception {
-        server.script("GetAssistant", gotAssistant());
+    void theTimeoutOfACallOverridesTheClients() throws Exception {
+        server.script("GetAssistant", List.of(gotAssistant()));
         try (PalaverClient impatient = PalaverClient.builder()
                 .target(server.target())
                 .timeout(java.time.Duration.ofSeconds(1000))
@@ -426,7 +444,7 @@ class CallsTest {
     }
 
     @Test
-    void aCallEndsAtItsDeadline() {
+    void aCallEndsWhenItsTimeoutExpires() {
         server.script("GetAssistant", List.of(Step.hang()));
         PalaverException error = failure(() -> client.getAssistant(GET, java.time.Duration.ofMillis(50)));
         assertEquals(Status.Code.DEADLINE_EXCEEDED, error.status());
@@ -436,7 +454,7 @@ class CallsTest {
     }
 
     @Test
-    void whatIsLeftOfTheDeadlineGoesAlongWhenATurnIsPostedAgain() throws Exception {
+    void allPostsOfATurnShareItsDeadline() throws Exception {
         var delay = RetryInfo.newBuilder()
                 .setRetryDelay(Duration.newBuilder().setSeconds(2))
                 .build();
@@ -447,14 +465,14 @@ class CallsTest {
         client.postUserQueryUnary(QUERY, java.time.Duration.ofSeconds(60));
         var first = server.awaitCall(1).deadline();
         var second = server.awaitCall(2).deadline();
-        // Both tell the same moment. gRPC rounds what goes over the wire by less than this.
+        // gRPC rounds the timeout on the wire, by less than the limit here.
         long difference =
                 Math.abs(first.timeRemaining(TimeUnit.MILLISECONDS) - second.timeRemaining(TimeUnit.MILLISECONDS));
         assertTrue(difference < 1000, difference + " ms");
     }
 
     @Test
-    void anInterruptedThreadLeavesItsCall() throws Exception {
+    void anInterruptCancelsTheCall() throws Exception {
         server.script("GetAssistant", List.of(Step.hang()));
         CompletableFuture<PalaverException> error = new CompletableFuture<>();
         CompletableFuture<Boolean> isInterrupted = new CompletableFuture<>();
@@ -472,7 +490,7 @@ class CallsTest {
     }
 
     @Test
-    void aThreadMayLeaveATurnThatWaitsToBePostedAgain() throws Exception {
+    void anInterruptCancelsATurnBetweenTwoPosts() throws Exception {
         var delay = RetryInfo.newBuilder()
                 .setRetryDelay(Duration.newBuilder().setSeconds(1000))
                 .build();
@@ -494,7 +512,7 @@ class CallsTest {
     }
 
     @Test
-    void cancellingAFutureLeavesItsCall() throws Exception {
+    void cancellingAFutureCancelsItsCall() throws Exception {
         server.script("GetAssistant", List.of(Step.hang()));
         server.script("PostUserQueryUnary", List.of(Step.hang()));
         CompletableFuture<?> first = client.async().getAssistant(GET);
@@ -508,24 +526,20 @@ class CallsTest {
     }
 
     @Test
-    void aFutureFailsWithTheSameException() {
+    void aFutureFailsWithAPalaverException() {
         server.script("GetAssistant", List.of(Step.refuse(Status.Code.NOT_FOUND, "ASSISTANT_NOT_FOUND")));
-        ExecutionException error = assertThrows(
-                ExecutionException.class, () -> Waiting.until(client.async().getAssistant(GET)));
         assertEquals(
-                "ASSISTANT_NOT_FOUND",
-                assertInstanceOf(PalaverException.class, error.getCause()).reason());
+                "ASSISTANT_NOT_FOUND", failure(client.async().getAssistant(GET)).reason());
     }
 
     @Test
-    void aCallEndsWithTheContextThatItWasMadeIn() throws Exception {
+    void aCallEndsWithItsContext() throws Exception {
         server.script("PostUserQueryUnary", List.of(Step.hang()));
         Context.CancellableContext context = Context.current().withCancellation();
         var future = context.call(() -> client.async().postUserQueryUnary(QUERY));
         ScriptedServer.Call call = server.awaitCall(1);
-        context.cancel(Status.CANCELLED.withDescription("RPC cancelled").asRuntimeException()); // as gRPC's servers do
-        ExecutionException error = assertThrows(ExecutionException.class, () -> Waiting.until(future));
-        assertEquals(Status.Code.CANCELLED, ((PalaverException) error.getCause()).status());
+        context.cancel(Status.CANCELLED.withDescription("RPC cancelled").asRuntimeException()); // like gRPC's servers
+        assertEquals(Status.Code.CANCELLED, failure(future).status());
         Waiting.until(call.abandoned());
     }
 
@@ -542,7 +556,7 @@ class CallsTest {
     }
 
     @Test
-    void aClosedClientMakesNoCalls() {
+    void aClosedClientRejectsCalls() {
         client.close();
         assertThrows(IllegalStateException.class, () -> client.getAssistant(GET));
         assertThrows(IllegalStateException.class, () -> client.listMessages(ListMessagesRequest.getDefaultInstance()));
@@ -551,17 +565,22 @@ class CallsTest {
     }
 
     @Test
-    void manyThreadsMayUseOneClient() throws Exception {
-        server.script("GetAssistant", gotAssistant());
+    void aClientIsThreadSafe() throws Exception {
+        server.script("GetAssistant", List.of(gotAssistant()));
         List<CompletableFuture<Assistant>> futures = IntStream.range(0, 200)
                 .mapToObj(index -> CompletableFuture.supplyAsync(() -> client.getAssistant(GET)))
                 .toList();
         for (CompletableFuture<Assistant> future : futures) {
-            assertEquals(ASSISTANT, Waiting.until(future));
+            assertEquals(assistant(), Waiting.until(future));
         }
     }
 
     private static PalaverException failure(Runnable call) {
         return assertThrows(PalaverException.class, call::run);
+    }
+
+    private static PalaverException failure(CompletableFuture<?> call) {
+        ExecutionException error = assertThrows(ExecutionException.class, () -> Waiting.until(call));
+        return assertInstanceOf(PalaverException.class, error.getCause());
     }
 }

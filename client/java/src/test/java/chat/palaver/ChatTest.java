@@ -1,6 +1,7 @@
 package chat.palaver;
 
 import static chat.palaver.support.Replies.completed;
+import static chat.palaver.support.Replies.createdAssistant;
 import static chat.palaver.support.Replies.skillCall;
 import static chat.palaver.support.Replies.skillResult;
 import static chat.palaver.support.Replies.started;
@@ -16,7 +17,6 @@ import chat.palaver.support.Step;
 import chat.palaver.v1.CancelTurnRequest;
 import chat.palaver.v1.CancelTurnResponse;
 import chat.palaver.v1.CreateAssistantRequest;
-import chat.palaver.v1.CreateAssistantResponse;
 import chat.palaver.v1.IfExists;
 import chat.palaver.v1.OnDisconnect;
 import chat.palaver.v1.PostUserQueryRequest;
@@ -31,7 +31,7 @@ import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Test;
 
-/** The chat in the terminal, as a process. */
+/** Tests the terminal chat as a process. */
 class ChatTest {
     private static final String PROMPT = "> ";
 
@@ -41,7 +41,7 @@ class ChatTest {
     @AutoClose
     private final Chat chat = new Chat(server.target());
 
-    /** The process and what it writes. */
+    /** The process and its streams. */
     private static final class Chat implements AutoCloseable {
         private final Process process;
         private final Writer input;
@@ -65,7 +65,7 @@ class ChatTest {
             input.flush();
         }
 
-        /** Reads as much of the output as is expected. */
+        /** Reads the expected output. */
         void shows(String expected) throws IOException {
             byte[] bytes = expected.getBytes(UTF_8);
             assertEquals(expected, new String(process.getInputStream().readNBytes(bytes.length), UTF_8));
@@ -90,12 +90,12 @@ class ChatTest {
     }
 
     @BeforeEach
-    void letAssistantsBeCreated() {
-        server.script("CreateAssistant", List.of(Step.send(CreateAssistantResponse.getDefaultInstance())));
+    void scriptAssistant() {
+        server.script("CreateAssistant", List.of(createdAssistant()));
     }
 
     @Test
-    void itShowsRepliesAndGoesOnAfterAnError() throws Exception {
+    void itShowsRepliesAndContinuesAfterAnError() throws Exception {
         server.script(
                 "PostUserQuery",
                 turn("Guten ", "Täg 👋"),
@@ -122,7 +122,7 @@ class ChatTest {
     }
 
     @Test
-    void ctrlCEndsTheReplyAndAtThePromptTheChat() throws Exception {
+    void ctrlCCancelsTheReplyOrEndsTheChat() throws Exception {
         var cancelled = new CompletableFuture<Void>();
         server.script(
                 "PostUserQuery",
@@ -155,14 +155,14 @@ class ChatTest {
     }
 
     @Test
-    void itShowsThatAReplyBeginsAgainAndWhatSkillsDo() throws Exception {
+    void itShowsRestartsAndSkills() throws Exception {
         server.script(
                 "PostUserQuery",
                 List.of(started(), text("One"), Step.fail(Status.UNAVAILABLE)),
                 List.of(started(), text("Two"), skillCall("1"), skillResult("1"), completed()));
         chat.shows(PROMPT);
         chat.say("Hello!");
-        chat.shows("One\n[The reply begins again.]\nTwo\n" + PROMPT);
+        chat.shows("One\n[The reply restarts.]\nTwo\n" + PROMPT);
         chat.input.close();
         chat.ends("[clock ]\n[result of 1]\n");
     }

@@ -14,7 +14,6 @@ import chat.palaver.v1.AssistantServiceGrpc;
 import chat.palaver.v1.CancelTurnRequest;
 import chat.palaver.v1.CancelTurnResponse;
 import chat.palaver.v1.GetAssistantRequest;
-import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.PostUserQueryRequest;
 import io.grpc.Status;
 import java.io.UncheckedIOException;
@@ -29,7 +28,7 @@ import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** How the connection is made, and what goes along with every call. */
+/** Tests the options of the client and the metadata of its calls. */
 class ConnectionTest {
     private static final GetAssistantRequest GET =
             GetAssistantRequest.newBuilder().setId("support").build();
@@ -47,7 +46,7 @@ class ConnectionTest {
     }
 
     private static void scriptAll(ScriptedServer server) {
-        server.script("GetAssistant", List.of(Step.send(GetAssistantResponse.getDefaultInstance())));
+        server.script("GetAssistant", List.of(Replies.gotAssistant()));
         server.script("CancelTurn", List.of(Step.send(CancelTurnResponse.getDefaultInstance())));
         server.script("PostUserQuery", Replies.turn("Hi"));
         server.script("PostUserQueryUnary", List.of(Replies.completedUnary()));
@@ -64,7 +63,7 @@ class ConnectionTest {
     }
 
     @Test
-    void aTokenGoesAlongWithEveryCallOverTls() throws Exception {
+    void everyCallSendsTheTokenOverTls() throws Exception {
         try (ScriptedServer server = new ScriptedServer(ours.serverCredentials());
                 PalaverClient client = PalaverClient.builder()
                         .target("localhost:" + server.port())
@@ -79,7 +78,7 @@ class ConnectionTest {
     }
 
     @Test
-    void aTokenGoesAlongWithEveryCallOnThisMachine() throws Exception {
+    void everyCallSendsTheTokenToThisMachineInPlaintext() throws Exception {
         try (ScriptedServer server = new ScriptedServer();
                 PalaverClient client = PalaverClient.builder()
                         .target(server.target())
@@ -92,7 +91,7 @@ class ConnectionTest {
     }
 
     @Test
-    void withoutATokenNoneIsSentAndTheUserAgentTellsTheClient() throws Exception {
+    void noTokenIsSentByDefaultAndTheUserAgentNamesTheClient() throws Exception {
         try (ScriptedServer server = new ScriptedServer();
                 PalaverClient client = PalaverClient.connect(server.target())) {
             scriptAll(server);
@@ -107,15 +106,14 @@ class ConnectionTest {
     }
 
     @Test
-    void aTokenIsNotSentInTheClearToAnotherMachine() {
+    void aTokenForAnotherMachineNeedsTls() {
         var builder = PalaverClient.builder().target("palaver.example:443").token("secret-1");
         assertThrows(IllegalArgumentException.class, builder::build);
         builder.tls().build().close();
-        PalaverClient.builder().token("secret-1").build().close();
     }
 
     @Test
-    void whatIsForThisMachineGoesThroughNoProxy() throws Exception {
+    void callsToThisMachineBypassProxies() throws Exception {
         ProxySelector before = ProxySelector.getDefault();
         ProxySelector.setDefault(ProxySelector.of(new InetSocketAddress(InetAddress.getLoopbackAddress(), 9)));
         try (ScriptedServer server = new ScriptedServer();
@@ -131,7 +129,7 @@ class ConnectionTest {
     }
 
     @Test
-    void aTokenIsOfVisibleCharacters() {
+    void aTokenConsistsOfVisibleAscii() {
         for (String token : List.of("", " ", " a", "a ", "a\nb", "a\u0000", "é", "\u007f")) {
             var builder = PalaverClient.builder().token(token);
             assertThrows(IllegalArgumentException.class, builder::build);
@@ -139,7 +137,7 @@ class ConnectionTest {
     }
 
     @Test
-    void aServerWhoseCertificateNobodyTrustsIsUnavailable() throws Exception {
+    void aServerWithAnUntrustedCertificateIsUnavailable() throws Exception {
         try (ScriptedServer server = new ScriptedServer(ours.serverCredentials())) {
             for (var builder : List.of(
                     PalaverClient.builder().tls(),
@@ -157,7 +155,7 @@ class ConnectionTest {
     }
 
     @Test
-    void certificateAuthoritiesThatCannotBeReadAreRefused() throws Exception {
+    void unreadableCertificateAuthoritiesAreRejected() throws Exception {
         var missing = PalaverClient.builder().tls(folder.resolve("missing.pem"));
         assertThrows(UncheckedIOException.class, missing::build);
         var garbage = PalaverClient.builder().tls(Files.writeString(folder.resolve("garbage.pem"), "garbage"));
@@ -165,7 +163,7 @@ class ConnectionTest {
     }
 
     @Test
-    void timeoutsAreMoreThanNothing() {
+    void invalidTimeoutsAreRejected() {
         var builder = PalaverClient.builder();
         assertThrows(IllegalArgumentException.class, () -> builder.timeout(Duration.ZERO));
         assertThrows(IllegalArgumentException.class, () -> builder.timeout(Duration.ofSeconds(-1)));
@@ -173,7 +171,7 @@ class ConnectionTest {
     }
 
     @Test
-    void allCallsShareOneConnectionWhichIsOpenedAnewWhenItBreaks() throws Exception {
+    void allCallsShareOneConnectionThatIsReopenedWhenItBreaks() throws Exception {
         try (ScriptedServer server = new ScriptedServer();
                 CuttingProxy proxy = new CuttingProxy(server);
                 PalaverClient client = PalaverClient.connect(proxy.target())) {
@@ -189,7 +187,7 @@ class ConnectionTest {
     }
 
     @Test
-    void whatTheProgramSetsWins() throws Exception {
+    void theSettingsOfTheProgramOverrideTheClients() throws Exception {
         try (ScriptedServer server = new ScriptedServer();
                 PalaverClient client = PalaverClient.builder()
                         .target(server.target())

@@ -15,11 +15,11 @@ import java.util.List;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.Timeout;
 
-/** A server that is gone without a word. It takes 40 seconds to tell, so this test has a class that runs beside the others. */
+/** Tests the keepalive. The test takes 40 seconds, so it has its own class, which runs in parallel to the others. */
 class KeepaliveTest {
     @Test
     @Timeout(120)
-    void aServerThatHasGoneSilentIsUnavailable() throws Exception {
+    void aSilentServerIsUnavailable() throws Exception {
         try (ScriptedServer server = new ScriptedServer();
                 CuttingProxy proxy = new CuttingProxy(server);
                 PalaverClient client = PalaverClient.builder()

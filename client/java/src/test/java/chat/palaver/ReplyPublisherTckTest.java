@@ -15,12 +15,12 @@ import org.reactivestreams.tck.flow.FlowPublisherVerification;
 import org.testng.annotations.AfterClass;
 import org.testng.annotations.BeforeClass;
 
-/** The rules of Reactive Streams, by the suite that tests for them (which is made for TestNG), against a real server. */
+/** Runs the TCK of Reactive Streams, which is based on TestNG, against a real server. */
 public final class ReplyPublisherTckTest extends FlowPublisherVerification<PostUserQueryResponse> {
     private ScriptedServer server;
     private PalaverClient client;
 
-    /** Takes the milliseconds that a signal may take, and those in which none may come. */
+    /** Sets how many milliseconds the TCK waits for a signal, and for the absence of one. */
     public ReplyPublisherTckTest() {
         super(new TestEnvironment(2000, 200));
     }

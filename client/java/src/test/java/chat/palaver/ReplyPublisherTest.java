@@ -1,6 +1,7 @@
 package chat.palaver;
 
 import static chat.palaver.support.Replies.completed;
+import static chat.palaver.support.Replies.gotAssistant;
 import static chat.palaver.support.Replies.shown;
 import static chat.palaver.support.Replies.started;
 import static chat.palaver.support.Replies.text;
@@ -16,7 +17,6 @@ import chat.palaver.support.ScriptedServer;
 import chat.palaver.support.Step;
 import chat.palaver.support.Waiting;
 import chat.palaver.v1.GetAssistantRequest;
-import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.PostUserQueryRequest;
 import chat.palaver.v1.PostUserQueryResponse;
 import com.google.rpc.RetryInfo;
@@ -38,7 +38,7 @@ import java.util.concurrent.LinkedBlockingQueue;
 import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.Test;
 
-/** A reply for reactive streams: what a subscriber gets, when it asks for it. */
+/** Tests a reply as a reactive stream. */
 class ReplyPublisherTest {
     private static final PostUserQueryRequest QUERY = PostUserQueryRequest.newBuilder()
             .setId("support")
@@ -52,7 +52,7 @@ class ReplyPublisherTest {
     @AutoClose
     private final PalaverClient client = PalaverClient.connect(server.target());
 
-    /** Asks for nothing by itself. */
+    /** Records its signals. It requests nothing on its own. */
     private static class Recorder implements Flow.Subscriber<PostUserQueryResponse> {
         final BlockingQueue<PostUserQueryResponse> events = new LinkedBlockingQueue<>();
         final CompletableFuture<Void> end = new CompletableFuture<>();
@@ -91,7 +91,7 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void eventsComeAsTheyAreAskedFor() throws Exception {
+    void eventsArriveOnDemand() throws Exception {
         server.script("PostUserQuery", turn("One", "Two"));
         Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
         recorder.subscription.request(2);
@@ -105,12 +105,12 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void aSubscriberThatAsksForNothingSlowsTheServer() throws Exception {
+    void aSubscriberWithoutDemandStopsTheServer() throws Exception {
         CompletableFuture<Void> stalled = new CompletableFuture<>();
         server.script(
                 "PostUserQuery",
                 List.of(started(), Step.flood(textEvent("x".repeat(10_000)), 3000, stalled), completed()));
-        server.script("GetAssistant", List.of(Step.send(GetAssistantResponse.getDefaultInstance())));
+        server.script("GetAssistant", List.of(gotAssistant()));
         CallWatcher watcher = new CallWatcher();
         try (PalaverClient counting = PalaverClient.builder()
                 .target(server.target())
@@ -118,7 +118,7 @@ class ReplyPublisherTest {
                 .build()) {
             Recorder recorder = subscribe(counting.async().postUserQuery(QUERY));
             Waiting.until(stalled);
-            // Whatever were on its way would have come before the answers to these, on the same connection.
+            // Messages in transit would arrive before the responses to these calls on the same connection.
             for (int call = 0; call < 200; call++) {
                 counting.getAssistant(GetAssistantRequest.getDefaultInstance());
             }
@@ -130,7 +130,7 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void whatBeginsAnewComesAsItIsAskedForToo() throws Exception {
+    void restartedRepliesArriveOnDemand() throws Exception {
         server.script(
                 "PostUserQuery",
                 List.of(started(), text("Hel"), text("lo"), BREAK),
@@ -147,7 +147,7 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void itCompletesWithoutDemandWhateverComesAfterCompleted() throws Exception {
+    void itCompletesWithoutDemandAndIgnoresEventsAfterCompleted() throws Exception {
         server.script("PostUserQuery", List.of(started(), completed(), text("more"), text("and more")));
         Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
         recorder.subscription.request(2);
@@ -172,7 +172,7 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void anErrorEndsIt() {
+    void anErrorIsAPalaverException() {
         server.script("PostUserQuery", List.of(started(), Step.refuse(Status.Code.NOT_FOUND, "ASSISTANT_NOT_FOUND")));
         Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
         recorder.subscription.request(1);
@@ -181,7 +181,7 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void cancellingEndsTheCallWithoutAnotherSignal() throws Exception {
+    void cancellingEndsTheCallWithoutASignal() throws Exception {
         server.script("PostUserQuery", List.of(started(), text("Hi"), Step.hang()));
         Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
         recorder.subscription.request(1);
@@ -197,13 +197,13 @@ class ReplyPublisherTest {
     @Test
     void cancellingEndsTheCallWhileTheSubscriberIsBusy() throws Exception {
         server.script("PostUserQuery", List.of(started(), Step.hang()));
-        CompletableFuture<Void> mayGoOn = new CompletableFuture<>();
+        CompletableFuture<Void> mayContinue = new CompletableFuture<>();
         CompletableFuture<Void> isBusy = new CompletableFuture<>();
         Recorder recorder = new Recorder() {
             @Override
             public void onNext(PostUserQueryResponse event) {
                 isBusy.complete(null);
-                mayGoOn.join();
+                mayContinue.join();
             }
         };
         client.async().postUserQuery(QUERY).subscribe(recorder);
@@ -211,11 +211,11 @@ class ReplyPublisherTest {
         Waiting.until(isBusy);
         recorder.subscription.cancel();
         Waiting.until(server.awaitCall(1).abandoned());
-        mayGoOn.complete(null);
+        mayContinue.complete(null);
     }
 
     @Test
-    void cancellingEndsTheWaitForTheConnection() throws Exception {
+    void cancellingPreventsAnotherPost() throws Exception {
         var delay = RetryInfo.newBuilder()
                 .setRetryDelay(com.google.protobuf.Duration.newBuilder().setSeconds(1000))
                 .build();
@@ -232,13 +232,13 @@ class ReplyPublisherTest {
             recorder.subscription.cancel();
             WeakReference<Flow.Subscription> subscription = new WeakReference<>(recorder.subscription);
             recorder.subscription = null;
-            awaitForgotten(subscription);
+            awaitGarbageCollection(subscription);
         }
         assertEquals(1, server.calls().size());
     }
 
     @Test
-    void aSubscriberMayAskAndCancelFromWithinItsSignals() throws Exception {
+    void aSubscriberMayRequestAndCancelWithinItsSignals() throws Exception {
         server.script("PostUserQuery", List.of(started(), text("One"), text("Two"), Step.hang()));
         Recorder recorder = new Recorder() {
             @Override
@@ -261,7 +261,7 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void aSubscriberMayCancelWhatBeginsAnew() throws Exception {
+    void aSubscriberMayCancelARestartedReply() throws Exception {
         server.script(
                 "PostUserQuery",
                 List.of(started(), text("One"), text("Two"), BREAK),
@@ -302,25 +302,25 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void theClientForgetsAReplyThatIsOver() throws Exception {
+    void aFinishedReplyIsGarbageCollected() throws Exception {
         server.script("PostUserQuery", turn("Hi"));
         Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
         recorder.subscription.request(10);
         Waiting.until(recorder.end);
         WeakReference<Flow.Subscription> subscription = new WeakReference<>(recorder.subscription);
         recorder.subscription = null;
-        awaitForgotten(subscription);
+        awaitGarbageCollection(subscription);
     }
 
-    private static void awaitForgotten(WeakReference<?> reference) {
+    private static void awaitGarbageCollection(WeakReference<?> reference) {
         while (reference.get() != null) {
-            assertFalse(Thread.interrupted(), "it is not forgotten within the time limit of all tests");
+            assertFalse(Thread.interrupted(), "it is still reachable");
             System.gc();
         }
     }
 
     @Test
-    void askingForNothingIsAnError() {
+    void requestingNothingIsAnError() {
         server.script("PostUserQuery", List.of(started(), Step.hang()));
         Recorder recorder = subscribe(client.async().postUserQuery(QUERY));
         recorder.subscription.request(0);
@@ -338,7 +338,7 @@ class ReplyPublisherTest {
     }
 
     @Test
-    void theTimeoutCountsFromTheSubscription() {
+    void theTimeoutStartsAtTheSubscription() {
         server.script("PostUserQuery", List.of(started(), Step.hang()));
         ReplyPublisher reply = client.async().postUserQuery(QUERY, Duration.ofMillis(100));
         for (int time = 0; time < 2; time++) {

@@ -2,6 +2,7 @@ package chat.palaver;
 
 import static chat.palaver.support.Replies.completed;
 import static chat.palaver.support.Replies.completedEvent;
+import static chat.palaver.support.Replies.gotAssistant;
 import static chat.palaver.support.Replies.shown;
 import static chat.palaver.support.Replies.skillCall;
 import static chat.palaver.support.Replies.skillResult;
@@ -20,7 +21,6 @@ import chat.palaver.support.ScriptedServer;
 import chat.palaver.support.Step;
 import chat.palaver.support.Waiting;
 import chat.palaver.v1.GetAssistantRequest;
-import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.PostUserQueryRequest;
 import chat.palaver.v1.PostUserQueryResponse;
 import com.google.protobuf.UnknownFieldSet;
@@ -38,7 +38,7 @@ import java.util.concurrent.TimeUnit;
 import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.Test;
 
-/** A streamed reply whose connection lasts: its events, its end, and leaving it. */
+/** Tests a streamed reply on a stable connection. */
 class ReplyTest {
     private static final PostUserQueryRequest QUERY = PostUserQueryRequest.newBuilder()
             .setId("support")
@@ -68,7 +68,7 @@ class ReplyTest {
     // Events.
 
     @Test
-    void theRequestGoesAsItIsAndEventsComeAsTheyAre() {
+    void theRequestAndEventsArePassedOnUnchanged() {
         PostUserQueryResponse piece = textEvent("Hi").toBuilder().setSequence(2).build();
         script(started(), Step.send(piece), skillCall("1"), skillResult("1"), completed());
         try (Reply reply = client.postUserQuery(QUERY)) {
@@ -83,7 +83,7 @@ class ReplyTest {
     }
 
     @Test
-    void textComesWithoutTheOtherEvents() {
+    void textOmitsTheOtherEvents() {
         script(started(), text("Let me see. "), skillCall("1"), skillResult("1"), text("Noon."), completed());
         try (Reply reply = client.postUserQuery(QUERY)) {
             List<String> pieces = new ArrayList<>();
@@ -94,7 +94,7 @@ class ReplyTest {
     }
 
     @Test
-    void iterationsGoOnWhereTheOthersAre() {
+    void iteratorsShareTheStream() {
         script(started(), text("One"), text("Two"), text("Three"), completed());
         try (Reply reply = client.postUserQuery(QUERY)) {
             assertEquals("started", shown(reply.iterator().next()));
@@ -109,7 +109,7 @@ class ReplyTest {
     }
 
     @Test
-    void piecesComeWhileTheServerWritesTheNext() throws Exception {
+    void piecesAreDeliveredAsTheyArrive() throws Exception {
         CompletableFuture<Void> isRead = new CompletableFuture<>();
         script(started(), text("One"), Step.await(isRead), text("Two"), completed());
         try (Reply reply = client.postUserQuery(QUERY)) {
@@ -121,7 +121,7 @@ class ReplyTest {
     }
 
     @Test
-    void eventsOfANewerServerAreSkippedAndTheirFieldsKept() {
+    void unknownEventsAreSkippedAndUnknownFieldsKept() {
         var field = UnknownFieldSet.newBuilder()
                 .addField(1012, UnknownFieldSet.Field.newBuilder().addVarint(1).build())
                 .build();
@@ -139,7 +139,7 @@ class ReplyTest {
     }
 
     @Test
-    void thousandsOfPiecesComeInOrder() {
+    void thousandsOfPiecesArriveInOrder() {
         List<String> pieces = new ArrayList<>();
         for (int index = 0; index < 5000; index++) {
             pieces.add(index + " ");
@@ -167,7 +167,7 @@ class ReplyTest {
     }
 
     @Test
-    void whateverComesAfterCompletedDoesNotMatter() {
+    void everythingAfterCompletedIsIgnored() {
         for (Step end : List.of(
                 Step.fail(Status.UNAVAILABLE),
                 Step.refuse(Status.Code.INTERNAL, "INTERNAL"),
@@ -182,7 +182,7 @@ class ReplyTest {
     }
 
     @Test
-    void aTurnThatIsStoredIsSoEvenIfTheStreamDoesNotEnd() {
+    void aCompletedReplyEndsNormallyEvenIfItsStreamDoesNot() {
         script(started(), completed(), Step.hang());
         try (Reply reply = client.postUserQuery(QUERY)) {
             Iterator<PostUserQueryResponse> events = reply.iterator();
@@ -194,7 +194,7 @@ class ReplyTest {
     }
 
     @Test
-    void anErrorComesAfterTheEventsBeforeIt() {
+    void anErrorIsThrownAfterTheEventsBeforeIt() {
         script(started(), text("Hi"), Step.refuse(Status.Code.UNAVAILABLE, "MODEL_STREAM_BROKEN"));
         try (Reply reply = client.postUserQuery(QUERY)) {
             List<PostUserQueryResponse> events = new ArrayList<>();
@@ -208,7 +208,7 @@ class ReplyTest {
     }
 
     @Test
-    void anEventThatCannotBeParsedIsTheServersFault() throws Exception {
+    void anUnparsableEventIsInternal() throws Exception {
         script(started(), Step.send(new byte[] {1, 2, 3}), Step.hang());
         try (Reply reply = client.postUserQuery(QUERY)) {
             assertEquals(Status.Code.INTERNAL, failure(() -> readAll(reply)).status());
@@ -217,10 +217,10 @@ class ReplyTest {
         assertEquals(1, server.calls().size());
     }
 
-    // Leaving.
+    // Cancellation.
 
     @Test
-    void leavingTheBlockEndsTheCall() throws Exception {
+    void leavingTheTryStatementEndsTheCall() throws Exception {
         script(started(), text("Hi"), Step.hang());
         try (Reply reply = client.postUserQuery(QUERY)) {
             for (String text : reply.text()) {
@@ -232,8 +232,8 @@ class ReplyTest {
     }
 
     @Test
-    @SuppressWarnings("MustBeClosed") // closing it is what is tested
-    void aReplyThatNobodyReadsIsLeftAsWell() throws Exception {
+    @SuppressWarnings("MustBeClosed") // the test closes it
+    void anUnreadReplyCanBeClosed() throws Exception {
         script(started(), text("Hi"), Step.hang());
         Reply reply = client.postUserQuery(QUERY);
         ScriptedServer.Call call = server.awaitCall(1);
@@ -243,8 +243,8 @@ class ReplyTest {
     }
 
     @Test
-    @SuppressWarnings("MustBeClosed") // closing it is what is tested
-    void aReplyMayBeLeftBeforeItsCallHasReachedTheServer() {
+    @SuppressWarnings("MustBeClosed") // the test closes it
+    void aReplyCanBeClosedBeforeItsCallReachesTheServer() {
         script(started(), Step.hang());
         for (int time = 0; time < 50; time++) {
             Reply reply = client.postUserQuery(QUERY);
@@ -258,8 +258,8 @@ class ReplyTest {
     }
 
     @Test
-    @SuppressWarnings("try") // closing it is what is tested
-    void anotherThreadMayLeaveAReplyThatIsBeingRead() throws Exception {
+    @SuppressWarnings("try") // the test closes it
+    void anotherThreadCanCloseAReply() throws Exception {
         script(started(), Step.hang());
         try (Reply reply = client.postUserQuery(QUERY)) {
             CompletableFuture<Void> hasBegun = new CompletableFuture<>();
@@ -273,7 +273,7 @@ class ReplyTest {
     }
 
     @Test
-    void anInterruptedReaderLeavesTheTurn() throws Exception {
+    void anInterruptEndsTheCall() throws Exception {
         script(started(), Step.hang());
         CompletableFuture<Void> hasBegun = new CompletableFuture<>();
         CompletableFuture<PalaverException> error = new CompletableFuture<>();
@@ -294,7 +294,7 @@ class ReplyTest {
     }
 
     @Test
-    @SuppressWarnings("MustBeClosed") // closing it is what is tested
+    @SuppressWarnings("MustBeClosed") // the test closes it
     void closingAfterTheEndDoesNothing() {
         script(started(), completed());
         Reply reply = client.postUserQuery(QUERY);
@@ -323,8 +323,8 @@ class ReplyTest {
     }
 
     @Test
-    @SuppressWarnings("MustBeClosed") // it is, and Error Prone does not see it
-    void aReplyEndsWithTheContextThatItWasPostedIn() throws Exception {
+    @SuppressWarnings("MustBeClosed") // a false positive
+    void aReplyEndsWithItsContext() throws Exception {
         var delay = RetryInfo.newBuilder()
                 .setRetryDelay(com.google.protobuf.Duration.newBuilder().setNanos(1_000_000))
                 .build();
@@ -344,7 +344,7 @@ class ReplyTest {
     // Deadlines.
 
     @Test
-    void aReplyEndsAtItsDeadline() throws Exception {
+    void aReplyEndsWhenItsTimeoutExpires() throws Exception {
         script(started(), Step.hang());
         try (Reply reply = client.postUserQuery(QUERY, Duration.ofMillis(200))) {
             assertEquals(
@@ -354,7 +354,7 @@ class ReplyTest {
     }
 
     @Test
-    void theClientsDeadlineIsThatOfReplies() throws Exception {
+    void theClientsTimeoutAppliesToReplies() throws Exception {
         script(started(), completed());
         try (PalaverClient impatient = PalaverClient.builder()
                 .target(server.target())
@@ -378,7 +378,7 @@ class ReplyTest {
         CompletableFuture<Void> stalled = new CompletableFuture<>();
         int count = 3000;
         script(started(), Step.flood(textEvent("x".repeat(10_000)), count, stalled), completed());
-        server.script("GetAssistant", List.of(Step.send(GetAssistantResponse.getDefaultInstance())));
+        server.script("GetAssistant", List.of(gotAssistant()));
         CallWatcher watcher = new CallWatcher();
         try (PalaverClient counting = PalaverClient.builder()
                         .target(server.target())
@@ -387,7 +387,7 @@ class ReplyTest {
                 Reply reply = counting.postUserQuery(QUERY)) {
             assertEquals("started", shown(reply.iterator().next()));
             Waiting.until(stalled);
-            // Whatever were on its way would have come before the answers to these, on the same connection.
+            // Messages in transit would arrive before the responses to these calls on the same connection.
             for (int call = 0; call < 200; call++) {
                 counting.getAssistant(GetAssistantRequest.getDefaultInstance());
             }

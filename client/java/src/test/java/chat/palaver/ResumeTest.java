@@ -1,9 +1,6 @@
 package chat.palaver;
 
-import static chat.palaver.support.Replies.completed;
 import static chat.palaver.support.Replies.shown;
-import static chat.palaver.support.Replies.skillCall;
-import static chat.palaver.support.Replies.skillResult;
 import static chat.palaver.support.Replies.started;
 import static chat.palaver.support.Replies.text;
 import static chat.palaver.support.Replies.turn;
@@ -42,7 +39,7 @@ import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
 import org.junit.jupiter.params.provider.ValueSource;
 
-/** A reply whose connection breaks: the turn is posted again, and the caller gets each piece of it once. */
+/** Tests a reply whose connection breaks. {@link ReplayTest} tests which events are delivered then. */
 class ResumeTest {
     private static final PostUserQueryRequest QUERY = PostUserQueryRequest.newBuilder()
             .setId("support")
@@ -96,7 +93,7 @@ class ResumeTest {
 
     @ParameterizedTest
     @MethodSource("breaks")
-    void theTurnIsPostedAgainAndGoesOnWhereItWas(Step end) {
+    void theTurnIsPostedAgainAndTheReplyContinues(Step end) {
         server.script(
                 "PostUserQuery",
                 List.of(started(), text("Hel"), end),
@@ -111,7 +108,7 @@ class ResumeTest {
     }
 
     @Test
-    void aConnectionThatIsCutIsABreak() throws Exception {
+    void aLostConnectionIsABreak() throws Exception {
         CompletableFuture<Void> never = new CompletableFuture<>();
         server.script(
                 "PostUserQuery",
@@ -133,7 +130,7 @@ class ResumeTest {
     }
 
     @Test
-    void theConnectionIsOpenedAnewForEachPost() throws Exception {
+    void eachPostReconnectsImmediately() throws Exception {
         server.script("PostUserQuery", List.of(started(), text("Hel"), Step.hang()), turn("Hello"));
         Semaphore posts = new Semaphore(0);
         ClientInterceptor counting = new ClientInterceptor() {
@@ -157,7 +154,7 @@ class ResumeTest {
             proxy.setAccepting(false);
             proxy.cut();
             assertTrue(posts.tryAcquire(8, 30, TimeUnit.SECONDS));
-            // gRPC's own pauses would have let it try three times or so.
+            // The backoff of gRPC would permit about three attempts.
             assertTrue(proxy.connections() > 5, proxy.connections() + " connections");
             proxy.setAccepting(true);
             assertEquals(List.of("lo", "completed"), shown(() -> events));
@@ -166,7 +163,7 @@ class ResumeTest {
 
     @ParameterizedTest
     @ValueSource(ints = {0 /* NO_ERROR */, 1 /* PROTOCOL_ERROR */, 2 /* INTERNAL_ERROR */, 7, 8 /* CANCEL */})
-    void aStreamThatIsResetIsABreak(int errorCode) throws Exception {
+    void aResetStreamIsABreak(int errorCode) throws Exception {
         try (ResettingServer resetting = new ResettingServer(errorCode);
                 PalaverClient throughProxy = PalaverClient.builder()
                         .target(resetting.target())
@@ -179,51 +176,7 @@ class ResumeTest {
     }
 
     @Test
-    void aBreakBeforeTheFirstEventShowsNothingTwice() {
-        server.script("PostUserQuery", List.of(BREAK), List.of(started(), BREAK), List.of(BREAK), turn("Hi"));
-        assertEquals(List.of("started", "Hi", "completed"), read(client));
-    }
-
-    @Test
-    void skillsAreShownOnceInWhicheverOrderTheyAreRepeated() {
-        server.script(
-                "PostUserQuery",
-                List.of(started(), text("Let me see. "), skillCall("1"), skillCall("2"), skillResult("2"), BREAK),
-                List.of(
-                        started(),
-                        text("Let me see. "),
-                        skillCall("1"),
-                        skillCall("2"),
-                        skillResult("1"),
-                        skillResult("2"),
-                        text("It is noon."),
-                        completed()));
-        assertEquals(
-                List.of(
-                        "started",
-                        "Let me see. ",
-                        "call 1",
-                        "call 2",
-                        "result 2",
-                        "result 1",
-                        "It is noon.",
-                        "completed"),
-                read(client));
-    }
-
-    @Test
-    void aReplyThatGoesAnotherWayBeginsAgain() {
-        server.script(
-                "PostUserQuery",
-                List.of(started(), text("Hel"), text("lo, world"), BREAK),
-                turn("Hello! ", "Who are you?"));
-        assertEquals(
-                List.of("started", "Hel", "lo, world", "started", "Hello! ", "Who are you?", "completed"),
-                read(client));
-    }
-
-    @Test
-    void textAloneIsNeverOfTwoReplies() throws Exception {
+    void textIsNeverMixedFromTwoReplies() throws Exception {
         server.script(
                 "PostUserQuery", List.of(started(), text("One"), BREAK), List.of(started(), text("Two"), Step.hang()));
         List<String> pieces = new ArrayList<>();
@@ -231,14 +184,14 @@ class ResumeTest {
             PalaverException error = failure(() -> reply.text().forEach(pieces::add));
             assertEquals(Status.Code.UNAVAILABLE, error.status());
             assertEquals("", error.reason());
-            assertTrue(error.description().contains("anew"));
+            assertTrue(error.description().contains("ran again"));
             Waiting.until(server.awaitCall(2).abandoned());
         }
         assertEquals(List.of("One"), pieces);
     }
 
     @Test
-    void textMayBeReadFromWhereTheEventsAre() {
+    void textContinuesAfterARestartThatTheCallerHasSeen() {
         server.script("PostUserQuery", List.of(started(), text("One"), BREAK), turn("Two"));
         try (Reply reply = client.postUserQuery(QUERY)) {
             Iterator<PostUserQueryResponse> events = reply.iterator();
@@ -251,23 +204,23 @@ class ResumeTest {
         }
     }
 
-    // When it is not posted again.
+    // Errors that are the caller's.
 
-    static List<Step> decisions() {
+    static List<Step> otherErrors() {
         return List.of(
                 Step.refuse(Status.Code.UNAVAILABLE, "MODEL_UNAVAILABLE"),
                 Step.refuse(Status.Code.CANCELLED, "TURN_CANCELLED"),
                 Step.refuse(Status.Code.ABORTED, "ASSISTANT_BUSY"),
-                Step.fail(Status.INTERNAL.withDescription("somebody else's")),
+                Step.fail(Status.INTERNAL.withDescription("of an intermediary")),
                 Step.fail(Status.CANCELLED),
                 Step.fail(Status.UNAUTHENTICATED.withDescription("who are you?")));
     }
 
     @ParameterizedTest
-    @MethodSource("decisions")
-    void whatAServerHasDecidedIsForTheCaller(Step decision) {
-        server.script("PostUserQuery", List.of(started(), text("Hi"), decision));
-        server.script("PostUserQueryUnary", List.of(decision));
+    @MethodSource("otherErrors")
+    void otherErrorsAreNotRetried(Step error) {
+        server.script("PostUserQuery", List.of(started(), text("Hi"), error));
+        server.script("PostUserQueryUnary", List.of(error));
         assertEquals(
                 failure(() -> read(client)).status(),
                 failure(() -> client.postUserQueryUnary(QUERY)).status());
@@ -275,7 +228,7 @@ class ResumeTest {
     }
 
     @Test
-    void itEndsWhenTheConnectionIsGoneForTooLong() {
+    void theTurnFailsAfterTheReconnectTimeout() {
         server.script("PostUserQuery", List.of(started(), text("Hi"), BREAK), List.of(BREAK));
         server.script("PostUserQueryUnary", List.of(BREAK));
         try (PalaverClient impatient = client(Duration.ofMillis(500))) {
@@ -288,7 +241,7 @@ class ResumeTest {
     }
 
     @Test
-    void aServerThatIsNotThereIsUnavailable() {
+    void aMissingServerIsUnavailable() {
         try (PalaverClient lost = PalaverClient.builder()
                         .target("127.0.0.1:9")
                         .reconnectTimeout(Duration.ofMillis(500))
@@ -301,8 +254,8 @@ class ResumeTest {
     }
 
     @Test
-    void aBreakCountsAnewOnceTheServerHasAnswered() {
-        // Each of these pauses is shorter than the limit, and all of them together are longer.
+    void anAnswerResetsTheReconnectTimeout() {
+        // Each pause is shorter than the reconnect timeout, and all of them together are longer.
         List<Step> broken = List.of(started(), text("Hi"), BREAK);
         server.script(
                 "PostUserQuery", broken, broken, broken, broken, broken, broken, broken, broken, broken, turn("Hi"));
@@ -312,7 +265,7 @@ class ResumeTest {
     }
 
     @Test
-    void itCanBeTurnedOff() {
+    void aReconnectTimeoutOfZeroDisablesRetries() {
         server.script("PostUserQuery", List.of(started(), BREAK));
         server.script("PostUserQueryUnary", List.of(BREAK));
         try (PalaverClient direct = client(Duration.ZERO)) {
@@ -323,7 +276,7 @@ class ResumeTest {
     }
 
     @Test
-    void itNeverOutlastsTheDeadline() throws Exception {
+    void retriesEndAtTheDeadline() throws Exception {
         server.script("PostUserQuery", List.of(started(), shuttingDown(2)), List.of(shuttingDown(1000)));
         try (PalaverClient patient = client(Duration.ofSeconds(2000));
                 Reply reply = patient.postUserQuery(QUERY, Duration.ofSeconds(60))) {
@@ -331,12 +284,12 @@ class ResumeTest {
         }
         long first = server.awaitCall(1).deadline().timeRemaining(TimeUnit.MILLISECONDS);
         long second = server.awaitCall(2).deadline().timeRemaining(TimeUnit.MILLISECONDS);
-        // Both tell the same moment, but for what gRPC rounds.
+        // Both deadlines are the same, apart from rounding by gRPC.
         assertTrue(Math.abs(first - second) < 1000, first + " and " + second + " ms");
     }
 
     @Test
-    void itNeverOutlastsTheDeadlineOfTheContextThatItWasPostedIn() throws Exception {
+    void retriesEndAtTheDeadlineOfTheContext() throws Exception {
         server.script("PostUserQuery", List.of(started(), shuttingDown(1000)));
         server.script("PostUserQueryUnary", List.of(shuttingDown(1000)));
         ScheduledExecutorService timer = Executors.newSingleThreadScheduledExecutor();
@@ -353,11 +306,11 @@ class ResumeTest {
         }
     }
 
-    // Leaving while it waits.
+    // Cancellation between two posts.
 
     @Test
-    @SuppressWarnings("try") // closing it is what is tested
-    void anotherThreadMayLeaveWhileTheConnectionIsGone() throws Exception {
+    @SuppressWarnings("try") // the test closes it
+    void anotherThreadCanCloseAReplyBetweenTwoPosts() throws Exception {
         server.script("PostUserQuery", List.of(shuttingDown(1000)));
         try (PalaverClient patient = client(Duration.ofSeconds(2000));
                 Reply reply = patient.postUserQuery(QUERY)) {
@@ -371,7 +324,7 @@ class ResumeTest {
     }
 
     @Test
-    void theContextThatItWasPostedInEndsTheWaitForTheConnection() throws Exception {
+    void theContextEndsATurnBetweenTwoPosts() throws Exception {
         server.script("PostUserQuery", List.of(shuttingDown(1000)));
         server.script("PostUserQueryUnary", List.of(shuttingDown(1000)));
         try (PalaverClient patient = client(Duration.ofSeconds(2000));
@@ -389,7 +342,7 @@ class ResumeTest {
     }
 
     @Test
-    void closingTheClientEndsTheWaitForTheConnection() throws Exception {
+    void closingTheClientEndsATurnBetweenTwoPosts() throws Exception {
         server.script("PostUserQuery", List.of(shuttingDown(1000)));
         server.script("PostUserQueryUnary", List.of(shuttingDown(1000)));
         PalaverClient patient = client(Duration.ofSeconds(2000));
@@ -404,7 +357,7 @@ class ResumeTest {
     }
 
     @Test
-    void aReplyThatNobodyReadsGoesOnAllTheSame() throws Exception {
+    void anUnreadReplyIsPostedAgain() throws Exception {
         server.script("PostUserQuery", List.of(started(), BREAK), turn("Hi"));
         try (Reply reply = client.postUserQuery(QUERY)) {
             server.awaitCall(2);

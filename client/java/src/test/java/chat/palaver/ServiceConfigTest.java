@@ -2,16 +2,14 @@ package chat.palaver;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
 
+import chat.palaver.support.Vectors;
 import com.google.gson.Gson;
-import java.nio.file.Files;
-import java.nio.file.Path;
 import java.util.Map;
 import org.junit.jupiter.api.Test;
 
 class ServiceConfigTest {
     @Test
-    void itIsTheOneOfAllLanguages() throws Exception {
-        String shared = Files.readString(Path.of("../python/palaver/service_config.json"));
-        assertEquals(new Gson().fromJson(shared, Map.class), ServiceConfig.VALUE);
+    void allLanguagesUseTheSameServiceConfig() {
+        assertEquals(new Gson().fromJson(Vectors.json(Vectors.SERVICE_CONFIG), Map.class), ServiceConfig.VALUE);
     }
 }

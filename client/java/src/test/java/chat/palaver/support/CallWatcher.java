@@ -15,17 +15,17 @@ import io.grpc.Status;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.atomic.AtomicInteger;
 
-/** Sees what gRPC hands to the client. */
+/** Counts the messages and ends of calls that gRPC delivers to the client. */
 public final class CallWatcher implements ClientInterceptor {
     private final AtomicInteger messages = new AtomicInteger();
     private final Semaphore ends = new Semaphore(0);
 
-    /** How many messages of streams the client has got, whoever holds them now. */
+    /** Returns the number of messages of streams that the client has received. */
     public int messages() {
         return messages.get();
     }
 
-    /** Waits until the client knows of the end of so many more calls. */
+    /** Waits until this number of further calls has ended. */
     public void awaitEnds(int count) throws InterruptedException {
         assertTrue(ends.tryAcquire(count, 30, SECONDS));
     }

@@ -14,7 +14,7 @@ import java.nio.file.Path;
 import java.security.KeyStore;
 import java.util.Base64;
 
-/** A self-signed certificate of "localhost" and 127.0.0.1, made for a test by the JDK's keytool. */
+/** A self-signed certificate for "localhost" and 127.0.0.1, generated with the JDK's keytool. */
 public record Certificate(Path certificate, Path key) {
     private static final char[] PASSWORD = "password".toCharArray();
 

@@ -10,7 +10,7 @@ import java.net.Socket;
 import java.util.ArrayList;
 import java.util.List;
 
-/** A proxy before a server that cuts all of its connections when a test says so. */
+/** A proxy in front of a server that can cut its connections. */
 public final class CuttingProxy implements AutoCloseable {
     private final ServerSocket listener;
     private final int upstream;
@@ -29,20 +29,20 @@ public final class CuttingProxy implements AutoCloseable {
         return "127.0.0.1:" + listener.getLocalPort();
     }
 
-    /** Tears all connections; what is still on its way is lost. */
+    /** Resets all connections. Data in transit is lost. */
     public synchronized void cut() {
         for (Socket socket : sockets) {
-            tear(socket);
+            reset(socket);
         }
         sockets.clear();
     }
 
-    /** Says whether new connections are served or torn at once. */
+    /** Sets whether new connections are served or reset immediately. */
     public synchronized void setAccepting(boolean isAccepting) {
         this.isAccepting = isAccepting;
     }
 
-    /** Keeps all connections open and forwards nothing any more. */
+    /** Stops forwarding, and keeps all connections open. */
     public synchronized void freeze() {
         isFrozen = true;
     }
@@ -51,7 +51,7 @@ public final class CuttingProxy implements AutoCloseable {
         return isFrozen;
     }
 
-    /** How many connections there were, also of those that were torn at once. */
+    /** Returns the number of connections so far, including those that were reset immediately. */
     public synchronized int connections() {
         return connections;
     }
@@ -75,7 +75,7 @@ public final class CuttingProxy implements AutoCloseable {
     private synchronized void serve(Socket socket) throws IOException {
         connections++;
         if (!isAccepting) {
-            tear(socket);
+            reset(socket);
             return;
         }
         Socket other = new Socket(InetAddress.getLoopbackAddress(), upstream);
@@ -96,13 +96,13 @@ public final class CuttingProxy implements AutoCloseable {
                 }
             }
         } catch (IOException gone) {
-            // one of the two
+            // one of the two sides
         }
-        tear(from);
-        tear(to);
+        reset(from);
+        reset(to);
     }
 
-    private static void tear(Socket socket) {
+    private static void reset(Socket socket) {
         try {
             socket.setSoLinger(true, 0);
             socket.close();

@@ -1,7 +1,9 @@
 package chat.palaver.support;
 
 import chat.palaver.v1.Assistant;
+import chat.palaver.v1.CreateAssistantResponse;
 import chat.palaver.v1.FinishReason;
+import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.Message;
 import chat.palaver.v1.PostUserQueryResponse;
 import chat.palaver.v1.PostUserQueryUnaryResponse;
@@ -14,7 +16,7 @@ import chat.palaver.v1.TurnStarted;
 import java.util.ArrayList;
 import java.util.List;
 
-/** What replies are made of, and what a program that shows them has on its screen. */
+/** The messages of replies, and their representation as lines of text. */
 public final class Replies {
     private Replies() {}
 
@@ -46,9 +48,13 @@ public final class Replies {
         return PostUserQueryResponse.newBuilder().setCompleted(turnCompleted()).build();
     }
 
+    public static Assistant assistant() {
+        return Assistant.newBuilder().setId("support").setTotalMessages(3).build();
+    }
+
     public static TurnCompleted turnCompleted() {
         return TurnCompleted.newBuilder()
-                .setAssistant(Assistant.newBuilder().setId("support").setTotalMessages(3))
+                .setAssistant(assistant())
                 .addMessages(Message.newBuilder()
                         .setIndex(3)
                         .setRole(Role.ROLE_ASSISTANT)
@@ -77,13 +83,23 @@ public final class Replies {
         return Step.send(completedEvent());
     }
 
+    public static Step createdAssistant() {
+        return Step.send(
+                CreateAssistantResponse.newBuilder().setAssistant(assistant()).build());
+    }
+
+    public static Step gotAssistant() {
+        return Step.send(
+                GetAssistantResponse.newBuilder().setAssistant(assistant()).build());
+    }
+
     public static Step completedUnary() {
         return Step.send(PostUserQueryUnaryResponse.newBuilder()
                 .setCompleted(turnCompleted())
                 .build());
     }
 
-    /** A whole turn with this text. */
+    /** Returns a complete turn with this text. */
     public static List<Step> turn(String... pieces) {
         List<Step> steps = new ArrayList<>();
         steps.add(started());
@@ -94,7 +110,7 @@ public final class Replies {
         return steps;
     }
 
-    /** A line for each event. */
+    /** Returns a line for each event. */
     public static List<String> shown(Iterable<PostUserQueryResponse> events) {
         List<String> lines = new ArrayList<>();
         events.forEach(event -> lines.add(shown(event)));

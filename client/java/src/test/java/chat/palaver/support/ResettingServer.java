@@ -8,7 +8,7 @@ import java.net.ServerSocket;
 import java.net.Socket;
 import java.util.concurrent.atomic.AtomicInteger;
 
-/** Resets every HTTP/2 stream, as a proxy does whose other side has gone. */
+/** Resets every HTTP/2 stream, like a proxy that has lost its server. */
 public final class ResettingServer implements AutoCloseable {
     private static final int PREFACE_LENGTH = 24;
     private static final int HEADERS = 1;
@@ -28,7 +28,7 @@ public final class ResettingServer implements AutoCloseable {
         return "127.0.0.1:" + listener.getLocalPort();
     }
 
-    /** How many streams were reset. */
+    /** Returns the number of streams that were reset. */
     public int streams() {
         return streams.get();
     }
@@ -69,7 +69,7 @@ public final class ResettingServer implements AutoCloseable {
                 }
             }
         } catch (IOException gone) {
-            // the client
+            // the client has disconnected
         }
     }
 

@@ -33,16 +33,15 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 
 /**
- * A real gRPC server on loopback whose answers a test scripts, and which remembers what it was asked.
+ * A gRPC server on loopback with scripted answers. It records its calls.
  *
- * <p>Every method of the contract's {@code AssistantService} answers from its own list of answers: the first call gets the
- * first one, and so on; the last one serves all further calls. An answer is a list of steps; where none of them ends the
- * call, it ends with OK.
+ * <p>Each method of the contract's {@code AssistantService} has its own list of answers, one for each call; the last one
+ * serves all further calls. An answer is a list of steps. If none of them ends the call, it ends with OK.
  */
 public final class ScriptedServer implements AutoCloseable {
     private static final Context.Key<Metadata> HEADERS = Context.key("headers");
 
-    /** A call as the server saw it. */
+    /** A call that the server received. */
     public static final class Call {
         private final String method;
         private final Message request;
@@ -63,22 +62,22 @@ public final class ScriptedServer implements AutoCloseable {
             return request;
         }
 
-        /** The deadline that came along, null for none. */
+        /** Returns the deadline of the call, or null for none. */
         public Deadline deadline() {
             return deadline;
         }
 
-        /** A header, null where it is missing. */
+        /** Returns a header, or null if it is missing. */
         public String header(String name) {
             return headers.get(Metadata.Key.of(name, Metadata.ASCII_STRING_MARSHALLER));
         }
 
-        /** Completes when the call is over for the server, however it ended. */
+        /** Returns a future that completes at the end of the call. */
         public CompletableFuture<Void> over() {
             return over;
         }
 
-        /** Completes when the call is over before the server has ended it: the caller left or its deadline passed. */
+        /** Returns a future that completes if the call is cancelled or its deadline expires before the server ends it. */
         public CompletableFuture<Void> abandoned() {
             return abandoned;
         }
@@ -142,20 +141,25 @@ public final class ScriptedServer implements AutoCloseable {
 
     /** Sets the answers of a method. */
     @SafeVarargs
-    public final synchronized void script(String method, List<Step>... scripted) {
-        Deque<List<Step>> queue = new ArrayDeque<>();
+    public final void script(String method, List<Step>... scripted) {
+        List<List<Step>> all = new ArrayList<>();
         for (List<Step> answer : scripted) {
-            queue.add(answer);
+            all.add(answer);
         }
-        answers.put(method, queue);
+        scriptAll(method, all);
     }
 
-    /** Returns the calls so far. */
+    /** Sets the answers of a method. */
+    public synchronized void scriptAll(String method, List<List<Step>> scripted) {
+        answers.put(method, new ArrayDeque<>(scripted));
+    }
+
+    /** Returns all calls so far. */
     public synchronized List<Call> calls() {
         return List.copyOf(calls);
     }
 
-    /** Returns the requests of a method so far. */
+    /** Returns all requests of a method so far. */
     public List<Message> requests(String method) {
         return calls().stream()
                 .filter(call -> call.method.equals(method))
@@ -163,10 +167,10 @@ public final class ScriptedServer implements AutoCloseable {
                 .toList();
     }
 
-    /** Waits until there were so many calls, and returns the last of these. */
+    /** Waits until the server has this number of calls, and returns the last one of them. */
     public synchronized Call awaitCall(int count) throws InterruptedException {
         while (calls.size() < count) {
-            wait(); // ends with the time limit of all tests
+            wait(); // interrupted by the timeout of the test
         }
         return calls.get(count - 1);
     }
@@ -187,7 +191,7 @@ public final class ScriptedServer implements AutoCloseable {
                     answer.setOnCancelHandler(call::isAbandoned);
                     answer.setOnReadyHandler(call::isReady);
                     List<Step> steps = begin(call);
-                    // Not on this thread, which is the one that hears of the caller's leaving.
+                    // Not on this thread, which gRPC needs to report a cancellation.
                     players.execute(() -> play(steps, call, answer));
                 }));
     }
@@ -197,7 +201,7 @@ public final class ScriptedServer implements AutoCloseable {
         notifyAll();
         Deque<List<Step>> scripted = answers.getOrDefault(call.method, new ArrayDeque<>());
         if (scripted.isEmpty()) {
-            throw new IllegalStateException("no answer is scripted for " + call.method);
+            throw new IllegalStateException("no scripted answer for " + call.method);
         }
         return scripted.size() > 1 ? scripted.remove() : scripted.peek();
     }
@@ -232,7 +236,7 @@ public final class ScriptedServer implements AutoCloseable {
 
         @Override
         public byte[] parse(InputStream stream) {
-            throw new UnsupportedOperationException("a server sends these alone");
+            throw new UnsupportedOperationException("the server only sends these");
         }
     }
 }

@@ -19,12 +19,12 @@ public interface Step {
         return send(message.toByteArray());
     }
 
-    /** Sends bytes as they are. */
+    /** Sends a message that is already serialized. */
     static Step send(byte[] message) {
         return (call, answer) -> answer.onNext(message);
     }
 
-    /** Ends the call with a status and the details that go along. */
+    /** Ends the call with a status and its details. */
     static Step fail(Status status, Message... details) {
         com.google.rpc.Status.Builder rich = com.google.rpc.Status.newBuilder()
                 .setCode(status.getCode().value())
@@ -35,7 +35,7 @@ public interface Step {
         return (call, answer) -> call.end(() -> answer.onError(StatusProto.toStatusRuntimeException(rich.build())));
     }
 
-    /** Ends the call as a Palaver server does, with a reason. */
+    /** Ends the call like a Palaver server, with a reason. */
     static Step refuse(Status.Code status, String reason, Message... details) {
         Message[] all = new Message[details.length + 1];
         all[0] =
@@ -44,20 +44,20 @@ public interface Step {
         return fail(status.toStatus().withDescription("refused"), all);
     }
 
-    /** Waits for something, or for the end of the call. */
+    /** Waits for a future or the end of the call. */
     static Step await(CompletableFuture<?> gate) {
         return (call, answer) -> Waiting.until(CompletableFuture.anyOf(gate, call.over()));
     }
 
-    /** Waits until the caller is gone. */
+    /** Waits for the end of the call. */
     static Step hang() {
         return await(new CompletableFuture<>());
     }
 
     /**
-     * Sends one message again and again, as fast as the caller takes them.
+     * Sends a message repeatedly, as fast as flow control permits.
      *
-     * @param stalled completes when the caller takes no more for now
+     * @param stalled completes when flow control stops the server for the first time
      */
     static Step flood(MessageLite message, int count, CompletableFuture<Void> stalled) {
         byte[] bytes = message.toByteArray();

@@ -4,7 +4,7 @@ import static java.util.concurrent.TimeUnit.SECONDS;
 
 import java.util.concurrent.Future;
 
-/** Waits for what must happen, and fails where it does not. */
+/** Waits with a time limit. */
 public final class Waiting {
     private Waiting() {}
 

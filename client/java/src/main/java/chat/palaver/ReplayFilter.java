@@ -1,0 +1,114 @@
+package chat.palaver;
+
+import chat.palaver.v1.PostUserQueryResponse;
+import chat.palaver.v1.PostUserQueryResponse.EventCase;
+import java.util.ArrayList;
+import java.util.List;
+
+/**
+ * Delivers each event of a reply once, however often the turn is posted. This class does no I/O.
+ *
+ * <p>Lengths are in UTF-16 code units. That is safe because each piece of text on the wire consists of whole characters: if
+ * two texts have the same code units up to the end of one of them, that end is between two characters in both.
+ */
+final class ReplayFilter {
+    private final StringBuilder text = new StringBuilder();
+    private final List<PostUserQueryResponse> skillEvents = new ArrayList<>();
+    private boolean isStarted;
+
+    /** The events of the new stream so far, during a replay; otherwise null. */
+    private List<PostUserQueryResponse> replayed;
+
+    /** How much of {@code text} the replay has repeated. */
+    private int repeatedLength;
+
+    /** The events of {@code skillEvents} that the replay has yet to repeat. */
+    private List<PostUserQueryResponse> expectedSkillEvents = List.of();
+
+    /** Expects the events of the turn from the first one again, because the turn is posted again. */
+    void beginReplay() {
+        if (isStarted) {
+            replayed = new ArrayList<>();
+            repeatedLength = 0;
+            expectedSkillEvents = new ArrayList<>(skillEvents);
+        }
+    }
+
+    /** Takes the next event of the stream and returns the events to deliver. */
+    List<PostUserQueryResponse> accept(PostUserQueryResponse event) {
+        if (event.getEventCase() == EventCase.EVENT_NOT_SET) { // an event of a newer server
+            return List.of();
+        }
+        if (replayed == null) {
+            return List.of(deliver(event));
+        }
+        replayed.add(event);
+        return switch (event.getEventCase()) {
+            case STARTED -> List.of();
+            case TEXT_DELTA -> matchText(event);
+            case SKILL_CALL, SKILL_RESULT -> matchSkillEvent(event);
+            default -> isCaughtUp() ? List.of(event) : restart();
+        };
+    }
+
+    /** Skips text that was delivered before and delivers the rest; restarts the reply if the text differs. */
+    private List<PostUserQueryResponse> matchText(PostUserQueryResponse event) {
+        String piece = event.getTextDelta().getText();
+        int length = Math.min(piece.length(), text.length() - repeatedLength);
+        if (!piece.substring(0, length).contentEquals(text.subSequence(repeatedLength, repeatedLength + length))) {
+            return restart();
+        }
+        repeatedLength += length;
+        if (length == piece.length()) {
+            return List.of();
+        }
+        PostUserQueryResponse.Builder rest = event.toBuilder();
+        rest.getTextDeltaBuilder().setText(piece.substring(length));
+        List<PostUserQueryResponse> delivered = List.of(deliver(rest.build()));
+        repeatedLength = text.length();
+        return delivered;
+    }
+
+    /** Skips a skill event that was delivered before, once and in any order, and delivers any other one. */
+    private List<PostUserQueryResponse> matchSkillEvent(PostUserQueryResponse event) {
+        for (PostUserQueryResponse expected : expectedSkillEvents) {
+            if (isSameSkillEvent(expected, event)) {
+                expectedSkillEvents.remove(expected);
+                return List.of();
+            }
+        }
+        return List.of(deliver(event));
+    }
+
+    /** Compares two skill events without their sequence, which depends on how the text before them was split. */
+    private static boolean isSameSkillEvent(PostUserQueryResponse one, PostUserQueryResponse other) {
+        return one.getEventCase() == other.getEventCase()
+                && one.getSkillCall().equals(other.getSkillCall())
+                && one.getSkillResult().equals(other.getSkillResult());
+    }
+
+    private boolean isCaughtUp() {
+        return repeatedLength == text.length() && expectedSkillEvents.isEmpty();
+    }
+
+    /** Delivers the new stream from its {@code started}, which voids all events before it. */
+    private List<PostUserQueryResponse> restart() {
+        List<PostUserQueryResponse> events = replayed;
+        replayed = null;
+        text.setLength(0);
+        skillEvents.clear();
+        events.forEach(this::deliver);
+        return events;
+    }
+
+    /** Records an event as delivered and returns it. */
+    private PostUserQueryResponse deliver(PostUserQueryResponse event) {
+        switch (event.getEventCase()) {
+            case STARTED -> isStarted = true;
+            case TEXT_DELTA -> text.append(event.getTextDelta().getText());
+            case SKILL_CALL, SKILL_RESULT -> skillEvents.add(event);
+            default -> {}
+        }
+        return event;
+    }
+}
