@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from palaver_server.domain.conversation import Content
 from palaver_server.domain.errors import TurnTooLarge
 from palaver_server.domain.limits import MAX_MESSAGE_UNITS, MAX_TURN_BYTES
-from palaver_server.engine.transcript import TurnSize
+from palaver_server.engine.transcript import RESERVED_BYTES, TurnSize
 
 texts = st.text(st.characters(codec="utf-8"))
 
@@ -72,7 +72,7 @@ def test_a_reply_ends_the_turn_with_the_piece_that_is_too_much(character: str):
 def test_the_user_message_counts_towards_the_bytes_of_the_turn():
     # 450,000 units of text outside ASCII are 2.7 MB as encoded, so two such messages are too much.
     size = size_of("語" * MAX_MESSAGE_UNITS)
-    room = (MAX_TURN_BYTES - 6 * MAX_MESSAGE_UNITS) // 6
+    room = (MAX_TURN_BYTES - RESERVED_BYTES - 6 * MAX_MESSAGE_UNITS) // 6
     size.add_to_reply("語" * room)
     with pytest.raises(TurnTooLarge, match="the turn has more than 3,670,016 bytes of JSON; set max_tokens"):
         size.add_to_reply("語")

@@ -22,6 +22,9 @@ from palaver_server.engine.turn import Turn
 TOO_MANY_ROUNDS = "The limit of skill calls in one turn is reached; this call was not made."
 
 
+CUT_OFF = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of a tool loop. The messages are in the transcript."""
@@ -66,16 +69,18 @@ class ToolLoop:
 
     async def _process(self, reply: Reply, *, is_last: bool) -> FinishReason | None:
         """Appends a reply and the results of its calls; returns why the turn ends here, or None if it does not."""
-        if not reply.calls:
+        # A reply that was cut off by its length or by a filter is that, however complete its calls look.
+        if not reply.calls or reply.finish_reason in CUT_OFF:
             self.transcript.add_reply(reply.text)
             return FinishReason.STOP if reply.finish_reason is FinishReason.SKILL_CALLS else reply.finish_reason
         if not self.transcript.has_room_for_calls(len(reply.calls)):
             # Calls without results would spoil the conversation, and not even errors would fit.
             self.transcript.add_reply(reply.text)
             return FinishReason.SKILL_LIMIT
-        identified = [self.call_ids.call(name, arguments) for name, arguments in reply.calls]
+        identified = [self.call_ids.call(call.name, call.arguments) for call in reply.calls]
         calls = [(call, error or self.toolbox.call_error(call)) for call, error in identified]
-        self.transcript.add_reply(reply.text, [call for call, _ in calls])
+        states = [call.endpoint_state for call in reply.calls]
+        self.transcript.add_reply(reply.text, [call for call, _ in calls], states, reply.reasoning)
         for call, _ in calls:
             self.turn.publish(call)
         if is_last:

@@ -72,6 +72,7 @@ def stamped(assistant: Assistant, turn: FinishedTurn, now: datetime) -> StoredTu
             draft.skill_calls,
             draft.skill_call_id,
             draft.is_error,
+            draft.endpoint_state,
             index=assistant.total_messages + number,
             create_time=start + (number - 1) * TICK,
             request_id=turn.request_id,
@@ -133,7 +134,9 @@ class StoredLease:
 
 def dump_parameters(parameters: GenerationParameters) -> str:
     """Returns the text form of the parameters of a turn."""
-    return json.dumps({name: value for name, value in asdict(parameters).items() if value is not None})
+    columns = asdict(parameters)
+    del columns["defaulted"]  # it only matters while the turn runs
+    return json.dumps({name: value for name, value in columns.items() if value is not None})
 
 
 def load_found_turn(
