@@ -22,6 +22,7 @@ import grpc
 import psutil
 
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import create_assistant
 from tests.support.endpoint import Endpoint, Stream
 from tests.support.palaver_server import Served, palaver_server
 
@@ -68,7 +69,7 @@ async def run(turns: int, seed: int) -> list[Sample]:
         async with Endpoint() as endpoint, palaver_server(Path(folder), endpoint.url) as served:
             Endpoint.default = Stream(*["word "] * 20)
             for number in range(CALLERS):
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id=f"a{number}"))
+                await create_assistant(served, f"a{number}")
             numbers: Iterator[int] = iter(range(turns))
 
             async def caller(number: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import contents
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
 
@@ -19,11 +20,6 @@ from tests.support.statuses import failure_of
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async with palaver_server(tmp_path, offline_model=True) as running:
         yield running
-
-
-async def contents(served: Served, **fields) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(**fields))
-    return [message.content for message in response.messages]
 
 
 async def test_a_new_assistant_has_its_instructions_alone(served: Served):
@@ -42,7 +38,7 @@ async def test_a_new_assistant_has_its_instructions_alone(served: Served):
 )
 async def test_unset_and_blank_instructions_differ(served: Served, instructions: str | None, stored: list[str]):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=instructions))
-    assert await contents(served, id="a") == stored
+    assert await contents(served) == stored
 
 
 @pytest.mark.parametrize("if_exists", [pb.IF_EXISTS_UNSPECIFIED, pb.IF_EXISTS_FAIL])
@@ -52,7 +48,7 @@ async def test_creating_an_assistant_again_fails_and_changes_nothing(served: Ser
     failure = await failure_of(served.stub.CreateAssistant(request))
     assert (failure.code, failure.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ASSISTANT_EXISTS")
     assert failure.retry_delay is None
-    assert await contents(served, id="a") == ["first"]
+    assert await contents(served) == ["first"]
 
 
 async def test_keep_returns_the_assistant_as_it_is(served: Served):
@@ -61,7 +57,7 @@ async def test_keep_returns_the_assistant_as_it_is(served: Served):
     kept = await served.stub.CreateAssistant(request)
     assert not kept.created
     assert kept.assistant == first.assistant
-    assert await contents(served, id="a") == ["first"]
+    assert await contents(served) == ["first"]
 
 
 async def test_reset_starts_over(served: Served):
@@ -71,14 +67,14 @@ async def test_reset_starts_over(served: Served):
     reset = await served.stub.CreateAssistant(request)
     assert reset.created
     assert (reset.assistant.total_messages, reset.assistant.total_tokens) == (1, 0)
-    assert await contents(served, id="a") == ["second"]
+    assert await contents(served) == ["second"]
 
 
 async def test_an_invalid_reset_deletes_nothing(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="first"))
     request = pb.CreateAssistantRequest(id="a", instructions="x" * 450_001, if_exists=pb.IF_EXISTS_RESET)
     assert (await failure_of(served.stub.CreateAssistant(request))).violations.keys() == {"instructions"}
-    assert await contents(served, id="a") == ["first"]
+    assert await contents(served) == ["first"]
 
 
 async def test_what_does_not_exist_is_not_found(served: Served):
@@ -109,10 +105,10 @@ async def test_collections_are_separate(served: Served):
     for collection in ("", "Archive"):
         request = pb.CreateAssistantRequest(id="a", instructions=collection or "default", collection_name=collection)
         await served.stub.CreateAssistant(request)
-    assert await contents(served, id="a") == await contents(served, id="a", collection_name="ChatState") == ["default"]
-    assert await contents(served, id="a", collection_name="Archive") == ["Archive"]
+    assert await contents(served) == await contents(served, collection_name="ChatState") == ["default"]
+    assert await contents(served, collection_name="Archive") == ["Archive"]
     await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", collection_name="Archive"))
-    assert await contents(served, id="a") == ["default"]
+    assert await contents(served) == ["default"]
 
 
 async def test_storage_connections_are_separate_and_only_the_configured_ones_exist(tmp_path: Path):
@@ -126,8 +122,8 @@ async def test_storage_connections_are_separate_and_only_the_configured_ones_exi
                 id="a", instructions=connection or "default", chat_storage_connection_setting=connection
             )
             await served.stub.CreateAssistant(request)
-        assert await contents(served, id="a", chat_storage_connection_setting="Second") == ["Second"]
-        assert await contents(served, id="a", chat_storage_connection_setting="AzureWebJobsStorage") == ["default"]
+        assert await contents(served, chat_storage_connection_setting="Second") == ["Second"]
+        assert await contents(served, chat_storage_connection_setting="AzureWebJobsStorage") == ["default"]
         for connection in ("Hidden", "PATH", "second"):
             request = pb.GetAssistantRequest(id="a", chat_storage_connection_setting=connection)
             failure = await failure_of(served.stub.GetAssistant(request))

@@ -15,7 +15,7 @@ import pytest
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.endpoint import Call, Endpoint, Refusal
 from tests.support.managed_identity import SECRET, ManagedIdentity
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, server_with_assistant
 from tests.support.statuses import failure_of
 
 AI_RESOURCE = "https://cognitiveservices.azure.com"
@@ -42,8 +42,7 @@ async def identity(environment: pytest.MonkeyPatch) -> AsyncIterator[ManagedIden
 
 @asynccontextmanager
 async def serving(folder: Path, variables: dict[str, str], *names: str, **settings: Any) -> AsyncIterator[Served]:
-    async with palaver_server(folder, environment=variables, ai_connections=names, **settings) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with server_with_assistant(folder, environment=variables, ai_connections=names, **settings) as served:
         yield served
 
 

@@ -21,6 +21,7 @@ from palaver_server.transports import grpc as transport
 from tests.support import table_proxy
 from tests.support.azurite import Azurite
 from tests.support.caller_process import caller_process
+from tests.support.calls import contents, create_assistant, query, read_rest, text_of
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.endpoint import Endpoint, Stream, fire_hose
 from tests.support.palaver_server import Served, palaver_server
@@ -112,29 +113,8 @@ async def served(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(transport, "CHANNEL_OPTIONS", tuple((dict(transport.CHANNEL_OPTIONS) | options).items()))
     async with place.serve(max_turns=2) as running:
         for name in ("a", "b"):
-            await running.stub.CreateAssistant(pb.CreateAssistantRequest(id=name, instructions=""))
+            await create_assistant(running, name)
         yield running
-
-
-def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(**{"id": "a", "user_message": user_message, **fields})
-
-
-async def rest(call: Any) -> list[pb.PostUserQueryResponse]:
-    """Reads a stream to its end."""
-    found = []
-    while (event := await call.read()) is not grpc.aio.EOF:
-        found.append(event)
-    return found
-
-
-def text(of: list[pb.PostUserQueryResponse]) -> str:
-    return "".join(event.text_delta.text for event in of)
-
-
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
 
 
 @dataclass(frozen=True)
@@ -179,7 +159,7 @@ async def hits_its_deadline(served: Served, request: pb.PostUserQueryRequest) ->
     await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
 
     async def leave() -> None:
-        failure = await failure_of(rest(call))
+        failure = await failure_of(read_rest(call))
         if failure.code is grpc.StatusCode.ABORTED:  # from the queue, which says so in time
             assert failure.reason == "ASSISTANT_BUSY"
             assert failure.retry_delay is not None
@@ -265,7 +245,7 @@ class TestEveryWayAtEveryStage:
             if on_disconnect == CANCEL:
                 await nobody_left(served)
             gate.set()
-            await rest(running)
+            await read_rest(running)
             stored = ["Hello", "Hello, world"] if on_disconnect == CONTINUE else []
             await assert_next_turn_works(served, "First", "first", *stored)
         assert len(endpoint.calls) == 3  # the first, the next, and either one of `b` or the one that went on
@@ -300,9 +280,9 @@ class TestEveryWayAtEveryStage:
                 commit.release()
             await assert_next_turn_works(served, "Hello", "Hello, world")
         asked = len(endpoint.calls)
-        again = await rest(served.stub.PostUserQuery(query(request_id="r")))
+        again = await read_rest(served.stub.PostUserQuery(query(request_id="r")))
         assert again[0].started.replayed
-        assert text(again) == "Hello, world"
+        assert text_of(again) == "Hello, world"
         assert len(endpoint.calls) == asked
 
 
@@ -324,7 +304,7 @@ class TestNotReading:
         items = (gate,) if stage == "in the queue" else STAGES[stage](gate).items
         endpoint.script(*before, Stream(*items, fire_hose))
         async with place.serve(**settings) as served, narrow_channel(served.target) as channel:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            await create_assistant(served)
             running = [served.stub.PostUserQuery(query("First")) for _ in before]
             for call in running:
                 await call.read()
@@ -335,12 +315,12 @@ class TestNotReading:
                 await said(call, "text_delta")
             gate.set()
             for first in running:
-                await rest(first)
+                await read_rest(first)
             upstream = await endpoint.call(1 + len(before))
             await asyncio.wait_for(upstream.closed.wait(), SOON)
             # The next turn does not wait until the caller has read what it was sent.
             await assert_next_turn_works(served, *(["First", "first"] if before else []))
-            failure = await failure_of(rest(call))
+            failure = await failure_of(read_rest(call))
             assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
             # Had it not been held back, it would be TURN_TOO_LARGE by now.
             assert failure.reason == ("MODEL_TIMEOUT" if limit == "of the turn" else "")
@@ -355,7 +335,7 @@ class TestNotReading:
             await commit.begun()
             commit.release()
         await assert_next_turn_works(served, "Hello", "Hello, world")
-        assert (await rest(call))[-1].completed.assistant.total_messages == 2
+        assert (await read_rest(call))[-1].completed.assistant.total_messages == 2
 
 
 class TestManyCallers:
@@ -363,7 +343,7 @@ class TestManyCallers:
         gate = asyncio.Event()
         endpoint.script(Stream("first", gate))
         async with place.serve() as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            await create_assistant(served)
             running = served.stub.PostUserQuery(query("First"))
             await running.read()
             leaving = served.stub.PostUserQuery(query())
@@ -372,7 +352,7 @@ class TestManyCallers:
             leaving.cancel()
             gate.set()
             for call in (running, staying):
-                await rest(call)
+                await read_rest(call)
             assert await contents(served) == ["First", "first", "Second", "Hello, world"]
             assert len(endpoint.calls) == 2
 
@@ -400,7 +380,7 @@ class TestManyCallers:
             call.cancel()
         assert (await first.code(), await second.code()) == (grpc.StatusCode.CANCELLED, grpc.StatusCode.CANCELLED)
         gate.set()
-        again = await rest(served.stub.PostUserQuery(query(request_id="r")))
-        assert text(again) == "Hello you"
+        again = await read_rest(served.stub.PostUserQuery(query(request_id="r")))
+        assert text_of(again) == "Hello you"
         assert len(endpoint.calls) == 1
         assert await contents(served) == ["Hello", "Hello you"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import contents, query
 from tests.support.endpoint import (
     HANG_UP,
     RESET,
@@ -29,11 +28,11 @@ from tests.support.endpoint import (
     fire_hose,
     line_without_end,
 )
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, server_with_assistant
 from tests.support.statuses import failure_of
 
 NEVER = asyncio.Event()
-QUERY = pb.PostUserQueryRequest(id="a", user_message="Hello")
+QUERY = query()
 
 
 @dataclass(frozen=True)
@@ -126,26 +125,6 @@ SHORT = {"first_token_timeout": 0.4, "token_timeout": 0.4, "turn_timeout": 2}
 """For what runs into a time-out; on a busy machine anything else might, too."""
 
 
-@asynccontextmanager
-async def serving(
-    folder: Path, endpoint: Endpoint, variables: dict[str, str] | None = None, **settings: Any
-) -> AsyncIterator[Served]:
-    async with palaver_server(folder, endpoint.url, variables, **settings) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
-        yield running
-
-
-@pytest.fixture
-async def served(tmp_path: Path, endpoint: Endpoint, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    async with serving(tmp_path, endpoint, **getattr(request, "param", {})) as running:
-        yield running
-
-
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
-
-
 async def assert_nothing_stored_and_next_turn_works(served: Served) -> None:
     assert await contents(served) == []
     assert (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant.total_messages == 0
@@ -159,7 +138,9 @@ async def assert_nothing_stored_and_next_turn_works(served: Served) -> None:
 async def test_a_fault_has_its_status_and_stores_nothing(
     tmp_path: Path, variables: dict[str, str], endpoint: Endpoint, fault: Fault
 ):
-    async with serving(tmp_path, endpoint, variables, **(SHORT if fault.code is TIMEOUT else {})) as served:
+    async with server_with_assistant(
+        tmp_path, endpoint.url, variables, **(SHORT if fault.code is TIMEOUT else {})
+    ) as served:
         endpoint.script(*[fault.answer] * fault.calls)
         failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
         assert (failure.code, failure.reason) == (fault.code, fault.reason), failure.text
@@ -177,8 +158,8 @@ async def test_a_reply_that_the_content_filter_cuts_is_stored_as_such(
     tmp_path: Path, variables: dict[str, str], endpoint: Endpoint
 ):
     endpoint.script(Stream("Well, ", finish="content_filter"))
-    request = pb.PostUserQueryRequest(id="a", user_message="Hello", request_id="r")
-    async with serving(tmp_path, endpoint, variables) as served:
+    request = query(request_id="r")
+    async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
         for _ in ("when it comes", "when it is replayed"):
             completed = (await served.stub.PostUserQueryUnary(request)).completed
             assert completed.finish_reason == pb.FINISH_REASON_CONTENT_FILTER
@@ -239,15 +220,15 @@ async def test_an_endpoint_that_goes_on_after_the_end_mark_does_not_hold_the_tur
     assert completed.messages[-1].content == "Hi"
 
 
-@pytest.mark.parametrize("served", [SHORT], indirect=True)
-async def test_reasoning_is_progress_but_no_part_of_the_reply(served: Served, endpoint: Endpoint):
+async def test_reasoning_is_progress_but_no_part_of_the_reply(tmp_path: Path, endpoint: Endpoint):
     async def think(call: Any) -> None:
         for _ in range(8):  # longer in all than the model may take to begin, and shorter each time than it may pause
             await call.send(call.chunk({"reasoning_content": "hm"}))
             await asyncio.sleep(0.06)
 
     endpoint.script(Stream(think, "Hi"))
-    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    async with server_with_assistant(tmp_path, endpoint.url, **SHORT) as served:
+        completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
     assert completed.messages[-1].content == "Hi"
 
 
@@ -255,7 +236,7 @@ async def test_an_endpoint_that_is_not_there_is_unavailable(tmp_path: Path, vari
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         endpoint = Endpoint(reserved)
-        async with serving(tmp_path, endpoint, variables) as served:
+        async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
             failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
             assert (failure.code, failure.reason) == (UNAVAILABLE, "MODEL_UNAVAILABLE")
             assert failure.retry_delay is not None

@@ -13,66 +13,46 @@ import pytest
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support import table_proxy as faults
 from tests.support.azurite import Azurite
+from tests.support.calls import contents, create_assistant, read_rest, text_of
+from tests.support.calls import query_with_id as query
 from tests.support.endpoint import Endpoint, Refusal, Stream
-from tests.support.palaver_server import Replicas, Served, palaver_server
+from tests.support.palaver_server import Replicas, Served, server_with_assistant
 from tests.support.statuses import Failure, failure, failure_of
 from tests.support.table_proxy import TableProxy
 
 
 @pytest.fixture
 async def served(replicas: Replicas) -> AsyncIterator[Served]:
-    async with replicas.another() as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+    async with replicas.first(instructions="Be brief.") as running:
         yield running
-
-
-def query(user_message: str = "Hello", request_id: str = "r", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message=user_message, request_id=request_id, **fields)
-
-
-async def events(call: Any) -> list[pb.PostUserQueryResponse]:
-    """What is left of a stream."""
-    found = []
-    while (event := await call.read()) is not grpc.aio.EOF:
-        found.append(event)
-    return found
-
-
-def text(of: list[pb.PostUserQueryResponse]) -> str:
-    return "".join(event.text_delta.text for event in of)
-
-
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
 
 
 async def cancelled(call: Any) -> Failure:
     """Follows a turn until it is cancelled, and returns what the caller is told."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await events(call)
+        await read_rest(call)
     return failure(caught.value)
 
 
 class TestStoredTurns:
     async def test_a_stored_turn_is_replayed_without_a_model_call(self, served: Served, endpoint: Endpoint):
         endpoint.script(Stream("Hel", "lo ", "you", finish="length"))
-        first = await events(served.stub.PostUserQuery(query(max_tokens=7)))
-        again = await events(served.stub.PostUserQuery(query(max_tokens=7)))
+        first = await read_rest(served.stub.PostUserQuery(query(max_tokens=7)))
+        again = await read_rest(served.stub.PostUserQuery(query(max_tokens=7)))
         assert len(endpoint.calls) == 1
         assert [event.sequence for event in again] == [1, 2, 3]
         assert not first[0].started.replayed
         assert again[0].started.replayed
         again[0].started.replayed = False
         assert again[0].started == first[0].started
-        assert text(again) == text(first) == "Hello you"
+        assert text_of(again) == text_of(first) == "Hello you"
         assert again[-1].completed == first[-1].completed
         assert again[-1].completed.finish_reason == pb.FINISH_REASON_LENGTH
         assert again[-1].completed.usage.reasoning_tokens == 3
         assert await contents(served) == ["Be brief.", "Hello", "Hello you"]
 
     async def test_a_replay_has_the_assistant_as_it_is_now(self, served: Served):
-        await events(served.stub.PostUserQuery(query()))
+        await read_rest(served.stub.PostUserQuery(query()))
         newer = await served.stub.PostUserQueryUnary(query("And then?", "r2"))
         again = await served.stub.PostUserQueryUnary(query())
         assert again.completed.assistant == newer.completed.assistant
@@ -94,8 +74,8 @@ class TestStoredTurns:
         await call.read()
         call.cancel()
         gate.set()
-        again = await events(served.stub.PostUserQuery(query(request_id=name)))
-        assert text(again) == "Hello you"
+        again = await read_rest(served.stub.PostUserQuery(query(request_id=name)))
+        assert text_of(again) == "Hello you"
         assert len(endpoint.calls) == 1
 
     @pytest.mark.parametrize("other", [{"user_message": "Bye"}, {"temperature": 0.0}, {"history": pb.History()}])
@@ -115,14 +95,14 @@ class TestStoredTurns:
         assert len(endpoint.calls) == 1
 
     async def test_a_name_is_that_of_one_assistant(self, served: Served, endpoint: Endpoint):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="b"))
+        await create_assistant(served, "b")
         await served.stub.PostUserQueryUnary(query())
         await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="b", user_message="Bye", request_id="r"))
         assert len(endpoint.calls) == 2
 
     async def test_a_name_is_free_again_when_the_assistant_starts_over(self, served: Served, endpoint: Endpoint):
         await served.stub.PostUserQueryUnary(query())
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", if_exists=pb.IF_EXISTS_RESET))
+        await create_assistant(served, if_exists=pb.IF_EXISTS_RESET)
         await served.stub.PostUserQueryUnary(query("Bye"))
         assert len(endpoint.calls) == 2
 
@@ -138,9 +118,9 @@ class TestStoredTurns:
         endpoint.script(Stream("slow", gate))
         running = served.stub.PostUserQuery(query("Next", "r2"))
         await running.read()
-        assert text(await events(served.stub.PostUserQuery(query()))) == "Hello, world"
+        assert text_of(await read_rest(served.stub.PostUserQuery(query()))) == "Hello, world"
         gate.set()
-        await events(running)
+        await read_rest(running)
 
     async def test_an_assistant_that_does_not_exist_is_not_found(self, served: Served):
         request = pb.PostUserQueryRequest(id="nobody", user_message="Hello", request_id="r")
@@ -160,7 +140,7 @@ class TestRunningTurns:
         assert piece.text_delta.text == "Hello "
         unary = asyncio.ensure_future(served.stub.PostUserQueryUnary(query()))
         gate.set()
-        one, other = (await events(first))[-1], (await events(second))[-1]
+        one, other = (await read_rest(first))[-1], (await read_rest(second))[-1]
         assert one.completed == other.completed == (await unary).completed
         assert len(endpoint.calls) == 1
         assert await contents(served) == ["Be brief.", "Hello", "Hello you"]
@@ -173,18 +153,18 @@ class TestRunningTurns:
         failure = await failure_of(served.stub.PostUserQueryUnary(query("Bye")))
         assert (failure.code, failure.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "REQUEST_ID_REUSED")
         gate.set()
-        assert text(await events(first)) == "Hello you"
+        assert text_of(await read_rest(first)) == "Hello you"
 
     async def test_a_turn_that_waits_can_be_joined(self, served: Served, endpoint: Endpoint):
         gate = asyncio.Event()
         endpoint.script(Stream("first", gate))
         running = served.stub.PostUserQuery(query("First", "r1"))
         await running.read()
-        waiting = [asyncio.ensure_future(events(served.stub.PostUserQuery(query("Second", "r2")))) for _ in range(3)]
+        waiting = [asyncio.ensure_future(read_rest(served.stub.PostUserQuery(query("Second", "r2")))) for _ in range(3)]
         await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
         gate.set()
-        await events(running)
-        assert {text(await call) for call in waiting} == {"Hello, world"}
+        await read_rest(running)
+        assert {text_of(await call) for call in waiting} == {"Hello, world"}
         assert len(endpoint.calls) == 2
 
     async def test_two_at_once_are_one_turn(self, served: Served, endpoint: Endpoint):
@@ -220,7 +200,7 @@ class TestCancelling:
         await served.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="r2"))
         assert (await waiting).reason == "TURN_CANCELLED"
         gate.set()
-        await events(running)
+        await read_rest(running)
         assert await contents(served) == ["Be brief.", "First", "first"]
 
     async def test_it_ends_a_turn_that_nobody_follows(self, served: Served, endpoint: Endpoint):
@@ -251,8 +231,7 @@ class TestRoundTrips:
     ):
         async with TableProxy(azurite.account()) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
-            async with palaver_server(tmp_path, endpoint.url, variables) as served:
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+            async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
                 await served.stub.PostUserQueryUnary(query())
                 proxy.exchanges.clear()
                 arrived: list[asyncio.Event] = []
@@ -276,8 +255,7 @@ class TestRoundTrips:
     ):
         async with TableProxy(azurite.account()) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
-            async with palaver_server(tmp_path, endpoint.url, variables) as served:
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+            async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
                 # The store has the turn, but neither that nor anything else can be learnt from it any more.
                 proxy.fault = faults.lost_from(lambda exchange: exchange.is_commit)
                 failure = await failure_of(served.stub.PostUserQueryUnary(query()))

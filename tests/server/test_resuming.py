@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,6 @@ from tests.support.palaver_server import Served, palaver_server
 from tests.support.server_process import server_process
 
 WORDS = [f"{number} " for number in range(2000)]
-
-
-@pytest.fixture
-async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url) as running:
-        yield running
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
@@ -46,7 +39,6 @@ async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: S
         endpoint.script(Stream(*items))
         if kind == "async":
             async with palaver.AsyncClient(proxy.address) as client:
-                await client.create_assistant("a", instructions="")
                 reply = client.post_user_query("a", "Count.", on_disconnect="continue")
                 async for piece in reply.text:
                     await got(piece)
@@ -55,7 +47,6 @@ async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: S
 
             def read() -> None:
                 with palaver.Client(proxy.address) as client:
-                    client.create_assistant("a", instructions="")
                     for piece in client.post_user_query("a", "Count.", on_disconnect="continue").text:
                         asyncio.run_coroutine_threadsafe(got(piece), loop).result()
 
@@ -67,7 +58,6 @@ async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: S
 
 async def test_a_turn_that_was_cancelled_by_the_cut_runs_anew(served: Served, endpoint: Endpoint):
     async with CuttingProxy(served.target) as proxy, palaver.AsyncClient(proxy.address) as client:
-        await client.create_assistant("a", instructions="")
         endpoint.script(Stream("Hel", asyncio.Event()), Stream("Good", "bye"))
         shown = ""
         async with client.post_user_query("a", "Hello") as reply:
@@ -79,7 +69,7 @@ async def test_a_turn_that_was_cancelled_by_the_cut_runs_anew(served: Served, en
                     if shown == "Hel":
                         proxy.cut()
         assert shown == reply.completed.text == "Goodbye"
-        assert [message.content async for message in client.list_messages("a")] == ["Hello", "Goodbye"]
+        assert [message.content async for message in client.list_messages("a")] == ["Be brief.", "Hello", "Goodbye"]
         await endpoint.calls[0].closed.wait()
 
 

@@ -18,8 +18,10 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1 import skill_host_service_pb2 as host_pb
 from palaver_server.settings import SettingsError
 from palaver_server.skills import catalogue
+from tests.support.calls import create_assistant, messages_of
+from tests.support.calls import query_with_id as query
 from tests.support.endpoint import Call, Endpoint, Stream, skill_calls
-from tests.support.palaver_server import Replicas, Served, palaver_server
+from tests.support.palaver_server import Replicas, Served, palaver_server, server_with_assistant
 from tests.support.server_process import server_process
 from tests.support.skill_host import SkillHost, content
 from tests.support.statuses import failure_of
@@ -29,14 +31,9 @@ TASK = '{"task": "call dad"}'
 
 @asynccontextmanager
 async def serving(replicas: Replicas, *hosts: SkillHost, **settings: Any) -> AsyncIterator[Served]:
-    targets = tuple(host.target for host in hosts)
-    async with replicas.another(skill_hosts=targets, **settings) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    """Serves with the skills of some hosts."""
+    async with replicas.first(skill_hosts=tuple(host.target for host in hosts), **settings) as running:
         yield running
-
-
-def query(user_message: str = "Hello", request_id: str = "r", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message=user_message, request_id=request_id, **fields)
 
 
 async def events(served: Served, request: pb.PostUserQueryRequest) -> list[pb.PostUserQueryResponse]:
@@ -276,7 +273,7 @@ async def test_a_caller_that_goes_stops_the_skills(replicas: Replicas, endpoint:
         else:
             await served.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="r"))
         await gone.wait()
-        assert list((await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))).messages) == []
+        assert await messages_of(served) == []
         await assert_next_turn_works(served, endpoint)
 
 
@@ -285,7 +282,7 @@ async def test_a_turn_has_a_limit_for_all_of_its_skills(replicas: Replicas, endp
         endpoint.script(skill_calls(("add_todo", TASK)))
         failure = await failure_of(served.stub.PostUserQueryUnary(query()))
         assert (failure.code, failure.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "MODEL_TIMEOUT")
-        assert list((await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))).messages) == []
+        assert await messages_of(served) == []
         await assert_next_turn_works(served, endpoint)
 
 
@@ -351,7 +348,7 @@ async def test_a_call_has_the_same_name_when_the_turn_is_run_anew(
             skill_calls(("add_todo", '{ "task":"call dad" }'), ids="other_{}"), Stream("Noted"),
         )  # fmt: skip
         async with server_process(tmp_path, endpoint.url, **variables) as dying:
-            await dying.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            await create_assistant(dying)
             lost = asyncio.ensure_future(failure_of(dying.stub.PostUserQueryUnary(query())))
             await endpoint.call(2)
             dying.process.kill()
@@ -377,9 +374,8 @@ class TestHosts:
     async def test_a_host_may_have_a_time_limit_of_its_own(self, tmp_path: Path, endpoint: Endpoint):
         async with (
             SkillHost(add_todo=never) as host,
-            palaver_server(tmp_path, endpoint.url, skill_hosts=(f"{host.target};timeout=0.2",)) as served,
+            server_with_assistant(tmp_path, endpoint.url, skill_hosts=(f"{host.target};timeout=0.2",)) as served,
         ):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             endpoint.script(skill_calls(("add_todo", TASK)), Stream("Oh"))
             found = await events(served, query())
             assert skills_of(found)[1].error == "The skill add_todo did not answer within 0.2 seconds."
@@ -397,7 +393,7 @@ class TestHosts:
                 "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(tmp_path / "ca.pem"),
             }
             async with server_process(tmp_path, endpoint.url, **variables) as server:
-                await server.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+                await create_assistant(server)
                 endpoint.script(skill_calls(("add_todo", TASK)), Stream("Good"))
                 response = await server.stub.PostUserQueryUnary(query(), timeout=20)
                 assert response.completed.messages[2].content == "noted"
@@ -416,9 +412,8 @@ class TestHosts:
             pass
         async with (
             SkillHost(early=lambda _: content("here")) as host,
-            palaver_server(tmp_path, endpoint.url, skill_hosts=(gone.target, host.target)) as served,
+            server_with_assistant(tmp_path, endpoint.url, skill_hosts=(gone.target, host.target)) as served,
         ):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             await served.stub.PostUserQueryUnary(query(request_id="1"))
             assert [tool["function"]["name"] for tool in endpoint.calls[-1].body["tools"]] == ["early"]
             async with SkillHost(address=gone.target, late=lambda _: content("here")) as back:
@@ -433,8 +428,9 @@ class TestHosts:
     async def test_a_host_whose_list_does_not_parse_is_as_good_as_down(self, tmp_path: Path, endpoint: Endpoint):
         async with SkillHost(add_todo=never) as broken, SkillHost(good=lambda _: content("ok")) as host:
             broken.listing = b"\xff\xff"
-            async with palaver_server(tmp_path, endpoint.url, skill_hosts=(broken.target, host.target)) as served:
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            async with server_with_assistant(
+                tmp_path, endpoint.url, skill_hosts=(broken.target, host.target)
+            ) as served:
                 await served.stub.PostUserQueryUnary(query())
                 assert [tool["function"]["name"] for tool in endpoint.calls[0].body["tools"]] == ["good"]
 
@@ -443,9 +439,10 @@ class TestHosts:
             SkillHost(schema='{"type": "array"}', bad=never) as bad,
             SkillHost(schema="no JSON", worse=never) as worse,
             SkillHost(schema="", **{"not a name": never, "good": lambda _: content("ok")}) as good,
-            palaver_server(tmp_path, endpoint.url, skill_hosts=(bad.target, worse.target, good.target)) as served,
+            server_with_assistant(
+                tmp_path, endpoint.url, skill_hosts=(bad.target, worse.target, good.target)
+            ) as served,
         ):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             endpoint.script(skill_calls(("good", "")), Stream("Fine"))
             found = await events(served, query())
             [tool] = endpoint.calls[0].body["tools"]
@@ -456,9 +453,8 @@ class TestHosts:
         schema = json.dumps({"type": "object", "properties": {"task": {"$ref": f"{endpoint.url}/schema.json"}}})
         async with (
             SkillHost(schema=schema, add_todo=lambda _: content("ok")) as host,
-            palaver_server(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
+            server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
         ):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             endpoint.script(skill_calls(("add_todo", TASK)), Stream("Oh"))
             found = await events(served, query())
             assert skills_of(found)[1].error.endswith("can't be checked against the schema of the skill.")

@@ -17,13 +17,14 @@ import pytest
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.settings import SettingsError
 from tests.stores.small_disk import play
+from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.damages import DAMAGES
 from tests.support.endpoint import Endpoint, Stream
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
 
 KEY = {"id": "a", "chat_storage_connection_setting": "Other"}
-QUERY = pb.PostUserQueryRequest(id="a", user_message="Hello")
+QUERY = query()
 
 CALLS_TO_ANOTHER: dict[str, Callable[[Served], Awaitable[Any]]] = {
     "CreateAssistant": lambda served: served.stub.CreateAssistant(
@@ -41,11 +42,6 @@ CALLS_TO_ANOTHER: dict[str, Callable[[Served], Awaitable[Any]]] = {
 }
 
 
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
-
-
 async def assert_next_turn_works(served: Served) -> None:
     await served.stub.PostUserQueryUnary(QUERY, timeout=5)  # far less than the 15 seconds of a lease
     assert await contents(served) == ["Hello", "Hello, world"]
@@ -58,7 +54,7 @@ class TestDamage:
         """A damaged database, which was one of many pages."""
         folder = tmp_path / "damaged"
         async with palaver_server(folder) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="x" * 300_000))
+            await create_assistant(served, instructions="x" * 300_000)
         [database] = folder.iterdir()
         database.write_bytes(damage(database.read_bytes()))
         return database
@@ -77,8 +73,9 @@ class TestDamage:
     ):
         before = database.read_bytes()
         connections = {"storage_connections": ("AzureWebJobsStorage", "Other")}
-        async with palaver_server(tmp_path, endpoint.url, {"Other": f"sqlite:{database}"}, **connections) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        async with server_with_assistant(
+            tmp_path, endpoint.url, {"Other": f"sqlite:{database}"}, **connections
+        ) as served:
             for name, call in CALLS_TO_ANOTHER.items():
                 failure = await failure_of(call(served))
                 assert (failure.code, failure.reason) == (grpc.StatusCode.DATA_LOSS, "STORE_CORRUPT"), name
@@ -97,8 +94,7 @@ class TestLock:
     ):
         gate = asyncio.Event()
         endpoint.script(Stream("Hello", gate, ", world"))
-        async with palaver_server(tmp_path, endpoint.url, store_timeout=0.7) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        async with server_with_assistant(tmp_path, endpoint.url, store_timeout=0.7) as served:
             with closing(sqlite3.connect(tmp_path / "palaver.db", isolation_level=None)) as connection:
                 if stage == "from the start":
                     connection.execute("BEGIN IMMEDIATE")
@@ -107,7 +103,7 @@ class TestLock:
                     await call.read()
                     connection.execute("BEGIN IMMEDIATE")
                     gate.set()
-                failure = await failure_of(rest(call))
+                failure = await failure_of(read_rest(call))
                 assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
                 assert failure.retry_delay is not None
                 assert len(endpoint.calls) == (0 if stage == "from the start" else 1)
@@ -115,11 +111,6 @@ class TestLock:
                 connection.rollback()
             gate.set()
             await assert_next_turn_works(served)
-
-
-async def rest(call: Any) -> None:
-    while await call.read() is not grpc.aio.EOF:
-        pass
 
 
 class TestDisk:

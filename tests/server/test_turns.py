@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,10 @@ import pytest
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.endpoint import Endpoint, Stream, UnlessRenamed
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
-
-
-@pytest.fixture
-async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
-        yield running
-
-
-def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message=user_message, **fields)
-
-
-async def rest(call: Any) -> None:
-    """Reads a stream to its end."""
-    while await call.read() is not grpc.aio.EOF:
-        pass
-
-
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
 
 
 async def test_a_turn_streams_started_the_pieces_and_completed(served: Served, endpoint: Endpoint):
@@ -117,8 +95,7 @@ async def test_the_operator_changes_the_defaults_and_caps_the_tokens(tmp_path: P
         "default_max_tokens": 500,
         "max_tokens_cap": 300,
     }
-    async with palaver_server(tmp_path, endpoint.url, **settings) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+    async with server_with_assistant(tmp_path, endpoint.url, **settings) as served:
         for fields, limit in (
             ({}, {"max_tokens": 300}),
             ({"max_tokens": 200}, {"max_tokens": 200}),
@@ -170,8 +147,7 @@ async def test_the_window_of_history_keeps_the_instructions(
 
 
 async def test_the_operator_sets_the_default_window(tmp_path: Path, endpoint: Endpoint):
-    async with palaver_server(tmp_path, endpoint.url, history_messages=2) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+    async with server_with_assistant(tmp_path, endpoint.url, history_messages=2, instructions="Be brief.") as served:
         for number in range(3):
             await served.stub.PostUserQueryUnary(query(f"q{number}"))
     sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
@@ -214,12 +190,11 @@ async def test_text_of_every_plane_arrives_and_is_stored_unchanged(served: Serve
 async def test_ai_connections_are_used_by_name_with_a_fallback(tmp_path: Path):
     async with Endpoint() as fallback, Endpoint() as azure:
         environment = {"Sweden__Endpoint": azure.url.removesuffix("/v1"), "Sweden__Key": "azure-key"}
-        async with palaver_server(tmp_path, fallback.url, environment, ai_connections=("Sweden",)) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+        async with server_with_assistant(tmp_path, fallback.url, environment, ai_connections=("Sweden",)) as served:
             for name, used in (("Sweden", "Sweden"), ("", "OPENAI"), ("Elsewhere", "OPENAI")):
                 call = served.stub.PostUserQuery(query(ai_connection_name=name))
                 assert (await call.read()).started.ai_connection_name == used
-                await rest(call)
+                await read_rest(call)
         [call] = azure.calls
         assert call.path == "/openai/v1/chat/completions"
         assert call.headers["authorization"] == "bearer azure-key"
@@ -239,7 +214,7 @@ async def test_turns_of_one_assistant_run_one_at_a_time_in_order(served: Served,
     assert len(endpoint.calls) == 1
     gate.set()
     for call in (running, *waiting):
-        await rest(call)
+        await read_rest(call)
     assert (await contents(served))[1::2] == ["q0", "q1", "q2", "q3"]
 
 
@@ -253,27 +228,26 @@ async def test_the_letter_case_of_a_collection_does_not_make_another_assistant(s
     await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
     assert len(endpoint.calls) == 1
     gate.set()
-    await rest(running)
-    await rest(waiting)
+    await read_rest(running)
+    await read_rest(waiting)
     assert (await contents(served))[1::2] == ["q0", "q1"]
 
 
 async def test_turns_of_different_assistants_run_side_by_side(served: Served, endpoint: Endpoint):
-    await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="b"))
+    await create_assistant(served, "b")
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
     running = served.stub.PostUserQuery(query())
     await running.read()
-    await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="b", user_message="Hello"))
+    await served.stub.PostUserQueryUnary(query(id="b"))
     gate.set()
-    await rest(running)
+    await read_rest(running)
 
 
 async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_call(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
-    async with palaver_server(tmp_path, endpoint.url, queue_limit=1) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+    async with server_with_assistant(tmp_path, endpoint.url, queue_limit=1) as served:
         running = served.stub.PostUserQuery(query())
         await running.read()
         # One of them waits until shortly before its deadline; meanwhile the queue is full for the other.
@@ -287,7 +261,7 @@ async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_ca
         assert "already waiting for this assistant" in full.text
         assert "took too long" in late.text
         gate.set()
-        await rest(running)
+        await read_rest(running)
     assert len(endpoint.calls) == 1
 
 
@@ -296,15 +270,15 @@ async def test_too_many_turns_are_refused(tmp_path: Path, endpoint: Endpoint):
     endpoint.script(Stream("first", gate))
     async with palaver_server(tmp_path, endpoint.url, max_turns=1) as served:
         for name in ("a", "b"):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id=name))
+            await create_assistant(served, name)
         running = served.stub.PostUserQuery(query())
         await running.read()
-        request = pb.PostUserQueryRequest(id="b", user_message="Hello")
+        request = query(id="b")
         failure = await failure_of(served.stub.PostUserQueryUnary(request))
         assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TURNS")
         assert failure.retry_delay is not None
         gate.set()
-        await rest(running)
+        await read_rest(running)
         await served.stub.PostUserQueryUnary(request)
 
 
@@ -320,10 +294,8 @@ async def test_an_assistant_that_was_reset_during_a_turn_keeps_nothing_of_it(ser
     endpoint.script(Stream("first", gate))
     call = served.stub.PostUserQuery(query())
     await call.read()
-    await served.stub.CreateAssistant(
-        pb.CreateAssistantRequest(id="a", instructions="Anew.", if_exists=pb.IF_EXISTS_RESET)
-    )
+    await create_assistant(served, instructions="Anew.", if_exists=pb.IF_EXISTS_RESET)
     gate.set()
-    failure = await failure_of(rest(call))
+    failure = await failure_of(read_rest(call))
     assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE")
     assert await contents(served) == ["Anew."]

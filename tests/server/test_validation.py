@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import assistant_service_pb2 as pb
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, server_with_assistant
 from tests.support.statuses import failure_of
 
 QUERY = {"id": "a", "user_message": "Hello"}
@@ -20,8 +20,7 @@ QUERY = {"id": "a", "user_message": "Hello"}
 
 @pytest.fixture(scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path_factory.mktemp("data"), offline_model=True) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with server_with_assistant(tmp_path_factory.mktemp("data"), offline_model=True) as running:
         yield running
 
 
@@ -169,8 +168,7 @@ async def test_a_long_name_does_not_make_a_long_status(served: Served):
 
 
 async def test_without_any_ai_connection_the_caller_is_told(tmp_path: Path):
-    async with palaver_server(tmp_path) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+    async with server_with_assistant(tmp_path) as served:
         failure = await failure_of(served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(**QUERY)))
         assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CONNECTION_NOT_CONFIGURED")
         assert "OPENAI_API_KEY" in failure.text

@@ -1,4 +1,4 @@
-"""The backends that the contract is run against. A new one is a context manager here and its name in `BACKENDS`."""
+"""The stores that the contract is tested with. A new one is a context manager here and its name in `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,22 +16,25 @@ from azure.data.tables import TableEntity, TableServiceClient
 from palaver_server.domain.ports import Store
 from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.sqlite import SqliteStore
+from tests.support.azurite import Account
+from tests.support.endpoint import Endpoint
+from tests.support.palaver_server import Served, palaver_server
 
 
 @dataclass(frozen=True)
 class Place:
-    """Somewhere to keep conversations, empty at first and gone after the test."""
+    """A place where stores keep conversations. It is empty at first and removed after the test."""
 
     connect: Callable[[], Awaitable[Store]]
-    """Opens another store on this place, as another process would. It is closed after the test."""
+    """Opens another store on the place, as another process would. The store is closed after the test."""
     close: Callable[[Store], Awaitable[None]]
     """Closes a store during the test."""
     move_into_future: Callable[[timedelta], None]
-    """Moves all times that are stored, which for the stores is as if the clock had been set back."""
+    """Moves all stored times forward. For the stores, this looks as if the clock had been set back."""
     skip_to: Callable[[int], None]
-    """Makes the newest message of the only assistant one with this index; what is before it may be missing."""
+    """Gives the newest message of the only assistant an index. The messages before it may then be missing."""
     ignores_case: bool = True
-    """Azure finds tables in upper and lower case alike, as SQLite does here. Azurite does not."""
+    """Whether collections ignore the case of their names, as in Azure and with SQLite. Azurite does not ignore it."""
 
 
 @asynccontextmanager
@@ -104,10 +108,19 @@ BACKENDS = {"sqlite": sqlite, "azure_tables": azure_tables}
 
 @pytest.fixture(params=BACKENDS)
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """A place of each kind."""
     async with BACKENDS[request.param](request) as place:
         yield place
 
 
 @pytest.fixture
 async def store(place: Place) -> Store:
+    """A store of each kind."""
     return await place.connect()
+
+
+@pytest.fixture
+async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncIterator[Served]:
+    """A server with an empty store in Azure Table Storage."""
+    async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}) as running:
+        yield running

@@ -22,6 +22,7 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.domain.conversation import IfExists
 from palaver_server.domain.errors import StoreFull, StoreUnavailable
 from palaver_server.stores.sqlite import SqliteStore
+from tests.support.calls import create_assistant
 from tests.support.conversations import contents, create, exchange, finished, key, say, version_of
 from tests.support.endpoint import Call, Endpoint, Stream
 from tests.support.palaver_server import palaver_server
@@ -87,7 +88,7 @@ async def full_during_a_turn(folder: Path) -> None:
 
     query = pb.PostUserQueryRequest(id="a", user_message="Hello")
     async with Endpoint() as endpoint, palaver_server(folder, endpoint.url) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        await create_assistant(served)
         endpoint.script(Stream("x" * 200_000, fill))
         for _ in range(2):  # the second time it is full from the start of the turn
             failure = await failure_of(served.stub.PostUserQueryUnary(query))

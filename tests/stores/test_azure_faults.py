@@ -18,10 +18,11 @@ from palaver_server.domain.conversation import IfExists, Listing, Order, Role
 from palaver_server.domain.errors import AssistantNotFound, StoreError
 from palaver_server.stores.azure import AzureTablesStore
 from tests.support import table_proxy as proxy_faults
-from tests.support.azurite import Account, Azurite
+from tests.support.azurite import Account
+from tests.support.calls import query
 from tests.support.conversations import COLLECTION, contents, create, draft, finished, history, key, say, version_of
 from tests.support.endpoint import Endpoint
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
 from tests.support.table_proxy import Exchange, Fault, TableProxy, refuse
 
@@ -56,15 +57,6 @@ FAULTS: dict[str, tuple[Fault, tuple[grpc.StatusCode, str], float | None]] = {
 }
 
 
-def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message=user_message, **fields)
-
-
-@pytest.fixture
-def account(azurite: Azurite) -> Account:
-    return azurite.account()
-
-
 @pytest.fixture
 async def proxy(account: Account) -> AsyncIterator[TableProxy]:
     async with TableProxy(account) as running:
@@ -75,8 +67,9 @@ async def proxy(account: Account) -> AsyncIterator[TableProxy]:
 async def serving(tmp_path: Path, proxy: TableProxy, endpoint: Endpoint, **settings: Any) -> AsyncIterator[Served]:
     """A server whose store is behind the proxy, with an assistant."""
     variables = {"AzureWebJobsStorage": proxy.connection_string}
-    async with palaver_server(tmp_path, endpoint.url, variables, **settings) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+    async with server_with_assistant(
+        tmp_path, endpoint.url, variables, **settings, instructions="Be brief."
+    ) as running:
         yield running
 
 
@@ -111,11 +104,6 @@ async def row_keys(account: Account, name: str = "a") -> list[str]:
         return sorted([row["RowKey"] async for row in rows])
 
 
-async def said(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
-
-
 class TestStatuses:
     @pytest.mark.parametrize("call", CALLS)
     @pytest.mark.parametrize("name", FAULTS)
@@ -129,7 +117,7 @@ class TestStatuses:
         assert not any(secret in failure.text for secret in ("127.0.0.1", "tests0", "odata", "RequestId"))
         assert endpoint.calls == []
         proxy.fault = proxy_faults.none
-        assert await said(served) == ["Be brief."]
+        assert await contents(served) == ["Be brief."]
         response = await served.stub.PostUserQueryUnary(query())
         assert response.completed.assistant.total_messages == 3
 
@@ -191,7 +179,7 @@ class TestCommitting:
     ):
         proxy.fault = proxy_faults.once(LOST[name], lambda exchange: exchange.is_commit)
         response = await served.stub.PostUserQueryUnary(query())
-        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
         assert response.completed.assistant.total_messages == 3
         assert [message.index for message in response.completed.messages] == [2, 3]
         assert len(endpoint.calls) == 1
@@ -202,7 +190,7 @@ class TestCommitting:
     ):
         proxy.fault = proxy_faults.always(LOST[name], lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
 
     @pytest.mark.parametrize("extent", [proxy_faults.always, proxy_faults.since], ids=["the commit", "all after it"])
     @pytest.mark.parametrize("name", [name for name in FAULTS if name != "is cut off"])  # that one is stored
@@ -223,15 +211,15 @@ class TestCommitting:
             assert failure.retry_delay == retry_delay
             assert len(endpoint.calls) == 1
             proxy.fault = proxy_faults.none
-            assert await said(served) == ["Be brief."]
+            assert await contents(served) == ["Be brief."]
             # At once, though the store may not have let the lease be given back.
             await served.stub.PostUserQueryUnary(query("Again"), timeout=IN_TIME)
-            assert await said(served) == ["Be brief.", "Again", "Hello, world"]
+            assert await contents(served) == ["Be brief.", "Again", "Hello, world"]
 
     async def test_a_short_pause_that_the_store_asks_for_saves_the_turn(self, served: Served, proxy: TableProxy):
         proxy.fault = proxy_faults.once(refuse(503, "ServerBusy", Retry_After="2"), lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
 
     @pytest.mark.parametrize("status", [429, 500, 503])
     async def test_a_commit_that_fails_within_the_answer_to_its_transaction_is_tried_again(
@@ -239,7 +227,7 @@ class TestCommitting:
     ):
         proxy.fault = proxy_faults.once(fail_within(status), lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
         assert len(endpoint.calls) == 1
 
     async def test_another_turn_in_the_place_of_a_lost_one_is_noticed(self, store: AzureTablesStore, proxy: TableProxy):

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 from azure.data.tables.aio import TableServiceClient
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -13,10 +9,10 @@ from hypothesis import strategies as st
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.domain.conversation import Content
 from palaver_server.domain.limits import MAX_TURN_BYTES
-from tests.support.azurite import Account, Azurite
+from tests.support.azurite import Account
 from tests.support.endpoint import Endpoint, Stream
 from tests.support.functions_extension import raw_rows, read_conversation
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served
 from tests.support.statuses import failure_of
 
 CHARACTERS = st.characters(codec="utf-8") | st.sampled_from(
@@ -37,17 +33,6 @@ def is_control(character: str) -> bool:
 
 
 NAMES = st.text(CHARACTERS.filter(is_allowed), min_size=1, max_size=255) | st.text(CHARACTERS, max_size=260)
-
-
-@pytest.fixture
-def account(azurite: Azurite) -> Account:
-    return azurite.account()
-
-
-@pytest.fixture
-async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}) as running:
-        yield running
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)

@@ -18,6 +18,7 @@ from azure.data.tables.aio import TableClient, TableServiceClient
 from palaver.v1 import assistant_pb2, skill_host_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.azurite import Account, Azurite
+from tests.support.calls import messages_of
 from tests.support.endpoint import Endpoint, Stream, skill_calls
 from tests.support.functions_extension import (
     ChatMessage,
@@ -72,21 +73,10 @@ THEIRS = [said("user", "Over there"), said("assistant", "Indeed, over there")]
 
 
 @pytest.fixture
-def account(azurite: Azurite) -> Account:
-    return azurite.account()
-
-
-@pytest.fixture
 async def table(account: Account) -> AsyncIterator[TableClient]:
     """The table that both use."""
     async with TableServiceClient.from_connection_string(account.connection_string) as service:
         yield await service.create_table("ChatState")
-
-
-@pytest.fixture
-async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}) as running:
-        yield running
 
 
 async def create(served: Served, name: str = "a", **fields: Any) -> None:
@@ -97,10 +87,6 @@ async def post(served: Served, user_message: str, name: str = "a", **fields: Any
     request = pb.PostUserQueryRequest(id=name, user_message=user_message, **fields)
     # Less than the lease of a dead server lasts, which no turn here may have to wait for.
     return (await served.stub.PostUserQueryUnary(request, timeout=8)).completed
-
-
-async def listed(served: Served, name: str = "a", **fields: Any) -> list[assistant_pb2.Message]:
-    return list((await served.stub.ListMessages(pb.ListMessagesRequest(id=name, **fields))).messages)
 
 
 async def read(table: TableClient, name: str = "a") -> list[ChatMessage]:
@@ -125,7 +111,7 @@ class TestBegunThere:
         # The seventh digit of their times, 100 ns, is cut off and not rounded.
         assert assistant.create_time.ToDatetime(timezone.utc) == TIME
         assert assistant.update_time.ToDatetime(timezone.utc) == TIME + timedelta(milliseconds=4)
-        messages = await listed(served)
+        messages = await messages_of(served)
         assert [(message.index, message.role, message.content) for message in messages] == [
             (1, assistant_pb2.ROLE_SYSTEM, "Be brief."),
             (2, assistant_pb2.ROLE_USER, "Remind me to call my dad"),
@@ -182,7 +168,7 @@ class TestBegunThere:
             await go_on(table, "a", CHAT[1:], time=later.ToDatetime(timezone.utc))
             expected += CHAT[1:]
             assert await read(table) == expected
-        messages = await listed(served)
+        messages = await messages_of(served)
         assert [message.index for message in messages] == list(range(1, len(expected) + 1))
         assert [message.content for message in messages] == [message["content"] for message in expected]
 
@@ -207,7 +193,7 @@ class TestBegunThere:
         assert list(again.messages) == list(first.messages)
         assert again.assistant.total_messages == 9
         assert len(endpoint.calls) == 1
-        assert [message.content for message in await listed(served)][5:] == [
+        assert [message.content for message in await messages_of(served)][5:] == [
             long, "Hello, world", "Over there", "Indeed, over there",
         ]  # fmt: skip
         await post(served, "And here")
@@ -222,7 +208,9 @@ class TestBegunThere:
 
         async def poll() -> None:
             """Takes the new messages one by one, each as later than the one before."""
-            while new := await listed(served, page_size=1, **({"after_time": seen[-1].create_time} if seen else {})):
+            while new := await messages_of(
+                served, page_size=1, **({"after_time": seen[-1].create_time} if seen else {})
+            ):
                 seen.extend(new)
 
         await poll()
@@ -233,7 +221,7 @@ class TestBegunThere:
         await poll()
         assert [message.index for message in seen] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
         assistant = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant
-        assert await listed(served, after_time=assistant.update_time) == []
+        assert await messages_of(served, after_time=assistant.update_time) == []
 
     @pytest.mark.parametrize("count", [1, 98, 99, 100, 250])
     async def test_it_can_be_started_over_and_deleted_whole(self, served: Served, table: TableClient, count: int):
@@ -255,7 +243,11 @@ class TestBegunThere:
     ):
         await write_conversation(table, "a", CHAT * 30)
         await table.delete_entity("a", "state")
-        for call in (served.stub.GetAssistant(pb.GetAssistantRequest(id="a")), listed(served), post(served, "Hello")):
+        for call in (
+            served.stub.GetAssistant(pb.GetAssistantRequest(id="a")),
+            messages_of(served),
+            post(served, "Hello"),
+        ):
             failure = await failure_of(call)
             assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "ASSISTANT_NOT_FOUND")
         assert endpoint.calls == []
@@ -264,7 +256,7 @@ class TestBegunThere:
         assert await read(table) == begin
         await post(served, "Hello")
         assert prompt(endpoint) == [*begin, said("user", "Hello")]
-        assert len(await listed(served)) == len(begin) + 2
+        assert len(await messages_of(served)) == len(begin) + 2
 
 
 def columns(row: RawRow) -> RawRow:
@@ -323,7 +315,7 @@ class TestBroken:
         for name in ("a", "b"):
             await write_conversation(table, name, CHAT)
         await self.break_row(table, "msg-0003", change)
-        await self.expect_data_loss(served, endpoint, listed(served), post(served, "Hello"))
+        await self.expect_data_loss(served, endpoint, messages_of(served), post(served, "Hello"))
 
     @pytest.mark.parametrize("change", BROKEN_STATES.values(), ids=BROKEN_STATES.keys())
     async def test_a_broken_state_is_said(self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow):
@@ -334,7 +326,7 @@ class TestBroken:
             served,
             endpoint,
             served.stub.GetAssistant(pb.GetAssistantRequest(id="a")),
-            listed(served),
+            messages_of(served),
             post(served, "Hello"),
         )
 
@@ -344,7 +336,7 @@ class TestBroken:
         await write_conversation(table, "a", CHAT)
         for key in ("aaa", "note-0001", "zzz"):
             await table.create_entity({"PartitionKey": "a", "RowKey": key, "Content": "not a message"})
-        assert len(await listed(served)) == 5
+        assert len(await messages_of(served)) == 5
         await post(served, "And now?")
         assert prompt(endpoint) == [*CHAT, said("user", "And now?")]
         assert await read(table) == [*CHAT, said("user", "And now?"), REPLY]
@@ -484,7 +476,7 @@ class TestSkills:
 
 async def test_reading_makes_no_table(served: Served, account: Account):
     for call in (
-        listed(served, collection_name="Unused"),
+        messages_of(served, collection_name="Unused"),
         post(served, "Hello", collection_name="Unused"),
         served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", collection_name="Unused")),
     ):
