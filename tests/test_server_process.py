@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,12 +22,12 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from palaver_server.settings import Settings
+from tests.support.server_process import COMMAND
 
-COMMAND = Path(sys.executable).with_name("palaver-server")
 SERVICE = "palaver.v1.AssistantService"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder to run the command in, with none of the settings that the machine may have."""
     for name in list(os.environ):
@@ -126,15 +125,13 @@ class TestStarting:
             (2, signal.SIGINT, True),
         ],
     )
-    def test_a_signal_stops_it_with_status_0(
-        self, folder: Path, workers: int, number: signal.Signals, whole_group: bool
-    ):
+    def test_a_signal_stops_it_with_status_0(self, workers: int, number: signal.Signals, whole_group: bool):
         with started("--workers", str(workers)) as server:
             # Ctrl-C and most service managers signal all processes of the group, others the first one.
             (os.killpg if whole_group else os.kill)(server.popen.pid, number)
             assert server.end() == (0, "", "")
 
-    def test_what_it_stored_is_there_when_it_starts_again(self, folder: Path):
+    def test_what_it_stored_is_there_when_it_starts_again(self):
         with started() as server:
             with stub(server.address) as calls:
                 calls.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
@@ -146,7 +143,7 @@ class TestStarting:
             messages = calls.ListMessages(pb.ListMessagesRequest(id="a")).messages
             assert list(messages[1:]) == list(completed.messages)
 
-    def test_help_names_every_setting(self, folder: Path):
+    def test_help_names_every_setting(self):
         with popen("--help") as process:
             stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stderr) == (0, "")
@@ -154,7 +151,7 @@ class TestStarting:
             assert f"--{name.replace('_', '-')} " in stdout
             assert field.description in re.sub(r"\s+", " ", stdout)
 
-    def test_a_variable_that_is_no_setting_is_mentioned(self, folder: Path):
+    def test_a_variable_that_is_no_setting_is_mentioned(self):
         with started(PALAVER_LISTENS="127.0.0.1:1", PALAVER_TOKEN="a client's") as server:
             server.popen.terminate()
             status, stdout, stderr = server.end()
@@ -162,7 +159,7 @@ class TestStarting:
         [line] = stderr.splitlines()
         assert line.endswith("PALAVER_LISTENS is not a setting of this server")
 
-    def test_what_it_tries_again_is_logged_with_the_reason(self, folder: Path):
+    def test_what_it_tries_again_is_logged_with_the_reason(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             nobody = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         variables = {"OPENAI_API_KEY": "sk-secret", "OPENAI_BASE_URL": nobody}
@@ -176,7 +173,7 @@ class TestStarting:
         assert "ModelUnavailable: the endpoint can't be reached; retry 1 in 0." in stderr
         assert "sk-secret" not in stderr
 
-    def test_a_server_without_any_model_says_so(self, folder: Path):
+    def test_a_server_without_any_model_says_so(self):
         with started("--no-offline-model") as server:
             server.popen.terminate()
             status, stdout, stderr = server.end()
@@ -202,25 +199,25 @@ class TestRefusingToStart:
             ("2", {"PALAVER_LISTEN": "127.0.0.1:99999"}, "PALAVER_LISTEN: .*not '127.0.0.1:99999'"),
         ],
     )
-    def test_a_wrong_setting_is_named(self, folder: Path, workers: str, variables: dict[str, str], line: str):
+    def test_a_wrong_setting_is_named(self, workers: str, variables: dict[str, str], line: str):
         environment = {"PALAVER_LISTEN": "127.0.0.1:0", "PALAVER_WORKERS": workers, **variables}
         assert re.match(line, failed(**environment))
 
-    def test_an_unknown_flag_is_named(self, folder: Path):
+    def test_an_unknown_flag_is_named(self):
         with popen("--listens", "x") as process:
             stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout) == (2, "")
         assert stderr.splitlines()[-1] == "palaver-server: error: unrecognized arguments: --listens x"
 
     @pytest.mark.parametrize("workers", ["1", "2"])
-    def test_a_port_that_another_program_has_is_refused(self, folder: Path, workers: str):
+    def test_a_port_that_another_program_has_is_refused(self, workers: str):
         with closing(socket.create_server(("127.0.0.1", 0))) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             line = failed("--listen", address, "--workers", workers, "--offline-model")
         assert line.startswith(f"PALAVER_LISTEN: can't listen on {address}")
 
     @pytest.mark.parametrize(("first_workers", "workers"), [("1", "1"), ("2", "2")])
-    def test_a_port_that_another_palaver_server_has_is_refused(self, folder: Path, first_workers: str, workers: str):
+    def test_a_port_that_another_palaver_server_has_is_refused(self, first_workers: str, workers: str):
         with started("--workers", first_workers) as server:
             line = failed("--listen", server.address, "--workers", workers, "--data-dir", "other", "--offline-model")
             assert line.startswith(f"PALAVER_LISTEN: can't listen on {server.address}")
@@ -237,7 +234,7 @@ class TestRefusingToStart:
 
 
 class TestWorkers:
-    def test_they_share_one_port_and_one_store(self, folder: Path):
+    def test_they_share_one_port_and_one_store(self):
         with started("--workers", "2") as server:
             workers = server.workers()
             assert len(workers) == 2
@@ -262,7 +259,7 @@ class TestWorkers:
                     break
             assert served_by == {worker.pid for worker in workers}
 
-    def test_the_death_of_one_ends_the_program_with_status_1(self, folder: Path):
+    def test_the_death_of_one_ends_the_program_with_status_1(self):
         with started("--workers", "2") as server:
             workers = server.workers()
             workers[0].kill()
@@ -271,7 +268,7 @@ class TestWorkers:
             assert "a worker ended unexpectedly" in stderr
             assert not any(worker.is_running() for worker in workers)
 
-    def test_the_death_of_the_program_ends_them(self, folder: Path):
+    def test_the_death_of_the_program_ends_them(self):
         with started("--workers", "2") as server:
             workers = server.workers()
             server.popen.kill()
@@ -282,7 +279,7 @@ class TestWorkers:
 
 
 class TestServing:
-    def test_health_is_answered_for_the_server_and_for_each_service(self, folder: Path):
+    def test_health_is_answered_for_the_server_and_for_each_service(self):
         with started() as server, grpc.insecure_channel(server.address) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
             for service in ("", SERVICE):
@@ -292,14 +289,14 @@ class TestServing:
                 check(health_pb2.HealthCheckRequest(service="unknown"))
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
-    def test_reflection_is_served_with_the_flag(self, folder: Path):
+    def test_reflection_is_served_with_the_flag(self):
         with started("--reflection") as server, grpc.insecure_channel(server.address) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
             assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
             file = database.FindFileContainingSymbol(SERVICE)
             assert file.name == "palaver/v1/assistant_service.proto"
 
-    def test_reflection_is_not_served_without_the_flag(self, folder: Path):
+    def test_reflection_is_not_served_without_the_flag(self):
         with started() as server, grpc.insecure_channel(server.address) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
             with pytest.raises(grpc.RpcError) as caught:
@@ -309,7 +306,7 @@ class TestServing:
 
 class TestTls:
     @pytest.fixture
-    def authority(self, folder: Path) -> trustme.CA:
+    def authority(self) -> trustme.CA:
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost", "127.0.0.1")
         certificate.private_key_pem.write_to_path("key.pem")

@@ -8,7 +8,6 @@ VENV is the virtual environment that the server is installed in. Prints what was
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import palaver
+from tests.support.ports import free_port
 
 HERE = Path(__file__).parent
 START_TIMEOUT = 120.0
@@ -95,13 +95,6 @@ def process(command: list[str], environment: dict[str, str], log: Path) -> Itera
         finally:
             started.terminate()
             started.wait()
-
-
-def free_port() -> int:
-    """Finds a port for a server that can't choose one itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until_healthy(url: str, key: str) -> None:

@@ -89,7 +89,7 @@ async def test_a_caller_that_reads_late_gets_the_text_in_one_piece(engine: ChatE
 
 
 async def test_the_turn_of_a_caller_that_leaves_after_the_last_piece_is_either_whole_or_not_there(
-    engine: ChatEngine, endpoint: Endpoint
+    engine: ChatEngine,
 ):
     # However far the turn has come when the caller leaves, the conversation holds both messages or none of them.
     for steps in range(40):

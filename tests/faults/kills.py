@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import itertools
 import random
-import socket
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Ve
 from tests.faults.storage import STORES, name, storage
 from tests.support import table_proxy as faults
 from tests.support.azurite import Account
+from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.table_proxy import TableProxy
 
@@ -109,7 +109,7 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
             proxy = await stack.enter_async_context(TableProxy(account))
             proxy.fault = faults.sometimes(seed, dropped=0.01, failed=0.01)
             variables["AzureWebJobsStorage"] = proxy.connection_string
-        address = _free_address()
+        address = f"127.0.0.1:{free_port()}"
         client = await stack.enter_async_context(palaver.AsyncClient(address, reconnect_timeout=RECONNECT_TIMEOUT))
         callers = Callers(client, ASSISTANTS, seed)
         progress = _Run(callers, random.Random(seed), turns, kills)
@@ -137,12 +137,6 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
             name(account), len(log.acknowledged), progress.killed, endpoint.told, time.monotonic() - start, verdict,
             log.surprises,
         )  # fmt: skip
-
-
-def _free_address() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 def main() -> None:

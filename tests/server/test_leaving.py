@@ -43,16 +43,15 @@ class Commit:
 
 
 @dataclass(frozen=True)
-class Place:
-    """A store that servers may share, whose commits can be held up."""
+class SharedStore:
+    """A store that servers share, and whose commits a test can hold up."""
 
     serve: Callable[..., AbstractAsyncContextManager[Served]]
     hold_commit: Callable[[Served], AbstractAsyncContextManager[Commit]]
 
 
 @asynccontextmanager
-async def sqlite_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    folder, endpoint = request.getfixturevalue("tmp_path"), request.getfixturevalue("endpoint")
+async def sqlite(request: pytest.FixtureRequest, folder: Path, endpoint: Endpoint) -> AsyncIterator[SharedStore]:
     connections = {"storage_connections": ("AzureWebJobsStorage", "Other")}
     variables = {"Other": f"sqlite:{folder / 'other.db'}"}
 
@@ -70,14 +69,13 @@ async def sqlite_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             connection.execute("BEGIN IMMEDIATE")
             yield Commit(begun, connection.rollback)
 
-    yield Place(
+    yield SharedStore(
         lambda **settings: palaver_server(folder, endpoint.url, variables, **connections, **settings), hold_commit
     )
 
 
 @asynccontextmanager
-async def azure_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    folder, endpoint = request.getfixturevalue("tmp_path"), request.getfixturevalue("endpoint")
+async def azure_tables(request: pytest.FixtureRequest, folder: Path, endpoint: Endpoint) -> AsyncIterator[SharedStore]:
     azurite: Azurite = request.getfixturevalue("azurite")
     async with TableProxy(azurite.account()) as proxy:
         variables = {"AzureWebJobsStorage": proxy.connection_string}
@@ -94,24 +92,24 @@ async def azure_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             proxy.fault = table_proxy.once(hold, lambda exchange: exchange.is_commit)
             yield Commit(held.wait, released.set)
 
-        yield Place(lambda **settings: palaver_server(folder, endpoint.url, variables, **settings), hold_commit)
+        yield SharedStore(lambda **settings: palaver_server(folder, endpoint.url, variables, **settings), hold_commit)
 
 
-PLACES = {"sqlite": sqlite_place, "azure_tables": azure_place}
+STORES = {"sqlite": sqlite, "azure_tables": azure_tables}
 
 
-@pytest.fixture(params=PLACES)
-async def place(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Place]:
-    async with PLACES[request.param](request) as running:
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[SharedStore]:
+    async with STORES[request.param](request, tmp_path, endpoint) as running:
         yield running
 
 
 @pytest.fixture
-async def served(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+async def served(store: SharedStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     # A frozen caller is noticed after a second instead of after 80.
     options = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 500}
     monkeypatch.setattr(transport, "CHANNEL_OPTIONS", tuple((dict(transport.CHANNEL_OPTIONS) | options).items()))
-    async with place.serve(max_turns=2) as running:
+    async with store.serve(max_turns=2) as running:
         for name in ("a", "b"):
             await create_assistant(running, name)
         yield running
@@ -267,13 +265,13 @@ class TestEveryWayAtEveryStage:
         assert len(endpoint.calls) == 2
 
     async def test_while_it_is_stored(
-        self, served: Served, endpoint: Endpoint, place: Place, way: Way, on_disconnect: int
+        self, served: Served, endpoint: Endpoint, store: SharedStore, way: Way, on_disconnect: int
     ):
         gate = asyncio.Event()
         endpoint.script(STAGES["in the middle"](gate))
         async with way(served, query(request_id="r", on_disconnect=on_disconnect)) as caller:
             await caller.said("text_delta")
-            async with place.hold_commit(served) as commit:
+            async with store.hold_commit(served) as commit:
                 gate.set()
                 await commit.begun()
                 await leave(served, caller)
@@ -297,13 +295,15 @@ class TestNotReading:
 
     @pytest.mark.parametrize("stage", ["in the queue", *STAGES])
     @pytest.mark.parametrize("limit", ["of the turn", "of the caller"])
-    async def test_a_long_reply_is_held_back_and_ended(self, place: Place, endpoint: Endpoint, stage: str, limit: str):
+    async def test_a_long_reply_is_held_back_and_ended(
+        self, store: SharedStore, endpoint: Endpoint, stage: str, limit: str
+    ):
         gate = asyncio.Event()
         settings, timeout = ({"turn_timeout": 1}, None) if limit == "of the turn" else ({}, 1)
         before = [Stream("first", gate)] if stage == "in the queue" else []
         items = (gate,) if stage == "in the queue" else STAGES[stage](gate).items
         endpoint.script(*before, Stream(*items, fire_hose))
-        async with place.serve(**settings) as served, narrow_channel(served.target) as channel:
+        async with store.serve(**settings) as served, narrow_channel(served.target) as channel:
             await create_assistant(served)
             running = [served.stub.PostUserQuery(query("First")) for _ in before]
             for call in running:
@@ -325,12 +325,12 @@ class TestNotReading:
             # Had it not been held back, it would be TURN_TOO_LARGE by now.
             assert failure.reason == ("MODEL_TIMEOUT" if limit == "of the turn" else "")
 
-    async def test_while_it_is_stored(self, served: Served, endpoint: Endpoint, place: Place):
+    async def test_while_it_is_stored(self, served: Served, endpoint: Endpoint, store: SharedStore):
         gate = asyncio.Event()
         endpoint.script(STAGES["in the middle"](gate))
         call = served.stub.PostUserQuery(query())
         await said(call, "text_delta")
-        async with place.hold_commit(served) as commit:
+        async with store.hold_commit(served) as commit:
             gate.set()
             await commit.begun()
             commit.release()
@@ -339,10 +339,10 @@ class TestNotReading:
 
 
 class TestManyCallers:
-    async def test_who_waits_behind_a_caller_that_leaves_comes_next(self, place: Place, endpoint: Endpoint):
+    async def test_who_waits_behind_a_caller_that_leaves_comes_next(self, store: SharedStore, endpoint: Endpoint):
         gate = asyncio.Event()
         endpoint.script(Stream("first", gate))
-        async with place.serve() as served:
+        async with store.serve() as served:
             await create_assistant(served)
             running = served.stub.PostUserQuery(query("First"))
             await running.read()

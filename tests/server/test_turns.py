@@ -240,8 +240,11 @@ async def test_turns_of_different_assistants_run_side_by_side(served: Served, en
     running = served.stub.PostUserQuery(query())
     await running.read()
     await served.stub.PostUserQueryUnary(query(id="b"))
+    assert await contents(served, "b") == ["Hello", "Hello, world"]
+    assert await contents(served) == ["Be brief."]
     gate.set()
     await read_rest(running)
+    assert await contents(served) == ["Be brief.", "Hello", "first"]
 
 
 async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_call(tmp_path: Path, endpoint: Endpoint):

@@ -119,7 +119,9 @@ async def test_the_edge_of_what_is_allowed_is_allowed(served: Served, request_: 
     ],
 )
 async def test_extreme_parameters_are_allowed(served: Served, fields: dict[str, Any]):
-    await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(**QUERY, **fields))
+    started = await served.stub.PostUserQuery(pb.PostUserQueryRequest(**QUERY, **fields)).read()
+    in_effect = {name: getattr(started.started, name) for name in fields if name != "history"}
+    assert in_effect == {name: value for name, value in fields.items() if name != "history"}
 
 
 @pytest.mark.parametrize(

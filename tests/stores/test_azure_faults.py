@@ -19,6 +19,7 @@ from palaver_server.domain.errors import AssistantNotFound, StoreError
 from palaver_server.stores.azure import AzureTablesStore
 from tests.support import table_proxy as proxy_faults
 from tests.support.azurite import Account
+from tests.support.calls import contents as served_contents
 from tests.support.calls import query
 from tests.support.conversations import COLLECTION, contents, create, draft, finished, history, key, say, version_of
 from tests.support.endpoint import Endpoint
@@ -117,7 +118,7 @@ class TestStatuses:
         assert not any(secret in failure.text for secret in ("127.0.0.1", "tests0", "odata", "RequestId"))
         assert endpoint.calls == []
         proxy.fault = proxy_faults.none
-        assert await contents(served) == ["Be brief."]
+        assert await served_contents(served) == ["Be brief."]
         response = await served.stub.PostUserQueryUnary(query())
         assert response.completed.assistant.total_messages == 3
 
@@ -179,7 +180,7 @@ class TestCommitting:
     ):
         proxy.fault = proxy_faults.once(LOST[name], lambda exchange: exchange.is_commit)
         response = await served.stub.PostUserQueryUnary(query())
-        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
         assert response.completed.assistant.total_messages == 3
         assert [message.index for message in response.completed.messages] == [2, 3]
         assert len(endpoint.calls) == 1
@@ -190,7 +191,8 @@ class TestCommitting:
     ):
         proxy.fault = proxy_faults.always(LOST[name], lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert len(endpoint.calls) == 1
 
     @pytest.mark.parametrize("extent", [proxy_faults.always, proxy_faults.since], ids=["the commit", "all after it"])
     @pytest.mark.parametrize("name", [name for name in FAULTS if name != "is cut off"])  # that one is stored
@@ -211,15 +213,15 @@ class TestCommitting:
             assert failure.retry_delay == retry_delay
             assert len(endpoint.calls) == 1
             proxy.fault = proxy_faults.none
-            assert await contents(served) == ["Be brief."]
+            assert await served_contents(served) == ["Be brief."]
             # At once, though the store may not have let the lease be given back.
             await served.stub.PostUserQueryUnary(query("Again"), timeout=IN_TIME)
-            assert await contents(served) == ["Be brief.", "Again", "Hello, world"]
+            assert await served_contents(served) == ["Be brief.", "Again", "Hello, world"]
 
     async def test_a_short_pause_that_the_store_asks_for_saves_the_turn(self, served: Served, proxy: TableProxy):
         proxy.fault = proxy_faults.once(refuse(503, "ServerBusy", Retry_After="2"), lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
 
     @pytest.mark.parametrize("status", [429, 500, 503])
     async def test_a_commit_that_fails_within_the_answer_to_its_transaction_is_tried_again(
@@ -227,7 +229,7 @@ class TestCommitting:
     ):
         proxy.fault = proxy_faults.once(fail_within(status), lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
         assert len(endpoint.calls) == 1
 
     async def test_another_turn_in_the_place_of_a_lost_one_is_noticed(self, store: AzureTablesStore, proxy: TableProxy):

@@ -289,6 +289,10 @@ BROKEN_STATES: dict[str, RawRow] = {
     "no TotalMessages": {"TotalMessages": None},
     "a TotalMessages that is a text": {"TotalMessages": "many"},
 }
+BROKEN_LEASES: dict[str, RawRow] = {
+    "a LeaseHolder that is a number": {"LeaseHolder": 7},
+    "a LeaseHolder that is a boolean": {"LeaseHolder": True},
+}
 
 
 class TestBroken:
@@ -330,6 +334,16 @@ class TestBroken:
             post(served, "Hello"),
         )
 
+    @pytest.mark.parametrize("change", BROKEN_LEASES.values(), ids=BROKEN_LEASES.keys())
+    async def test_a_broken_lease_is_reported_by_turns_and_hides_no_messages(
+        self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow
+    ):
+        for name in ("a", "b"):
+            await write_conversation(table, name, CHAT)
+        await self.break_row(table, "state", change)
+        assert len(await messages_of(served)) == 5
+        await self.expect_data_loss(served, endpoint, post(served, "Hello"))
+
     async def test_a_row_with_another_prefix_is_nothing_to_anybody(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
@@ -366,7 +380,7 @@ class TestAtOnce:
         assert await read(table) == [*expected, said("user", "Mine"), REPLY]
 
     async def test_what_it_read_before_a_turn_of_ours_it_does_not_write_over_that(
-        self, served: Served, endpoint: Endpoint, table: TableClient
+        self, served: Served, table: TableClient
     ):
         await write_conversation(table, "a", CHAT)
         state = await table.get_entity("a", "state")

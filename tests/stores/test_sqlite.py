@@ -191,14 +191,22 @@ class TestDamage:
             await create(store)
             assert await contents(store) == ["Be brief."]
 
-    @pytest.mark.parametrize("damage", ["role = 'nobody'", "skill_calls = '{'", "skill_calls = '[[1]]'"])
-    async def test_a_message_that_makes_no_sense_is_reported_and_stops_no_turn_that_does_without_it(
-        self, sound: Path, damage: str
+    @pytest.mark.parametrize(
+        ("damage", "text"),
+        [
+            ("role = 'nobody'", "a stored message can't be read"),
+            ("skill_calls = '{'", "a stored message can't be read"),
+            ("skill_calls = '[[1]]'", "a stored message can't be read"),
+            ("content = CAST(x'7bff' AS TEXT)", "the database is damaged"),  # not UTF-8
+        ],
+    )
+    async def test_a_damaged_message_is_reported_and_stops_no_turn_that_does_not_read_it(
+        self, sound: Path, damage: str, text: str
     ):
         with closing(sqlite3.connect(sound)) as connection, connection:
             connection.execute(f'UPDATE messages SET {damage} WHERE "index" = 10')
         async with opened(sound) as store:
-            with pytest.raises(StoreCorrupt, match="a stored message can't be read"):
+            with pytest.raises(StoreCorrupt, match=text):
                 await store.list_messages(key(), Listing())
             with pytest.raises(StoreCorrupt):
                 await store.read_window(key(), 32)
@@ -274,7 +282,8 @@ class TestOtherProcesses:
                 await asyncio.wait([opening], timeout=0.05)
                 await asyncio.to_thread(release)
                 await opening
-            await say(store, name="a") if exists else await create(store)
+            await (say(store) if exists else create(store))
+            assert (await store.get_assistant(key())).total_messages == (3 if exists else 1)
         finally:
             await store.close()
 

@@ -727,7 +727,11 @@ class TestLeases:
         await create(store)
         await store.read_window(key(), 10, self.OURS)
         await store.release_lease(key(), self.OURS.holder)
-        await store.read_window(key(), 10, self.THEIRS)
+        window = await store.read_window(key(), 10, self.THEIRS)
+        with pytest.raises(AssistantBusy):
+            await store.read_window(key(), 10, self.OURS)
+        stored = await store.commit_turn(key(), window.version, finished())
+        assert stored.assistant.total_messages == 3
 
     async def test_it_runs_out(self, store: Store):
         await create(store)
@@ -748,7 +752,8 @@ class TestLeases:
     async def test_who_comes_back_before_anybody_else_may_write(self, store: Store):
         await create(store)
         version = (await store.read_window(key(), 10, lease("slow", 0))).version
-        await store.commit_turn(key(), version, finished())
+        stored = await store.commit_turn(key(), version, finished())
+        assert await history(store) == [*(await history(store))[:1], *stored.messages]
 
     async def test_cancelling_takes_it_away(self, place: Place):
         here, there = await place.connect(), await place.connect()
@@ -826,6 +831,7 @@ class TestLeases:
             )
             [window] = [result for result in results if not isinstance(result, AssistantBusy)]
             await stores[0].commit_turn(key(), window.version, finished())
+        assert (await stores[0].get_assistant(key())).total_messages == 1 + 10 * 2
 
 
 class TestTexts:

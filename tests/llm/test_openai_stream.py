@@ -432,8 +432,8 @@ class TestLimits:
 
 class TestMerging:
     @settings(deadline=None)
-    @given(st.lists(as_json(chunks), max_size=6), st.lists(st.integers(0, 6), max_size=3))
-    def test_reads_that_bring_more_at_once_bring_the_same(self, written: list[str], positions: list[int]):
+    @given(st.lists(as_json(chunks), max_size=6))
+    def test_chunks_mean_the_same_one_by_one_and_merged(self, written: list[str]):
         parsed = [chunk for text in written for chunk in fed(b"data: " + text.replace("\n", "").encode() + b"\n\n")]
         whole = merge(parsed)
         singles = [merge([chunk]) for chunk in parsed]
