@@ -151,9 +151,7 @@ def stored_lease(row: Mapping[str, Any]) -> StoredLease:
     """Returns the lease in a `state` row."""
     until = row.get(LEASE_UNTIL)
     try:
-        return StoredLease.parse(
-            _text(row.get(LEASE_HOLDER) or ""), _utc(until) if isinstance(until, datetime) else NEVER
-        )
+        return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
     except DAMAGE as error:
         raise StoreCorrupt("the lease of the assistant can't be read") from error
 
