@@ -67,7 +67,7 @@ def test_a_turn_may_be_as_large_as_the_limits_say():
 
 
 @pytest.mark.parametrize("character", ["a", "é", "😀"])
-def test_a_reply_ends_the_turn_with_the_piece_that_is_too_much(character: str):
+def test_a_reply_that_grows_too_long_ends_the_turn(character: str):
     size = TurnSize()
     room = MAX_MESSAGE_UNITS // Content(character).utf16_units
     for _ in range(room // 1000):

@@ -57,7 +57,7 @@ def test_every_row_of_the_table_is_tested():
 
 @pytest.mark.parametrize("status", [400, 422])
 @pytest.mark.parametrize(("parameter", "words"), CASES)
-async def test_what_an_endpoint_refuses_is_sent_in_the_form_that_it_accepts(
+async def test_a_refused_parameter_is_sent_in_the_form_that_the_endpoint_accepts(
     model: OpenAIModel, endpoint: Endpoint, parameter: str, words: str, status: int
 ):
     endpoint.script(Refusal(status, words))
@@ -89,7 +89,7 @@ async def test_an_endpoint_may_refuse_one_parameter_after_the_other(model: OpenA
 
 
 @pytest.mark.parametrize(("parameter", "words"), CASES)
-async def test_an_endpoint_that_refuses_the_other_form_as_well_is_asked_no_third_time(
+async def test_an_endpoint_that_refuses_both_forms_is_not_asked_a_third_time(
     model: OpenAIModel, endpoint: Endpoint, parameter: str, words: str
 ):
     endpoint.script(Refusal(400, words), Refusal(400, words))
@@ -102,7 +102,7 @@ async def test_an_endpoint_that_refuses_the_other_form_as_well_is_asked_no_third
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
-async def test_another_failure_with_the_same_words_is_no_refusal_of_a_parameter(
+async def test_another_error_status_with_the_same_words_is_not_a_refusal_of_a_parameter(
     model: OpenAIModel, endpoint: Endpoint, status: int
 ):
     endpoint.script(Refusal(status, "stream_options max_completion_tokens"))
@@ -111,7 +111,7 @@ async def test_another_failure_with_the_same_words_is_no_refusal_of_a_parameter(
     assert len(endpoint.calls) == 1
 
 
-async def test_a_refusal_of_what_was_not_sent_is_the_callers_error(model: OpenAIModel, endpoint: Endpoint):
+async def test_a_refusal_that_names_another_parameter_is_the_callers_error(model: OpenAIModel, endpoint: Endpoint):
     endpoint.script(Refusal(400, "max_completion_tokens is too large"))
     with pytest.raises(ModelRejectedRequest, match="too large"):
         await ask(model, is_reasoning_model=True)

@@ -22,7 +22,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         yield running
 
 
-async def test_a_new_assistant_has_its_instructions_alone(served: Served):
+async def test_a_new_assistant_has_only_its_instructions(served: Served):
     response = await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
     assert response.created
     assert (response.assistant.id, response.assistant.total_messages, response.assistant.total_tokens) == ("a", 1, 0)
@@ -36,7 +36,9 @@ async def test_a_new_assistant_has_its_instructions_alone(served: Served):
     ("instructions", "stored"),
     [(None, ["You are a helpful assistant."]), ("", []), (" \n", []), ("Be brief.", ["Be brief."])],
 )
-async def test_unset_and_blank_instructions_differ(served: Served, instructions: str | None, stored: list[str]):
+async def test_unset_instructions_are_not_blank_instructions(
+    served: Served, instructions: str | None, stored: list[str]
+):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=instructions))
     assert await contents(served) == stored
 
@@ -77,7 +79,7 @@ async def test_an_invalid_reset_deletes_nothing(served: Served):
     assert await contents(served) == ["first"]
 
 
-async def test_what_does_not_exist_is_not_found(served: Served):
+async def test_an_unknown_assistant_is_not_found(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
     for call in (
         served.stub.GetAssistant(pb.GetAssistantRequest(id="b")),
@@ -91,7 +93,7 @@ async def test_what_does_not_exist_is_not_found(served: Served):
         assert failure.domain == "palaver.v1"
 
 
-async def test_a_deleted_assistant_is_gone_and_may_be_created_anew(served: Served):
+async def test_a_deleted_assistant_is_gone_and_can_be_created_again(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
     await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="a", user_message="Hello", max_tokens=1))
     assert await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a")) == pb.DeleteAssistantResponse()
@@ -111,7 +113,7 @@ async def test_collections_are_separate(served: Served):
     assert await contents(served) == ["default"]
 
 
-async def test_storage_connections_are_separate_and_only_the_configured_ones_exist(tmp_path: Path):
+async def test_storage_connections_are_separate_and_only_configured_ones_can_be_used(tmp_path: Path):
     async with palaver_server(
         tmp_path / "default",
         environment={"Second": f"sqlite:{tmp_path / 'second.db'}", "Hidden": f"sqlite:{tmp_path / 'hidden.db'}"},
@@ -134,7 +136,7 @@ async def test_storage_connections_are_separate_and_only_the_configured_ones_exi
     assert not (tmp_path / "hidden.db").exists()
 
 
-async def test_messages_come_in_pages_in_both_orders(served: Served):
+async def test_messages_are_paged_in_both_orders(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
     for number in range(3):
         query = pb.PostUserQueryRequest(id="a", user_message=f"message {number}", max_tokens=1)
@@ -183,7 +185,7 @@ async def test_after_time_is_exact_to_the_nanosecond(served: Served):
     assert len((await served.stub.ListMessages(request)).messages) == 1
 
 
-async def test_a_page_token_serves_its_own_listing_only(served: Served):
+async def test_a_page_token_is_valid_only_for_its_own_listing(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
     await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="a", user_message="Hello", max_tokens=1))
     page = await served.stub.ListMessages(pb.ListMessagesRequest(id="a", page_size=1))
@@ -198,7 +200,7 @@ async def test_a_page_token_serves_its_own_listing_only(served: Served):
         assert failure.violations.keys() == {"page_token"}
 
 
-async def test_a_page_fits_into_the_default_message_size_of_grpc(served: Served):
+async def test_a_page_fits_into_a_grpc_message_of_default_size(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
     for _ in range(4):
         query = pb.PostUserQueryRequest(id="a", user_message="文" * 450_000, max_tokens=1)

@@ -75,7 +75,7 @@ async def test_a_key_goes_to_the_v1_path_and_the_model_names_the_deployment(tmp_
 
 
 @pytest.mark.parametrize("name", ["", "Unknown"])
-async def test_the_fallback_has_a_key(tmp_path: Path, endpoint: Endpoint, name: str):
+async def test_the_fallback_uses_its_own_key(tmp_path: Path, endpoint: Endpoint, name: str):
     variables = {"AZURE_OPENAI_ENDPOINT": resource(endpoint), "AZURE_OPENAI_KEY": "fallback-key"}
     variables |= {"Mine__Endpoint": resource(endpoint), "Mine__Key": "azure-key"}
     async with serving(tmp_path, variables, "Mine") as served:
@@ -118,7 +118,7 @@ async def test_the_default_credential_finds_the_identity_for_the_fallback(
 
 
 @pytest.mark.parametrize("key", ["azure-key", ""])
-async def test_a_dated_api_version_has_the_deployment_in_the_path(
+async def test_a_dated_api_version_puts_the_deployment_into_the_path(
     tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity, key: str
 ):
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__ApiVersion": "2024-10-21", "Mine__Key": key}
@@ -132,7 +132,7 @@ async def test_a_dated_api_version_has_the_deployment_in_the_path(
         assert bearer(call) == identity.requests[0].token.lower()
 
 
-async def test_any_name_of_a_deployment_stays_within_its_part_of_the_path(tmp_path: Path, endpoint: Endpoint):
+async def test_a_deployment_name_can_not_escape_its_path_segment(tmp_path: Path, endpoint: Endpoint):
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__ApiVersion": "2024-10-21", "Mine__Key": "azure-key"}
     async with serving(tmp_path, variables, "Mine") as served:
         for name, part in (("../../x", "..%2F..%2Fx"), ("a?b#c", "a%3Fb%23c"), ("%2e%2e", "%252e%252e")):
@@ -146,7 +146,7 @@ async def test_any_name_of_a_deployment_stays_within_its_part_of_the_path(tmp_pa
 
 
 @pytest.mark.parametrize("status", [400, 403, 500])
-async def test_without_a_token_nothing_is_called_and_nothing_stored(
+async def test_without_a_token_no_model_is_called_and_nothing_is_stored(
     tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity, status: int
 ):
     identity.status = status
@@ -166,7 +166,7 @@ async def test_without_a_token_nothing_is_called_and_nothing_stored(
 
 
 @pytest.mark.parametrize("credential", ["managedidentity", ""])
-async def test_an_identity_that_can_not_be_reached_any_more_is_no_internal_error(
+async def test_an_identity_endpoint_that_goes_down_is_not_an_internal_error(
     tmp_path: Path, endpoint: Endpoint, environment: pytest.MonkeyPatch, credential: str
 ):
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": credential}
@@ -186,7 +186,7 @@ async def test_an_identity_that_can_not_be_reached_any_more_is_no_internal_error
 
 
 @pytest.mark.parametrize("version", ["", "2024-10-21"])
-async def test_an_identity_that_never_answers_ends_the_turn_in_time(
+async def test_an_identity_endpoint_that_never_answers_ends_the_turn_in_time(
     tmp_path: Path, endpoint: Endpoint, environment: pytest.MonkeyPatch, version: str
 ):
     with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and nobody reads from them
@@ -201,7 +201,7 @@ async def test_an_identity_that_never_answers_ends_the_turn_in_time(
     assert endpoint.calls == []
 
 
-async def test_a_token_that_the_endpoint_repeats_is_not_passed_on(
+async def test_a_token_in_the_words_of_the_endpoint_is_redacted(
     tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity
 ):
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": "managedidentity"}

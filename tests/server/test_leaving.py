@@ -339,7 +339,7 @@ class TestNotReading:
 
 
 class TestManyCallers:
-    async def test_who_waits_behind_a_caller_that_leaves_comes_next(self, store: SharedStore, endpoint: Endpoint):
+    async def test_the_turn_queued_behind_a_caller_that_leaves_runs_next(self, store: SharedStore, endpoint: Endpoint):
         gate = asyncio.Event()
         endpoint.script(Stream("first", gate))
         async with store.serve() as served:
@@ -356,7 +356,7 @@ class TestManyCallers:
             assert await contents(served) == ["First", "first", "Second", "Hello, world"]
             assert len(endpoint.calls) == 2
 
-    async def test_the_last_to_leave_cancels(self, served: Served, endpoint: Endpoint):
+    async def test_the_turn_is_cancelled_when_its_last_caller_leaves(self, served: Served, endpoint: Endpoint):
         endpoint.script(Stream("Hello ", asyncio.Event()))
         first, second = (served.stub.PostUserQuery(query(request_id="r")) for _ in range(2))
         for call in (first, second):
@@ -369,7 +369,9 @@ class TestManyCallers:
         await asyncio.wait_for(upstream.closed.wait(), SOON)
         await assert_next_turn_works(served)
 
-    async def test_a_turn_continues_without_callers_where_one_has_said_so(self, served: Served, endpoint: Endpoint):
+    async def test_a_turn_continues_without_callers_if_any_of_them_asked_for_it(
+        self, served: Served, endpoint: Endpoint
+    ):
         gate = asyncio.Event()
         endpoint.script(Stream("Hello ", gate, "you"))
         first = served.stub.PostUserQuery(query(request_id="r"))

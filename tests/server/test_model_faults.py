@@ -154,7 +154,7 @@ async def test_a_fault_has_its_status_and_stores_nothing(
         await assert_nothing_stored_and_next_turn_works(served)
 
 
-async def test_a_reply_that_the_content_filter_cuts_is_stored_as_such(
+async def test_a_reply_cut_off_by_the_content_filter_is_stored_with_that_reason(
     tmp_path: Path, variables: dict[str, str], endpoint: Endpoint
 ):
     endpoint.script(Stream("Well, ", finish="content_filter"))
@@ -169,7 +169,7 @@ async def test_a_reply_that_the_content_filter_cuts_is_stored_as_such(
         assert await contents(served) == ["Hello", "Well, ", "Hello", "Hello, world"]
 
 
-async def test_the_pause_that_the_endpoint_asks_for_is_passed_on(served: Served, endpoint: Endpoint):
+async def test_the_retry_delay_of_the_endpoint_is_passed_on(served: Served, endpoint: Endpoint):
     for headers, delay in (
         ({"Retry-After": "30"}, 30),
         ({"retry-after-ms": "20500", "Retry-After": "20"}, 20.5),
@@ -183,21 +183,21 @@ async def test_the_pause_that_the_endpoint_asks_for_is_passed_on(served: Served,
             assert failure.retry_delay == delay
 
 
-async def test_a_passing_fault_is_not_noticed(served: Served, endpoint: Endpoint):
+async def test_a_transient_fault_is_invisible_to_the_caller(served: Served, endpoint: Endpoint):
     endpoint.script(Refusal(503), Stream(b": hi\n\n", RESET), Stream("Hi"))
     completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
     assert completed.messages[-1].content == "Hi"
     assert completed.usage.model_calls == 1
 
 
-async def test_a_retry_that_would_outlive_the_deadline_is_not_waited_for(served: Served, endpoint: Endpoint):
+async def test_a_retry_beyond_the_deadline_fails_at_once(served: Served, endpoint: Endpoint):
     endpoint.script(Refusal(429, headers={"Retry-After": "9"}))
     failure = await failure_of(served.stub.PostUserQueryUnary(QUERY, timeout=5))
     assert (failure.reason, failure.retry_delay) == ("MODEL_RATE_LIMITED", 9)
     assert len(endpoint.calls) == 1
 
 
-async def test_pieces_that_came_before_the_fault_were_streamed(served: Served, endpoint: Endpoint):
+async def test_the_text_before_the_fault_is_streamed(served: Served, endpoint: Endpoint):
     endpoint.script(Stream("Hi", RESET))
     call = served.stub.PostUserQuery(QUERY)
     events = [(await call.read()).WhichOneof("event") for _ in range(2)]
@@ -206,13 +206,13 @@ async def test_pieces_that_came_before_the_fault_were_streamed(served: Served, e
     assert failure.reason == "MODEL_STREAM_BROKEN"
 
 
-async def test_a_stream_without_the_end_mark_is_whole_when_it_has_a_finish_reason(served: Served, endpoint: Endpoint):
+async def test_a_stream_with_a_finish_reason_needs_no_end_mark(served: Served, endpoint: Endpoint):
     endpoint.script(Stream("Hi", done=False))
     completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
     assert completed.messages[-1].content == "Hi"
 
 
-async def test_an_endpoint_that_goes_on_after_the_end_mark_does_not_hold_the_turn_up(
+async def test_an_endpoint_that_keeps_the_stream_open_after_the_end_mark_does_not_delay_the_turn(
     served: Served, endpoint: Endpoint
 ):
     endpoint.script(Stream("Hi", event({"choices": [{"finish_reason": "stop"}]}), b"data: [DONE]\n\n", NEVER))
@@ -220,7 +220,7 @@ async def test_an_endpoint_that_goes_on_after_the_end_mark_does_not_hold_the_tur
     assert completed.messages[-1].content == "Hi"
 
 
-async def test_reasoning_is_progress_but_no_part_of_the_reply(tmp_path: Path, endpoint: Endpoint):
+async def test_reasoning_counts_as_progress_and_not_as_part_of_the_reply(tmp_path: Path, endpoint: Endpoint):
     async def think(call: Any) -> None:
         for _ in range(8):  # longer in all than the model may take to begin, and shorter each time than it may pause
             await call.send(call.chunk({"reasoning_content": "hm"}))
@@ -232,7 +232,7 @@ async def test_reasoning_is_progress_but_no_part_of_the_reply(tmp_path: Path, en
     assert completed.messages[-1].content == "Hi"
 
 
-async def test_an_endpoint_that_is_not_there_is_unavailable(tmp_path: Path, variables: dict[str, str]):
+async def test_an_endpoint_that_is_down_is_unavailable(tmp_path: Path, variables: dict[str, str]):
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
         endpoint = Endpoint(reserved)
@@ -243,11 +243,3 @@ async def test_an_endpoint_that_is_not_there_is_unavailable(tmp_path: Path, vari
             assert "127.0.0.1" not in failure.text
             async with endpoint:
                 await assert_nothing_stored_and_next_turn_works(served)
-
-
-async def test_an_endpoint_without_stream_options_is_asked_without_them(served: Served, endpoint: Endpoint):
-    refusal = Refusal(400, "Unrecognized request argument supplied: stream_options")
-    endpoint.script(refusal, Stream("Hi"), Stream("Hi"))
-    for _ in range(2):
-        await served.stub.PostUserQueryUnary(QUERY)
-    assert ["stream_options" in call.body for call in endpoint.calls] == [True, False, False]

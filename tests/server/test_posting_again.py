@@ -51,20 +51,20 @@ class TestStoredTurns:
         assert again[-1].completed.usage.reasoning_tokens == 3
         assert await contents(served) == ["Be brief.", "Hello", "Hello you"]
 
-    async def test_a_replay_has_the_assistant_as_it_is_now(self, served: Served):
+    async def test_a_replay_reports_the_present_state_of_the_assistant(self, served: Served):
         await read_rest(served.stub.PostUserQuery(query()))
         newer = await served.stub.PostUserQueryUnary(query("And then?", "r2"))
         again = await served.stub.PostUserQueryUnary(query())
         assert again.completed.assistant == newer.completed.assistant
         assert [message.content for message in again.completed.messages] == ["Hello", "Hello, world"]
 
-    async def test_another_server_replays_it_too(self, served: Served, endpoint: Endpoint, replicas: Replicas):
+    async def test_another_server_replays_a_stored_turn(self, served: Served, endpoint: Endpoint, replicas: Replicas):
         first = await served.stub.PostUserQueryUnary(query())
         async with replicas.another() as other:
             assert await other.stub.PostUserQueryUnary(query()) == first
         assert len(endpoint.calls) == 1
 
-    async def test_a_caller_that_missed_the_end_gets_it_by_the_name_that_the_server_gave(
+    async def test_a_caller_that_missed_the_end_gets_it_with_the_request_id_from_started(
         self, served: Served, endpoint: Endpoint
     ):
         gate = asyncio.Event()
@@ -79,7 +79,7 @@ class TestStoredTurns:
         assert len(endpoint.calls) == 1
 
     @pytest.mark.parametrize("other", [{"user_message": "Bye"}, {"temperature": 0.0}, {"history": pb.History()}])
-    async def test_another_request_with_the_same_name_is_refused(
+    async def test_another_request_with_the_same_id_is_refused(
         self, served: Served, endpoint: Endpoint, other: dict[str, Any]
     ):
         await served.stub.PostUserQueryUnary(query())
@@ -89,30 +89,30 @@ class TestStoredTurns:
         assert len(endpoint.calls) == 1
         assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
 
-    async def test_another_on_disconnect_is_the_same_request(self, served: Served, endpoint: Endpoint):
+    async def test_on_disconnect_is_not_part_of_the_request(self, served: Served, endpoint: Endpoint):
         await served.stub.PostUserQueryUnary(query())
         await served.stub.PostUserQueryUnary(query(on_disconnect=pb.ON_DISCONNECT_CONTINUE))
         assert len(endpoint.calls) == 1
 
-    async def test_a_name_is_that_of_one_assistant(self, served: Served, endpoint: Endpoint):
+    async def test_a_request_id_belongs_to_one_assistant(self, served: Served, endpoint: Endpoint):
         await create_assistant(served, "b")
         await served.stub.PostUserQueryUnary(query())
         await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="b", user_message="Bye", request_id="r"))
         assert len(endpoint.calls) == 2
 
-    async def test_a_name_is_free_again_when_the_assistant_starts_over(self, served: Served, endpoint: Endpoint):
+    async def test_a_reset_frees_the_request_ids(self, served: Served, endpoint: Endpoint):
         await served.stub.PostUserQueryUnary(query())
         await create_assistant(served, if_exists=pb.IF_EXISTS_RESET)
         await served.stub.PostUserQueryUnary(query("Bye"))
         assert len(endpoint.calls) == 2
 
-    async def test_a_turn_that_failed_is_run_again(self, served: Served, endpoint: Endpoint):
+    async def test_a_failed_turn_runs_again(self, served: Served, endpoint: Endpoint):
         endpoint.script(Refusal(400, "not today"))
         assert (await failure_of(served.stub.PostUserQueryUnary(query()))).reason == "MODEL_REJECTED_REQUEST"
         await served.stub.PostUserQueryUnary(query())
         assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
 
-    async def test_a_replay_does_not_wait_for_the_turn_that_runs(self, served: Served, endpoint: Endpoint):
+    async def test_a_replay_does_not_wait_for_the_running_turn(self, served: Served, endpoint: Endpoint):
         await served.stub.PostUserQueryUnary(query())
         gate = asyncio.Event()
         endpoint.script(Stream("slow", gate))
@@ -128,7 +128,7 @@ class TestStoredTurns:
 
 
 class TestRunningTurns:
-    async def test_who_posts_again_joins_and_gets_all_events(self, served: Served, endpoint: Endpoint):
+    async def test_posting_again_joins_the_running_turn_from_its_first_event(self, served: Served, endpoint: Endpoint):
         gate = asyncio.Event()
         endpoint.script(Stream("Hello ", gate, "you"))
         first = served.stub.PostUserQuery(query())
@@ -145,7 +145,7 @@ class TestRunningTurns:
         assert len(endpoint.calls) == 1
         assert await contents(served) == ["Be brief.", "Hello", "Hello you"]
 
-    async def test_another_request_with_the_name_of_a_running_turn_is_refused(self, served: Served, endpoint: Endpoint):
+    async def test_another_request_with_the_id_of_a_running_turn_is_refused(self, served: Served, endpoint: Endpoint):
         gate = asyncio.Event()
         endpoint.script(Stream("Hello ", gate, "you"))
         first = served.stub.PostUserQuery(query())
@@ -155,7 +155,7 @@ class TestRunningTurns:
         gate.set()
         assert text_of(await read_rest(first)) == "Hello you"
 
-    async def test_a_turn_that_waits_can_be_joined(self, served: Served, endpoint: Endpoint):
+    async def test_a_queued_turn_can_be_joined(self, served: Served, endpoint: Endpoint):
         gate = asyncio.Event()
         endpoint.script(Stream("first", gate))
         running = served.stub.PostUserQuery(query("First", "r1"))
@@ -167,7 +167,7 @@ class TestRunningTurns:
         assert {text_of(await call) for call in waiting} == {"Hello, world"}
         assert len(endpoint.calls) == 2
 
-    async def test_two_at_once_are_one_turn(self, served: Served, endpoint: Endpoint):
+    async def test_simultaneous_requests_with_one_id_are_one_turn(self, served: Served, endpoint: Endpoint):
         results = await asyncio.gather(*(served.stub.PostUserQueryUnary(query()) for _ in range(10)))
         assert len(endpoint.calls) == 1
         assert all(result == results[0] for result in results)
@@ -175,7 +175,9 @@ class TestRunningTurns:
 
 class TestCancelling:
     @pytest.mark.parametrize("on_disconnect", [pb.ON_DISCONNECT_CANCEL, pb.ON_DISCONNECT_CONTINUE])
-    async def test_it_ends_the_turn_for_all_its_callers(self, served: Served, endpoint: Endpoint, on_disconnect: Any):
+    async def test_cancelling_ends_the_turn_for_all_its_callers(
+        self, served: Served, endpoint: Endpoint, on_disconnect: Any
+    ):
         endpoint.script(Stream("Hello ", asyncio.Event()))
         calls = [served.stub.PostUserQuery(query(on_disconnect=on_disconnect)) for _ in range(2)]
         for call in calls:
@@ -190,7 +192,7 @@ class TestCancelling:
         await served.stub.PostUserQueryUnary(query())
         assert await contents(served) == ["Be brief.", "Hello", "Hello, world"]
 
-    async def test_it_ends_a_turn_that_waits(self, served: Served, endpoint: Endpoint):
+    async def test_cancelling_ends_a_queued_turn(self, served: Served, endpoint: Endpoint):
         gate = asyncio.Event()
         endpoint.script(Stream("first", gate))
         running = served.stub.PostUserQuery(query("First", "r1"))
@@ -203,7 +205,7 @@ class TestCancelling:
         await read_rest(running)
         assert await contents(served) == ["Be brief.", "First", "first"]
 
-    async def test_it_ends_a_turn_that_nobody_follows(self, served: Served, endpoint: Endpoint):
+    async def test_cancelling_ends_a_turn_without_callers(self, served: Served, endpoint: Endpoint):
         endpoint.script(Stream("Hello ", asyncio.Event()))
         call = served.stub.PostUserQuery(query(on_disconnect=pb.ON_DISCONNECT_CONTINUE))
         await call.read()
@@ -214,13 +216,13 @@ class TestCancelling:
         await upstream.closed.wait()
         assert await contents(served) == ["Be brief."]
 
-    async def test_a_turn_that_does_not_run_is_not_found(self, served: Served):
+    async def test_only_a_running_turn_can_be_cancelled(self, served: Served):
         await served.stub.PostUserQueryUnary(query())
         for fields in ({"request_id": "r"}, {"request_id": "r2"}, {"request_id": "r", "collection_name": "Other"}):
             failure = await failure_of(served.stub.CancelTurn(pb.CancelTurnRequest(id="a", **fields)))
             assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "TURN_NOT_FOUND")
 
-    async def test_a_connection_that_is_not_there_is_said(self, served: Served):
+    async def test_an_unknown_connection_is_reported(self, served: Served):
         request = pb.CancelTurnRequest(id="a", request_id="r", chat_storage_connection_setting="No")
         assert (await failure_of(served.stub.CancelTurn(request))).reason == "CONNECTION_NOT_CONFIGURED"
 
@@ -250,7 +252,7 @@ class TestRoundTrips:
                 assert len(proxy.exchanges) == 3
         assert len(endpoint.calls) == 1
 
-    async def test_a_turn_whose_end_got_lost_is_not_paid_for_twice(
+    async def test_a_turn_whose_outcome_was_lost_is_not_paid_for_twice(
         self, tmp_path: Path, azurite: Azurite, endpoint: Endpoint
     ):
         async with TableProxy(azurite.account()) as proxy:

@@ -39,7 +39,7 @@ CANCELLED_OR_OVERTAKEN = [
 ]
 
 
-async def test_a_turn_waits_for_that_of_another_server(one: Served, other: Served, endpoint: Endpoint):
+async def test_a_turn_waits_for_a_turn_on_another_server(one: Served, other: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate), Stream("second"))
     running = one.stub.PostUserQuery(query("q1"))
@@ -58,7 +58,7 @@ async def test_a_turn_waits_for_that_of_another_server(one: Served, other: Serve
     assert [message["content"] for message in endpoint.calls[1].body["messages"]] == ["q1", "first", "q2"]
 
 
-async def test_the_same_turn_on_another_server_is_replayed_when_it_is_stored(
+async def test_a_turn_that_runs_on_another_server_is_replayed_once_it_is_stored(
     one: Served, other: Served, endpoint: Endpoint
 ):
     gate = asyncio.Event()
@@ -82,7 +82,9 @@ class TestCancelling:
     CANCEL = pb.CancelTurnRequest(id="a", request_id="r")
 
     @pytest.mark.parametrize("seconds", [1, 600], ids=["noticed when it is renewed", "noticed when it is stored"])
-    async def test_it_ends_and_is_not_stored(self, replicas: Replicas, other: Served, endpoint: Endpoint, seconds: int):
+    async def test_a_cancelled_turn_ends_and_is_not_stored(
+        self, replicas: Replicas, other: Served, endpoint: Endpoint, seconds: int
+    ):
         gate = asyncio.Event()
         async with replicas.first(lease_duration=seconds) as one:
             endpoint.script(Stream("first", gate))
@@ -99,7 +101,7 @@ class TestCancelling:
             assert (failure.code, failure.reason) in CANCELLED_OR_OVERTAKEN
             assert await contents(one) == ["Now me", "Hello, world"]
 
-    async def test_its_callers_are_told(self, replicas: Replicas, other: Served, endpoint: Endpoint):
+    async def test_the_callers_get_turn_cancelled(self, replicas: Replicas, other: Served, endpoint: Endpoint):
         async with replicas.first(lease_duration=1) as one:
             endpoint.script(Stream("first", asyncio.Event()))
             running = one.stub.PostUserQuery(query(request_id="r"))
@@ -113,7 +115,9 @@ class TestCancelling:
             response = await other.stub.PostUserQueryUnary(query(request_id="r"), timeout=5)
             assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
 
-    async def test_one_that_is_waited_for_here_ends_as_well(self, one: Served, other: Served, endpoint: Endpoint):
+    async def test_callers_that_wait_for_it_on_this_server_get_turn_cancelled(
+        self, one: Served, other: Served, endpoint: Endpoint
+    ):
         endpoint.script(Stream("first", gate := asyncio.Event()))
         running = one.stub.PostUserQuery(query(request_id="r"))
         await running.read()
@@ -126,7 +130,7 @@ class TestCancelling:
         assert (await failure_of(read_rest(running))).reason == "TURN_CANCELLED"
         assert await contents(one) == []
 
-    async def test_others_are_left_alone(self, one: Served, other: Served, endpoint: Endpoint):
+    async def test_other_turns_are_not_cancelled(self, one: Served, other: Served, endpoint: Endpoint):
         endpoint.script(Stream("first", gate := asyncio.Event()))
         running = one.stub.PostUserQuery(query("q1", request_id="mine"))
         await running.read()
@@ -139,7 +143,7 @@ class TestCancelling:
         assert await contents(one) == ["q1", "first"]
 
 
-async def test_callers_that_leave_at_any_point_block_nobody(one: Served, other: Served, endpoint: Endpoint):
+async def test_callers_that_leave_at_any_moment_do_not_block_others(one: Served, other: Served, endpoint: Endpoint):
     async def never_answer_hello(call: Call) -> None:
         if call.body["messages"][-1]["content"] == "Hello":
             await asyncio.Event().wait()
@@ -156,7 +160,7 @@ async def test_callers_that_leave_at_any_point_block_nobody(one: Served, other: 
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
-async def test_a_turn_that_ends_without_being_stored_blocks_nobody(
+async def test_a_turn_that_is_not_stored_does_not_block_others(
     one: Served, other: Served, endpoint: Endpoint, how: str
 ):
     if how == "cancelled":
@@ -214,7 +218,7 @@ class TestRenewing:
     def account(self, azurite: Azurite) -> Account:
         return azurite.account()
 
-    async def test_a_long_turn_keeps_its_assistant(self, tmp_path: Path, account: Account, endpoint: Endpoint):
+    async def test_a_long_turn_keeps_its_lease(self, tmp_path: Path, account: Account, endpoint: Endpoint):
         gate, renewed_often = asyncio.Event(), asyncio.Event()
         renewals: list[Exchange] = []
 
@@ -246,7 +250,7 @@ class TestRenewing:
                 assert (await contents(one))[::2] == ["q1", "q2"]
 
     @pytest.mark.parametrize("fault", [faults.drop_answer, faults.fail_after, faults.drop_request, faults.fail_before])
-    async def test_a_renewal_that_goes_wrong_costs_no_turn(
+    async def test_a_failed_renewal_does_not_fail_the_turn(
         self, tmp_path: Path, account: Account, endpoint: Endpoint, fault: faults.Fault
     ):
         gate, went_wrong = asyncio.Event(), asyncio.Event()
@@ -270,7 +274,7 @@ class TestRenewing:
                 assert await contents(served) == ["q1", "first"]
 
     @pytest.mark.parametrize("fault", [faults.drop_answer, faults.fail_after, faults.drop_request, faults.fail_before])
-    async def test_taking_that_goes_wrong_once_costs_no_turn(
+    async def test_failing_once_to_take_the_lease_does_not_fail_the_turn(
         self, tmp_path: Path, account: Account, endpoint: Endpoint, fault: faults.Fault
     ):
         async with TableProxy(account) as proxy:
@@ -280,7 +284,9 @@ class TestRenewing:
                 await served.stub.PostUserQueryUnary(query("q1"))
                 assert await contents(served) == ["q1", "Hello, world"]
 
-    async def test_who_loses_the_lease_stops_at_once(self, tmp_path: Path, account: Account, endpoint: Endpoint):
+    async def test_a_turn_that_loses_its_lease_stops_at_once(
+        self, tmp_path: Path, account: Account, endpoint: Endpoint
+    ):
         lost = asyncio.Event()
 
         async def lose(exchange: Exchange) -> bytes | None:

@@ -17,7 +17,9 @@ WORDS = [f"{number} " for number in range(2000)]
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: Served, endpoint: Endpoint, kind: str):
+async def test_a_long_reply_arrives_whole_over_a_connection_that_keeps_breaking(
+    served: Served, endpoint: Endpoint, kind: str
+):
     has_arrived = asyncio.Condition()
     text = ""
 
@@ -56,7 +58,7 @@ async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: S
     assert len(endpoint.calls) == 1
 
 
-async def test_a_turn_that_was_cancelled_by_the_cut_runs_anew(served: Served, endpoint: Endpoint):
+async def test_a_turn_that_was_cancelled_by_the_cut_runs_again(served: Served, endpoint: Endpoint):
     async with CuttingProxy(served.target) as proxy, palaver.AsyncClient(proxy.address) as client:
         endpoint.script(Stream("Hel", asyncio.Event()), Stream("Good", "bye"))
         shown = ""
@@ -73,7 +75,7 @@ async def test_a_turn_that_was_cancelled_by_the_cut_runs_anew(served: Served, en
         await endpoint.calls[0].closed.wait()
 
 
-async def test_a_server_that_is_killed_is_replaced_under_a_running_reply(tmp_path: Path, endpoint: Endpoint):
+async def test_a_reply_survives_the_death_of_its_server(tmp_path: Path, endpoint: Endpoint):
     endpoint.script(Stream("Hello, ", asyncio.Event()), Stream("Hello, ", "world"))
     async with (
         server_process(tmp_path, endpoint.url, PALAVER_LEASE_DURATION="1") as dying,
@@ -92,7 +94,7 @@ async def test_a_server_that_is_killed_is_replaced_under_a_running_reply(tmp_pat
         assert [message.content async for message in client.list_messages("a")] == ["Hello", "Hello, world"]
 
 
-async def test_a_server_that_stops_sends_its_callers_on(tmp_path: Path, endpoint: Endpoint):
+async def test_callers_of_a_stopped_server_reconnect_to_another_one(tmp_path: Path, endpoint: Endpoint):
     async with (
         palaver_server(tmp_path, endpoint.url) as one,
         palaver_server(tmp_path, endpoint.url) as other,
@@ -105,7 +107,7 @@ async def test_a_server_that_stops_sends_its_callers_on(tmp_path: Path, endpoint
         assert (await client.post_user_query_unary("a", "Hello")).text == "Hello, world"
 
 
-async def test_without_a_server_the_caller_learns_it(tmp_path: Path):
+async def test_without_a_server_the_call_is_unavailable(tmp_path: Path):
     async with palaver_server(tmp_path) as served:
         address = served.target
     async with palaver.AsyncClient(address, reconnect_timeout=0.5) as client:

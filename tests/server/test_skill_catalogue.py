@@ -97,7 +97,7 @@ async def test_a_host_that_is_down_keeps_its_skills_and_does_not_hide_a_conflict
         assert second.requests == []
 
 
-async def test_a_skill_that_no_host_provides_is_told_to_the_model():
+async def test_a_skill_that_no_host_provides_is_reported_to_the_model():
     async with SkillHost(add=named("only")) as host, refreshed(host) as catalogue:
         result = await invoke(catalogue, "fly")
         assert (result.id, result.is_error) == ("call-1", True)
@@ -129,7 +129,7 @@ class Records(logging.Handler):
         self.texts.put_nowait(record.getMessage())
 
 
-async def test_a_conflict_that_comes_later_is_logged_and_the_first_host_stays(monkeypatch: pytest.MonkeyPatch):
+async def test_a_conflict_that_arises_later_is_logged_and_the_first_host_is_called(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(catalogue_module, "REFRESH_INTERVAL", 0.01)
     records = Records()
     catalogue_module.logger.addHandler(records)

@@ -74,7 +74,7 @@ async def assert_next_turn_works(served: Served, endpoint: Endpoint) -> None:
     assert_every_call_has_its_result(endpoint.calls[-1].body["messages"])
 
 
-async def test_the_model_asks_a_host_and_goes_on_with_its_answer(replicas: Replicas, endpoint: Endpoint):
+async def test_the_model_calls_a_skill_and_continues_with_its_result(replicas: Replicas, endpoint: Endpoint):
     async with (
         SkillHost(add_todo=lambda request: content(f"Noted: {request.arguments_json}")) as host,
         serving(replicas, host) as served,
@@ -130,7 +130,7 @@ async def test_the_model_asks_a_host_and_goes_on_with_its_answer(replicas: Repli
         assert list(listed)[:4] == list(completed.messages)
 
 
-async def test_the_calls_of_a_reply_run_side_by_side(replicas: Replicas, endpoint: Endpoint):
+async def test_the_calls_of_a_reply_run_concurrently(replicas: Replicas, endpoint: Endpoint):
     both = asyncio.Event()
 
     async def answer(request: host_pb.InvokeSkillRequest) -> host_pb.InvokeSkillResponse:
@@ -148,7 +148,7 @@ async def test_the_calls_of_a_reply_run_side_by_side(replicas: Replicas, endpoin
         assert len({request.call_id for request in host.requests}) == 2
 
 
-async def test_skills_of_several_hosts_are_offered_and_the_caller_may_choose(replicas: Replicas, endpoint: Endpoint):
+async def test_skills_of_several_hosts_are_offered_and_the_caller_can_choose(replicas: Replicas, endpoint: Endpoint):
     async with (
         SkillHost(one=lambda _: content("1")) as first,
         SkillHost(two=lambda _: content("2"), three=lambda _: content("3")) as second,
@@ -215,7 +215,7 @@ FAILURES: dict[str, tuple[Any, tuple[str, str], str]] = {
 
 
 @pytest.mark.parametrize(("answer", "call", "words"), FAILURES.values(), ids=FAILURES.keys())
-async def test_a_skill_that_goes_wrong_is_told_to_the_model(
+async def test_a_failed_skill_is_reported_to_the_model(
     replicas: Replicas, endpoint: Endpoint, answer: Any, call: tuple[str, str], words: str
 ):
     async with SkillHost(add_todo=answer) as host, serving(replicas, host, skill_timeout=0.3) as served:
@@ -230,7 +230,7 @@ async def test_a_skill_that_goes_wrong_is_told_to_the_model(
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_host_that_sends_what_does_not_parse(replicas: Replicas, endpoint: Endpoint):
+async def test_a_malformed_response_of_a_host_is_reported_to_the_model(replicas: Replicas, endpoint: Endpoint):
     async with SkillHost(add_todo=lambda _: b"\x0a\x01\xff") as host, serving(replicas, host) as served:
         endpoint.script(skill_calls(("add_todo", TASK)), Stream("I am sorry"))
         found = await events(served, query())
@@ -238,7 +238,7 @@ async def test_a_host_that_sends_what_does_not_parse(replicas: Replicas, endpoin
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_host_that_crashes_in_the_middle_of_a_call(replicas: Replicas, endpoint: Endpoint):
+async def test_a_host_that_crashes_during_a_call_is_reported_to_the_model(replicas: Replicas, endpoint: Endpoint):
     async def crash(request: Any) -> Any:
         stopping.append(asyncio.ensure_future(host.stop()))
         await asyncio.Event().wait()
@@ -256,7 +256,7 @@ async def test_a_host_that_crashes_in_the_middle_of_a_call(replicas: Replicas, e
 
 
 @pytest.mark.parametrize("way", ["leaves", "cancels the turn"])
-async def test_a_caller_that_goes_stops_the_skills(replicas: Replicas, endpoint: Endpoint, way: str):
+async def test_skills_are_cancelled_when_the_caller_leaves_or_cancels(replicas: Replicas, endpoint: Endpoint, way: str):
     asked, gone = asyncio.Event(), asyncio.Event()
 
     async def answer(request: Any) -> Any:
@@ -280,7 +280,7 @@ async def test_a_caller_that_goes_stops_the_skills(replicas: Replicas, endpoint:
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_turn_has_a_limit_for_all_of_its_skills(replicas: Replicas, endpoint: Endpoint):
+async def test_the_time_limit_of_a_turn_includes_its_skills(replicas: Replicas, endpoint: Endpoint):
     async with SkillHost(add_todo=never) as host, serving(replicas, host, turn_timeout=0.5) as served:
         endpoint.script(skill_calls(("add_todo", TASK)))
         failure = await failure_of(served.stub.PostUserQueryUnary(query()))
@@ -289,7 +289,7 @@ async def test_a_turn_has_a_limit_for_all_of_its_skills(replicas: Replicas, endp
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_calls_that_come_whole_and_with_one_index_are_kept_apart(replicas: Replicas, endpoint: Endpoint):
+async def test_complete_calls_with_the_same_index_are_different_calls(replicas: Replicas, endpoint: Endpoint):
     async def play(call: Call) -> None:
         for number in range(3):
             function = {"name": "add_todo", "arguments": f'{{"task": "{number}"}}'}
@@ -303,7 +303,7 @@ async def test_calls_that_come_whole_and_with_one_index_are_kept_apart(replicas:
         assert [json.loads(request.arguments_json)["task"] for request in host.requests] == ["0", "1", "2"]
 
 
-async def test_twenty_calls_in_one_reply(replicas: Replicas, endpoint: Endpoint):
+async def test_a_reply_may_have_twenty_calls(replicas: Replicas, endpoint: Endpoint):
     async with (
         SkillHost(add_todo=lambda request: content(request.arguments_json)) as host,
         serving(replicas, host) as served,
@@ -319,7 +319,7 @@ async def test_twenty_calls_in_one_reply(replicas: Replicas, endpoint: Endpoint)
 @pytest.mark.parametrize(
     ("calls", "rounds", "asked"), [(1, 3, 4), (1, 48, 49), (20, 10, 5), (95, 2, 2), (96, 2, 1), (97, 2, 1), (200, 2, 1)]
 )
-async def test_a_model_that_never_stops_calling(
+async def test_a_model_that_never_stops_calling_skills_ends_at_the_limit(
     replicas: Replicas, endpoint: Endpoint, calls: int, rounds: int, asked: int
 ):
     async with (
@@ -341,7 +341,7 @@ async def test_a_model_that_never_stops_calling(
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_call_has_the_same_name_when_the_turn_is_run_anew(
+async def test_a_call_has_the_same_id_when_the_turn_runs_again(
     tmp_path: Path, endpoint: Endpoint, variables: dict[str, str]
 ):
     async with SkillHost(add_todo=lambda _: content("ok")) as host:
@@ -369,12 +369,12 @@ class TestHosts:
     @pytest.mark.parametrize(
         "target", ["grpcs://", ";timeout=1", "a:1;timeout=", "a:1;timeout=0", "a:1;timeout=inf", "a:1;time=1", "a:1;x"]
     )
-    async def test_a_wrong_target_stops_the_start(self, tmp_path: Path, target: str):
+    async def test_an_invalid_target_fails_the_start(self, tmp_path: Path, target: str):
         with pytest.raises(SettingsError, match=r"PALAVER_SKILL_HOSTS: must be TARGET, grpcs://TARGET or either with"):
             async with palaver_server(tmp_path, skill_hosts=(target,)):
                 pass
 
-    async def test_a_host_may_have_a_time_limit_of_its_own(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_a_host_can_have_its_own_time_limit(self, tmp_path: Path, endpoint: Endpoint):
         async with (
             SkillHost(add_todo=never) as host,
             server_with_assistant(tmp_path, endpoint.url, skill_hosts=(f"{host.target};timeout=0.2",)) as served,
@@ -383,7 +383,7 @@ class TestHosts:
             found = await events(served, query())
             assert skills_of(found)[1].error == "The skill add_todo did not answer within 0.2 seconds."
 
-    async def test_a_host_may_be_called_by_tls(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_a_host_can_be_called_over_tls(self, tmp_path: Path, endpoint: Endpoint):
         certificates = issue_certificates(tmp_path)
         credentials = certificates.server_credentials
         async with SkillHost(credentials=credentials, add_todo=lambda _: content("noted")) as host:
@@ -397,13 +397,13 @@ class TestHosts:
                 response = await server.stub.PostUserQueryUnary(query(), timeout=20)
                 assert response.completed.messages[2].content == "noted"
 
-    async def test_two_hosts_with_one_name_stop_the_start(self, tmp_path: Path):
+    async def test_two_hosts_with_the_same_skill_fail_the_start(self, tmp_path: Path):
         async with SkillHost(a=never, b=never) as one, SkillHost(b=never) as other:
             with pytest.raises(SettingsError, match=rf"PALAVER_SKILL_HOSTS: .*b \({one.target}, {other.target}\)"):
                 async with palaver_server(tmp_path, skill_hosts=(one.target, other.target)):
                     pass
 
-    async def test_a_host_that_is_down_does_not_stop_the_others_and_is_found_later(
+    async def test_a_host_that_is_down_does_not_affect_the_others_and_is_found_later(
         self, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(catalogue, "RETRY_INTERVAL", 0.05)
@@ -424,7 +424,7 @@ class TestHosts:
                     await served.stub.PostUserQueryUnary(query(request_id=str(number)))
                     names = {tool["function"]["name"] for tool in endpoint.calls[-1].body["tools"]}
 
-    async def test_a_host_whose_list_does_not_parse_is_as_good_as_down(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_a_host_whose_list_does_not_parse_counts_as_down(self, tmp_path: Path, endpoint: Endpoint):
         async with SkillHost(add_todo=never) as broken, SkillHost(good=lambda _: content("ok")) as host:
             broken.listing = b"\xff\xff"
             async with server_with_assistant(
@@ -433,7 +433,7 @@ class TestHosts:
                 await served.stub.PostUserQueryUnary(query())
                 assert [tool["function"]["name"] for tool in endpoint.calls[0].body["tools"]] == ["good"]
 
-    async def test_a_skill_that_can_not_be_used_is_left_out(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_an_unusable_skill_is_left_out(self, tmp_path: Path, endpoint: Endpoint):
         async with (
             SkillHost(schema='{"type": "array"}', bad=never) as bad,
             SkillHost(schema="no JSON", worse=never) as worse,
@@ -448,7 +448,7 @@ class TestHosts:
             assert tool["function"]["name"] == "good"
             assert skills_of(found)[1].content == "ok"
 
-    async def test_a_schema_fetches_nothing(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_a_schema_never_causes_a_request(self, tmp_path: Path, endpoint: Endpoint):
         schema = json.dumps({"type": "object", "properties": {"task": {"$ref": f"{endpoint.url}/schema.json"}}})
         async with (
             SkillHost(schema=schema, add_todo=lambda _: content("ok")) as host,
@@ -467,7 +467,7 @@ class TestCallerSkills:
         request = query(user_message, "", caller_skills=[self.CLOCK], **fields)
         return served.stub.PostUserQueryUnary(request, timeout=20)
 
-    async def test_the_caller_answers_on_any_replica(self, replicas: Replicas, endpoint: Endpoint):
+    async def test_the_results_can_be_posted_to_any_replica(self, replicas: Replicas, endpoint: Endpoint):
         async with (
             SkillHost(add_todo=lambda _: content("noted")) as host,
             serving(replicas, host) as one,
@@ -499,7 +499,7 @@ class TestCallerSkills:
             ]  # fmt: skip
 
     @pytest.mark.parametrize("max_messages", [0, 1, 2, 100])
-    async def test_an_ordinary_message_closes_what_is_open(
+    async def test_an_ordinary_message_closes_the_open_calls(
         self, replicas: Replicas, endpoint: Endpoint, max_messages: int
     ):
         async with serving(replicas) as served:
@@ -516,7 +516,7 @@ class TestCallerSkills:
             assert skills_of(await events(served, request)) == []
             await assert_next_turn_works(served, endpoint)
 
-    async def test_results_must_be_those_that_are_waited_for(self, replicas: Replicas, endpoint: Endpoint):
+    async def test_only_results_of_open_calls_are_accepted(self, replicas: Replicas, endpoint: Endpoint):
         async with serving(replicas) as served:
             endpoint.script(skill_calls(("clock", "{}"), ("clock", "no JSON")))
             waiting = (await self.post(served, "What time is it?")).completed
@@ -536,7 +536,7 @@ class TestCallerSkills:
             failure = await failure_of(self.post(served, skill_results=[result]))
             assert failure.violations == {"skill_results": "the conversation waits for the results of no calls"}
 
-    async def test_a_schema_of_a_caller_costs_the_server_nothing(self, replicas: Replicas, endpoint: Endpoint):
+    async def test_the_schema_of_a_caller_does_not_tie_up_the_server(self, replicas: Replicas, endpoint: Endpoint):
         pattern = {"type": "object", "properties": {"zone": {"type": "string", "pattern": "^(a+)+$"}}}
         skill = assistant_pb2.Skill(name="clock", parameters_json_schema=json.dumps(pattern))
         arguments = json.dumps({"zone": "a" * 60 + "!"})
@@ -551,7 +551,7 @@ class TestCallerSkills:
                 "must have schemas of at most 32,768 characters in all, not 140,026"
             )
 
-    async def test_a_wrong_skill_is_named(self, replicas: Replicas, endpoint: Endpoint):
+    async def test_every_invalid_skill_is_named(self, replicas: Replicas, endpoint: Endpoint):
         async with SkillHost(add_todo=never) as host, serving(replicas, host) as served:
             skills = [
                 assistant_pb2.Skill(name="no name"),

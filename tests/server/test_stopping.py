@@ -54,7 +54,7 @@ async def test_a_running_turn_finishes_and_new_ones_are_refused(tmp_path: Path, 
         assert await contents(served) == ["running", "Hello"]
 
 
-async def test_callers_whose_turns_have_just_ended_are_refused_by_name(tmp_path: Path, endpoint: Endpoint):
+async def test_turns_posted_while_the_server_lingers_get_shutting_down(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("Hel", gate, "lo"))
     async with server_with_assistant(tmp_path, endpoint.url) as served:
@@ -71,7 +71,9 @@ async def test_callers_whose_turns_have_just_ended_are_refused_by_name(tmp_path:
 
 
 @pytest.mark.parametrize("grace", [0, 0.2])
-async def test_a_turn_that_outlasts_the_grace_period_is_ended_by_name(tmp_path: Path, endpoint: Endpoint, grace: float):
+async def test_a_turn_that_outlasts_the_grace_period_ends_with_shutting_down(
+    tmp_path: Path, endpoint: Endpoint, grace: float
+):
     endpoint.script(Stream("Hel", asyncio.Event()))
     async with server_with_assistant(tmp_path, endpoint.url) as served:
         running = served.stub.PostUserQuery(query("running"))

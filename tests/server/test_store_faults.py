@@ -59,7 +59,7 @@ class TestDamage:
         database.write_bytes(damage(database.read_bytes()))
         return database
 
-    async def test_the_server_does_not_start_with_it_as_the_default(self, database: Path):
+    async def test_a_damaged_default_database_fails_the_start(self, database: Path):
         before = database.read_bytes()
         for _ in range(2):
             with pytest.raises(SettingsError, match="can't be used: the database is damaged"):
@@ -68,7 +68,7 @@ class TestDamage:
         assert database.read_bytes() == before
         assert list(database.parent.iterdir()) == [database]
 
-    async def test_as_another_connection_it_is_the_trouble_of_its_own_callers(
+    async def test_a_damaged_database_of_another_connection_affects_only_its_callers(
         self, tmp_path: Path, endpoint: Endpoint, database: Path
     ):
         before = database.read_bytes()
@@ -89,7 +89,7 @@ class TestDamage:
 
 class TestLock:
     @pytest.mark.parametrize("stage", ["from the start", "when the turn is stored"])
-    async def test_a_lock_that_another_program_keeps_makes_the_store_unavailable(
+    async def test_a_lock_held_by_another_program_makes_the_store_unavailable(
         self, tmp_path: Path, endpoint: Endpoint, stage: str
     ):
         gate = asyncio.Event()
@@ -114,5 +114,5 @@ class TestLock:
 
 
 class TestDisk:
-    def test_a_disk_that_fills_up_during_a_turn_refuses_it_whole(self, tmp_path: Path):
+    def test_nothing_is_stored_of_a_turn_if_the_disk_fills_up(self, tmp_path: Path):
         play("full_during_a_turn", tmp_path / "disk")

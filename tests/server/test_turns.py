@@ -17,7 +17,7 @@ from tests.support.palaver_server import Served, palaver_server, server_with_ass
 from tests.support.statuses import failure_of
 
 
-async def test_a_turn_streams_started_the_pieces_and_completed(served: Served, endpoint: Endpoint):
+async def test_a_turn_streams_started_then_text_then_completed(served: Served, endpoint: Endpoint):
     first, second = asyncio.Event(), asyncio.Event()
     endpoint.script(Stream("Hel", first, "lo ", second, "you"))
     call = served.stub.PostUserQuery(query())
@@ -51,7 +51,7 @@ async def test_a_turn_streams_started_the_pieces_and_completed(served: Served, e
     assert (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant == completed.assistant
 
 
-async def test_the_unary_twin_answers_what_the_stream_ends_with(served: Served):
+async def test_the_unary_call_returns_the_completed_event(served: Served):
     response = await served.stub.PostUserQueryUnary(query())
     assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
     assert response.completed.usage.total_tokens == 18
@@ -73,7 +73,7 @@ DEFAULTS = {"temperature": 0.5, "max_tokens": 100}
         ({"is_reasoning_model": True, "max_tokens": 7}, {"max_completion_tokens": 7}),
     ],
 )
-async def test_the_parameters_in_effect_are_sent_and_told(
+async def test_the_parameters_in_effect_are_sent_and_reported(
     served: Served, endpoint: Endpoint, fields: dict[str, Any], sent: dict[str, Any]
 ):
     call = served.stub.PostUserQuery(query(chat_model="gpt-x", **fields))
@@ -107,7 +107,7 @@ async def test_the_operator_changes_the_defaults_and_caps_the_tokens(tmp_path: P
         assert endpoint.calls[0].body["temperature"] == 1.0
 
 
-async def test_an_endpoint_that_refuses_max_tokens_is_asked_in_its_own_words(served: Served, endpoint: Endpoint):
+async def test_an_endpoint_that_refuses_max_tokens_gets_max_completion_tokens(served: Served, endpoint: Endpoint):
     endpoint.script(*[UnlessRenamed(Stream("Hi"))] * 3)
     for _ in range(2):
         response = await served.stub.PostUserQueryUnary(query(max_tokens=9))
@@ -117,7 +117,7 @@ async def test_an_endpoint_that_refuses_max_tokens_is_asked_in_its_own_words(ser
     assert endpoint.calls[-1].body["max_completion_tokens"] == 9
 
 
-async def test_the_prompt_holds_instructions_history_and_the_new_message(served: Served, endpoint: Endpoint):
+async def test_the_prompt_has_the_instructions_the_history_and_the_new_message(served: Served, endpoint: Endpoint):
     endpoint.script(Stream("one"), Stream("two"), Stream("three"))
     for number in range(3):
         await served.stub.PostUserQueryUnary(query(f"question {number}"))
@@ -135,7 +135,7 @@ async def test_the_prompt_holds_instructions_history_and_the_new_message(served:
     ("max_messages", "history"),
     [(0, []), (1, ["a1"]), (3, ["a0", "q1", "a1"]), (65_535, ["q0", "a0", "q1", "a1"])],
 )
-async def test_the_window_of_history_keeps_the_instructions(
+async def test_the_history_window_always_keeps_the_instructions(
     served: Served, endpoint: Endpoint, max_messages: int, history: list[str]
 ):
     endpoint.script(Stream("a0"), Stream("a1"))
@@ -162,7 +162,7 @@ async def test_the_operator_sets_the_default_window(tmp_path: Path, endpoint: En
         ("something new", pb.FINISH_REASON_UNSPECIFIED),
     ],
 )
-async def test_the_finish_reason_is_the_endpoints(
+async def test_the_finish_reason_is_that_of_the_endpoint(
     served: Served, endpoint: Endpoint, finish: str, reason: pb.FinishReason
 ):
     endpoint.script(Stream("cut", finish=finish))
@@ -171,14 +171,14 @@ async def test_the_finish_reason_is_the_endpoints(
     assert completed.messages[-1].content == "cut"
 
 
-async def test_a_reply_without_usage_or_text_is_a_turn_all_the_same(served: Served, endpoint: Endpoint):
+async def test_a_reply_without_usage_or_text_is_stored(served: Served, endpoint: Endpoint):
     endpoint.script(Stream(usage=None))
     completed = (await served.stub.PostUserQueryUnary(query())).completed
     assert completed.messages[-1].content == ""
     assert completed.usage == pb.Usage(model_calls=1)
 
 
-async def test_text_of_every_plane_arrives_and_is_stored_unchanged(served: Served, endpoint: Endpoint):
+async def test_text_of_every_unicode_plane_is_streamed_and_stored_unchanged(served: Served, endpoint: Endpoint):
     text = "\x00 é 界 \u202eright to left 😀 e\u0301 \U0010ffff \ufeff\r\n"
     endpoint.script(Stream(text))
     completed = (await served.stub.PostUserQueryUnary(query(text))).completed
@@ -187,7 +187,7 @@ async def test_text_of_every_plane_arrives_and_is_stored_unchanged(served: Serve
     assert await contents(served) == ["Be brief.", text, text]
 
 
-async def test_ai_connections_are_used_by_name_with_a_fallback(tmp_path: Path):
+async def test_an_ai_connection_is_chosen_by_name_with_a_fallback(tmp_path: Path):
     async with Endpoint() as fallback, Endpoint() as azure:
         environment = {"Sweden__Endpoint": azure.url.removesuffix("/v1"), "Sweden__Key": "azure-key"}
         async with server_with_assistant(tmp_path, fallback.url, environment, ai_connections=("Sweden",)) as served:
@@ -218,7 +218,7 @@ async def test_turns_of_one_assistant_run_one_at_a_time_in_order(served: Served,
     assert (await contents(served))[1::2] == ["q0", "q1", "q2", "q3"]
 
 
-async def test_the_letter_case_of_a_collection_does_not_make_another_assistant(served: Served, endpoint: Endpoint):
+async def test_spellings_of_a_collection_share_one_queue(served: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
     running = served.stub.PostUserQuery(query("q0"))
@@ -233,7 +233,7 @@ async def test_the_letter_case_of_a_collection_does_not_make_another_assistant(s
     assert (await contents(served))[1::2] == ["q0", "q1"]
 
 
-async def test_turns_of_different_assistants_run_side_by_side(served: Served, endpoint: Endpoint):
+async def test_turns_of_different_assistants_run_concurrently(served: Served, endpoint: Endpoint):
     await create_assistant(served, "b")
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
@@ -247,7 +247,7 @@ async def test_turns_of_different_assistants_run_side_by_side(served: Served, en
     assert await contents(served) == ["Be brief.", "Hello", "first"]
 
 
-async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_call(tmp_path: Path, endpoint: Endpoint):
+async def test_a_full_queue_and_a_short_deadline_are_busy_before_any_model_call(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
     async with server_with_assistant(tmp_path, endpoint.url, queue_limit=1) as served:
@@ -285,14 +285,14 @@ async def test_too_many_turns_are_refused(tmp_path: Path, endpoint: Endpoint):
         await served.stub.PostUserQueryUnary(request)
 
 
-async def test_the_connection_to_the_endpoint_is_kept_for_the_next_turn(served: Served, endpoint: Endpoint):
+async def test_the_connection_to_the_endpoint_is_reused(served: Served, endpoint: Endpoint):
     for _ in range(5):
         await served.stub.PostUserQueryUnary(query())
         assert endpoint.connections == 1
     assert len(endpoint.calls) == 5
 
 
-async def test_an_assistant_that_was_reset_during_a_turn_keeps_nothing_of_it(served: Served, endpoint: Endpoint):
+async def test_a_turn_of_an_assistant_that_was_reset_meanwhile_is_refused(served: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
     call = served.stub.PostUserQuery(query())

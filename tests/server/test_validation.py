@@ -73,7 +73,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         ("CancelTurn", pb.CancelTurnRequest(id="a"), "request_id", "1 to 128"),
     ],
 )
-async def test_a_bad_field_is_named_with_what_is_allowed(
+async def test_an_invalid_field_is_named_with_what_is_allowed(
     served: Served, method: str, request_: Any, field: str, words: str
 ):
     failure = await failure_of(getattr(served.stub, method)(request_))
@@ -84,7 +84,7 @@ async def test_a_bad_field_is_named_with_what_is_allowed(
     assert failure.retry_delay is None
 
 
-async def test_all_bad_fields_are_named_at_once(served: Served):
+async def test_all_invalid_fields_are_named_at_once(served: Served):
     request = pb.PostUserQueryRequest(
         id="a?", collection_name="-", temperature=3, top_p=2, max_tokens=0, history=pb.History(max_messages=70_000)
     )
@@ -103,7 +103,7 @@ async def test_all_bad_fields_are_named_at_once(served: Served):
         pb.CreateAssistantRequest(id="edge", collection_name="abc", instructions="😀" * 225_000),
     ],
 )
-async def test_the_edge_of_what_is_allowed_is_allowed(served: Served, request_: pb.CreateAssistantRequest):
+async def test_values_at_the_limits_are_accepted(served: Served, request_: pb.CreateAssistantRequest):
     created = await served.stub.CreateAssistant(request_)
     assert created.assistant.id == request_.id
     get = pb.GetAssistantRequest(id=request_.id, collection_name=request_.collection_name)
@@ -118,7 +118,7 @@ async def test_the_edge_of_what_is_allowed_is_allowed(served: Served, request_: 
         {"chat_model": "x" * 256, "max_tokens": 1, "history": pb.History(max_messages=65_535)},
     ],
 )
-async def test_extreme_parameters_are_allowed(served: Served, fields: dict[str, Any]):
+async def test_parameters_at_the_limits_are_accepted(served: Served, fields: dict[str, Any]):
     started = await served.stub.PostUserQuery(pb.PostUserQueryRequest(**QUERY, **fields)).read()
     in_effect = {name: getattr(started.started, name) for name in fields if name != "history"}
     assert in_effect == {name: value for name, value in fields.items() if name != "history"}
@@ -146,7 +146,7 @@ async def test_malformed_bytes_are_an_invalid_argument(served: Served, method: s
     assert "UTF-8" in failure.text
 
 
-async def test_a_request_may_have_two_mebibytes_and_no_more(served: Served):
+async def test_a_request_of_two_mebibytes_is_accepted_and_no_larger_one(served: Served):
     empty = pb.PostUserQueryRequest(id="a", user_message="x")
     # Unknown fields are passed over, so one of them can fill a request up to any size.
     for size, code in ((2 * 1024 * 1024, None), (2 * 1024 * 1024 + 1, grpc.StatusCode.RESOURCE_EXHAUSTED)):
@@ -169,7 +169,7 @@ async def test_a_long_name_does_not_make_a_long_status(served: Served):
     assert len(failure.text.encode()) <= 1024
 
 
-async def test_without_any_ai_connection_the_caller_is_told(tmp_path: Path):
+async def test_without_any_ai_connection_the_error_says_what_to_set(tmp_path: Path):
     async with server_with_assistant(tmp_path) as served:
         failure = await failure_of(served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(**QUERY)))
         assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CONNECTION_NOT_CONFIGURED")

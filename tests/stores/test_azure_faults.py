@@ -108,7 +108,7 @@ async def row_keys(account: Account, name: str = "a") -> list[str]:
 class TestStatuses:
     @pytest.mark.parametrize("call", CALLS)
     @pytest.mark.parametrize("name", FAULTS)
-    async def test_a_store_that_fails_has_its_status_in_time_and_no_model_is_called(
+    async def test_a_failing_store_has_its_status_in_time_and_no_model_is_called(
         self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str, call: str
     ):
         proxy.fault, expected, retry_delay = FAULTS[name]
@@ -124,7 +124,7 @@ class TestStatuses:
 
     @pytest.mark.parametrize("call", ["create", "reset", "delete"])
     @pytest.mark.parametrize("name", ["error before it was applied", "request lost"])
-    async def test_transactions_that_all_fail_are_the_store_s_failure_and_are_not_hammered(
+    async def test_a_transaction_that_keeps_failing_is_reported_after_few_retries(
         self, served: Served, proxy: TableProxy, call: str, name: str
     ):
         calls: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -175,7 +175,7 @@ LOST: dict[str, Fault] = {
 
 class TestCommitting:
     @pytest.mark.parametrize("name", LOST)
-    async def test_a_commit_that_goes_wrong_once_stores_the_turn_once(
+    async def test_a_commit_that_fails_once_stores_the_turn_once(
         self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str
     ):
         proxy.fault = proxy_faults.once(LOST[name], lambda exchange: exchange.is_commit)
@@ -186,7 +186,7 @@ class TestCommitting:
         assert len(endpoint.calls) == 1
 
     @pytest.mark.parametrize("name", ["answer cut off", "answer lost", "error after it was applied"])
-    async def test_a_commit_whose_answers_all_get_lost_is_found_to_be_stored(
+    async def test_a_commit_whose_responses_are_all_lost_is_found_in_the_store(
         self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str
     ):
         proxy.fault = proxy_faults.always(LOST[name], lambda exchange: exchange.is_commit)
@@ -196,7 +196,7 @@ class TestCommitting:
 
     @pytest.mark.parametrize("extent", [proxy_faults.always, proxy_faults.since], ids=["the commit", "all after it"])
     @pytest.mark.parametrize("name", [name for name in FAULTS if name != "is cut off"])  # that one is stored
-    async def test_a_commit_is_not_tried_for_ever(
+    async def test_a_commit_is_not_retried_for_ever(
         self,
         tmp_path: Path,
         proxy: TableProxy,
@@ -218,13 +218,13 @@ class TestCommitting:
             await served.stub.PostUserQueryUnary(query("Again"), timeout=IN_TIME)
             assert await served_contents(served) == ["Be brief.", "Again", "Hello, world"]
 
-    async def test_a_short_pause_that_the_store_asks_for_saves_the_turn(self, served: Served, proxy: TableProxy):
+    async def test_a_short_retry_after_of_the_store_is_waited_for(self, served: Served, proxy: TableProxy):
         proxy.fault = proxy_faults.once(refuse(503, "ServerBusy", Retry_After="2"), lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
         assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
 
     @pytest.mark.parametrize("status", [429, 500, 503])
-    async def test_a_commit_that_fails_within_the_answer_to_its_transaction_is_tried_again(
+    async def test_a_failure_within_a_successful_batch_response_is_retried(
         self, served: Served, proxy: TableProxy, endpoint: Endpoint, status: int
     ):
         proxy.fault = proxy_faults.once(fail_within(status), lambda exchange: exchange.is_commit)
@@ -232,7 +232,7 @@ class TestCommitting:
         assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
         assert len(endpoint.calls) == 1
 
-    async def test_another_turn_in_the_place_of_a_lost_one_is_noticed(self, store: AzureTablesStore, proxy: TableProxy):
+    async def test_another_turn_in_place_of_a_lost_one_is_detected(self, store: AzureTablesStore, proxy: TableProxy):
         await create(store)
         version = await version_of(store)
         ours, theirs = finished(draft(Role.USER, "ours")), finished(draft(Role.USER, "theirs"))
@@ -253,7 +253,7 @@ class TestCreatingAndDeleting:
     @pytest.mark.parametrize("if_exists", IfExists)
     @pytest.mark.parametrize("name", LOST)
     @pytest.mark.parametrize("number", range(6))
-    async def test_creating_makes_one_assistant_whatever_write_goes_wrong_once(
+    async def test_creating_makes_one_assistant_whichever_request_fails_once(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, name: str, if_exists: IfExists, number: int
     ):
         if if_exists is IfExists.RESET:
@@ -269,7 +269,7 @@ class TestCreatingAndDeleting:
 
     @pytest.mark.parametrize("name", LOST)
     @pytest.mark.parametrize("number", range(3))
-    async def test_deleting_deletes_whatever_goes_wrong_once(
+    async def test_deleting_succeeds_whichever_request_fails_once(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, name: str, number: int
     ):
         await create(store)
@@ -279,7 +279,7 @@ class TestCreatingAndDeleting:
         assert await row_keys(account) == []
 
     @pytest.mark.parametrize("operation", ["create", "reset", "delete"])
-    async def test_an_assistant_is_whole_or_does_not_exist_when_the_server_dies_at_any_point(
+    async def test_an_assistant_is_whole_or_missing_whenever_the_server_dies(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, operation: str
     ):
         await create(store, "other")  # makes the table
@@ -310,7 +310,7 @@ class TestCreatingAndDeleting:
                 return
         pytest.fail("the operation never came to its end")
 
-    async def test_deleting_what_does_not_exist_removes_what_an_interrupted_deletion_left(
+    async def test_deleting_again_removes_the_rows_that_an_interrupted_deletion_left(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account
     ):
         await create(store)
@@ -331,7 +331,7 @@ class TestArrivingLate:
         ("operation", "number"),
         [("create", 0), ("reset", 0), ("reset", 1), ("reset", 2), ("delete", 0), ("delete", 1), ("commit", 0)],
     )
-    async def test_a_write_whose_sender_has_gone_changes_nothing_of_a_newer_conversation(
+    async def test_a_late_write_of_a_dead_server_does_not_change_a_newer_conversation(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, operation: str, number: int
     ):
         await create(store, instructions="Old")
@@ -359,7 +359,7 @@ class TestArrivingLate:
 
 
 class TestReading:
-    async def test_a_window_is_of_one_conversation_when_it_is_started_over_meanwhile(
+    async def test_a_window_does_not_mix_a_conversation_with_its_reset(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account
     ):
         await create(store, instructions="Old")
@@ -383,7 +383,7 @@ class TestReading:
 
 
 class TestOrder:
-    async def test_messages_are_in_order_whatever_the_order_of_the_rows(
+    async def test_messages_are_ordered_whatever_the_order_of_the_rows(
         self, store: AzureTablesStore, proxy: TableProxy
     ):
         await create(store, instructions="0")

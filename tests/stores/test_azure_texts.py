@@ -39,7 +39,7 @@ NAMES = st.text(CHARACTERS.filter(is_allowed), min_size=1, max_size=255) | st.te
 @given(name=NAMES, instructions=TEXTS, question=TEXTS, answer=TEXTS)
 @example(name="x' or PartitionKey eq 'victim", instructions="'", question="' or true", answer="%27")
 @example(name="😀" * 255, instructions="a" * 400_000, question="😀" * 200_000, answer="\n" * 10_000)
-async def test_texts_come_back_unchanged_or_are_refused_by_name(
+async def test_texts_are_read_back_unchanged_or_refused_by_field(
     served: Served, endpoint: Endpoint, account: Account, name: str, instructions: str, question: str, answer: str
 ):
     create = pb.CreateAssistantRequest(id=name, instructions=instructions, if_exists=pb.IF_EXISTS_RESET)

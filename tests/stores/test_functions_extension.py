@@ -104,7 +104,7 @@ def time_of(message: assistant_pb2.Message) -> datetime:
 
 
 class TestBegunThere:
-    async def test_it_is_shown_as_it_is(self, served: Served, table: TableClient):
+    async def test_a_conversation_of_the_extension_is_listed_as_it_is(self, served: Served, table: TableClient):
         await write_conversation(table, "a", CHATS["with text beside the tool call"], time=TIME)
         assistant = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant
         assert (assistant.id, assistant.total_messages, assistant.total_tokens) == ("a", 5, 77)
@@ -127,7 +127,7 @@ class TestBegunThere:
 
     @pytest.mark.parametrize("role", [str.capitalize, str.lower, str.upper])
     @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS.keys())
-    async def test_it_goes_on_here(
+    async def test_a_conversation_of_the_extension_continues_here(
         self,
         served: Served,
         endpoint: Endpoint,
@@ -153,7 +153,7 @@ class TestBegunThere:
         await post(served, "And now?", history=pb.History(max_messages=max_messages))
         assert prompt(endpoint) == [CHAT[0], *kept, said("user", "And now?")]
 
-    async def test_both_take_turns(self, served: Served, endpoint: Endpoint, table: TableClient):
+    async def test_both_write_in_turn(self, served: Served, endpoint: Endpoint, table: TableClient):
         expected = list(CHAT)
         # Their clock is an hour ahead of ours, and the times go on growing all the same.
         await write_conversation(table, "a", expected, time=datetime.now(timezone.utc) + timedelta(hours=1))
@@ -172,7 +172,7 @@ class TestBegunThere:
         assert [message.index for message in messages] == list(range(1, len(expected) + 1))
         assert [message.content for message in messages] == [message["content"] for message in expected]
 
-    async def test_what_it_does_not_know_survives_its_turns(
+    async def test_our_columns_and_rows_survive_turns_of_the_extension(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
         await write_conversation(table, "a", CHAT)
@@ -200,7 +200,7 @@ class TestBegunThere:
         assert prompt(endpoint) == [*CHAT, said("user", long), REPLY, *THEIRS, said("user", "And here")]
 
     @pytest.mark.parametrize("ticks", [(0,), (9,), (9, 0, 5)])
-    async def test_who_polls_by_time_gets_no_message_again(
+    async def test_polling_by_time_returns_every_message_once(
         self, served: Served, table: TableClient, ticks: tuple[int, ...]
     ):
         await write_conversation(table, "a", CHAT, ticks=ticks)
@@ -224,7 +224,9 @@ class TestBegunThere:
         assert await messages_of(served, after_time=assistant.update_time) == []
 
     @pytest.mark.parametrize("count", [1, 98, 99, 100, 250])
-    async def test_it_can_be_started_over_and_deleted_whole(self, served: Served, table: TableClient, count: int):
+    async def test_a_conversation_of_the_extension_is_reset_and_deleted_whole(
+        self, served: Served, table: TableClient, count: int
+    ):
         await write_conversation(table, "b", CHAT)
         for reset in (True, False):
             await write_conversation(table, "a", [said("user", "old")] * count)
@@ -238,7 +240,7 @@ class TestBegunThere:
         assert await read(table, "b") == CHAT
 
     @pytest.mark.parametrize("instructions", ["New.", ""])
-    async def test_messages_without_a_state_are_no_assistant_and_part_of_none(
+    async def test_messages_without_a_state_row_are_ignored(
         self, served: Served, endpoint: Endpoint, table: TableClient, instructions: str
     ):
         await write_conversation(table, "a", CHAT * 30)
@@ -313,7 +315,7 @@ class TestBroken:
         await post(served, "Hello")
 
     @pytest.mark.parametrize("change", BROKEN_MESSAGES.values(), ids=BROKEN_MESSAGES.keys())
-    async def test_a_broken_message_is_said(
+    async def test_a_broken_message_is_reported(
         self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow
     ):
         for name in ("a", "b"):
@@ -322,7 +324,9 @@ class TestBroken:
         await self.expect_data_loss(served, endpoint, messages_of(served), post(served, "Hello"))
 
     @pytest.mark.parametrize("change", BROKEN_STATES.values(), ids=BROKEN_STATES.keys())
-    async def test_a_broken_state_is_said(self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow):
+    async def test_a_broken_state_is_reported(
+        self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow
+    ):
         for name in ("a", "b"):
             await write_conversation(table, name, CHAT)
         await self.break_row(table, "state", change)
@@ -344,7 +348,7 @@ class TestBroken:
         assert len(await messages_of(served)) == 5
         await self.expect_data_loss(served, endpoint, post(served, "Hello"))
 
-    async def test_a_row_with_another_prefix_is_nothing_to_anybody(
+    async def test_a_row_with_an_unknown_prefix_is_ignored(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
         await write_conversation(table, "a", CHAT)
@@ -358,7 +362,7 @@ class TestBroken:
 
 class TestAtOnce:
     @pytest.mark.parametrize("started_over", [False, True])
-    async def test_what_it_writes_during_a_turn_ends_the_turn(
+    async def test_a_write_of_the_extension_during_a_turn_fails_the_turn(
         self, served: Served, endpoint: Endpoint, table: TableClient, started_over: bool
     ):
         await write_conversation(table, "a", CHAT)
@@ -379,7 +383,7 @@ class TestAtOnce:
         assert prompt(endpoint) == [*expected, said("user", "Mine")]
         assert await read(table) == [*expected, said("user", "Mine"), REPLY]
 
-    async def test_what_it_read_before_a_turn_of_ours_it_does_not_write_over_that(
+    async def test_the_extension_can_not_overwrite_a_turn_that_it_has_not_read(
         self, served: Served, table: TableClient
     ):
         await write_conversation(table, "a", CHAT)
@@ -393,7 +397,7 @@ class TestAtOnce:
 
 class TestBegunHere:
     @pytest.mark.parametrize("fields", [{}, {"instructions": "Be brief."}, {"instructions": " "}])
-    async def test_it_reads_and_goes_on(
+    async def test_the_extension_continues_a_conversation_of_ours(
         self, served: Served, endpoint: Endpoint, account: Account, fields: dict[str, str]
     ):
         await create(served, **fields)
@@ -427,7 +431,7 @@ class TestBegunHere:
         ],
         ids=lambda text: f"{text[:1]!a}…{text[-1:]!a} of {len(text)}",
     )
-    async def test_of_a_long_message_it_reads_the_start(
+    async def test_the_extension_reads_the_start_of_a_long_message(
         self, served: Served, endpoint: Endpoint, account: Account, long: str, start: str
     ):
         await create(served, instructions="")
@@ -446,7 +450,7 @@ class TestBegunHere:
 class TestSkills:
     TODO = '{"task": "call dad"}'
 
-    async def test_a_turn_with_skills_is_read_there(
+    async def test_the_extension_reads_a_turn_with_skills(
         self, tmp_path: Path, account: Account, endpoint: Endpoint, table: TableClient
     ):
         variables = {"AzureWebJobsStorage": account.connection_string}
@@ -472,7 +476,7 @@ class TestSkills:
             await post(served, "And here")
             assert prompt(endpoint) == [*before, calling, done, failed, reply, *CHAT[1:], said("user", "And here")]
 
-    async def test_calls_that_it_has_left_without_results_get_them_here(
+    async def test_calls_that_the_extension_left_open_are_closed(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
         calls = [tool_call("1"), tool_call("2")]
@@ -488,7 +492,7 @@ class TestSkills:
         assert await read(table) == [*prompt(endpoint), REPLY]
 
 
-async def test_reading_makes_no_table(served: Served, account: Account):
+async def test_reading_creates_no_table(served: Served, account: Account):
     for call in (
         messages_of(served, collection_name="Unused"),
         post(served, "Hello", collection_name="Unused"),
@@ -569,7 +573,7 @@ async def test_the_reader_of_these_tests_is_strict(table: TableClient, key: str,
 
 
 @pytest.mark.parametrize("arguments", ["", "{", "{'a': 1}", "NaN"])
-async def test_the_reader_of_these_tests_reads_the_arguments_of_tool_calls(table: TableClient, arguments: str):
+async def test_the_reader_of_these_tests_checks_the_arguments_of_tool_calls(table: TableClient, arguments: str):
     await write_conversation(table, "a", [said("assistant", "", tool_calls=[tool_call("1", arguments)])])
     with pytest.raises(Unreadable, match="functionArguments is JSON in a text"):
         await read(table)

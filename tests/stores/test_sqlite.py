@@ -87,7 +87,7 @@ def another_process_holds_the_lock(path: Path, begin: str = "BEGIN IMMEDIATE") -
 
 class TestCrash:
     @pytest.mark.parametrize("acknowledged", [1, 10, 60])
-    async def test_every_acknowledged_turn_outlives_a_kill(self, path: Path, acknowledged: int):
+    async def test_every_acknowledged_turn_survives_a_kill(self, path: Path, acknowledged: int):
         command = [*COMMITTING_PROCESS, str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
             for _ in range(acknowledged):
@@ -108,7 +108,7 @@ class TestCrash:
                 assert question.request_id == answer.request_id == f"r{2 * number}"
             await say(store)
 
-    async def test_a_kill_of_one_process_disturbs_no_other(self, path: Path):
+    async def test_killing_one_process_does_not_affect_the_others(self, path: Path):
         async with opened(path) as store:
             command = [*COMMITTING_PROCESS, str(path)]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
@@ -139,7 +139,7 @@ async def assert_refused(path: Path, text: str) -> None:
 
 class TestDamage:
     @pytest.mark.parametrize("damage", DAMAGES)
-    async def test_a_damaged_file_is_refused_and_never_made_anew(self, sound: Path, damage: Callable[[bytes], bytes]):
+    async def test_a_damaged_file_is_refused_and_never_replaced(self, sound: Path, damage: Callable[[bytes], bytes]):
         sound.write_bytes(damage(sound.read_bytes()))
         await assert_refused(sound, "the database is damaged")
 
@@ -150,7 +150,7 @@ class TestDamage:
             connection.execute("CREATE TABLE assistants (name TEXT)")
         await assert_refused(path, "not one of Palaver's")
 
-    async def test_a_database_of_the_first_version_is_brought_up_to_date(self, sound: Path):
+    async def test_a_database_of_the_first_version_is_migrated(self, sound: Path):
         with sqlite3.connect(sound) as connection:
             for column in ("lease_holder", "lease_until"):
                 connection.execute(f"ALTER TABLE assistants DROP COLUMN {column}")
@@ -172,7 +172,7 @@ class TestDamage:
             connection.execute(f"PRAGMA user_version = {version}")
         await assert_refused(sound, f"schema version {version}; this server knows version {file.SCHEMA_VERSION}")
 
-    async def test_a_store_works_as_soon_as_its_file_is_whole_again(self, sound: Path):
+    async def test_a_store_recovers_when_its_file_is_restored(self, sound: Path):
         whole = sound.read_bytes()
         sound.write_bytes(garbage_header(whole))
         store = SqliteStore(sound)
@@ -215,17 +215,17 @@ class TestDamage:
 
 
 class TestDisk:
-    def test_a_full_disk_refuses_the_turn_whole_and_takes_it_once_there_is_room(self, tmp_path: Path):
+    def test_a_turn_that_does_not_fit_on_the_disk_is_stored_once_there_is_room(self, tmp_path: Path):
         play("full", tmp_path / "disk")
 
-    def test_a_disk_that_is_full_from_the_start_can_be_used_once_there_is_room(self, tmp_path: Path):
+    def test_a_store_on_a_full_disk_opens_once_there_is_room(self, tmp_path: Path):
         play("full_from_the_start", tmp_path / "disk")
 
-    def test_a_read_only_disk_is_unavailable_until_it_can_be_written(self, tmp_path: Path):
+    def test_a_store_on_a_read_only_disk_is_unavailable_until_it_is_writable(self, tmp_path: Path):
         play("read_only", tmp_path / "disk")
 
     @pytest.mark.parametrize("name", ["file/palaver.db", "file/folder/palaver.db", "folder"])
-    async def test_a_path_that_can_not_be_a_file_can_not_be_used_right_now(self, tmp_path: Path, name: str):
+    async def test_a_path_that_can_not_be_a_file_is_unavailable(self, tmp_path: Path, name: str):
         (tmp_path / "file").write_text("not a folder")
         (tmp_path / "folder").mkdir()
         store = SqliteStore(tmp_path / name)
@@ -235,14 +235,14 @@ class TestDisk:
         await store.close()
         assert (tmp_path / "file").read_text() == "not a folder"
 
-    async def test_missing_folders_are_made(self, tmp_path: Path):
+    async def test_missing_folders_are_created(self, tmp_path: Path):
         async with opened(tmp_path / "some" / "where" / "palaver.db") as store:
             await create(store)
         assert (tmp_path / "some" / "where" / "palaver.db").is_file()
 
 
 class TestOtherProcesses:
-    async def test_a_lock_that_is_not_released_makes_writing_unavailable(self, sound: Path):
+    async def test_a_lock_that_is_not_released_makes_writes_unavailable(self, sound: Path):
         async with opened(sound, StoreTimeouts(call=REPORTING_MARGIN + 0.05)) as store:
             version = await version_of(store)
             with another_process_holds_the_lock(sound) as release:
@@ -267,7 +267,7 @@ class TestOtherProcesses:
     @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN; SELECT count(*) FROM sqlite_schema"])
     @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
     @pytest.mark.parametrize("exists", [False, True])
-    async def test_opening_waits_for_another_process_that_is_doing_the_same(
+    async def test_opening_waits_for_another_process_that_opens_the_file(
         self, path: Path, begin: str, journal_mode: str, exists: bool
     ):
         if exists:
@@ -287,7 +287,7 @@ class TestOtherProcesses:
         finally:
             await store.close()
 
-    async def test_many_that_open_a_new_database_at_once_can_all_use_it(self, tmp_path: Path):
+    async def test_stores_that_open_a_new_database_at_once_can_all_use_it(self, tmp_path: Path):
         for number in range(20):
             stores = [SqliteStore(tmp_path / f"{number}.db") for _ in range(4)]
             try:
@@ -298,7 +298,7 @@ class TestOtherProcesses:
                 for store in stores:
                     await store.close()
 
-    async def test_a_reader_that_stays_keeps_nobody_from_writing(self, sound: Path):
+    async def test_a_long_read_does_not_block_writers(self, sound: Path):
         with closing(sqlite3.connect(sound, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM messages").fetchone()
@@ -308,7 +308,7 @@ class TestOtherProcesses:
             assert reader.execute("SELECT count(*) FROM messages").fetchone() == (41,)
 
     @pytest.mark.parametrize("if_exists", [IfExists.RESET, None], ids=["reset", "delete"])
-    async def test_nothing_is_left_in_the_tables_of_what_was_forgotten(self, sound: Path, if_exists: IfExists | None):
+    async def test_a_deleted_conversation_leaves_no_rows(self, sound: Path, if_exists: IfExists | None):
         async with opened(sound) as store:
             if if_exists is None:
                 await store.delete_assistant(key())
@@ -318,7 +318,7 @@ class TestOtherProcesses:
             for table in ("messages", "turns"):
                 assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
-    async def test_a_turn_of_which_a_message_can_not_be_stored_leaves_nothing_behind(self, sound: Path):
+    async def test_a_turn_with_a_message_that_can_not_be_stored_leaves_no_rows(self, sound: Path):
         async with opened(sound) as store:
             before = await history(store)
             version = await version_of(store)

@@ -138,7 +138,7 @@ class TestCreating:
         window = await store.read_window(key(), 100)
         assert window.messages == ()
 
-    async def test_reset_forgets_the_turns_so_that_a_request_id_can_come_again(self, store: Store):
+    async def test_reset_forgets_the_turns_and_frees_their_request_ids(self, store: Store):
         await create(store)
         turn = finished(request_id="r")
         await store.commit_turn(key(), await version_of(store), turn)
@@ -202,7 +202,7 @@ class TestFinding:
         await store.delete_assistant(key("a", "One"))
         assert await contents(store, collection="Two") == ["Two"]
 
-    async def test_collections_are_the_same_in_upper_and_lower_case(self, place: Place, store: Store):
+    async def test_the_names_of_collections_ignore_case(self, place: Place, store: Store):
         if not place.ignores_case:
             pytest.xfail("Azurite finds a table by its exact name only, where Azure ignores the case")
         await create(store, collection="ChatState")
@@ -215,7 +215,7 @@ class TestFinding:
             await store.get_assistant(key("a", "ChatState"))
 
     @pytest.mark.parametrize("name", IDS, ids=ascii)
-    async def test_an_id_means_itself_and_nothing_else(self, store: Store, name: str):
+    async def test_an_id_names_no_other_assistant(self, store: Store, name: str):
         await create(store, "victim", instructions="Secret")
         victim = await say(store, *exchange("Secret question"), name="victim")
         for call in (
@@ -257,7 +257,7 @@ class TestListing:
             await say(store, *(draft(Role.USER, text) for text in turn))
         return await history(store)
 
-    async def test_messages_come_in_both_orders(self, store: Store, messages: list[Message]):
+    async def test_messages_are_listed_in_both_orders(self, store: Store, messages: list[Message]):
         assert [message.content.text for message in messages] == ["Be brief.", *"bcdefg"]
         assert [message.index for message in messages] == [1, 2, 3, 4, 5, 6, 7]
         newest_first = await store.list_messages(key(), Listing(Order.NEWEST_FIRST))
@@ -265,7 +265,9 @@ class TestListing:
 
     @pytest.mark.parametrize("order", Order)
     @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8, 1000])
-    async def test_pages_join_up_to_the_whole(self, store: Store, messages: list[Message], order: Order, limit: int):
+    async def test_the_pages_together_are_the_whole_list(
+        self, store: Store, messages: list[Message], order: Order, limit: int
+    ):
         expected = messages if order is Order.OLDEST_FIRST else messages[::-1]
         after_index = None
         found: list[Message] = []
@@ -280,7 +282,7 @@ class TestListing:
         assert found == expected
 
     @pytest.mark.parametrize("order", Order)
-    async def test_after_time_leaves_out_what_is_not_later(self, store: Store, messages: list[Message], order: Order):
+    async def test_after_time_leaves_out_earlier_messages(self, store: Store, messages: list[Message], order: Order):
         for position, message in enumerate(messages):
             page = await store.list_messages(key(), Listing(order, after_time=message.create_time))
             expected = messages[position + 1 :]
@@ -304,7 +306,7 @@ class TestListing:
 
     @pytest.mark.parametrize("order", Order)
     @pytest.mark.parametrize("after_index", [0, 1, 4, 7, 8, MAX_MESSAGES])
-    async def test_after_index_goes_on_in_the_given_order(
+    async def test_after_index_continues_in_the_given_order(
         self, store: Store, messages: list[Message], order: Order, after_index: int
     ):
         page = await store.list_messages(key(), Listing(order, after_index=after_index))
@@ -360,7 +362,7 @@ class TestTimes:
         assert messages[0].create_time == stored.assistant.create_time
         assert all(message.create_time.utcoffset() == timedelta(0) for message in messages)
 
-    async def test_times_go_on_growing_when_the_clock_was_set_back(self, place: Place, store: Store):
+    async def test_times_keep_growing_when_the_clock_is_set_back(self, place: Place, store: Store):
         await create(store)
         await say(store)
         place.move_into_future(timedelta(hours=1))
@@ -373,7 +375,7 @@ class TestTimes:
         page = await store.list_messages(key(), Listing(after_time=last_seen))
         assert page.messages == stored.messages
 
-    async def test_who_polls_by_time_sees_every_message_once(self, store: Store):
+    async def test_polling_by_time_sees_every_message_once(self, store: Store):
         await create(store)
         seen: list[Message] = []
         for number in range(6):
@@ -412,7 +414,7 @@ class TestWindow:
         versions = {(await store.read_window(key(), size)).version for size in (0, 1, 100)}
         assert len(versions) == 1
 
-    async def test_a_window_is_of_one_moment_while_another_store_writes(self, place: Place, store: Store):
+    async def test_a_window_is_consistent_while_another_store_writes(self, place: Place, store: Store):
         await create(store, instructions="")
         writer = await place.connect()
 
@@ -435,7 +437,7 @@ class TestWindow:
 
 
 class TestCommitting:
-    async def test_a_turn_is_stored_as_it_is_and_returned_as_it_is_stored(self, store: Store):
+    async def test_a_turn_is_stored_unchanged_and_returned_as_stored(self, store: Store):
         await create(store)
         calls = (SkillCall("call-1", "weather", '{"city": "Zürich"}'), SkillCall("call-2", "time", ""))
         turn = finished(
@@ -467,7 +469,7 @@ class TestCommitting:
         assert (await history(store))[1:] == list(stored.messages)
         assert (await store.read_window(key(), 5)).messages == stored.messages
 
-    async def test_the_tokens_are_those_of_the_latest_turn_and_not_a_sum(self, store: Store):
+    async def test_the_tokens_are_those_of_the_latest_turn(self, store: Store):
         await create(store)
         for tokens in (100, 30):
             turn = finished(total_tokens=tokens)
@@ -483,7 +485,7 @@ class TestCommitting:
         assert await contents(store) == ["Be brief.", "First", "Fine."]
         assert await store.get_assistant(key()) == stored.assistant
 
-    async def test_a_version_is_good_for_its_own_conversation_alone(self, store: Store):
+    async def test_a_version_is_valid_only_for_its_own_conversation(self, store: Store):
         await create(store, "a")
         await create(store, "b")
         with pytest.raises(ConcurrentWrite):
@@ -502,7 +504,7 @@ class TestCommitting:
         if create_again:
             assert await contents(store) == ["Be brief."]
 
-    async def test_a_refused_turn_can_be_stored_on_top_of_what_came_first(self, store: Store):
+    async def test_a_refused_turn_can_be_stored_after_the_one_that_came_first(self, store: Store):
         await create(store)
         old, turn = await version_of(store), finished(*exchange("Mine"), request_id="r")
         await say(store, *exchange("Theirs"))
@@ -530,7 +532,7 @@ class TestCommitting:
                 assert (await history(store))[-2:] == list(won.messages)
         assert (await stores[0].get_assistant(key())).total_messages == 1 + 15 * 2
 
-    async def test_nothing_is_lost_when_several_stores_write_and_try_again(self, place: Place):
+    async def test_no_turn_is_lost_when_several_stores_write_and_retry(self, place: Place):
         stores = [await place.connect() for _ in range(3)]
         await create(stores[0], instructions="")
 
@@ -609,7 +611,7 @@ class TestCommitting:
             await store.commit_turn(key(), await version_of(store), finished(*messages))
         assert await contents(store) == ["Be brief."]
 
-    async def test_a_turn_of_the_most_messages_is_kept(self, store: Store):
+    async def test_a_turn_with_the_most_messages_is_kept(self, store: Store):
         await create(store)
         drafts = [draft(Role.USER, str(number)) for number in range(MAX_TURN_MESSAGES)]
         stored = await say(store, *drafts)
@@ -627,7 +629,7 @@ class TestFindingTurns:
             GenerationParameters(ai_connection="名", chat_model='"\\'),
         ],
     )
-    async def test_a_stored_turn_is_found_as_it_was(self, store: Store, parameters: GenerationParameters):
+    async def test_a_stored_turn_is_found_unchanged(self, store: Store, parameters: GenerationParameters):
         await create(store)
         call = SkillCall("c", "add", "{}")
         drafts = (draft(Role.USER, "q"), draft(Role.ASSISTANT, "", (call,)), draft(Role.TOOL, "t", (), "c"))
@@ -655,12 +657,12 @@ class TestFindingTurns:
         )
 
     @pytest.mark.parametrize("request_id", ["R", "r ", "r'", "", "x' or '1' eq '1", "/#?%"])
-    async def test_no_other_name_finds_it(self, store: Store, request_id: str):
+    async def test_a_turn_is_found_only_by_its_request_id(self, store: Store, request_id: str):
         await create(store)
         await store.commit_turn(key(), await version_of(store), finished(request_id="r"))
         assert await store.find_turn(TurnKey(key(), request_id)) is None
 
-    async def test_it_is_found_at_its_own_assistant_alone(self, store: Store):
+    async def test_a_turn_is_found_only_at_its_own_assistant(self, store: Store):
         for name in ("a", "b"):
             await create(store, name)
         await store.commit_turn(key(), await version_of(store), finished(request_id="r"))
@@ -668,13 +670,13 @@ class TestFindingTurns:
             assert await store.find_turn(TurnKey(key(name, collection), "r")) is None
 
     @pytest.mark.parametrize("instructions", ["", "Be brief."])
-    async def test_it_is_gone_with_its_conversation(self, store: Store, instructions: str):
+    async def test_a_reset_forgets_the_turns(self, store: Store, instructions: str):
         await create(store)
         await store.commit_turn(key(), await version_of(store), finished(request_id="r"))
         await store.create_assistant(key(), instructions, IfExists.RESET)
         assert await store.find_turn(TurnKey(key(), "r")) is None
 
-    async def test_a_name_is_stored_once(self, store: Store):
+    async def test_a_request_id_is_stored_once(self, store: Store):
         await create(store)
         await store.commit_turn(key(), await version_of(store), finished(*exchange("One"), request_id="r"))
         with pytest.raises(ConcurrentWrite):
@@ -699,7 +701,7 @@ class TestLeases:
         await there.read_window(key("b"), 10, self.THEIRS)
         assert (await there.read_window(key(), 10)).messages == ()  # reading alone needs no lease
 
-    async def test_a_server_is_not_kept_waiting_by_itself(self, place: Place):
+    async def test_a_server_does_not_wait_for_its_own_earlier_lease(self, place: Place):
         here, there = await place.connect(), await place.connect()
         await create(here)
         old = (await here.read_window(key(), 10, lease("turn 1", 60, "here"))).version
@@ -715,7 +717,7 @@ class TestLeases:
         await here.release_lease(key(), lease("turn 1", 60, "here").holder)
         await here.commit_turn(key(), window.version, finished())
 
-    async def test_a_commit_ends_it(self, store: Store):
+    async def test_a_commit_ends_the_lease(self, store: Store):
         await create(store)
         window = await store.read_window(key(), 10, self.OURS)
         stored = await store.commit_turn(key(), window.version, finished())
@@ -723,7 +725,7 @@ class TestLeases:
         assert window.messages == stored.messages
         await store.commit_turn(key(), window.version, finished())
 
-    async def test_releasing_ends_it(self, store: Store):
+    async def test_releasing_ends_the_lease(self, store: Store):
         await create(store)
         await store.read_window(key(), 10, self.OURS)
         await store.release_lease(key(), self.OURS.holder)
@@ -733,7 +735,7 @@ class TestLeases:
         stored = await store.commit_turn(key(), window.version, finished())
         assert stored.assistant.total_messages == 3
 
-    async def test_it_runs_out(self, store: Store):
+    async def test_a_lease_expires(self, store: Store):
         await create(store)
         old = (await store.read_window(key(), 10, lease("dead", 0))).version
         window = await store.read_window(key(), 10, self.OURS)
@@ -749,13 +751,13 @@ class TestLeases:
             await store.read_window(key(), 10, self.THEIRS)
         await store.commit_turn(key(), window.version, finished())
 
-    async def test_who_comes_back_before_anybody_else_may_write(self, store: Store):
+    async def test_an_expired_lease_that_nobody_took_still_allows_the_commit(self, store: Store):
         await create(store)
         version = (await store.read_window(key(), 10, lease("slow", 0))).version
         stored = await store.commit_turn(key(), version, finished())
         assert await history(store) == [*(await history(store))[:1], *stored.messages]
 
-    async def test_cancelling_takes_it_away(self, place: Place):
+    async def test_cancelling_ends_the_lease(self, place: Place):
         here, there = await place.connect(), await place.connect()
         await create(here)
         window = await here.read_window(key(), 10, self.OURS)
@@ -774,7 +776,7 @@ class TestLeases:
         await there.commit_turn(key(), window.version, finished())
         assert len((await here.read_window(key(), 10)).messages) == 2
 
-    async def test_who_was_cancelled_must_not_write_after_others(self, store: Store):
+    async def test_a_cancelled_turn_can_not_be_committed_after_another_lease(self, store: Store):
         await create(store)
         old = (await store.read_window(key(), 10, self.OURS)).version
         assert await store.cancel_lease(TurnKey(key(), "ours"))
@@ -786,7 +788,7 @@ class TestLeases:
             with pytest.raises(ConcurrentWrite):
                 await late
 
-    async def test_only_that_of_the_turn_is_cancelled(self, store: Store):
+    async def test_only_the_lease_of_the_turn_is_cancelled(self, store: Store):
         await create(store)
         assert not await store.cancel_lease(TurnKey(key(), "ours"))
         window = await store.read_window(key(), 10, self.THEIRS)
@@ -796,7 +798,7 @@ class TestLeases:
         await store.commit_turn(key(), window.version, finished())
         assert not await store.cancel_lease(TurnKey(key(), "theirs"))
 
-    async def test_renewing_lets_it_last(self, store: Store):
+    async def test_renewing_extends_the_lease(self, store: Store):
         await create(store)
         short = lease("ours", 0)
         version = (await store.read_window(key(), 10, short)).version
@@ -807,7 +809,7 @@ class TestLeases:
         await store.commit_turn(key(), version, finished())
         await store.read_window(key(), 10, self.THEIRS)
 
-    async def test_it_ends_with_its_conversation(self, store: Store):
+    async def test_a_lease_ends_with_its_conversation(self, store: Store):
         await create(store)
         version = (await store.read_window(key(), 10, self.OURS)).version
         await store.create_assistant(key(), "", IfExists.RESET)
@@ -821,7 +823,7 @@ class TestLeases:
         with pytest.raises(AssistantNotFound):
             await store.read_window(key(), 10, self.OURS)
 
-    async def test_one_of_many_gets_it(self, place: Place):
+    async def test_one_of_several_stores_gets_the_lease(self, place: Place):
         stores = [await place.connect() for _ in range(4)]
         await create(stores[0])
         for _ in range(10):
@@ -878,7 +880,7 @@ class TestTexts:
 
 
 class TestSeveralStores:
-    async def test_stores_on_one_place_see_what_the_other_wrote(self, place: Place):
+    async def test_stores_on_one_place_see_each_others_writes(self, place: Place):
         here, there = await place.connect(), await place.connect()
         await create(here)
         assert await contents(there) == ["Be brief."]
@@ -892,7 +894,7 @@ class TestSeveralStores:
         with pytest.raises(AssistantNotFound):
             await here.get_assistant(key())
 
-    async def test_what_is_stored_outlives_the_store(self, place: Place):
+    async def test_what_is_stored_outlives_the_store_object(self, place: Place):
         first = await place.connect()
         await create(first)
         stored = await say(first)
@@ -903,7 +905,7 @@ class TestSeveralStores:
         assert (await history(second))[1:] == list(stored.messages)
         await second.commit_turn(key(), version, finished())
 
-    async def test_stores_that_connect_at_once_to_an_empty_place_can_all_be_used(self, place: Place):
+    async def test_stores_that_connect_to_an_empty_place_at_once_can_all_be_used(self, place: Place):
         stores = await asyncio.gather(*(place.connect() for _ in range(4)))
         for number, store in enumerate(stores):
             await create(store, f"a{number}")
@@ -912,7 +914,7 @@ class TestSeveralStores:
                 assert await contents(store, f"a{number}") == ["Be brief."]
 
     @pytest.mark.parametrize("if_exists", [IfExists.FAIL, IfExists.KEEP])
-    async def test_one_of_several_creations_at_once_makes_the_assistant(self, place: Place, if_exists: IfExists):
+    async def test_one_of_several_concurrent_creations_makes_the_assistant(self, place: Place, if_exists: IfExists):
         stores = [await place.connect() for _ in range(3)]
         for round_ in range(10):
             results = await asyncio.gather(
@@ -931,7 +933,7 @@ class TestSeveralStores:
             else:
                 assert all(other == (results[made[0]][0], False) for other in others)
 
-    async def test_closing_tears_no_call(self, place: Place):
+    async def test_closing_lets_the_calls_in_progress_finish(self, place: Place):
         store = await place.connect()
         await create(store)
         version = await version_of(store)
@@ -947,7 +949,7 @@ class TestSeveralStores:
         stored = () if isinstance(committed, BaseException) else committed.messages
         assert (await history(other))[1:] == list(stored)
 
-    async def test_a_call_that_was_abandoned_disturbs_no_other(self, store: Store):
+    async def test_an_abandoned_call_does_not_affect_others(self, store: Store):
         await create(store)
         await say(store)
         for _ in range(20):
