@@ -1,4 +1,4 @@
-"""A short part of each run that `python -m tests.faults` has, and its checker, which must find what it is there for."""
+"""Short runs of every part of the fault harness, and tests of its checker, which must find every kind of defect."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_stopping_servers_loses_no_turn(account: Account | None):
 async def test_replicas_store_one_sequence_of_turns(account: Account | None):
     result = await replicas.run(100, 1, account)
     assert result.findings == []
-    assert result.asked_twice == 0
+    assert result.paid_twice == 0
     assert result.turns >= 100
     assert min(result.shares) > 0
 
@@ -51,8 +51,6 @@ async def test_cancelled_calls_leave_nothing_behind(account: Account | None):
 
 
 class TestChecker:
-    """It finds what it is there for."""
-
     STORY = "Story 1 for question 1"
     TURN = Acknowledged("r1", 2, "question 1", STORY)
 
@@ -72,7 +70,7 @@ class TestChecker:
         ]
 
     def found(self, verdict: Verdict) -> set[str]:
-        return {name for name in ("lost", "doubled", "half", "forked") if getattr(verdict, name)}
+        return {name for name in ("lost", "duplicated", "partial", "forked") if getattr(verdict, name)}
 
     def test_a_sound_store_has_no_findings(self):
         assert compare({"a": self.messages()}, self.log(), self.prompts()) == Verdict()
@@ -87,23 +85,23 @@ class TestChecker:
 
     def test_a_turn_that_is_stored_twice_is_duplicated(self):
         twice = self.messages("question 1", self.STORY, "question 1", self.STORY)
-        assert "doubled" in self.found(compare({"a": twice}, self.log(), self.prompts()))
+        assert "duplicated" in self.found(compare({"a": twice}, self.log(), self.prompts()))
 
     def test_a_turn_that_is_stored_for_two_assistants_is_duplicated(self):
         found = self.found(compare({"a": self.messages(), "b": self.messages()}, self.log(), self.prompts()))
-        assert "doubled" in found
+        assert "duplicated" in found
 
     def test_a_question_without_an_answer_is_partial(self):
-        assert "half" in self.found(compare({"a": self.messages("question 1")}, self.log(), self.prompts()))
+        assert "partial" in self.found(compare({"a": self.messages("question 1")}, self.log(), self.prompts()))
 
     def test_a_gap_in_the_messages_is_partial(self):
         messages = self.messages()
         del messages[1]
-        assert "half" in self.found(compare({"a": messages}, self.log(), self.prompts()))
+        assert "partial" in self.found(compare({"a": messages}, self.log(), self.prompts()))
 
     def test_a_turn_that_nobody_posted_is_partial(self):
         messages = self.messages("question 1", self.STORY, "question 2", "Story 2", request_ids="r1 r1 r2 r2")
-        assert "half" in self.found(compare({"a": messages}, self.log(), self.prompts()))
+        assert "partial" in self.found(compare({"a": messages}, self.log(), self.prompts()))
 
     @pytest.mark.parametrize("prompt", [(INSTRUCTIONS,), (INSTRUCTIONS, "question 0", "question 1"), ("question 1",)])
     def test_a_reply_to_another_conversation_is_forked(self, prompt: Prompt):
