@@ -1,4 +1,4 @@
-"""The `palaver-server` command as a process: how it starts, says what is wrong, serves, and stops."""
+"""The `palaver-server` command as a process: how it starts, reports errors, serves and stops."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SERVICE = "palaver.v1.AssistantService"
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to run the command in, with none of the settings that the machine may have."""
+    """The working folder of the command, which is empty. The settings of the machine are removed."""
     for name in list(os.environ):
         if name.startswith(("PALAVER_", "OPENAI_", "AZURE_", "AzureWebJobsStorage")):
             monkeypatch.delenv(name)
@@ -39,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @dataclass(frozen=True)
 class Process:
-    """A server that has said where it listens."""
+    """A server that listens."""
 
     popen: subprocess.Popen[str]
     address: str
@@ -49,7 +49,7 @@ class Process:
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def end(self) -> tuple[int, str, str]:
-        """Waits for the end; returns the exit status and what else was printed to stdout and to stderr."""
+        """Waits for the end. Returns the exit status and the remaining output to stdout and to stderr."""
         stdout, stderr = self.popen.communicate(timeout=60)
         return self.popen.returncode, stdout, stderr
 
@@ -80,7 +80,7 @@ def started(*arguments: str, **environment: str) -> Iterator[Process]:
 
 
 def failed(*arguments: str, **environment: str) -> str:
-    """Runs a server that refuses to start; returns the one line of its own that says why."""
+    """Runs a server that must fail to start, and returns its error message."""
     with popen(*arguments, **environment) as process:
         try:
             assert process.stdout.readline() == ""

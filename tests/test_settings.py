@@ -1,4 +1,4 @@
-"""Settings and connections: what is read from where, and what is said about what is wrong."""
+"""Settings and connections: their sources, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def flag(name: str) -> str:
 
 
 def line_for(*arguments: str) -> str:
-    """What is said about the settings, which must be one line."""
+    """Returns the error message of the settings, which must be one line."""
     with pytest.raises(SettingsError) as caught:
         load(arguments)
     line = str(caught.value)

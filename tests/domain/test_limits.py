@@ -1,4 +1,4 @@
-"""How much a message and a turn may hold."""
+"""The sizes of messages and turns, and the intervals of parameters."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_reply_that_grows_too_long_ends_the_turn(character: str):
 
 
 def test_the_user_message_counts_towards_the_bytes_of_the_turn():
-    # 450,000 units of text outside ASCII are 2.7 MB as encoded, so two such messages are too much.
+    # 450,000 units of non-ASCII text are 2.7 MB as encoded, so two such messages are too large.
     size = size_of("語" * MAX_MESSAGE_UNITS)
     room = (MAX_TURN_BYTES - 6 * MAX_MESSAGE_UNITS) // 6
     size.add_to_reply("語" * room)

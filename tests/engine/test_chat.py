@@ -1,4 +1,4 @@
-"""The chat engine without gRPC: a SQLite file, an endpoint on a socket, and callers who come and go."""
+"""The chat engine without gRPC, with a SQLite file and an endpoint on a socket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEY = AssistantKey("AzureWebJobsStorage", "ChatState", "a")
 
 @dataclass(frozen=True)
 class OneModel:
-    """The AI connections of a test: one."""
+    """AI connections with a single model."""
 
     model: ChatModel
 
@@ -91,7 +91,7 @@ async def test_a_slow_reader_gets_the_text_in_one_piece(engine: ChatEngine, endp
 async def test_a_turn_whose_caller_leaves_at_the_end_is_stored_whole_or_not_at_all(
     engine: ChatEngine,
 ):
-    # However far the turn has come when the caller leaves, the conversation holds both messages or none of them.
+    # Whenever the caller leaves, the conversation has both messages of the turn or none.
     for steps in range(40):
         before = (await engine.get_assistant(ANONYMOUS, KEY)).total_messages
         turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message=f"question {steps}"))

@@ -17,7 +17,7 @@ QUESTION = UserQuery(assistant=key(), user_message="And now?")
 
 
 def window(*messages: Draft, instructions: str = "Be brief.") -> Window:
-    """A window whose newest messages these are."""
+    """Returns a window with these newest messages."""
     stored = [
         Message(m.role, m.content, m.skill_calls, m.skill_call_id, index=index, create_time=START + timedelta(index))
         for index, m in enumerate(messages, 40)

@@ -22,7 +22,7 @@ _client = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:1")
 
 @dataclass
 class Outcome:
-    """What a reader made of a stream: the chunks that it yielded, and how it ended."""
+    """The result of reading a stream: its chunks, and how it ended."""
 
     chunks: list[Any]
     end: str = "whole"
@@ -213,7 +213,7 @@ other_fields = st.sampled_from(
 
 @st.composite
 def events(draw: st.DrawFn, data: st.SearchStrategy, fields: st.SearchStrategy = other_fields) -> bytes:
-    """One event: its data, a line for each of its lines, between other fields and comments."""
+    """Encodes an event: a `data` field for each line of its data, between other fields and comments."""
     lines = draw(st.lists(fields, max_size=1))
     for text in draw(data).split("\n"):
         lines.append(draw(st.sampled_from([b"data: ", b"data:"])) + text.encode())
@@ -248,7 +248,7 @@ streams = st.builds(
 
 @st.composite
 def cut(draw: st.DrawFn, streams: st.SearchStrategy) -> list[bytes]:
-    """A stream in the pieces in which it comes from the network."""
+    """Splits a stream into the pieces that arrive from the network."""
     stream = draw(streams)
     every = draw(st.sampled_from([None, None, 1, 2, 7]))
     if every:
@@ -390,7 +390,7 @@ class TestBroken:
 
 
 class TestLimits:
-    """Whatever an endpoint sends, the memory that it takes is bounded."""
+    """The memory of a stream is bounded, whatever the endpoint sends."""
 
     @pytest.mark.parametrize(
         "piece", [b"x" * 65_536, b"data: " + b"x" * 65_530, b":" * 65_536], ids=["text", "data", "comment"]

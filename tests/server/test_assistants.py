@@ -164,7 +164,7 @@ async def test_a_caller_that_polls_by_time_misses_nothing(served: Served):
     for number in range(2):
         query = pb.PostUserQueryRequest(id="a", user_message=f"message {number}", max_tokens=1)
         await served.stub.PostUserQueryUnary(query)
-        # One message at a time: the messages of a turn must be told apart by their times as well.
+        # One message at a time: the messages of a turn must have different times.
         while True:
             request = pb.ListMessagesRequest(id="a", after_time=after, page_size=1)
             page = (await served.stub.ListMessages(request)).messages

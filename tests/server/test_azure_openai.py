@@ -1,4 +1,4 @@
-"""Azure OpenAI by key and by identity: what its endpoint is sent, and that tokens are renewed and never told."""
+"""Azure OpenAI with keys and identities: the requests to its endpoint, and tokens, which stay fresh and secret."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.support.statuses import failure_of
 
 AI_RESOURCE = "https://cognitiveservices.azure.com"
 READ_BY_SDKS = ("AZURE_", "OPENAI_", "IDENTITY_", "IMDS_", "MSI_")
-"""What the names begin with of the variables that the SDKs of OpenAI and Azure read by themselves."""
+"""The prefixes of the variables that the SDKs of OpenAI and Azure read on their own."""
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The accounts of the machine that runs the tests are none of ours."""
+    """Removes the variables of the machine that the SDKs would read."""
     for name in list(os.environ):
         if name.startswith(READ_BY_SDKS):
             monkeypatch.delenv(name)
@@ -47,12 +47,12 @@ async def serving(folder: Path, variables: dict[str, str], *names: str, **settin
 
 
 def resource(endpoint: Endpoint) -> str:
-    """The address that Azure shows for the resource."""
+    """Returns the address of the resource, as Azure shows it."""
     return endpoint.url.removesuffix("/v1") + "/"
 
 
 async def ask(served: Served, **fields: Any) -> pb.TurnStarted:
-    """Runs a turn to its end, and returns what it began with."""
+    """Runs a turn to its end and returns its first event."""
     call = served.stub.PostUserQuery(pb.PostUserQueryRequest(id="a", user_message="Hello", **fields))
     events = [event async for event in call]
     assert events[-1].WhichOneof("event") == "completed"
@@ -92,13 +92,13 @@ async def test_the_identity_of_the_machine_is_used_without_a_key(
         started = await ask(served, ai_connection_name="Mine")
         await ask(served, ai_connection_name="Mine")
     assert started.ai_connection_name == "Mine"
-    [request] = identity.requests  # the second turn had the same token
+    [request] = identity.requests  # the second turn used the same token
     assert (request.resource, request.client_id) == (AI_RESOURCE, "c-1")
     assert [bearer(call) for call in endpoint.calls] == [request.token.lower()] * 2
 
 
 async def test_a_token_that_expires_is_renewed(tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity):
-    identity.lifetimes.extend([0, 0])  # over as soon as they are there
+    identity.lifetimes.extend([0, 0])  # expired from the start
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": "managedidentity"}
     async with serving(tmp_path, variables, "Mine") as served:
         for _ in range(4):
@@ -189,7 +189,7 @@ async def test_an_identity_endpoint_that_goes_down_is_not_an_internal_error(
 async def test_an_identity_endpoint_that_never_answers_ends_the_turn_in_time(
     tmp_path: Path, endpoint: Endpoint, environment: pytest.MonkeyPatch, version: str
 ):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and nobody reads from them
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never reads
         environment.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}/msi/token")
         environment.setenv("IDENTITY_HEADER", SECRET)
         variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": "managedidentity"}

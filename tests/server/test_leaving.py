@@ -1,4 +1,4 @@
-"""Callers that leave, in every way and at every stage of a turn, on every store."""
+"""Callers that leave, in every way and at every stage of a turn, with every store."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from tests.support.statuses import failure_of
 from tests.support.table_proxy import Exchange, TableProxy
 
 SOON = 5
-"""Seconds. What a caller leaves behind must be gone long before its lease runs out by itself, after 15 seconds."""
+"""Seconds. Everything of a caller that left must be gone long before its lease expires, after 15 seconds."""
 
 CANCEL, CONTINUE = pb.ON_DISCONNECT_CANCEL, pb.ON_DISCONNECT_CONTINUE
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit that the test holds up."""
+    """A commit that a test delays."""
 
     begun: Callable[[], Awaitable[Any]]
     release: Callable[[], None]
@@ -44,7 +44,7 @@ class Commit:
 
 @dataclass(frozen=True)
 class SharedStore:
-    """A store that servers share, and whose commits a test can hold up."""
+    """A store that servers share, and whose commits a test can delay."""
 
     serve: Callable[..., AbstractAsyncContextManager[Served]]
     hold_commit: Callable[[Served], AbstractAsyncContextManager[Commit]]
@@ -59,8 +59,8 @@ async def sqlite(request: pytest.FixtureRequest, folder: Path, endpoint: Endpoin
     async def hold_commit(served: Served) -> AsyncIterator[Commit]:
         async def begun() -> None:
             await endpoint.calls[0].finished.wait()
-            # While a turn waits for the lock, nothing tells so. But here comes a whole turn with another database. It
-            # takes the same steps in the same event loop, and begins when the other one has only its commit before it.
+            # A turn does not report that it waits for the lock. Instead, a whole turn with another database runs here.
+            # It starts when only the commit of the first turn is left, and takes the same steps in the same event loop.
             key = {"id": "b", "chat_storage_connection_setting": "Other"}
             await served.stub.CreateAssistant(pb.CreateAssistantRequest(**key))
             await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(user_message="Hello", **key))
@@ -87,7 +87,7 @@ async def azure_tables(request: pytest.FixtureRequest, folder: Path, endpoint: E
             async def hold(exchange: Exchange) -> bytes | None:
                 held.set()
                 await released.wait()
-                return None  # lost, so that only a turn which is still alive tries again
+                return None  # lost, so that only a turn that still runs retries
 
             proxy.fault = table_proxy.once(hold, lambda exchange: exchange.is_commit)
             yield Commit(held.wait, released.set)
@@ -106,7 +106,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoi
 
 @pytest.fixture
 async def served(store: SharedStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
-    # A frozen caller is noticed after a second instead of after 80.
+    # A frozen caller is noticed after one second instead of 80.
     options = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 500}
     monkeypatch.setattr(transport, "CHANNEL_OPTIONS", tuple((dict(transport.CHANNEL_OPTIONS) | options).items()))
     async with store.serve(max_turns=2) as running:
@@ -117,15 +117,15 @@ async def served(store: SharedStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIt
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who has posted a query and is going to leave."""
+    """A caller that has posted a query and is going to leave."""
 
-    said: Callable[[str], Awaitable[None]]
-    """Waits for an event by its name."""
+    wait_for: Callable[[str], Awaitable[None]]
+    """Waits for an event, by its name."""
     leave: Callable[[], Awaitable[None]]
-    """Leaves, and returns when the server may know."""
+    """Leaves, and returns when the server can know."""
 
 
-async def said(call: Any, name: str) -> None:
+async def read_until(call: Any, name: str) -> None:
     while (await call.read()).WhichOneof("event") != name:
         pass
 
@@ -139,7 +139,7 @@ async def cancels(served: Served, request: pb.PostUserQueryRequest) -> AsyncIter
         call.cancel()
         assert await call.code() is grpc.StatusCode.CANCELLED
 
-    yield Caller(lambda name: said(call, name), leave)
+    yield Caller(lambda name: read_until(call, name), leave)
 
 
 @asynccontextmanager
@@ -148,7 +148,7 @@ async def disconnects(served: Served, request: pb.PostUserQueryRequest) -> Async
         stub = AssistantServiceStub(channel)
         call = stub.PostUserQuery(request)
         await stub.GetAssistant(pb.GetAssistantRequest(id="a"))
-        yield Caller(lambda name: said(call, name), channel.close)
+        yield Caller(lambda name: read_until(call, name), channel.close)
 
 
 @asynccontextmanager
@@ -158,37 +158,37 @@ async def hits_its_deadline(served: Served, request: pb.PostUserQueryRequest) ->
 
     async def leave() -> None:
         failure = await failure_of(read_rest(call))
-        if failure.code is grpc.StatusCode.ABORTED:  # from the queue, which says so in time
+        if failure.code is grpc.StatusCode.ABORTED:  # from the queue, which ends before the deadline
             assert failure.reason == "ASSISTANT_BUSY"
             assert failure.retry_delay is not None
         else:
             assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
-    yield Caller(lambda name: said(call, name), leave)
+    yield Caller(lambda name: read_until(call, name), leave)
 
 
 @asynccontextmanager
 async def dies(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
     async with caller_process(served.target, request) as caller:
-        await caller.said("posted")
+        await caller.wait_for("posted")
 
         async def leave() -> None:
             caller.process.kill()
-            await caller.process.wait()  # its connections are closed then
+            await caller.process.wait()  # then its connections are closed
 
-        yield Caller(caller.said, leave)
+        yield Caller(caller.wait_for, leave)
 
 
 @asynccontextmanager
 async def freezes(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
     async with CuttingProxy(served.target) as proxy, caller_process(proxy.address, request) as caller:
-        await caller.said("posted")
+        await caller.wait_for("posted")
 
         async def leave() -> None:
             caller.process.send_signal(signal.SIGSTOP)
-            await asyncio.wait_for(proxy.ended.wait(), SOON)  # the server has given it up
+            await asyncio.wait_for(proxy.ended.wait(), SOON)  # the server has closed the connection
 
-        yield Caller(caller.said, leave)
+        yield Caller(caller.wait_for, leave)
 
 
 WAYS = [cancels, disconnects, hits_its_deadline, dies, freezes]
@@ -207,12 +207,12 @@ def on_disconnect(request: pytest.FixtureRequest) -> int:
 
 async def leave(served: Served, caller: Caller) -> None:
     await caller.leave()
-    # A round trip, so that the server has heard of it before anything else happens.
+    # A round trip: afterwards, the server knows that the caller has left.
     await health_pb2_grpc.HealthStub(served.channel).Check(health_pb2.HealthCheckRequest())
 
 
-async def nobody_left(served: Served) -> None:
-    """Waits until there is room for another turn besides the one that runs."""
+async def wait_until_one_turn_is_left(served: Served) -> None:
+    """Waits until the server accepts another turn besides the running one."""
     while await served.stub.PostUserQueryUnary(query(id="b")).code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         pass
 
@@ -241,12 +241,12 @@ class TestEveryWayAtEveryStage:
             assert (await failure_of(served.stub.PostUserQueryUnary(query(id="b")))).reason == "TOO_MANY_TURNS"
             await leave(served, caller)
             if on_disconnect == CANCEL:
-                await nobody_left(served)
+                await wait_until_one_turn_is_left(served)
             gate.set()
             await read_rest(running)
             stored = ["Hello", "Hello, world"] if on_disconnect == CONTINUE else []
             await assert_next_turn_works(served, "First", "first", *stored)
-        assert len(endpoint.calls) == 3  # the first, the next, and either one of `b` or the one that went on
+        assert len(endpoint.calls) == 3  # the first, the next, and either one of `b` or the one that continued
 
     @pytest.mark.parametrize("stage", STAGES)
     async def test_at_the_model(self, served: Served, endpoint: Endpoint, way: Way, stage: str, on_disconnect: int):
@@ -254,7 +254,7 @@ class TestEveryWayAtEveryStage:
         endpoint.script(STAGES[stage](gate))
         async with way(served, query(request_id="r", on_disconnect=on_disconnect)) as caller:
             upstream = await endpoint.call()
-            await caller.said("text_delta" if stage == "in the middle" else "started")
+            await caller.wait_for("text_delta" if stage == "in the middle" else "started")
             await leave(served, caller)
             if on_disconnect == CONTINUE:
                 gate.set()
@@ -270,7 +270,7 @@ class TestEveryWayAtEveryStage:
         gate = asyncio.Event()
         endpoint.script(STAGES["in the middle"](gate))
         async with way(served, query(request_id="r", on_disconnect=on_disconnect)) as caller:
-            await caller.said("text_delta")
+            await caller.wait_for("text_delta")
             async with store.hold_commit(served) as commit:
                 gate.set()
                 await commit.begun()
@@ -285,13 +285,13 @@ class TestEveryWayAtEveryStage:
 
 
 def narrow_channel(target: str) -> grpc.aio.Channel:
-    """A connection that holds no more than 64 KiB for a caller that does not read; others learn to hold megabytes."""
+    """Returns a channel that buffers 64 KiB for a caller that does not read. Other channels grow to megabytes."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
     return grpc.aio.insecure_channel(target, options)
 
 
 class TestNotReading:
-    """A caller that stops reading has not left: it holds its turn up, for as long as a turn or the caller may take."""
+    """A caller that stops reading has not left. It delays its turn up to the time limit of the turn or its deadline."""
 
     @pytest.mark.parametrize("stage", ["in the queue", *STAGES])
     @pytest.mark.parametrize("limit", ["of the turn", "of the caller"])
@@ -312,24 +312,24 @@ class TestNotReading:
             call = stub.PostUserQuery(query(), timeout=timeout)
             await stub.GetAssistant(pb.GetAssistantRequest(id="a"))
             if stage == "in the middle":
-                await said(call, "text_delta")
+                await read_until(call, "text_delta")
             gate.set()
             for first in running:
                 await read_rest(first)
             upstream = await endpoint.call(1 + len(before))
             await asyncio.wait_for(upstream.closed.wait(), SOON)
-            # The next turn does not wait until the caller has read what it was sent.
+            # The next turn does not wait for the caller to read.
             await assert_next_turn_works(served, *(["First", "first"] if before else []))
             failure = await failure_of(read_rest(call))
             assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
-            # Had it not been held back, it would be TURN_TOO_LARGE by now.
+            # Without backpressure, the reply would have become TURN_TOO_LARGE by now.
             assert failure.reason == ("MODEL_TIMEOUT" if limit == "of the turn" else "")
 
     async def test_while_it_is_stored(self, served: Served, endpoint: Endpoint, store: SharedStore):
         gate = asyncio.Event()
         endpoint.script(STAGES["in the middle"](gate))
         call = served.stub.PostUserQuery(query())
-        await said(call, "text_delta")
+        await read_until(call, "text_delta")
         async with store.hold_commit(served) as commit:
             gate.set()
             await commit.begun()

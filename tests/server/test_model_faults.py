@@ -1,4 +1,4 @@
-"""Whatever the endpoint does wrong has its status and reason, and nothing of the turn is stored, in any store."""
+"""Every fault of an endpoint has its status and reason, and nothing of the turn is stored, in any store."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ QUERY = query()
 
 @dataclass(frozen=True)
 class Fault:
-    """What the endpoint does, and what the caller is told."""
+    """A fault of the endpoint, and the status that the caller gets."""
 
     answer: Answer
     code: grpc.StatusCode
     reason: str
     words: str = ""
     calls: int = 1
-    """How often the endpoint is asked: what is worth trying again is tried twice more, before the reply has begun."""
+    """The number of model calls. Before the reply has begun, a transient fault is retried twice."""
 
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -122,13 +122,13 @@ FAULTS = {
 
 
 SHORT = {"first_token_timeout": 0.4, "token_timeout": 0.4, "turn_timeout": 2}
-"""For what runs into a time-out; on a busy machine anything else might, too."""
+"""For the faults that run into a timeout. On a busy machine, the others might, too."""
 
 
 async def assert_nothing_stored_and_next_turn_works(served: Served) -> None:
     assert await contents(served) == []
     assert (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant.total_messages == 0
-    # At once, and not only when the lease of the turn has run out by itself.
+    # The next turn does not have to wait until the lease expires.
     completed = (await served.stub.PostUserQueryUnary(QUERY, timeout=5)).completed
     assert completed.messages[-1].content == "Hello, world"
     assert await contents(served) == ["Hello", "Hello, world"]
@@ -150,7 +150,7 @@ async def test_a_fault_has_its_status_and_stores_nothing(
             assert secret not in failure.text
         assert len(endpoint.calls) == fault.calls
         for call in endpoint.calls:
-            await asyncio.wait_for(call.finished.wait(), 5)  # for what has no end, when the connection is closed
+            await asyncio.wait_for(call.finished.wait(), 5)  # an endless answer finishes when its connection is closed
         await assert_nothing_stored_and_next_turn_works(served)
 
 
@@ -222,7 +222,7 @@ async def test_an_endpoint_that_keeps_the_stream_open_after_the_end_mark_does_no
 
 async def test_reasoning_counts_as_progress_and_not_as_part_of_the_reply(tmp_path: Path, endpoint: Endpoint):
     async def think(call: Any) -> None:
-        for _ in range(8):  # longer in all than the model may take to begin, and shorter each time than it may pause
+        for _ in range(8):  # longer in total than the first token may take, but with shorter pauses
             await call.send(call.chunk({"reasoning_content": "hm"}))
             await asyncio.sleep(0.06)
 
@@ -234,7 +234,7 @@ async def test_reasoning_counts_as_progress_and_not_as_part_of_the_reply(tmp_pat
 
 async def test_an_endpoint_that_is_down_is_unavailable(tmp_path: Path, variables: dict[str, str]):
     with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        reserved.bind(("127.0.0.1", 0))  # bound but not listening, so that connections are refused
         endpoint = Endpoint(reserved)
         async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
             failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))

@@ -1,4 +1,4 @@
-"""Posting again with the same `request_id`, joining and cancelling: on every store, over a socket."""
+"""Replaying, joining and cancelling turns by their `request_id`, with every store, over a socket."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def served(replicas: Replicas) -> AsyncIterator[Served]:
 
 
 async def cancelled(call: Any) -> Failure:
-    """Follows a turn until it is cancelled, and returns what the caller is told."""
+    """Reads a stream until its turn is cancelled, and returns the status."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await read_rest(call)
     return failure(caught.value)
@@ -239,7 +239,7 @@ class TestRoundTrips:
                 arrived: list[asyncio.Event] = []
 
                 async def second_pair(exchange: faults.Exchange) -> bytes | None:
-                    """Answers neither of two requests before both are there."""
+                    """Answers the second and the third request only when both have arrived."""
                     arrived.append(asyncio.Event())
                     if len(arrived) == 3:
                         arrived[1].set()
@@ -258,7 +258,7 @@ class TestRoundTrips:
         async with TableProxy(azurite.account()) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
             async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
-                # The store has the turn, but neither that nor anything else can be learnt from it any more.
+                # The store has the turn, but no longer answers.
                 proxy.fault = faults.lost_from(lambda exchange: exchange.is_commit)
                 failure = await failure_of(served.stub.PostUserQueryUnary(query()))
                 assert failure.reason == "STORE_UNAVAILABLE"

@@ -1,4 +1,4 @@
-"""Servers that share a store run one turn at a time for each assistant, whatever becomes of one of them."""
+"""Servers that share a store run one turn at a time for each assistant, even if one of them dies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def other(replicas: Replicas) -> AsyncIterator[Served]:
 
 CANCELLED_OR_OVERTAKEN = [
     (grpc.StatusCode.CANCELLED, "TURN_CANCELLED"),
-    # Its server learns it by what another turn has done since.
+    # Its server notices only that another turn was stored.
     (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE"),
 ]
 
@@ -77,7 +77,7 @@ async def test_a_turn_that_runs_on_another_server_is_replayed_once_it_is_stored(
 
 
 class TestCancelling:
-    """A turn that runs on another server."""
+    """Cancelling a turn that runs on another server."""
 
     CANCEL = pb.CancelTurnRequest(id="a", request_id="r")
 
@@ -92,7 +92,7 @@ class TestCancelling:
             await running.read()
             upstream = await endpoint.call()
             await other.stub.CancelTurn(self.CANCEL)
-            # The assistant is free for others at once.
+            # Other turns need not wait.
             await other.stub.PostUserQueryUnary(query("Now me"), timeout=5)
             if seconds == 1:
                 await upstream.closed.wait()
@@ -111,7 +111,7 @@ class TestCancelling:
             failure = await failure_of(read_rest(running))
             assert (failure.code, failure.reason) == (grpc.StatusCode.CANCELLED, "TURN_CANCELLED")
             assert await contents(one) == []
-            # Under its name, it may run anew.
+            # With the same request id, it can run again.
             response = await other.stub.PostUserQueryUnary(query(request_id="r"), timeout=5)
             assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
 
@@ -173,7 +173,7 @@ async def test_a_turn_that_is_not_stored_does_not_block_others(
     else:
         endpoint.script(Refusal(400))
         await failure_of(one.stub.PostUserQueryUnary(query()))
-    # Far less than the 15 seconds after which the lease runs out by itself.
+    # Far less than the 15 seconds after which the lease expires.
     await other.stub.PostUserQueryUnary(query("Now me"), timeout=5)
     assert await contents(one) == ["Now me", "Hello, world"]
 
@@ -212,7 +212,7 @@ async def test_a_server_that_is_killed_blocks_its_assistant_no_longer_than_the_l
 
 
 class TestRenewing:
-    """What happens to a lease on its way to Azure; SQLite loses no answers."""
+    """Faults between the server and Azure Table Storage. SQLite loses no responses."""
 
     @pytest.fixture
     def account(self, azurite: Azurite) -> Account:

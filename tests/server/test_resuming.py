@@ -32,7 +32,7 @@ async def test_a_long_reply_arrives_whole_over_a_connection_that_keeps_breaking(
     async with CuttingProxy(served.target) as proxy:
 
         async def cut(call: Call) -> None:
-            # Half of what is on its way is lost, and half of it has arrived.
+            # Some of the text has arrived, and some is lost in transit.
             async with has_arrived:
                 await has_arrived.wait_for(lambda: len(text) >= 1000 * proxy.cuts)
             proxy.cut()

@@ -1,4 +1,4 @@
-"""Skills of hosts: the model asks, hosts answer over sockets, and whatever goes wrong ends well for the caller."""
+"""Skills of hosts, called over sockets, and of callers. A failure of a skill never fails the turn."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ async def events(served: Served, request: pb.PostUserQueryRequest) -> list[pb.Po
 
 
 def skills_of(found: list[pb.PostUserQueryResponse]) -> list[Any]:
-    """The events of skills, in the order of their calls."""
+    """Returns the skill calls and results, in order."""
     return [
         getattr(event, event.WhichOneof("event")) for event in found if event.WhichOneof("event").startswith("skill")
     ]
 
 
 def assert_every_call_has_its_result(messages: list[dict[str, Any]]) -> None:
-    """What endpoints insist on, and refuse the whole conversation otherwise."""
+    """Checks the order that endpoints require: they refuse any other conversation."""
     waiting: list[str] = []
     for message in messages:
         if message["role"] == "tool":
@@ -96,7 +96,7 @@ async def test_the_model_calls_a_skill_and_continues_with_its_result(replicas: R
         completed = found[-1].completed
         assert completed.finish_reason == pb.FINISH_REASON_STOP
         assert (completed.usage.model_calls, completed.usage.prompt_tokens) == (2, 22)
-        assert completed.assistant.total_tokens == 18  # that of the latest model call
+        assert completed.assistant.total_tokens == 18  # the usage of the latest model call
         question, calling, tool, reply = completed.messages
         assert [message.content for message in (question, calling, tool, reply)] == [
             "Remind me to call my dad", "One moment. ", f"Noted: {TASK}", "I will remind you.",
@@ -119,7 +119,7 @@ async def test_the_model_calls_a_skill_and_continues_with_its_result(replicas: R
             {"role": "tool", "content": f"Noted: {TASK}", "tool_call_id": call.id},
         ]
         assert second["tools"] == first["tools"]
-        # A replay has the events of the skills, too, and neither the model nor the host is asked again.
+        # A replay has the skill events, too. Neither the model nor the host is called again.
         again = await events(served, query("Remind me to call my dad"))
         assert again[0].started.replayed
         assert skills_of(again) == [call, result]
@@ -163,7 +163,7 @@ async def test_skills_of_several_hosts_are_offered_and_the_caller_can_choose(rep
         assert failure.violations == {
             "skill_names[1]": "must be a skill that a host offers (one, three, two), not 'four'"
         }
-        # What was not chosen is not there for the model.
+        # The model can't call a skill that was not chosen.
         endpoint.script(skill_calls(("one", TASK)), Stream("Oh"))
         found = await events(served, query(request_id="chosen", skill_names=["two"]))
         assert skills_of(found)[1].error == "There is no skill one. The skills are: two."

@@ -1,4 +1,4 @@
-"""A server that stops: NOT_SERVING, no new turns, the running ones finish, nothing that was acknowledged is lost."""
+"""A server that stops: it reports NOT_SERVING, refuses new turns, and lets the running ones finish."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_a_running_turn_finishes_and_new_ones_are_refused(tmp_path: Path, 
         health = health_pb2_grpc.HealthStub(served.channel)
         for name in ("", SERVICE):
             assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == NOT_SERVING
-        # Both a new turn and one that only waited for its assistant can begin elsewhere.
+        # A new turn and a queued one can both run on another server.
         for failure in (await failure_of(served.stub.PostUserQueryUnary(query("new", id="b"))), await waiting):
             assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
             assert failure.retry_delay is not None

@@ -1,4 +1,4 @@
-"""Faults of SQLite as callers see them; those of Azure are with the rest of what its proxy can do."""
+"""Faults of SQLite, as callers see them. Those of Azure are in `tests/stores/test_azure_faults.py`."""
 
 # ruff: noqa: ASYNC240 - nothing else runs in the event loop meanwhile
 
@@ -16,7 +16,7 @@ import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.settings import SettingsError
-from tests.stores.small_disk import play
+from tests.stores.small_disk import run_on_small_disk
 from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.damages import DAMAGES
 from tests.support.endpoint import Endpoint, Stream
@@ -43,7 +43,7 @@ CALLS_TO_ANOTHER: dict[str, Callable[[Served], Awaitable[Any]]] = {
 
 
 async def assert_next_turn_works(served: Served) -> None:
-    await served.stub.PostUserQueryUnary(QUERY, timeout=5)  # far less than the 15 seconds of a lease
+    await served.stub.PostUserQueryUnary(QUERY, timeout=5)  # much less than the 15 seconds of a lease
     assert await contents(served) == ["Hello", "Hello, world"]
 
 
@@ -51,7 +51,7 @@ async def assert_next_turn_works(served: Served) -> None:
 class TestDamage:
     @pytest.fixture
     async def database(self, tmp_path: Path, damage: Callable[[bytes], bytes]) -> Path:
-        """A damaged database, which was one of many pages."""
+        """A damaged database of many pages."""
         folder = tmp_path / "damaged"
         async with palaver_server(folder) as served:
             await create_assistant(served, instructions="x" * 300_000)
@@ -115,4 +115,4 @@ class TestLock:
 
 class TestDisk:
     def test_nothing_is_stored_of_a_turn_if_the_disk_fills_up(self, tmp_path: Path):
-        play("full_during_a_turn", tmp_path / "disk")
+        run_on_small_disk("full_during_a_turn", tmp_path / "disk")

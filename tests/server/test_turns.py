@@ -1,4 +1,4 @@
-"""Turns over a socket: what streams, what the endpoint is sent, and what is stored."""
+"""Turns over a socket: the events, the requests to the endpoint, and the stored messages."""
 
 from __future__ import annotations
 
@@ -83,8 +83,10 @@ async def test_the_parameters_in_effect_are_sent_and_reported(
     assert parameters == sent
     assert body["model"] == started.chat_model == "gpt-x"
     assert started.ai_connection_name == "OPENAI"
-    told = {name: getattr(started, name) for name in ("temperature", "top_p", "max_tokens") if started.HasField(name)}
-    assert told == {name.replace("completion_", ""): value for name, value in sent.items()}
+    reported = {
+        name: getattr(started, name) for name in ("temperature", "top_p", "max_tokens") if started.HasField(name)
+    }
+    assert reported == {name.replace("completion_", ""): value for name, value in sent.items()}
     call.cancel()
 
 
@@ -112,7 +114,7 @@ async def test_an_endpoint_that_refuses_max_tokens_gets_max_completion_tokens(se
     for _ in range(2):
         response = await served.stub.PostUserQueryUnary(query(max_tokens=9))
         assert response.completed.messages[-1].content == "Hi"
-    # The second turn knows already.
+    # The second turn already knows.
     assert ["max_tokens" in call.body for call in endpoint.calls] == [True, False, False]
     assert endpoint.calls[-1].body["max_completion_tokens"] == 9
 
@@ -209,7 +211,7 @@ async def test_turns_of_one_assistant_run_one_at_a_time_in_order(served: Served,
     waiting = []
     for number in range(1, 4):
         waiting.append(served.stub.PostUserQuery(query(f"q{number}")))
-        # The server takes calls of a connection in their order: when this is answered, the turn waits.
+        # The server accepts the calls of a connection in order: when this call returns, the turn is queued.
         await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
     assert len(endpoint.calls) == 1
     gate.set()
@@ -253,7 +255,7 @@ async def test_a_full_queue_and_a_short_deadline_are_busy_before_any_model_call(
     async with server_with_assistant(tmp_path, endpoint.url, queue_limit=1) as served:
         running = served.stub.PostUserQuery(query())
         await running.read()
-        # One of them waits until shortly before its deadline; meanwhile the queue is full for the other.
+        # One of them waits until shortly before its deadline. Meanwhile, the queue is full for the other one.
         failures = await asyncio.gather(
             *(failure_of(served.stub.PostUserQueryUnary(query(), timeout=2)) for _ in range(2))
         )

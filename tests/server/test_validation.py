@@ -1,4 +1,4 @@
-"""Bad input: which field, what was wrong, what is allowed; and what is not there yet is refused by name."""
+"""Invalid requests: the error names every invalid field and what is allowed."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_malformed_bytes_are_an_invalid_argument(served: Served, method: s
 
 async def test_a_request_of_two_mebibytes_is_accepted_and_no_larger_one(served: Served):
     empty = pb.PostUserQueryRequest(id="a", user_message="x")
-    # Unknown fields are passed over, so one of them can fill a request up to any size.
+    # Unknown fields are ignored, so one of them can pad a request to any size.
     for size, code in ((2 * 1024 * 1024, None), (2 * 1024 * 1024 + 1, grpc.StatusCode.RESOURCE_EXHAUSTED)):
         data = empty.SerializeToString()
         padding = size - len(data) - 6

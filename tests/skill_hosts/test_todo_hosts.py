@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @dataclass(frozen=True)
 class Host:
-    """A host that has said where it listens."""
+    """A host that listens."""
 
     popen: subprocess.Popen[str]
     channel: grpc.Channel

@@ -1,4 +1,4 @@
-"""Faults of Azure Table Storage: a status in time, nothing lost, nothing doubled and nothing half."""
+"""Faults of Azure Table Storage: a status in time, and no turn lost, duplicated or partially stored."""
 
 from __future__ import annotations
 
@@ -21,7 +21,17 @@ from tests.support import table_proxy as proxy_faults
 from tests.support.azurite import Account
 from tests.support.calls import contents as served_contents
 from tests.support.calls import query
-from tests.support.conversations import COLLECTION, contents, create, draft, finished, history, key, say, version_of
+from tests.support.conversations import (
+    COLLECTION,
+    add_turn,
+    contents,
+    create,
+    draft,
+    finished,
+    history,
+    key,
+    version_of,
+)
 from tests.support.endpoint import Endpoint
 from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
@@ -30,7 +40,7 @@ from tests.support.table_proxy import Exchange, Fault, TableProxy, refuse
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 REJECTED = (grpc.StatusCode.FAILED_PRECONDITION, "STORE_CREDENTIALS_REJECTED")
 IN_TIME = 5.0
-"""Seconds; a call that takes longer ends in DEADLINE_EXCEEDED."""
+"""Seconds. A call that takes longer ends with DEADLINE_EXCEEDED."""
 
 CALLS: dict[str, Callable[[Served], Awaitable[Any]]] = {
     "CreateAssistant": lambda served: served.stub.CreateAssistant(
@@ -66,7 +76,7 @@ async def proxy(account: Account) -> AsyncIterator[TableProxy]:
 
 @asynccontextmanager
 async def serving(tmp_path: Path, proxy: TableProxy, endpoint: Endpoint, **settings: Any) -> AsyncIterator[Served]:
-    """A server whose store is behind the proxy, with an assistant."""
+    """Serves for the time of the block with the store behind the proxy, and with the assistant `a`."""
     variables = {"AzureWebJobsStorage": proxy.connection_string}
     async with server_with_assistant(
         tmp_path, endpoint.url, variables, **settings, instructions="Be brief."
@@ -97,7 +107,7 @@ async def store(proxy: TableProxy) -> AsyncIterator[AzureTablesStore]:
 
 
 async def row_keys(account: Account, name: str = "a") -> list[str]:
-    """All rows of an assistant, by the service's own account."""
+    """Returns the keys of all rows of an assistant, read without the proxy."""
     async with TableServiceClient.from_connection_string(account.connection_string) as service:
         rows = service.get_table_client(COLLECTION).query_entities(
             "PartitionKey eq @name", parameters={"name": name}, select=["RowKey"]
@@ -214,7 +224,7 @@ class TestCommitting:
             assert len(endpoint.calls) == 1
             proxy.fault = proxy_faults.none
             assert await served_contents(served) == ["Be brief."]
-            # At once, though the store may not have let the lease be given back.
+            # Without waiting, although the lease may not have been released.
             await served.stub.PostUserQueryUnary(query("Again"), timeout=IN_TIME)
             assert await served_contents(served) == ["Be brief.", "Again", "Hello, world"]
 
@@ -258,7 +268,7 @@ class TestCreatingAndDeleting:
     ):
         if if_exists is IfExists.RESET:
             await create(store, instructions="Old")
-            await say(store)
+            await add_turn(store)
         proxy.fault = nth(LOST[name], number)
         assistant, created = await store.create_assistant(key(), "Be brief.", if_exists)
         proxy.fault = proxy_faults.none
@@ -273,7 +283,7 @@ class TestCreatingAndDeleting:
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, name: str, number: int
     ):
         await create(store)
-        await say(store)
+        await add_turn(store)
         proxy.fault = nth(LOST[name], number)
         await store.delete_assistant(key())
         assert await row_keys(account) == []
@@ -282,12 +292,12 @@ class TestCreatingAndDeleting:
     async def test_an_assistant_is_whole_or_missing_whenever_the_server_dies(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, operation: str
     ):
-        await create(store, "other")  # makes the table
+        await create(store, "other")  # creates the table
         for requests in range(30):
             if operation != "create":
                 await store.create_assistant(key(), "Old", IfExists.RESET)
                 for _ in range(3):
-                    await say(store, *[draft(Role.USER, "old")] * 90)
+                    await add_turn(store, *[draft(Role.USER, "old")] * 90)
             proxy.fault = proxy_faults.cut_after(requests)
             async with store_at(proxy.connection_string) as dying:
                 try:
@@ -308,13 +318,13 @@ class TestCreatingAndDeleting:
             await store.delete_assistant(key())
             if is_done:
                 return
-        pytest.fail("the operation never came to its end")
+        pytest.fail("the operation never succeeded")
 
     async def test_deleting_again_removes_the_rows_that_an_interrupted_deletion_left(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account
     ):
         await create(store)
-        await say(store)
+        await add_turn(store)
         proxy.fault = proxy_faults.cut_after(2)  # the state is read and deleted
         async with store_at(proxy.connection_string) as dying:
             with pytest.raises(StoreError):
@@ -336,8 +346,8 @@ class TestArrivingLate:
     ):
         await create(store, instructions="Old")
         if operation == "commit":
-            await say(store)  # its messages get indexes that the newer conversation does not have yet
-        # Of the others, all rows that are on their way to be deleted are there in the newer conversation, too.
+            await add_turn(store)  # its messages have indexes that the newer conversation does not have yet
+        # The other operations delete rows whose keys exist in the newer conversation, too.
         version = await version_of(store)
         if operation == "create":
             await store.delete_assistant(key())
@@ -352,7 +362,7 @@ class TestArrivingLate:
         await late.outlive(call)
         async with store_at(account.connection_string) as other:
             await other.create_assistant(key(), "New", IfExists.RESET)
-            await say(other, draft(Role.USER, "new"))
+            await add_turn(other, draft(Role.USER, "new"))
             await late.arrive()
             assert await whole_or_nothing(other) == ["New", "new"]
         assert len(await row_keys(account)) == 4  # two messages, the turn and the state
@@ -388,7 +398,7 @@ class TestOrder:
     ):
         await create(store, instructions="0")
         for start in range(1, 150, 10):
-            await say(store, *(draft(Role.USER, str(number)) for number in range(start, start + 10)))
+            await add_turn(store, *(draft(Role.USER, str(number)) for number in range(start, start + 10)))
         proxy.fault = proxy_faults.shuffle
         messages = await history(store)
         assert [message.content.text for message in messages] == [str(number) for number in range(151)]
@@ -399,12 +409,12 @@ class TestOrder:
         assert list(later.messages) == messages[101:121]
         window = await store.read_window(key(), 12)
         assert (window.instructions, list(window.messages)) == (messages[0], messages[-12:])
-        await say(store, draft(Role.USER, "151"))
+        await add_turn(store, draft(Role.USER, "151"))
         assert (await contents(store))[-2:] == ["150", "151"]
 
 
 class Late:
-    """Keeps the write with this number, counted from 0, on its way until the test lets it arrive."""
+    """A fault that delays the write with a number, counted from 0, until the test lets it arrive."""
 
     def __init__(self, number: int) -> None:
         self._earlier = number
@@ -425,23 +435,23 @@ class Late:
         return response
 
     async def outlive(self, call: Awaitable[Any]) -> None:
-        """Ends the caller while its write is on its way."""
+        """Cancels the caller while its write is in transit."""
         calling = asyncio.ensure_future(call)
         held = asyncio.ensure_future(self._is_held.wait())
         await asyncio.wait([calling, held], return_when=asyncio.FIRST_COMPLETED)
-        assert held.done(), "the call never came to this write"
+        assert held.done(), "the call never reached this write"
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calling
 
     async def arrive(self) -> None:
-        """Has the store carry the write out after all."""
+        """Lets the write arrive at the store."""
         self._may_arrive.set()
         await self._has_arrived.wait()
 
 
 def fail_within(status: int) -> Fault:
-    """The store takes a transaction and fails in it, which it tells within an answer that is itself a success."""
+    """Returns a fault that is reported inside a batch response whose own status is a success."""
 
     async def fault(exchange: Exchange) -> bytes | None:
         parts = (
@@ -461,7 +471,7 @@ def fail_within(status: int) -> Fault:
 
 
 def nth(fault: Fault, number: int) -> Fault:
-    """The fault hits the request with this number, counted from 0."""
+    """Returns a fault of the request with a number, counted from 0."""
     count = 0
 
     async def pick(exchange: Exchange) -> bytes | None:
@@ -473,7 +483,7 @@ def nth(fault: Fault, number: int) -> Fault:
 
 
 async def whole_or_nothing(store: AzureTablesStore) -> list[str]:
-    """The contents of an assistant whose state and messages agree, or nothing where there is none."""
+    """Returns the contents of an assistant, whose state and messages must agree. Empty if there is no assistant."""
     try:
         assistant = await store.get_assistant(key())
     except AssistantNotFound:

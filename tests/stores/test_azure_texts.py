@@ -1,4 +1,4 @@
-"""Any id and any text through the whole service to Azure Table Storage: back unchanged, or refused by name."""
+"""Any id and any text, through the whole server to Azure Table Storage: read back unchanged, or refused by field."""
 
 from __future__ import annotations
 

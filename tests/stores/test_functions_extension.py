@@ -1,4 +1,4 @@
-"""Chats of the Azure Functions OpenAI extension go on here and the other way round, row by row as they are stored."""
+"""Conversations of the Azure Functions OpenAI extension continue here, and ours continue there, row by row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.functions_extension import (
     ChatMessage,
     RawRow,
     Unreadable,
-    go_on,
+    continue_conversation,
     raw_rows,
     read_conversation,
     write_conversation,
@@ -36,7 +36,7 @@ from tests.support.statuses import failure_of
 TIME = datetime(2026, 1, 2, 3, 4, 5, 123456, timezone.utc)
 
 
-def said(role: str, content: str, **fields: Any) -> ChatMessage:
+def chat_message(role: str, content: str, **fields: Any) -> ChatMessage:
     return {"role": role, "content": content, **fields}
 
 
@@ -45,11 +45,11 @@ def tool_call(id_: str, arguments: str = '{"task": "call dad"}') -> ChatMessage:
 
 
 CHAT = [
-    said("system", "Be brief."),
-    said("user", "Remind me to call my dad"),
-    said("assistant", "", tool_calls=[tool_call("call_1")]),
-    said("tool", "Done: 1 to-do", tool_call_id="call_1"),
-    said("assistant", "I will remind you."),
+    chat_message("system", "Be brief."),
+    chat_message("user", "Remind me to call my dad"),
+    chat_message("assistant", "", tool_calls=[tool_call("call_1")]),
+    chat_message("tool", "Done: 1 to-do", tool_call_id="call_1"),
+    chat_message("assistant", "I will remind you."),
 ]
 CHATS = {
     "of all roles": CHAT,
@@ -57,24 +57,24 @@ CHATS = {
     "with text beside the tool call": [*CHAT[:2], CHAT[2] | {"content": "Let me note that."}, *CHAT[3:]],
     "with several tool calls": [
         *CHAT[:2],
-        said(
+        chat_message(
             "assistant", "", tool_calls=[tool_call("1"), tool_call("2", "[]"), tool_call("3", '"\\ud83d\\ude00 \\"é"')]
         ),
-        *[said("tool", f"result '{id_}'", tool_call_id=id_) for id_ in "132"],
+        *[chat_message("tool", f"result '{id_}'", tool_call_id=id_) for id_ in "132"],
         *CHAT[4:],
     ],
     "of instructions alone": CHAT[:1],
     "of nothing": [],
 }
-REPLY = said("assistant", "Hello, world")
-"""What the endpoint says unless a test scripts it."""
+REPLY = chat_message("assistant", "Hello, world")
+"""The reply of the endpoint unless a test scripts another one."""
 
-THEIRS = [said("user", "Over there"), said("assistant", "Indeed, over there")]
+THEIRS = [chat_message("user", "Over there"), chat_message("assistant", "Indeed, over there")]
 
 
 @pytest.fixture
 async def table(account: Account) -> AsyncIterator[TableClient]:
-    """The table that both use."""
+    """The table that the extension and the server share."""
     async with TableServiceClient.from_connection_string(account.connection_string) as service:
         yield await service.create_table("ChatState")
 
@@ -85,7 +85,7 @@ async def create(served: Served, name: str = "a", **fields: Any) -> None:
 
 async def post(served: Served, user_message: str, name: str = "a", **fields: Any) -> pb.TurnCompleted:
     request = pb.PostUserQueryRequest(id=name, user_message=user_message, **fields)
-    # Less than the lease of a dead server lasts, which no turn here may have to wait for.
+    # Less than the duration of a lease: no turn here has to wait for one to expire.
     return (await served.stub.PostUserQueryUnary(request, timeout=8)).completed
 
 
@@ -94,7 +94,7 @@ async def read(table: TableClient, name: str = "a") -> list[ChatMessage]:
 
 
 def prompt(endpoint: Endpoint) -> list[ChatMessage]:
-    """What the model was sent last."""
+    """Returns the messages of the latest model call."""
     messages: list[ChatMessage] = endpoint.calls[-1].body["messages"]
     return messages
 
@@ -108,7 +108,7 @@ class TestBegunThere:
         await write_conversation(table, "a", CHATS["with text beside the tool call"], time=TIME)
         assistant = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant
         assert (assistant.id, assistant.total_messages, assistant.total_tokens) == ("a", 5, 77)
-        # The seventh digit of their times, 100 ns, is cut off and not rounded.
+        # The seventh digit of their times, 100 ns, is truncated and not rounded.
         assert assistant.create_time.ToDatetime(timezone.utc) == TIME
         assert assistant.update_time.ToDatetime(timezone.utc) == TIME + timedelta(milliseconds=4)
         messages = await messages_of(served)
@@ -137,8 +137,8 @@ class TestBegunThere:
     ):
         await write_conversation(table, "a", chat, time=TIME, role=role)
         completed = await post(served, "And now?")
-        assert prompt(endpoint) == [*chat, said("user", "And now?")]
-        assert await read(table) == [*chat, said("user", "And now?"), REPLY]
+        assert prompt(endpoint) == [*chat, chat_message("user", "And now?")]
+        assert await read(table) == [*chat, chat_message("user", "And now?"), REPLY]
         assert [message.index for message in completed.messages] == [len(chat) + 1, len(chat) + 2]
         assert completed.assistant.create_time.ToDatetime(timezone.utc) == TIME
         assert completed.assistant.total_messages == len(chat) + 2
@@ -151,21 +151,21 @@ class TestBegunThere:
     ):
         await write_conversation(table, "a", CHAT)
         await post(served, "And now?", history=pb.History(max_messages=max_messages))
-        assert prompt(endpoint) == [CHAT[0], *kept, said("user", "And now?")]
+        assert prompt(endpoint) == [CHAT[0], *kept, chat_message("user", "And now?")]
 
     async def test_both_write_in_turn(self, served: Served, endpoint: Endpoint, table: TableClient):
         expected = list(CHAT)
-        # Their clock is an hour ahead of ours, and the times go on growing all the same.
+        # Their clock is an hour ahead of ours, and the times must still grow.
         await write_conversation(table, "a", expected, time=datetime.now(timezone.utc) + timedelta(hours=1))
         for number in range(3):
-            question = said("user", f"Question {number}")
+            question = chat_message("user", f"Question {number}")
             endpoint.script(Stream(f"Answer {number}"))
             await post(served, question["content"])
             assert prompt(endpoint) == [*expected, question]
-            expected += [question, said("assistant", f"Answer {number}")]
+            expected += [question, chat_message("assistant", f"Answer {number}")]
             assert await read(table) == expected
             later = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant.update_time
-            await go_on(table, "a", CHAT[1:], time=later.ToDatetime(timezone.utc))
+            await continue_conversation(table, "a", CHAT[1:], time=later.ToDatetime(timezone.utc))
             expected += CHAT[1:]
             assert await read(table) == expected
         messages = await messages_of(served)
@@ -179,7 +179,7 @@ class TestBegunThere:
         long = "x" * 32_767 + "😀" * 32_768
         first = await post(served, long, request_id="mine")
         before = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
-        await go_on(table, "a", THEIRS)
+        await continue_conversation(table, "a", THEIRS)
         after = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
         theirs = {"Exists", "LastUpdatedAt", "TotalMessages", "TotalTokens"}
         for key, row in before.items():
@@ -188,7 +188,7 @@ class TestBegunThere:
             }
             assert after[key].items() >= kept.items()
         assert len([key for key in after if key.startswith("done-")]) == 1
-        # The caller of our turn still gets it when it posts again, without a model call, and can read it all.
+        # The caller of our turn can still post again and gets all of it, without a model call.
         again = await post(served, long, request_id="mine")
         assert list(again.messages) == list(first.messages)
         assert again.assistant.total_messages == 9
@@ -197,7 +197,7 @@ class TestBegunThere:
             long, "Hello, world", "Over there", "Indeed, over there",
         ]  # fmt: skip
         await post(served, "And here")
-        assert prompt(endpoint) == [*CHAT, said("user", long), REPLY, *THEIRS, said("user", "And here")]
+        assert prompt(endpoint) == [*CHAT, chat_message("user", long), REPLY, *THEIRS, chat_message("user", "And here")]
 
     @pytest.mark.parametrize("ticks", [(0,), (9,), (9, 0, 5)])
     async def test_polling_by_time_returns_every_message_once(
@@ -207,7 +207,7 @@ class TestBegunThere:
         seen: list[assistant_pb2.Message] = []
 
         async def poll() -> None:
-            """Takes the new messages one by one, each as later than the one before."""
+            """Reads the new messages one by one, each by the time of the one before."""
             while new := await messages_of(
                 served, page_size=1, **({"after_time": seen[-1].create_time} if seen else {})
             ):
@@ -215,7 +215,7 @@ class TestBegunThere:
 
         await poll()
         assert [message.index for message in seen] == [1, 2, 3, 4, 5]
-        await go_on(table, "a", THEIRS, time=time_of(seen[-1]) + timedelta(milliseconds=1), ticks=ticks)
+        await continue_conversation(table, "a", THEIRS, time=time_of(seen[-1]) + timedelta(milliseconds=1), ticks=ticks)
         await poll()
         await post(served, "And here")
         await poll()
@@ -229,11 +229,11 @@ class TestBegunThere:
     ):
         await write_conversation(table, "b", CHAT)
         for reset in (True, False):
-            await write_conversation(table, "a", [said("user", "old")] * count)
+            await write_conversation(table, "a", [chat_message("user", "old")] * count)
             await post(served, "also old")
             if reset:
                 await create(served, instructions="New.", if_exists=pb.IF_EXISTS_RESET)
-                assert await read(table) == [said("system", "New.")]
+                assert await read(table) == [chat_message("system", "New.")]
                 assert {row["RowKey"] for row in await raw_rows(table, "a")} == {"msg-0001", "state"}
         await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a"))
         assert await raw_rows(table, "a") == []
@@ -254,15 +254,15 @@ class TestBegunThere:
             assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "ASSISTANT_NOT_FOUND")
         assert endpoint.calls == []
         await create(served, instructions=instructions)
-        begin = [said("system", instructions)] if instructions else []
+        begin = [chat_message("system", instructions)] if instructions else []
         assert await read(table) == begin
         await post(served, "Hello")
-        assert prompt(endpoint) == [*begin, said("user", "Hello")]
+        assert prompt(endpoint) == [*begin, chat_message("user", "Hello")]
         assert len(await messages_of(served)) == len(begin) + 2
 
 
 def columns(row: RawRow) -> RawRow:
-    """Leaves out what the service itself changes with each write."""
+    """Returns the columns that the service does not change with each write."""
     return {name: value for name, value in row.items() if name not in ("odata.etag", "Timestamp")}
 
 
@@ -309,7 +309,7 @@ class TestBroken:
             (grpc.StatusCode.DATA_LOSS, "STORE_CORRUPT")
         }
         assert endpoint.calls == []
-        # Nobody else's assistant suffers from it, and this one can be started over.
+        # Other assistants are not affected, and this one can be reset.
         await post(served, "Hello", "b")
         await create(served, if_exists=pb.IF_EXISTS_RESET)
         await post(served, "Hello")
@@ -356,8 +356,8 @@ class TestBroken:
             await table.create_entity({"PartitionKey": "a", "RowKey": key, "Content": "not a message"})
         assert len(await messages_of(served)) == 5
         await post(served, "And now?")
-        assert prompt(endpoint) == [*CHAT, said("user", "And now?")]
-        assert await read(table) == [*CHAT, said("user", "And now?"), REPLY]
+        assert prompt(endpoint) == [*CHAT, chat_message("user", "And now?")]
+        assert await read(table) == [*CHAT, chat_message("user", "And now?"), REPLY]
 
 
 class TestAtOnce:
@@ -370,18 +370,18 @@ class TestAtOnce:
         endpoint.script(Stream("Too ", gate, "late"))
         turn = asyncio.ensure_future(failure_of(post(served, "Mine", request_id="mine")))
         await endpoint.call()
-        # When it starts the chat over, that may be just as long as before.
-        expected = [said("system", "Anew."), *CHAT[1:]] if started_over else [*CHAT, *THEIRS]
-        await (write_conversation(table, "a", expected) if started_over else go_on(table, "a", THEIRS))
+        # A reset conversation may be as long as before.
+        expected = [chat_message("system", "Anew."), *CHAT[1:]] if started_over else [*CHAT, *THEIRS]
+        await (write_conversation(table, "a", expected) if started_over else continue_conversation(table, "a", THEIRS))
         gate.set()
         failure = await turn
         assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE")
         assert await read(table) == expected
         assert {row["RowKey"][:4] for row in await raw_rows(table, "a")} == {"msg-", "stat"}
-        # The next turn need not wait, and it knows what they wrote.
+        # The next turn does not wait, and it reads what the extension wrote.
         await asyncio.wait_for(post(served, "Mine", request_id="mine"), 5)
-        assert prompt(endpoint) == [*expected, said("user", "Mine")]
-        assert await read(table) == [*expected, said("user", "Mine"), REPLY]
+        assert prompt(endpoint) == [*expected, chat_message("user", "Mine")]
+        assert await read(table) == [*expected, chat_message("user", "Mine"), REPLY]
 
     async def test_the_extension_can_not_overwrite_a_turn_that_it_has_not_read(
         self, served: Served, table: TableClient
@@ -390,9 +390,15 @@ class TestAtOnce:
         state = await table.get_entity("a", "state")
         await post(served, "Mine")
         with pytest.raises(TableTransactionError, match="EntityAlreadyExists"):
-            await go_on(table, "a", THEIRS, state=state)
+            await continue_conversation(table, "a", THEIRS, state=state)
         await post(served, "And mine")
-        assert await read(table) == [*CHAT, said("user", "Mine"), REPLY, said("user", "And mine"), REPLY]
+        assert await read(table) == [
+            *CHAT,
+            chat_message("user", "Mine"),
+            REPLY,
+            chat_message("user", "And mine"),
+            REPLY,
+        ]
 
 
 class TestBegunHere:
@@ -402,18 +408,18 @@ class TestBegunHere:
     ):
         await create(served, **fields)
         instructions = fields.get("instructions", "You are a helpful assistant.")
-        expected = [said("system", instructions)] if instructions.strip() else []
+        expected = [chat_message("system", instructions)] if instructions.strip() else []
         async with TableServiceClient.from_connection_string(account.connection_string) as service:
             table = service.get_table_client("ChatState")
             assert await read(table) == expected
             for number in range(20):
                 endpoint.script(Stream(f"Answer {number}"))
                 await post(served, f"Question {number}")
-                expected += [said("user", f"Question {number}"), said("assistant", f"Answer {number}")]
+                expected += [chat_message("user", f"Question {number}"), chat_message("assistant", f"Answer {number}")]
             assert await read(table) == expected
-            await go_on(table, "a", CHAT[1:])
+            await continue_conversation(table, "a", CHAT[1:])
             await post(served, "And here")
-            expected += [*CHAT[1:], said("user", "And here")]
+            expected += [*CHAT[1:], chat_message("user", "And here")]
             assert prompt(endpoint) == expected
             assert await read(table) == [*expected, REPLY]
 
@@ -439,11 +445,12 @@ class TestBegunHere:
         await post(served, long)
         async with TableServiceClient.from_connection_string(account.connection_string) as service:
             table = service.get_table_client("ChatState")
-            assert await read(table) == [said("user", start), said("assistant", start)]
-            await go_on(table, "a", THEIRS)
+            assert await read(table) == [chat_message("user", start), chat_message("assistant", start)]
+            await continue_conversation(table, "a", THEIRS)
         await post(served, "And here")
         assert prompt(endpoint) == [
-            said("user", long), said("assistant", long[:40_000]), *THEIRS, said("user", "And here"),
+            chat_message("user", long), chat_message("assistant", long[:40_000]), *THEIRS,
+            chat_message("user", "And here"),
         ]  # fmt: skip
 
 
@@ -463,31 +470,41 @@ class TestSkills:
             endpoint.script(skill_calls(("AddTodo", self.TODO), broken, text="Let me see. "), Stream("Noted"))
             await post(served, "Again")
             *before, calling, done, failed, reply = await read(table)
-            assert before == [*CHAT, said("user", "Again")]
+            assert before == [*CHAT, chat_message("user", "Again")]
             [good, bad] = calling["tool_calls"]
-            assert calling == said(
+            assert calling == chat_message(
                 "assistant", "Let me see. ", tool_calls=[tool_call(good["id"], self.TODO), tool_call(bad["id"], "{}")]
             )
-            assert done == said("tool", "Done: 1 to-do", tool_call_id=good["id"])
+            assert done == chat_message("tool", "Done: 1 to-do", tool_call_id=good["id"])
             assert failed["tool_call_id"] == bad["id"]
             assert failed["content"].startswith("The arguments are not the JSON text of an object")
-            assert reply == said("assistant", "Noted")
-            await go_on(table, "a", CHAT[1:])
+            assert reply == chat_message("assistant", "Noted")
+            await continue_conversation(table, "a", CHAT[1:])
             await post(served, "And here")
-            assert prompt(endpoint) == [*before, calling, done, failed, reply, *CHAT[1:], said("user", "And here")]
+            assert prompt(endpoint) == [
+                *before,
+                calling,
+                done,
+                failed,
+                reply,
+                *CHAT[1:],
+                chat_message("user", "And here"),
+            ]
 
     async def test_calls_that_the_extension_left_open_are_closed(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
         calls = [tool_call("1"), tool_call("2")]
         await write_conversation(
-            table, "a", [*CHAT[:2], said("assistant", "", tool_calls=calls), said("tool", "x", tool_call_id="2")]
+            table,
+            "a",
+            [*CHAT[:2], chat_message("assistant", "", tool_calls=calls), chat_message("tool", "x", tool_call_id="2")],
         )
         await post(served, "And now?")
-        unanswered = said("tool", "The caller did not answer this call.", tool_call_id="1")
+        unanswered = chat_message("tool", "The caller did not answer this call.", tool_call_id="1")
         assert prompt(endpoint)[2:] == [
-            said("assistant", "", tool_calls=calls), said("tool", "x", tool_call_id="2"), unanswered,
-            said("user", "And now?"),
+            chat_message("assistant", "", tool_calls=calls), chat_message("tool", "x", tool_call_id="2"), unanswered,
+            chat_message("user", "And now?"),
         ]  # fmt: skip
         assert await read(table) == [*prompt(endpoint), REPLY]
 
@@ -514,19 +531,19 @@ async def test_each_collection_and_each_connection_has_its_own_conversations(
         for name, collection in places:
             async with TableServiceClient.from_connection_string(variables[name]) as service:
                 table = await service.create_table(collection)
-                await write_conversation(table, "a", [said("system", f"{name} {collection}")])
+                await write_conversation(table, "a", [chat_message("system", f"{name} {collection}")])
         fields = [{"chat_storage_connection_setting": name, "collection_name": table} for name, table in places]
         await asyncio.gather(*[post(served, f"Hello, {place}", **place) for place in fields])
         prompts = [json.dumps(call.body["messages"]) for call in endpoint.calls]
         expected = [
-            [said("system", f"{name} {collection}"), said("user", f"Hello, {place}")]
+            [chat_message("system", f"{name} {collection}"), chat_message("user", f"Hello, {place}")]
             for (name, collection), place in zip(places, fields, strict=True)
         ]
         assert sorted(prompts) == sorted(map(json.dumps, expected))
-        # What becomes of one of them is nothing to the others.
+        # Changes of one conversation do not affect the others.
         await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", **fields[0]))
         await create(served, instructions="Anew.", if_exists=pb.IF_EXISTS_RESET, **fields[1])
-    for place, messages in zip(places, [None, [said("system", "Anew.")], *expected[2:]], strict=True):
+    for place, messages in zip(places, [None, [chat_message("system", "Anew.")], *expected[2:]], strict=True):
         async with TableServiceClient.from_connection_string(variables[place[0]]) as service:
             table = service.get_table_client(place[1])
             if messages is None:
@@ -574,6 +591,6 @@ async def test_the_reader_of_these_tests_is_strict(table: TableClient, key: str,
 
 @pytest.mark.parametrize("arguments", ["", "{", "{'a': 1}", "NaN"])
 async def test_the_reader_of_these_tests_checks_the_arguments_of_tool_calls(table: TableClient, arguments: str):
-    await write_conversation(table, "a", [said("assistant", "", tool_calls=[tool_call("1", arguments)])])
+    await write_conversation(table, "a", [chat_message("assistant", "", tool_calls=[tool_call("1", arguments)])])
     with pytest.raises(Unreadable, match="functionArguments is JSON in a text"):
         await read(table)

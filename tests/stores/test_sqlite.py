@@ -1,4 +1,4 @@
-"""What is SQLite's own: what a crash, a damaged file, a full disk and other processes do to it."""
+"""The SQLite store: crashes, damaged files, full disks and other processes."""
 
 # ruff: noqa: ASYNC220, ASYNC240 - nothing else runs in the event loop meanwhile
 
@@ -18,8 +18,9 @@ from palaver_server.domain.conversation import IfExists, Listing, Role
 from palaver_server.domain.errors import StoreCorrupt, StoreUnavailable
 from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore, file
-from tests.stores.small_disk import play
+from tests.stores.small_disk import run_on_small_disk
 from tests.support.conversations import (
+    add_turn,
     contents,
     create,
     draft,
@@ -28,7 +29,6 @@ from tests.support.conversations import (
     history,
     key,
     lease,
-    say,
     version_of,
 )
 from tests.support.damages import DAMAGES, garbage_header
@@ -54,17 +54,17 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def sound(path: Path) -> Path:
-    """A database with a conversation of many pages, which nobody has open."""
+    """A closed database with a conversation of many pages."""
     async with opened(path) as store:
         await create(store)
         for number in range(20):
-            await say(store, *exchange(f"Question {number}", "x" * 5000))
+            await add_turn(store, *exchange(f"Question {number}", "x" * 5000))
     return path
 
 
 @contextmanager
 def another_process_holds_the_lock(path: Path, begin: str = "BEGIN IMMEDIATE") -> Iterator[Callable[[], None]]:
-    """Another process has begun to write. Yields what makes it end its transaction."""
+    """Runs another process that holds the write lock. Yields a function that makes it end its transaction."""
     script = (
         "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "connection.executescript(sys.argv[2]); print('locked', flush=True);"
@@ -91,22 +91,22 @@ class TestCrash:
         command = [*COMMITTING_PROCESS, str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
             for _ in range(acknowledged):
-                said = process.stdout.readline()
+                printed = process.stdout.readline()
             process.kill()
-            said = ([said, *process.stdout.read().splitlines()])[-1]
-        assert path.with_name("palaver.db-wal").stat().st_size > 0  # nobody has tidied up
+            printed = ([printed, *process.stdout.read().splitlines()])[-1]
+        assert path.with_name("palaver.db-wal").stat().st_size > 0  # no checkpoint has run
         async with opened(path) as store:
             messages = await history(store)
             assistant = await store.get_assistant(key())
-            # The turn after the last acknowledged one may be there too, but only whole.
-            assert len(messages) in (int(said), int(said) + 2)
+            # The turn after the last acknowledged one may be stored as well, but only whole.
+            assert len(messages) in (int(printed), int(printed) + 2)
             assert [message.index for message in messages] == list(range(1, len(messages) + 1))
             assert assistant.total_messages == len(messages)
             for number, (question, answer) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
                 assert question.content.text == f"Question {2 * number}"
                 assert len(answer.content.text) == 2 * number * 997 % 30_000
                 assert question.request_id == answer.request_id == f"r{2 * number}"
-            await say(store)
+            await add_turn(store)
 
     async def test_killing_one_process_does_not_affect_the_others(self, path: Path):
         async with opened(path) as store:
@@ -115,13 +115,13 @@ class TestCrash:
                 for _ in range(5):
                     process.stdout.readline()
                 process.kill()
-            stored = await say(store, *exchange("Still here"))
+            stored = await add_turn(store, *exchange("Still here"))
             assert stored.messages[0].index >= 11
             assert (await contents(store))[-2:] == ["Still here", "Fine."]
 
 
 async def assert_refused(path: Path, text: str) -> None:
-    """The store refuses the file, at the start and at each call, and leaves it as it is."""
+    """Checks that the store refuses the file when it opens and at each call, and does not change it."""
     before = path.read_bytes()
     store = SqliteStore(path)
     try:
@@ -181,7 +181,7 @@ class TestDamage:
                 await store.open()
             sound.write_bytes(whole)
             assert len(await history(store)) == 41
-            await say(store)
+            await add_turn(store)
         finally:
             await store.close()
 
@@ -211,18 +211,18 @@ class TestDamage:
             with pytest.raises(StoreCorrupt):
                 await store.read_window(key(), 32)
             assert len((await store.read_window(key(), 31)).messages) == 31
-            await say(store)
+            await add_turn(store)
 
 
 class TestDisk:
     def test_a_turn_that_does_not_fit_on_the_disk_is_stored_once_there_is_room(self, tmp_path: Path):
-        play("full", tmp_path / "disk")
+        run_on_small_disk("full", tmp_path / "disk")
 
     def test_a_store_on_a_full_disk_opens_once_there_is_room(self, tmp_path: Path):
-        play("full_from_the_start", tmp_path / "disk")
+        run_on_small_disk("full_from_the_start", tmp_path / "disk")
 
     def test_a_store_on_a_read_only_disk_is_unavailable_until_it_is_writable(self, tmp_path: Path):
-        play("read_only", tmp_path / "disk")
+        run_on_small_disk("read_only", tmp_path / "disk")
 
     @pytest.mark.parametrize("name", ["file/palaver.db", "file/folder/palaver.db", "folder"])
     async def test_a_path_that_can_not_be_a_file_is_unavailable(self, tmp_path: Path, name: str):
@@ -249,7 +249,7 @@ class TestOtherProcesses:
                 for _ in range(2):
                     with pytest.raises(StoreUnavailable):
                         await store.commit_turn(key(), version, finished())
-                # Who only reads does not wait for who writes.
+                # Reads do not wait for the writer.
                 assert len(await history(store)) == 41
                 release()
                 await store.commit_turn(key(), version, finished())
@@ -282,7 +282,7 @@ class TestOtherProcesses:
                 await asyncio.wait([opening], timeout=0.05)
                 await asyncio.to_thread(release)
                 await opening
-            await (say(store) if exists else create(store))
+            await (add_turn(store) if exists else create(store))
             assert (await store.get_assistant(key())).total_messages == (3 if exists else 1)
         finally:
             await store.close()
@@ -303,7 +303,7 @@ class TestOtherProcesses:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM messages").fetchone()
             async with opened(sound) as store:
-                await say(store)
+                await add_turn(store)
                 assert len(await history(store)) == 43
             assert reader.execute("SELECT count(*) FROM messages").fetchone() == (41,)
 

@@ -1,4 +1,4 @@
-"""What every store does, whatever it keeps its conversations in (`palaver_server.domain.ports`)."""
+"""The contract of every store (`palaver_server.domain.ports`)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from palaver_server.stores.common import page_of
 from tests.stores.conftest import Place
 from tests.support.conversations import (
     COLLECTION,
+    add_turn,
     contents,
     create,
     draft,
@@ -38,7 +39,6 @@ from tests.support.conversations import (
     history,
     key,
     lease,
-    say,
     version_of,
 )
 
@@ -70,7 +70,7 @@ IDS = [
     "a" * 255,
 ]
 
-# Anything that UTF-8 can carry, and more often what stores have stumbled over.
+# Any text that UTF-8 can encode, and more often the characters that stores have failed on.
 nasty = "a\0\r\n\t\\\"'%_\x7f\x85\u2028\ufeff\uffff😀𠀀ß"
 texts = st.text(st.characters(codec="utf-8")) | st.text(st.sampled_from(nasty))
 shared_place = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
@@ -96,7 +96,7 @@ class TestCreating:
         assert (created, assistant.total_messages) == (True, 0)
         assert assistant.update_time == assistant.create_time
         assert await history(store) == []
-        stored = await say(store, *exchange("First", "Second"))
+        stored = await add_turn(store, *exchange("First", "Second"))
         assert [message.index for message in stored.messages] == [1, 2]
         window = await store.read_window(key(), 10)
         assert window.instructions is None
@@ -104,7 +104,7 @@ class TestCreating:
 
     async def test_fail_refuses_an_assistant_that_exists_and_changes_nothing(self, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         before = await store.get_assistant(key()), await history(store), await version_of(store)
         with pytest.raises(AssistantExists):
             await store.create_assistant(key(), "Other instructions", IfExists.FAIL)
@@ -112,7 +112,7 @@ class TestCreating:
 
     async def test_keep_returns_an_assistant_that_exists_as_it_is(self, store: Store):
         await create(store)
-        stored = await say(store)
+        stored = await add_turn(store)
         before, version = await history(store), await version_of(store)
         kept = await store.create_assistant(key(), "Other instructions", IfExists.KEEP)
         assert kept == (stored.assistant, False)
@@ -128,7 +128,7 @@ class TestCreating:
     @pytest.mark.parametrize("instructions", ["Start over.", ""])
     async def test_reset_forgets_the_conversation(self, store: Store, instructions: str):
         await create(store)
-        old = await say(store)
+        old = await add_turn(store)
         assistant, created = await store.create_assistant(key(), instructions, IfExists.RESET)
         expected = [instructions] if instructions else []
         assert (created, assistant.total_messages, assistant.total_tokens) == (True, len(expected), 0)
@@ -176,7 +176,7 @@ class TestFinding:
 
     async def test_a_deleted_assistant_is_gone_with_its_messages(self, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         await store.delete_assistant(key())
         with pytest.raises(AssistantNotFound):
             await store.get_assistant(key())
@@ -188,7 +188,7 @@ class TestFinding:
     async def test_deleting_one_assistant_leaves_the_others(self, store: Store):
         for name in ("a", "b"):
             await create(store, name)
-            await say(store, name=name)
+            await add_turn(store, name=name)
         before = await store.get_assistant(key("b")), await history(store, "b")
         await store.delete_assistant(key())
         assert (await store.get_assistant(key("b")), await history(store, "b")) == before
@@ -196,7 +196,7 @@ class TestFinding:
     async def test_collections_are_separate(self, store: Store):
         await create(store, instructions="One", collection="One")
         await create(store, instructions="Two", collection="Two")
-        await say(store, *exchange("To one"), collection="One")
+        await add_turn(store, *exchange("To one"), collection="One")
         assert await contents(store, collection="One") == ["One", "To one", "Fine."]
         assert await contents(store, collection="Two") == ["Two"]
         await store.delete_assistant(key("a", "One"))
@@ -208,7 +208,7 @@ class TestFinding:
         await create(store, collection="ChatState")
         with pytest.raises(AssistantExists):
             await create(store, collection="CHATSTATE")
-        await say(store, collection="chatstate")
+        await add_turn(store, collection="chatstate")
         assert (await store.get_assistant(key("a", "cHATsTATE"))).total_messages == 3
         await store.delete_assistant(key("a", "chatSTATE"))
         with pytest.raises(AssistantNotFound):
@@ -217,7 +217,7 @@ class TestFinding:
     @pytest.mark.parametrize("name", IDS, ids=ascii)
     async def test_an_id_names_no_other_assistant(self, store: Store, name: str):
         await create(store, "victim", instructions="Secret")
-        victim = await say(store, *exchange("Secret question"), name="victim")
+        victim = await add_turn(store, *exchange("Secret question"), name="victim")
         for call in (
             store.get_assistant(key(name)),
             store.list_messages(key(name), Listing()),
@@ -230,7 +230,7 @@ class TestFinding:
             await store.commit_turn(key(name), await version_of(store, "victim"), finished())
 
         await create(store, name, instructions="Mine")
-        stored = await say(store, *exchange("My question"), name=name)
+        stored = await add_turn(store, *exchange("My question"), name=name)
         assert stored.assistant.id == name
         assert await store.get_assistant(key(name)) == stored.assistant
         assert await contents(store, name) == ["Mine", "My question", "Fine."]
@@ -254,7 +254,7 @@ class TestListing:
         """Seven messages; turns of different lengths, with instructions."""
         await create(store)
         for turn in ("bc", "d", "efg"):
-            await say(store, *(draft(Role.USER, text) for text in turn))
+            await add_turn(store, *(draft(Role.USER, text) for text in turn))
         return await history(store)
 
     async def test_messages_are_listed_in_both_orders(self, store: Store, messages: list[Message]):
@@ -319,7 +319,7 @@ class TestListing:
         await create(store, instructions="")
         large = "語" * MAX_MESSAGE_UNITS  # 1.3 MiB in UTF-8: a page has room for two
         for number in range(3):
-            await say(store, draft(Role.USER, large), draft(Role.ASSISTANT, str(number)))
+            await add_turn(store, draft(Role.USER, large), draft(Role.ASSISTANT, str(number)))
         page, sizes = None, []
         found: list[Message] = []
         while page is None or page.has_more:
@@ -334,7 +334,7 @@ class TestListing:
         await create(store, instructions="")
         call = SkillCall("c", "skill", "x" * 400_000)
         for _ in range(9):
-            await say(store, draft(Role.ASSISTANT, "", (call,)))
+            await add_turn(store, draft(Role.ASSISTANT, "", (call,)))
         page = await store.list_messages(key(), Listing())
         assert (len(page.messages), page.has_more) == (MAX_PAGE_BYTES // 400_000, True)
 
@@ -355,7 +355,7 @@ class TestTimes:
     async def test_times_grow_strictly_within_turns_and_between_them(self, store: Store):
         await create(store)
         for _ in range(10):
-            stored = await say(store, *[draft(Role.USER, "x")] * 20)
+            stored = await add_turn(store, *[draft(Role.USER, "x")] * 20)
             assert stored.assistant.update_time == stored.messages[-1].create_time
         messages = await history(store)
         assert all(earlier.create_time < later.create_time for earlier, later in pairwise(messages))
@@ -364,10 +364,10 @@ class TestTimes:
 
     async def test_times_keep_growing_when_the_clock_is_set_back(self, place: Place, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         place.move_into_future(timedelta(hours=1))
         last_seen = (await history(store))[-1].create_time
-        stored = await say(store, *exchange("Question", "Answer"))
+        stored = await add_turn(store, *exchange("Question", "Answer"))
         times = [message.create_time for message in stored.messages]
         assert last_seen < times[0] < times[1] == stored.assistant.update_time
         assert times[1] - last_seen < timedelta(seconds=1)
@@ -379,7 +379,7 @@ class TestTimes:
         await create(store)
         seen: list[Message] = []
         for number in range(6):
-            await say(store, *exchange(f"Question {number}"))
+            await add_turn(store, *exchange(f"Question {number}"))
             after_time = seen[-1].create_time if seen else None
             seen += (await store.list_messages(key(), Listing(after_time=after_time))).messages
         assert [message.index for message in seen] == list(range(1, 14))
@@ -393,7 +393,7 @@ class TestWindow:
     ):
         await create(store, instructions=instructions)
         for question in "bdf":
-            await say(store, *exchange(question))
+            await add_turn(store, *exchange(question))
         messages = await history(store)
         window = await store.read_window(key(), size)
         first, rest = (messages[0], messages[1:]) if instructions else (None, messages)
@@ -410,7 +410,7 @@ class TestWindow:
 
     async def test_the_version_does_not_depend_on_the_size_of_the_window(self, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         versions = {(await store.read_window(key(), size)).version for size in (0, 1, 100)}
         assert len(versions) == 1
 
@@ -420,7 +420,7 @@ class TestWindow:
 
         async def write() -> None:
             for _ in range(40):
-                await say(writer, *[draft(Role.USER, "x")] * 3)
+                await add_turn(writer, *[draft(Role.USER, "x")] * 3)
 
         writing = asyncio.create_task(write())
         seen = set()
@@ -507,7 +507,7 @@ class TestCommitting:
     async def test_a_refused_turn_can_be_stored_after_the_one_that_came_first(self, store: Store):
         await create(store)
         old, turn = await version_of(store), finished(*exchange("Mine"), request_id="r")
-        await say(store, *exchange("Theirs"))
+        await add_turn(store, *exchange("Theirs"))
         with pytest.raises(ConcurrentWrite):
             await store.commit_turn(key(), old, turn)
         await store.commit_turn(key(), await version_of(store), turn)
@@ -540,7 +540,7 @@ class TestCommitting:
             for number in range(10):
                 while True:
                     try:
-                        await say(store, *exchange(f"{name}{number}"))
+                        await add_turn(store, *exchange(f"{name}{number}"))
                         break
                     except ConcurrentWrite:
                         pass
@@ -558,7 +558,7 @@ class TestCommitting:
         count = MAX_MESSAGES - room
         await create(store, instructions="")
         place.skip_to(count - 1)
-        stored = await say(store, draft(Role.USER, "The last before"))
+        stored = await add_turn(store, draft(Role.USER, "The last before"))
         version = await version_of(store)
 
         with pytest.raises(ConversationFull):
@@ -578,18 +578,18 @@ class TestCommitting:
         newest = await store.list_messages(key(), Listing(Order.NEWEST_FIRST, limit=1))
         assert newest.messages == stored.messages[-1:]
         await store.create_assistant(key(), "Start over.", IfExists.RESET)
-        await say(store)
+        await add_turn(store)
         assert await contents(store) == ["Start over.", "How are you?", "Fine."]
 
     @pytest.mark.parametrize("character", ["a", "é", "語", "😀", "𠀀", "\U000e0001", "\U0010fffd"], ids=ascii)
     async def test_messages_of_full_size_are_kept(self, store: Store, character: str):
         units = Content(character).utf16_units
-        # The second one is shifted, so that no cut after an even number of units spares all the surrogate pairs.
+        # The second text is shifted by one, so that a split at an even number of units would cut surrogate pairs.
         even, odd = character * (MAX_MESSAGE_UNITS // units), f"a{character * (MAX_MESSAGE_UNITS // units - 1)}"
         await create(store)
-        # Together they would be more than a turn may have as encoded.
+        # Together, they would exceed the encoded size of a turn.
         for role, content in ((Role.USER, even), (Role.ASSISTANT, odd)):
-            stored = await say(store, draft(role, content))
+            stored = await add_turn(store, draft(role, content))
             assert [message.content.text for message in stored.messages] == [content]
         for message, expected in zip((await history(store))[1:], (even, odd), strict=True):
             assert message.content.text == expected
@@ -614,7 +614,7 @@ class TestCommitting:
     async def test_a_turn_with_the_most_messages_is_kept(self, store: Store):
         await create(store)
         drafts = [draft(Role.USER, str(number)) for number in range(MAX_TURN_MESSAGES)]
-        stored = await say(store, *drafts)
+        stored = await add_turn(store, *drafts)
         assert len(stored.messages) == MAX_TURN_MESSAGES
         assert await contents(store) == ["Be brief.", *map(str, range(MAX_TURN_MESSAGES))]
 
@@ -644,7 +644,7 @@ class TestFindingTurns:
             parameters=parameters,
         )
         stored = await store.commit_turn(key(), await version_of(store), turn)
-        later = await say(store)
+        later = await add_turn(store)
         found = await store.find_turn(TurnKey(key(), "r"))
         assert found == FoundTurn(
             assistant=later.assistant,
@@ -682,7 +682,7 @@ class TestFindingTurns:
         with pytest.raises(ConcurrentWrite):
             await store.commit_turn(key(), await version_of(store), finished(*exchange("Two"), request_id="r"))
         assert await contents(store) == ["Be brief.", "One", "Fine."]
-        await say(store)
+        await add_turn(store)
 
 
 class TestLeases:
@@ -739,7 +739,7 @@ class TestLeases:
         await create(store)
         old = (await store.read_window(key(), 10, lease("dead", 0))).version
         window = await store.read_window(key(), 10, self.OURS)
-        # Who comes back from the dead must not write, and not disturb.
+        # The old holder can neither write nor disturb the new one.
         for late in (
             store.commit_turn(key(), old, finished()),
             store.renew_lease(key(), old, lease("dead", 60)),
@@ -762,7 +762,7 @@ class TestLeases:
         await create(here)
         window = await here.read_window(key(), 10, self.OURS)
         assert await there.cancel_lease(TurnKey(key(), "ours"))
-        assert await there.cancel_lease(TurnKey(key(), "ours"))  # it may be repeated when its answer got lost
+        assert await there.cancel_lease(TurnKey(key(), "ours"))  # it can be repeated if its response was lost
         for late in (
             here.commit_turn(key(), window.version, finished()),
             here.renew_lease(key(), window.version, self.OURS),
@@ -886,7 +886,7 @@ class TestSeveralStores:
         assert await contents(there) == ["Be brief."]
         with pytest.raises(AssistantExists):
             await create(there)
-        stored = await say(there, *exchange("From there"))
+        stored = await add_turn(there, *exchange("From there"))
         assert (await here.read_window(key(), 10)).messages == stored.messages
         await here.create_assistant(key(), "", IfExists.RESET)
         assert await contents(there) == []
@@ -897,7 +897,7 @@ class TestSeveralStores:
     async def test_what_is_stored_outlives_the_store_object(self, place: Place):
         first = await place.connect()
         await create(first)
-        stored = await say(first)
+        stored = await add_turn(first)
         version = await version_of(first)
         await place.close(first)
         second = await place.connect()
@@ -951,7 +951,7 @@ class TestSeveralStores:
 
     async def test_an_abandoned_call_does_not_affect_others(self, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         for _ in range(20):
             reading = asyncio.create_task(store.read_window(key(), 10))
             await asyncio.sleep(0)  # lets the call begin

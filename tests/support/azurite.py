@@ -93,5 +93,5 @@ class Azurite:
 
 
 def _node() -> str | None:
-    here = Path(sys.executable).parent  # where the wheel of Node.js puts it
+    here = Path(sys.executable).parent  # where the wheel of Node.js installs it
     return shutil.which("node", path=os.pathsep.join([*os.environ.get("PATH", "").split(os.pathsep), str(here)]))
