@@ -54,7 +54,7 @@ def is_broken(link: str, document: Path) -> bool:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS)
-def test_links_lead_somewhere(path: str):
+def test_links_have_targets(path: str):
     document = ROOT / path
     links = LINK.findall(CODE.sub("", FENCED.sub("", document.read_text())))
     assert [link for link in links if "://" not in link and is_broken(link, document)] == []

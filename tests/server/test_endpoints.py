@@ -14,6 +14,7 @@ import pytest
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.llm import quirks
 from tests.llm.test_history import assert_every_provider_accepts
 from tests.support.endpoint import USAGE, Call, Endpoint, Refusal, Stream, event, skill_calls
 from tests.support.palaver_server import Replicas, Served, palaver_server
@@ -271,6 +272,14 @@ QUIRKS = {
                                       param="temperature"), value=0.5),
         {}, {"max_tokens": 100},
     ),
+    "max_completion_tokens, in other words": (
+        Unless("max_tokens", Refusal(400, "max_tokens has been replaced by max_completion_tokens")),
+        {"max_tokens": 7}, {"temperature": 0.5, "max_completion_tokens": 7},
+    ),
+    "no stream_options, in other words": (
+        Unless("stream_options", Refusal(400, "Unrecognized request argument supplied: stream_options")),
+        {}, {"temperature": 0.5, "max_tokens": 100},
+    ),
     "no max_tokens": (Unless("max_tokens", Refusal(400, "unknown field: max_tokens")), {}, {"temperature": 0.5}),
 }  # fmt: skip
 
@@ -290,6 +299,11 @@ async def test_a_refused_form_is_replaced_and_remembered_for_the_model(
     assert caplog.text.count("this is remembered") == 1
     await ask(served, chat_model="another", **fields)
     assert len(endpoint.calls) == 5  # another model may be another server
+
+
+def test_every_row_of_the_table_has_a_test():
+    tested = {name.partition(",")[0] for name in QUIRKS} | {f"{kind} {name}" for kind, name in MADE_UP.items()}
+    assert tested == {quirk.name for quirk in quirks.QUIRKS}
 
 
 @pytest.mark.parametrize("parameter", ["temperature", "top_p", "max_tokens"])
@@ -397,7 +411,10 @@ async def test_a_signature_is_given_back_by_another_server_once_the_caller_has_t
     assert "reasoning_content" not in asking  # reasoning is never stored
 
 
-@pytest.mark.parametrize("name", ["reasoning_content", "thought_signature"])
+MADE_UP = {"empty": "reasoning_content", "dummy": "thought_signature"}
+
+
+@pytest.mark.parametrize("name", MADE_UP.values())
 async def test_state_that_is_missing_is_made_up_for_an_endpoint_that_insists(
     served: Served, endpoint: Endpoint, name: str
 ):

@@ -78,14 +78,13 @@ def _dummy_signatures(body: Body) -> None:
 QUIRKS = (
     # Newer models of OpenAI and Azure OpenAI. Their refusal names the parameter that they accept.
     Quirk("max_completion_tokens", "max_tokens", _rename("max_tokens", "max_completion_tokens"),
-          re.compile(r"unsupported|not supported|use '?max_completion_tokens", re.IGNORECASE), keeps_value=True),
+          re.compile(r"unsupported|not supported|use '?max_completion_tokens|replaced|instead", re.IGNORECASE), keeps_value=True),
     # Older servers do not know the newer name, under which a reasoning model gets its limit.
     Quirk("max_tokens", "max_completion_tokens", _rename("max_completion_tokens", "max_tokens"), keeps_value=True),
     # Servers without it report no usage.
     Quirk("no stream_options", "stream_options", _drop("stream_options"), keeps_value=True),
     # Reasoning models that nobody declared as such accept only their own default.
     Quirk("no temperature", "temperature", _drop("temperature")),
-    Quirk("no top_p", "top_p", _drop("top_p")),
     Quirk("no max_tokens", "max_tokens", _drop("max_tokens")),
     # DeepSeek wants back the reasoning before calls. Reasoning is not stored, so a later turn returns an empty one.
     Quirk("empty reasoning_content", "tools", _empty_reasoning, re.compile("reasoning_content"), keeps_value=True,

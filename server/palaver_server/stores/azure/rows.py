@@ -153,7 +153,10 @@ def assistant(row: Mapping[str, Any]) -> Assistant:
 def stored_lease(row: Mapping[str, Any]) -> StoredLease:
     """Returns the lease in a `state` row."""
     until = row.get(LEASE_UNTIL)
-    return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
+    try:
+        return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
+    except DAMAGE as error:
+        raise StoreCorrupt("the lease of the assistant can't be read") from error
 
 
 def creation(row: Mapping[str, Any]) -> tuple[object, object]:

@@ -177,8 +177,8 @@ def store_errors() -> Iterator[None]:
         text = str(error)
         if "disk is full" in text:
             raise StoreFull("the disk of the database is full") from error
-        # DatabaseError itself means a damaged file; its subclasses mean a failure with a sound one.
-        if type(error) is sqlite3.DatabaseError or "malformed" in text:
+        # DatabaseError itself means a damaged file. Its subclasses mean a failure with a sound one, except these two.
+        if type(error) is sqlite3.DatabaseError or "malformed" in text or "Could not decode to UTF-8" in text:
             raise StoreCorrupt("the database is damaged") from error
         if isinstance(error, sqlite3.OperationalError):
             raise StoreUnavailable("the database can't be used right now") from error
