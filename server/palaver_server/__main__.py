@@ -44,14 +44,14 @@ def main() -> None:
             print(f"palaver-server listening on {address}", flush=True)  # noqa: T201 - scripts wait for this line
 
         if settings.workers > 1:
-            supervise(settings, work, announce)
+            supervise(settings, run_worker, announce)
         else:
             run(serve(settings, announce, observers))
     except SettingsError as error:
         sys.exit(f"palaver-server: {error}")
 
 
-def work(settings: Settings, ready: Connection) -> None:
+def run_worker(settings: Settings, ready: Connection) -> None:
     """Runs one of several workers, until the supervisor stops it or dies."""
     _log_to_stderr()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which then stops the workers

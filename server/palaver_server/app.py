@@ -87,15 +87,15 @@ async def _open_stores(
     timeouts = settings.store_timeouts()
     return {
         name: await (
-            _open_database(name, connection.path, timeouts, observer, stack)
+            _open_sqlite_store(name, connection.path, timeouts, observer, stack)
             if isinstance(connection, Database)
-            else _open_tables(name, connection, timeouts, observer, stack)
+            else _open_azure_store(name, connection, timeouts, observer, stack)
         )
         for name, connection in connections.storage_connections(settings, environment).items()
     }
 
 
-async def _open_database(
+async def _open_sqlite_store(
     name: str, path: Path, timeouts: StoreTimeouts, observer: Observer, stack: AsyncExitStack
 ) -> SqliteStore:
     store = SqliteStore(path, timeouts, observer)
@@ -110,7 +110,7 @@ async def _open_database(
     return store
 
 
-async def _open_tables(
+async def _open_azure_store(
     name: str, account: TableAccount, timeouts: StoreTimeouts, observer: Observer, stack: AsyncExitStack
 ) -> AzureTablesStore:
     identity = None if account.identity is None else await _credential(account.identity, stack)

@@ -122,7 +122,7 @@ class Settings(BaseSettings):
 
     @field_validator("storage_connections", "ai_connections", "skill_hosts", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _split_commas(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
 
     def store_timeouts(self) -> StoreTimeouts:

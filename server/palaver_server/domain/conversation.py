@@ -42,7 +42,7 @@ class AssistantKey:
     collection: str
     id: str
 
-    def folded(self) -> AssistantKey:
+    def normalized(self) -> AssistantKey:
         """Returns the key that all spellings of the collection share, since letter case does not distinguish them."""
         return replace(self, collection=self.collection.lower())
 
@@ -79,7 +79,7 @@ class Content:
         return len(self.text) if self.text.isascii() else len(self.text.encode())
 
     @property
-    def encoded_bytes(self) -> int:
+    def json_bytes(self) -> int:
         """The size in ASCII JSON, where a character outside ASCII is an escape of six or twelve bytes."""
         return len(encode_basestring_ascii(self.text)) - 2
 
@@ -128,13 +128,13 @@ class Draft:
     """True if the content says why a skill call has no result."""
 
     @property
-    def encoded_bytes(self) -> int:
+    def json_bytes(self) -> int:
         """The size of the content and of the skill calls in ASCII JSON."""
         calls = (Content(call.name + call.arguments_json) for call in self.skill_calls)
-        return self.content.encoded_bytes + sum(call.encoded_bytes for call in calls)
+        return self.content.json_bytes + sum(call.json_bytes for call in calls)
 
     @classmethod
-    def answering(cls, result: SkillResult) -> Draft:
+    def from_result(cls, result: SkillResult) -> Draft:
         """Returns the tool message that holds the result of a skill call."""
         return cls(Role.TOOL, Content(result.text), skill_call_id=result.id, is_error=result.is_error)
 

@@ -39,7 +39,7 @@ class GenerationDefaults:
     max_tokens: int = 100
     max_tokens_cap: int | None = None
 
-    def applied_to(self, options: GenerationOptions, ai_connection: str) -> GenerationParameters:
+    def resolve(self, options: GenerationOptions, ai_connection: str) -> GenerationParameters:
         """Returns the parameters in effect for the options, on the connection that serves them."""
         if options.is_reasoning_model:
             temperature = top_p = None

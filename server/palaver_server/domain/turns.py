@@ -38,9 +38,9 @@ class TurnKey:
     assistant: AssistantKey
     request_id: str
 
-    def folded(self) -> TurnKey:
+    def normalized(self) -> TurnKey:
         """Returns the key that all spellings of the collection share."""
-        return TurnKey(self.assistant.folded(), self.request_id)
+        return TurnKey(self.assistant.normalized(), self.request_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

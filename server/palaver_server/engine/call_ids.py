@@ -24,7 +24,7 @@ class CallIdGenerator:
         self._turn = turn
         self._seen: Counter[tuple[str, str]] = Counter()
 
-    def call(self, name: str, arguments: str) -> tuple[SkillCall, str]:
+    def identify(self, name: str, arguments: str) -> tuple[SkillCall, str]:
         """Returns a call with an identifier, and an error in words for the model if the arguments are invalid.
 
         The name and the arguments of the call are always valid for endpoints and for the Azure Functions extension,

@@ -110,7 +110,7 @@ class ChatEngine:
 
         The caller must `leave` the subscriber in the end. `time_remaining` are the seconds until the caller's deadline.
         """
-        running = self._by_key.get(TurnKey(query.assistant, query.request_id).folded())
+        running = self._by_key.get(TurnKey(query.assistant, query.request_id).normalized())
         if running is not None and not running.is_cancelled:
             return _join(running, query)
         if self._is_draining:
@@ -122,7 +122,7 @@ class ChatEngine:
         turn = Turn(key, query.request_hash, self._observer)
         subscriber = _join(turn, query)
         self._turns.add(turn)
-        self._by_key[key.folded()] = turn
+        self._by_key[key.normalized()] = turn
         # A turn that continues outlives its callers, and their deadlines.
         deadline = None if time_remaining is None or query.continues else _now() + time_remaining
         self._observer.reached(Stage.ACCEPTED, key, caller)
@@ -132,7 +132,7 @@ class ChatEngine:
     async def cancel(self, caller: Caller, key: TurnKey) -> None:
         """Ends a running turn, here or on another server; raises `TurnNotFound`."""
         store = self._store(key.assistant)
-        turn = self._by_key.get(key.folded())
+        turn = self._by_key.get(key.normalized())
         is_cancelled = turn is not None and turn.cancel(TurnCancelled("the turn was cancelled"))
         if turn is None or not turn.has_started:  # it may run on another server, and here only wait for that
             is_cancelled = await store.cancel_lease(key) or is_cancelled
@@ -155,8 +155,8 @@ class ChatEngine:
 
     def _forget(self, turn: Turn) -> None:
         self._turns.discard(turn)
-        if self._by_key.get(turn.key.folded()) is turn:
-            del self._by_key[turn.key.folded()]
+        if self._by_key.get(turn.key.normalized()) is turn:
+            del self._by_key[turn.key.normalized()]
 
     async def _serve(self, turn: Turn, query: UserQuery, store: Store, deadline: float | None) -> None:
         """Replays the turn if it is stored; otherwise plans it, waits for the assistant, and runs it."""
@@ -196,13 +196,13 @@ class ChatEngine:
             ai_connection, _ = self._models.resolve(query.options.ai_connection)
         except ConnectionNotConfigured:
             ai_connection = ""
-        return self._options.generation.applied_to(query.options, query.options.ai_connection or ai_connection)
+        return self._options.generation.resolve(query.options, query.options.ai_connection or ai_connection)
 
     def _plan(self, query: UserQuery) -> _Plan:
         ai_connection, model = self._models.resolve(query.options.ai_connection)
         return _Plan(
             model=model,
-            parameters=self._options.generation.applied_to(query.options, ai_connection),
+            parameters=self._options.generation.resolve(query.options, ai_connection),
             toolbox=Toolbox.for_query(query, self._skills),
             max_messages=self._options.history_messages if query.max_messages is None else query.max_messages,
         )
@@ -210,7 +210,7 @@ class ChatEngine:
     async def _run(
         self, turn: Turn, query: UserQuery, plan: _Plan, store: Store, lock: TurnLock, caller_deadline: float | None
     ) -> None:
-        lock.keep(on_loss=turn.cancel)
+        lock.start_renewing(on_loss=turn.cancel)
         window = await self._complete(lock.window, query.assistant, plan, store)
         transcript = Transcript(query, window, plan.max_messages)
         turn.publish(TurnStarted(turn.key.request_id, plan.parameters))

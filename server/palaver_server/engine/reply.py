@@ -115,7 +115,7 @@ class ReplyReader:
         self._has_begun = False
         self._size.begin_reply()
         async for attempt in stamina.retry_context(
-            on=self._pause_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
+            on=self._backoff, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
         ):
             with attempt:
                 reply = await self._observed_call(model, prompt)
@@ -184,7 +184,7 @@ class ReplyReader:
             return ModelTimeout(f"the model wrote nothing for {self._options.token_timeout:g} seconds")
         return ModelTimeout(f"the model did not begin to write within {self._options.first_token_timeout:g} seconds")
 
-    def _pause_before_retry(self, error: Exception) -> bool | float:
+    def _backoff(self, error: Exception) -> bool | float:
         """Returns whether to retry: False, True for exponential backoff, or the seconds that the endpoint named."""
         if self._has_begun or not (isinstance(error, ModelError) and isinstance(error, RetryableError)):
             return False

@@ -73,7 +73,7 @@ class ToolLoop:
             # Calls without results would spoil the conversation, and not even errors would fit.
             self.transcript.add_reply(reply.text)
             return FinishReason.SKILL_LIMIT
-        identified = [self.call_ids.call(name, arguments) for name, arguments in reply.calls]
+        identified = [self.call_ids.identify(name, arguments) for name, arguments in reply.calls]
         calls = [(call, error or self.toolbox.call_error(call)) for call, error in identified]
         self.transcript.add_reply(reply.text, [call for call, _ in calls])
         for call, _ in calls:
@@ -93,7 +93,7 @@ class ToolLoop:
 
         async def answer(call: SkillCall, error: str) -> None:
             result = SkillResult.failure(call, error) if error else await self._invoke(call)
-            results[call.id] = self._publish(self.transcript.fitted(call, result))
+            results[call.id] = self._publish(self.transcript.fit(call, result))
 
         with anyio.CancelScope(deadline=self.deadline) as scope:
             async with anyio.create_task_group() as group:

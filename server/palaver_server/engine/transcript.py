@@ -27,11 +27,11 @@ class TurnSize:
 
     def has_room_for(self, text: str) -> bool:
         """Returns whether the turn could still be stored with another text."""
-        return self._bytes + Content(text).encoded_bytes <= MAX_TURN_BYTES
+        return self._bytes + Content(text).json_bytes <= MAX_TURN_BYTES
 
     def add(self, text: str) -> None:
         """Counts a text."""
-        self._bytes += Content(text).encoded_bytes
+        self._bytes += Content(text).json_bytes
         self._check()
 
     def begin_reply(self) -> None:
@@ -42,7 +42,7 @@ class TurnSize:
         """Counts a piece of the message that the model is writing."""
         content = Content(text)
         self._reply_units += content.utf16_units
-        self._bytes += content.encoded_bytes
+        self._bytes += content.json_bytes
         self._check()
 
     def _check(self) -> None:
@@ -98,7 +98,7 @@ class Transcript:
         """Appends a message of the model. Its calls need room for their results (`has_room_for_calls`)."""
         self._new.append(Draft(Role.ASSISTANT, Content(text), tuple(calls)))
 
-    def fitted(self, call: SkillCall, result: SkillResult) -> SkillResult:
+    def fit(self, call: SkillCall, result: SkillResult) -> SkillResult:
         """Counts the result of a call, and returns it, or an error in its place if it is too large to be stored."""
         if not self.size.has_room_for(result.text):
             return SkillResult.failure(call, RESULT_TOO_LARGE)
@@ -107,7 +107,7 @@ class Transcript:
 
     def add_results(self, results: Iterable[SkillResult]) -> None:
         """Appends the results of calls, in the order of the calls."""
-        self._new += map(Draft.answering, results)
+        self._new += map(Draft.from_result, results)
 
 
 def _open_calls(messages: Sequence[Message]) -> tuple[SkillCall, ...]:
@@ -123,14 +123,14 @@ def _open_calls(messages: Sequence[Message]) -> tuple[SkillCall, ...]:
 def _first_messages(query: UserQuery, open_calls: Sequence[SkillCall]) -> tuple[Draft, ...]:
     """Returns the messages that a turn begins with: a result for each open call, and the user's message."""
     if not query.skill_results:
-        unanswered = (Draft.answering(SkillResult.failure(call, UNANSWERED)) for call in open_calls)
+        unanswered = (Draft.from_result(SkillResult.failure(call, UNANSWERED)) for call in open_calls)
         return (*unanswered, Draft(Role.USER, Content(query.user_message)))
     results = {result.id: result for result in query.skill_results}
     expected = {call.id for call in open_calls}
     if results.keys() != expected:
         allowed = f"of the calls {', '.join(sorted(expected))}" if expected else "of no calls"
         raise InvalidFields(FieldViolation("skill_results", f"the conversation waits for the results {allowed}"))
-    return tuple(Draft.answering(results[call.id]) for call in open_calls)
+    return tuple(Draft.from_result(results[call.id]) for call in open_calls)
 
 
 def _sent_before(window: Window, new: Sequence[Draft], max_messages: int) -> tuple[Draft, ...]:

@@ -55,10 +55,10 @@ class TurnLock:
         self._turn = turn
         self._lease = lease
         self._version = window.version
-        self._is_over = False
+        self._is_committed = False
         self._renewing: asyncio.Task[None] | None = None
 
-    def keep(self, on_loss: Callable[[PalaverError], object]) -> None:
+    def start_renewing(self, on_loss: Callable[[PalaverError], object]) -> None:
         """Renews the lease from now on, and calls `on_loss` if another holder has taken it."""
         self._renewing = asyncio.create_task(self._renew(on_loss))
 
@@ -83,13 +83,13 @@ class TurnLock:
         """Stores the turn, which also ends the lease."""
         await self._stop_renewing()
         stored = await self._store.commit_turn(self._turn.assistant, self._version, turn)
-        self._is_over = True
+        self._is_committed = True
         return stored
 
     async def release(self) -> None:
         """Releases the lease, unless a commit has ended it."""
         await self._stop_renewing()
-        if not self._is_over:
+        if not self._is_committed:
             await _release(self._store, self._turn, self._lease)
 
 
@@ -135,7 +135,7 @@ class TurnLocks:
 
         Raises `AssistantBusy` if the queue is full, or at `wait_until`, a time of the event loop.
         """
-        key = turn.assistant.folded()
+        key = turn.assistant.normalized()
         queue = self._queues.setdefault(key, _Queue())
         if queue.length > self._queue_limit:
             raise AssistantBusy(f"{self._queue_limit} turns are already waiting for this assistant")

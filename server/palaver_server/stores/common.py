@@ -87,7 +87,7 @@ def _check_size(turn: FinishedTurn) -> None:
         raise TurnTooLarge(f"a turn holds at most {MAX_TURN_MESSAGES} messages")
     if any(message.content.utf16_units > MAX_MESSAGE_UNITS for message in turn.messages):
         raise TurnTooLarge(f"a message holds at most {MAX_MESSAGE_UNITS:,} UTF-16 code units")
-    if sum(message.encoded_bytes for message in turn.messages) > MAX_TURN_BYTES:
+    if sum(message.json_bytes for message in turn.messages) > MAX_TURN_BYTES:
         raise TurnTooLarge(f"a turn holds at most {MAX_TURN_BYTES:,} bytes of JSON")
 
 

@@ -99,7 +99,7 @@ async def _purge(table: Table, partition: str) -> bool:
     """
     attempts, patience = 0, Patience(table.timeout)
     while attempts < MAX_ATTEMPTS:
-        found = await table.some_keys(partition)
+        found = await table.first_keys(partition)
         if not found:
             return True
         if await table.get(partition, rows.STATE) is not None:

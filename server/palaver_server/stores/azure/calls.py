@@ -101,7 +101,7 @@ def _retry_after(response: Any) -> float | None:
     return None
 
 
-def wait_before_retry(timeout: float) -> Callable[[Exception], bool | float]:
+def commit_backoff(timeout: float) -> Callable[[Exception], bool | float]:
     """Returns a predicate for the retries of a commit: False, True, or the seconds that the store named."""
 
     def wait(error: Exception) -> bool | float:

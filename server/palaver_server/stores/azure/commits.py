@@ -14,8 +14,8 @@ from palaver_server.domain.errors import ConcurrentWrite, StoreError
 from palaver_server.domain.stages import Observer, Stage
 from palaver_server.domain.turns import FinishedTurn, StoredTurn, TurnKey
 from palaver_server.stores.azure import leases, rows
-from palaver_server.stores.azure.calls import RETRY_BACKOFF, wait_before_retry
-from palaver_server.stores.azure.requests import Operation, Table, unchanged
+from palaver_server.stores.azure.calls import RETRY_BACKOFF, commit_backoff
+from palaver_server.stores.azure.requests import Operation, Table, if_unchanged
 from palaver_server.stores.azure.rows import AzureVersion
 
 LONGEST_BACKOFF = 2.0
@@ -34,7 +34,7 @@ async def commit(
     """Stores a turn, with retries for `timeout` seconds."""
     # The transaction can be sent repeatedly, because only one attempt can find the state as it was.
     async for attempt in stamina.retry_context(
-        on=wait_before_retry(timeout),
+        on=commit_backoff(timeout),
         attempts=None,
         timeout=timeout,
         wait_initial=RETRY_BACKOFF,
@@ -51,7 +51,7 @@ async def _submit(table: Table, version: AzureVersion, turn: FinishedTurn, store
     operations: list[Operation] = [
         *(("create", rows.message_row(partition, message)) for message in messages),
         ("create", rows.turn_row(partition, turn, messages[0].index, messages[-1].index)),
-        ("update", rows.turn_end(stored.assistant), {"mode": UpdateMode.MERGE, **unchanged(version.etag)}),
+        ("update", rows.commit_update(stored.assistant), {"mode": UpdateMode.MERGE, **if_unchanged(version.etag)}),
     ]
     try:
         await table.submit(operations)
@@ -62,7 +62,7 @@ async def _submit(table: Table, version: AzureVersion, turn: FinishedTurn, store
         if isinstance(error, ResourceNotFoundError):
             raise ConcurrentWrite("the assistant was deleted during the turn") from error
         if isinstance(error, ConcurrentWrite):
-            renewed = await leases.renewed(table, partition, version)
+            renewed = await leases.find_lost_renewal(table, partition, version)
             if renewed is not None:
                 await _submit(table, renewed, turn, stored)
                 return

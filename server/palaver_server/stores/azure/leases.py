@@ -53,13 +53,13 @@ async def renew(table: Table, partition: str, version: AzureVersion, lease: Leas
     etag = await extend(table, partition, version.etag, lease)
     if etag is not None:
         return replace(version, etag=etag)
-    newer = await renewed(table, partition, version)
+    newer = await find_lost_renewal(table, partition, version)
     if newer is None:
         raise ConcurrentWrite("another turn has the lease of the assistant")
     return await renew(table, partition, newer, lease)
 
 
-async def renewed(table: Table, partition: str, version: AzureVersion) -> AzureVersion | None:
+async def find_lost_renewal(table: Table, partition: str, version: AzureVersion) -> AzureVersion | None:
     """Returns the version that a renewal led to whose response was lost, or None if the lease or the version is gone.
 
     Raises `TurnCancelled` if the lease was cancelled.

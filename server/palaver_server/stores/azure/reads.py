@@ -76,7 +76,7 @@ async def window(table: Table, key: AssistantKey, max_messages: int, lease: Leas
         if newest is None:
             raise AssistantNotFound(key.id, key.collection)
         # The first message must not be that of a conversation which has been reset since.
-        if (etag is not None or lease is None) and rows.creation(newest) == rows.creation(before):
+        if (etag is not None or lease is None) and rows.identity(newest) == rows.identity(before):
             version = AzureVersion(
                 rows.assistant(newest), etag or newest.metadata["etag"], lease.holder if lease else None
             )

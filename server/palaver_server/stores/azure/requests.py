@@ -26,14 +26,14 @@ PAGE_ROWS = 1000
 Operation = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]
 
 
-def unchanged(etag: str | None) -> dict[str, Any]:
+def if_unchanged(etag: str | None) -> dict[str, Any]:
     """Returns the options of a write that fails if the row has changed since its ETag was read."""
     return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
 
 
 def deletion(row: TableEntity) -> Operation:
     """Returns the deletion of a row, which fails if the row has changed since it was read."""
-    return ("delete", row, unchanged(row.metadata["etag"]))
+    return ("delete", row, if_unchanged(row.metadata["etag"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Table:
             except ResourceNotFoundError:
                 return []
 
-    async def some_keys(self, partition: str) -> list[TableEntity]:
+    async def first_keys(self, partition: str) -> list[TableEntity]:
         """Returns the keys and ETags of a page of rows of a partition; the page is empty only if the partition is."""
         async with call(self.timeout):
             found = self.client.query_entities(
@@ -114,7 +114,7 @@ class Table:
         """Changes columns of a row and returns its new ETag, or None if the row has changed since it was read."""
         async with call(self.timeout):
             try:
-                written = await self.client.update_entity(row, mode=UpdateMode.MERGE, **unchanged(etag))
+                written = await self.client.update_entity(row, mode=UpdateMode.MERGE, **if_unchanged(etag))
                 return str(written["etag"])
             except (ResourceModifiedError, ResourceNotFoundError):
                 return None
@@ -123,7 +123,7 @@ class Table:
         """Deletes a row, or returns False if it has changed since it was read. A missing row counts as deleted."""
         async with call(self.timeout):
             try:
-                await self.client.delete_entity(row, **unchanged(row.metadata["etag"]))
+                await self.client.delete_entity(row, **if_unchanged(row.metadata["etag"]))
             except ResourceModifiedError:
                 return False
         return True

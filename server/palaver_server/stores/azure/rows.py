@@ -87,7 +87,7 @@ def state_update(assistant: Assistant) -> Row:
     }
 
 
-def turn_end(assistant: Assistant) -> Row:
+def commit_update(assistant: Assistant) -> Row:
     """Returns the columns of an assistant that the commit of a turn changes; the lease ends with it."""
     return state_update(assistant) | {LEASE_HOLDER: ""}
 
@@ -153,7 +153,7 @@ def stored_lease(row: Mapping[str, Any]) -> StoredLease:
     return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
 
 
-def creation(row: Mapping[str, Any]) -> tuple[object, object]:
+def identity(row: Mapping[str, Any]) -> tuple[object, object]:
     """Returns an identity of the conversation, which a reset conversation does not share with its predecessor."""
     return row.get(CREATION_ID), row.get("CreatedAt")
 

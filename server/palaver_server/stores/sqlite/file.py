@@ -89,7 +89,7 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
         _use_write_ahead_log(connection, busy_timeout)
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn survives a power failure
         connection.execute("PRAGMA foreign_keys = ON")
-        _check_pages(connection)
+        _check_integrity(connection)
     except BaseException:
         connection.close()
         raise
@@ -110,7 +110,7 @@ def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) ->
             return
 
 
-def _check_pages(connection: sqlite3.Connection) -> None:
+def _check_integrity(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise StoreCorrupt("the database is damaged")
 
