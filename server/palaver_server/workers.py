@@ -26,7 +26,7 @@ def supervise(settings: Settings, run_worker: Worker, announce: Callable[[int], 
     """Runs the workers until SIGTERM or SIGINT, and announces the port once all of them listen.
 
     When a worker dies, the others are stopped too and the program exits with status 1, so that a service manager
-    restarts all of it. Raises `SettingsError` if the port is taken.
+    restarts everything. Raises `SettingsError` if the port is taken.
     """
     context = multiprocessing.get_context("spawn")
     with _reserve_port(settings.listen) as reserved:
@@ -39,7 +39,7 @@ def supervise(settings: Settings, run_worker: Worker, announce: Callable[[int], 
         is_stopping = False
 
         def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
-            # Only once: a second signal would kill a worker at the very end of its graceful stop.
+            # Only once, because a second signal could kill a worker at the end of its graceful stop.
             nonlocal is_stopping
             if not is_stopping:
                 is_stopping = True
@@ -51,11 +51,11 @@ def supervise(settings: Settings, run_worker: Worker, announce: Callable[[int], 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         for _, sending in pipes:
-            sending.close()  # the worker has a copy; with this one open, its death would not close the pipe
+            sending.close()  # the worker has a copy; if this one stayed open, its death would not close the pipe
         if all(_is_ready(receiving) for receiving, _ in pipes):
             announce(port)
         wait([process.sentinel for process in processes])
-        # A service manager may signal the workers as well, and some of them at the very end of their stop.
+        # A service manager may signal the workers too, some of them at the end of their stop.
         expected = (0, -signal.SIGTERM) if is_stopping else (0,)
         stop()
         for process in processes:

@@ -370,7 +370,7 @@ class TestHosts:
         "target", ["grpcs://", ";timeout=1", "a:1;timeout=", "a:1;timeout=0", "a:1;timeout=inf", "a:1;time=1", "a:1;x"]
     )
     async def test_a_wrong_target_stops_the_start(self, tmp_path: Path, target: str):
-        with pytest.raises(SettingsError, match=r"PALAVER_SKILL_HOSTS: must be TARGET, grpcs://TARGET or either with"):
+        with pytest.raises(SettingsError, match="PALAVER_SKILL_HOSTS: must be TARGET or grpcs://TARGET"):
             async with palaver_server(tmp_path, skill_hosts=(target,)):
                 pass
 

@@ -51,9 +51,9 @@ class Toolbox:
         return any(skill.name == call.name for skill in self.caller_skills)
 
     def call_error(self, call: SkillCall) -> str:
-        """Returns what is wrong with a call, in words for the model, or an empty string."""
+        """Returns an error message for the model if a call is invalid, or an empty string."""
         if self.is_of_caller(call):
-            return ""  # callers check by their own schemas, at their own cost: a pattern could take forever
+            return ""  # callers check against their own schemas, because a pattern in one could take forever
         skill = next((skill for skill in self.server_skills if skill.name == call.name), None)
         if skill is None:
             return f"There is no skill {call.name}. The skills are: {_listed(skill.name for skill in self.all)}."

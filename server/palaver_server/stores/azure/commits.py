@@ -1,7 +1,7 @@
 """Committing turns to Azure Table Storage.
 
-A turn is one transaction, which succeeds only if `state` is as it was read. A response can be lost, and the SDK retries
-what failed with a 5xx. After an error, the table is therefore read to find out whether the transaction succeeded.
+A turn is one transaction, which succeeds only if the `state` row is unchanged. Its response can be lost, and the SDK
+retries it after a 5xx status. After an error, the table is therefore read to see whether the transaction succeeded.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ async def commit(
     timeout: float,
 ) -> None:
     """Stores a turn, with retries for `timeout` seconds."""
-    # The transaction can be sent repeatedly, because only one attempt can find the state as it was.
+    # It is safe to send the transaction repeatedly, because only one attempt can find the `state` row unchanged.
     async for attempt in stamina.retry_context(
         on=commit_backoff(timeout),
         attempts=None,
@@ -46,7 +46,10 @@ async def commit(
 
 
 async def _submit(table: Table, version: AzureVersion, turn: FinishedTurn, stored: StoredTurn) -> None:
-    """Sends the transaction of a turn, and raises the error that kept it from succeeding."""
+    """Sends the transaction of a turn. After an error, returns normally if the turn is stored all the same.
+
+    If only a lost renewal of the lease has changed the `state` row, the transaction is sent again.
+    """
     partition, messages = stored.assistant.id, stored.messages
     operations: list[Operation] = [
         *(("create", rows.message_row(partition, message)) for message in messages),

@@ -72,15 +72,15 @@ CREATE TABLE IF NOT EXISTS turn_parameters (
 
 
 def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    """Opens a database and checks it, or creates it if there is no file.
+    """Opens a database, checks it and migrates it, or creates it if there is no file.
 
-    `busy_timeout` is how many seconds each transaction waits for the transactions of others.
+    `busy_timeout` is the time in seconds that a transaction waits for those of other processes.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable("the folder of the database can't be created") from error
-    # The store's thread makes the connection, but the interpreter may close it in another thread at its exit.
+    # The store's thread opens the connection, but at exit the interpreter may close it in another thread.
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
@@ -97,13 +97,13 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) -> None:
-    give_up = time.monotonic() + busy_timeout
+    deadline = time.monotonic() + busy_timeout
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:  # noqa: PERF203 - the statement is retried
-            # The change of mode needs exclusive access, for which SQLite does not wait.
-            if "locked" not in str(error) or time.monotonic() > give_up:
+            # Changing the mode needs exclusive access, and SQLite does not wait for it.
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:
@@ -159,14 +159,14 @@ def transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE", *, is_d
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raises the errors of SQLite as those of a store."""
+    """Converts the errors of SQLite to those of a store."""
     try:
         yield
     except sqlite3.Error as error:
         text = str(error)
         if "disk is full" in text:
             raise StoreFull("the disk of the database is full") from error
-        # DatabaseError itself means a damaged file; its subclasses mean a failure with a sound one.
+        # DatabaseError itself means that the file is damaged. Its subclasses mean other failures.
         if type(error) is sqlite3.DatabaseError or "malformed" in text:
             raise StoreCorrupt("the database is damaged") from error
         if isinstance(error, sqlite3.OperationalError):
