@@ -73,9 +73,8 @@ class Transcript:
 
     @staticmethod
     def is_complete(window: Window) -> bool:
-        """Returns whether a window that ends with skill calls includes the message that made them."""
-        newest = window.messages[-1:]
-        return not newest or not (newest[0].role is Role.TOOL or newest[0].skill_calls)
+        """Returns whether the window includes the calls whose results it ends with, if it ends with any."""
+        return not window.messages or any(message.role is not Role.TOOL for message in window.messages)
 
     @property
     def prompt(self) -> tuple[Draft, ...]:
