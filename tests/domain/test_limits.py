@@ -49,13 +49,13 @@ def size_of(text: str) -> TurnSize:
     ],
 )
 def test_texts_have_a_size_in_utf16_and_in_json(text: str, units: int, size: int):
-    assert (Content(text).utf16_units, Content(text).encoded_bytes) == (units, size)
+    assert (Content(text).utf16_units, Content(text).json_bytes) == (units, size)
 
 
 @given(texts)
 def test_sizes_are_those_of_the_encoded_text(text: str):
     assert Content(text).utf16_units == len(text.encode("utf-16-le")) // 2
-    assert Content(text).encoded_bytes == len(json.dumps(text)) - 2
+    assert Content(text).json_bytes == len(json.dumps(text)) - 2
 
 
 def test_a_turn_may_be_as_large_as_the_limits_say():

@@ -79,7 +79,7 @@ async def test_results_of_any_size_leave_a_turn_that_can_be_stored(
     assert completed.finish_reason is FinishReason.SKILL_LIMIT
     assert results[-1] == TOO_MANY_ROUNDS
     assert set(results[:-1]) <= {"x" * size, RESULT_TOO_LARGE}
-    assert sum(Content(text).encoded_bytes for text in results) <= MAX_TURN_BYTES
+    assert sum(Content(text).json_bytes for text in results) <= MAX_TURN_BYTES
     await engine.drain(grace=0)
     await model.close()
     await store.close()

@@ -54,7 +54,7 @@ async def test_texts_are_read_back_unchanged_or_refused_by_field(
         assert (await failure_of(post)).violations.keys() == {"user_message"}
     else:
         endpoint.script(Stream(answer))
-        if Content(question).encoded_bytes + Content(answer).encoded_bytes > MAX_TURN_BYTES:
+        if Content(question).json_bytes + Content(answer).json_bytes > MAX_TURN_BYTES:
             assert (await failure_of(post)).reason == "TURN_TOO_LARGE"
         else:
             await post

@@ -1,4 +1,4 @@
-"""How a reply is generated: the options of a caller, the defaults of the server, and the parameters in effect."""
+"""Generation parameters: the options of a caller, the defaults of the server, and the values in effect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
-    """The options that a caller may set; None leaves one to the server."""
+    """The options that a caller may set. None means the server's default."""
 
     ai_connection: str = ""
     chat_model: str | None = None
@@ -19,10 +19,10 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParameters:
-    """The parameters in effect for a turn. None: the parameter is not sent."""
+    """The parameters in effect for a turn. A parameter that is None is not sent."""
 
     ai_connection: str = ""
-    """The connection that is used: a configured name, or the name of a fallback."""
+    """The connection in use: a configured name, or the name of a fallback."""
     chat_model: str = ""
     temperature: float | None = None
     top_p: float | None = None
@@ -34,20 +34,20 @@ class GenerationParameters:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationDefaults:
-    """The operator's defaults and caps. The values here are those of the contract."""
+    """The operator's defaults and caps. The values here are the contract's defaults."""
 
     chat_model: str = "gpt-3.5-turbo"
     temperature: float = 0.5
     max_tokens: int = 100
     max_tokens_cap: int | None = None
 
-    def applied_to(self, options: GenerationOptions, ai_connection: str) -> GenerationParameters:
-        """Returns the parameters in effect for the options, on the connection that serves them."""
+    def resolve(self, options: GenerationOptions, ai_connection: str) -> GenerationParameters:
+        """Returns the parameters in effect for a caller's options on a connection."""
         if options.is_reasoning_model:
             temperature = top_p = None
             max_tokens = options.max_tokens
         else:
-            # OpenAI advises setting either of the two, so top_p alone means that no temperature is wanted.
+            # OpenAI advises against setting both, so top_p alone means that no temperature is wanted.
             default_temperature = self.temperature if options.top_p is None else None
             temperature = options.temperature if options.temperature is not None else default_temperature
             top_p = options.top_p

@@ -1,4 +1,4 @@
-"""The JSON Schemas of skills: checking a schema, and checking arguments against one."""
+"""Validation of the JSON Schemas of skills, and of arguments against them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MAX_ERROR_CHARACTERS = 300
 """The most characters of an error. It quotes the value that is wrong, which may be as long as a message."""
 
 NO_REFERENCES: referencing.Registry[Any] = referencing.Registry()
-"""An empty registry: a schema must be self-contained, or a reference in it would make the server fetch a URL."""
+"""An empty registry, so that a reference in a schema never makes the server fetch a URL."""
 
 
 def schema_error(schema_json: str) -> str:
-    """Returns why a text can't be the schema of a skill's arguments, or an empty string if it can."""
+    """Returns an error message if the text is not a valid schema for arguments, or an empty string."""
     try:
         _validator(schema_json)
     except (ValueError, RecursionError) as error:
@@ -29,7 +29,7 @@ def schema_error(schema_json: str) -> str:
 
 
 def arguments_error(schema_json: str, arguments: dict[str, Any]) -> str:
-    """Returns how arguments violate a schema, in words for the model, or an empty string if they match."""
+    """Returns an error message for the model if the arguments don't match the schema, or an empty string."""
     try:
         errors = sorted(_validator(schema_json).iter_errors(arguments), key=lambda error: error.json_path)
     except (referencing.exceptions.Unresolvable, RecursionError):

@@ -21,7 +21,7 @@ from palaver_server.engine.turn import Turn
 
 ATTEMPTS = 3
 MAX_RETRY_AFTER = 10.0
-"""Seconds: if an endpoint asks for a longer pause, the call is not retried, and the caller learns the pause."""
+"""Seconds. If an endpoint asks for a longer pause, the call is not retried, and the caller gets the pause."""
 
 
 @dataclass(slots=True)
@@ -101,9 +101,9 @@ class ReplyReader:
         deadline: float,
         retry_until: float,
     ) -> None:
-        """Sets the limits of the turn, as times of the event loop.
+        """Takes the limits of the turn, as times of the event loop.
 
-        No retry begins after `retry_until`, because no caller would wait for the reply.
+        A pause that the endpoint asks for must end before `retry_until`, because no caller would wait for the reply.
         """
         self._turn = turn
         self._size = size
@@ -116,11 +116,14 @@ class ReplyReader:
         self._now = asyncio.get_running_loop().time
 
     async def read(self, model: ChatModel, prompt: Prompt) -> Reply:
-        """Calls the model, with retries until it begins to write, and returns the reply; raises a `ModelError`."""
+        """Calls the model and returns its reply, or raises a `ModelError`.
+
+        A failed call is retried if the model had not begun to write.
+        """
         self._has_begun = False
         self._size.begin_reply()
         async for attempt in stamina.retry_context(
-            on=self._pause_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
+            on=self._backoff, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
         ):
             with attempt:
                 reply = await self._observed_call(model, prompt)
@@ -165,7 +168,7 @@ class ReplyReader:
         self._turn.publish(TextDelta(text))
 
     async def _wait_for_callers(self, scope: anyio.CancelScope) -> None:
-        # The callers are slow, not the endpoint, so only the limit of the whole turn applies.
+        """Waits for slow callers. Only the limit of the whole turn applies, because the endpoint is not to blame."""
         scope.deadline = self._deadline
         await self._turn.wait_for_demand()
         self._extend_at = 0.0
@@ -173,8 +176,8 @@ class ReplyReader:
     def _extend(self, scope: anyio.CancelScope) -> None:
         """Restarts the time limit between two tokens.
 
-        Moving the deadline costs as much as everything else that is done here for a token. It is therefore moved a
-        tenth further than needed, and moved again only when that tenth has passed.
+        Moving the deadline costs as much as all other work on a token. It is therefore moved a tenth further than
+        needed, and moved again only after that tenth has passed.
         """
         now = self._now()
         if now >= self._extend_at:
@@ -189,8 +192,8 @@ class ReplyReader:
             return ModelTimeout(f"the model wrote nothing for {self._options.token_timeout:g} seconds")
         return ModelTimeout(f"the model did not begin to write within {self._options.first_token_timeout:g} seconds")
 
-    def _pause_before_retry(self, error: Exception) -> bool | float:
-        """Returns whether to retry: False, True for exponential backoff, or the seconds that the endpoint named."""
+    def _backoff(self, error: Exception) -> bool | float:
+        """Returns False for no retry, True for exponential backoff, or the pause in seconds, as stamina expects."""
         if self._has_begun or not (isinstance(error, ModelError) and isinstance(error, RetryableError)):
             return False
         if error.retry_after is None:

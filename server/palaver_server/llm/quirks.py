@@ -78,7 +78,7 @@ def _dummy_signatures(body: Body) -> None:
 QUIRKS = (
     # Newer models of OpenAI and Azure OpenAI. Their refusal names the parameter that they accept.
     Quirk("max_completion_tokens", "max_tokens", _rename("max_tokens", "max_completion_tokens"),
-          re.compile(r"unsupported|not supported|use '?max_completion_tokens|replaced|instead", re.IGNORECASE), keeps_value=True),
+          re.compile(r"unsupported|not supported|replaced|instead", re.IGNORECASE), keeps_value=True),
     # Older servers do not know the newer name, under which a reasoning model gets its limit.
     Quirk("max_tokens", "max_completion_tokens", _rename("max_completion_tokens", "max_tokens"), keeps_value=True),
     # Servers without it report no usage.

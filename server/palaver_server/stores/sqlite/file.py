@@ -82,15 +82,15 @@ CREATE TABLE IF NOT EXISTS endpoint_states (
 
 
 def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    """Opens a database and checks it, or creates it if there is no file.
+    """Opens a database, checks it and migrates it, or creates it if there is no file.
 
-    `busy_timeout` is how many seconds each transaction waits for the transactions of others.
+    `busy_timeout` is the time in seconds that a transaction waits for those of other processes.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable("the folder of the database can't be created") from error
-    # The store's thread makes the connection, but the interpreter may close it in another thread at its exit.
+    # The store's thread opens the connection, but at exit the interpreter may close it in another thread.
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
@@ -99,7 +99,7 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
         _use_write_ahead_log(connection, busy_timeout)
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn survives a power failure
         connection.execute("PRAGMA foreign_keys = ON")
-        _check_pages(connection)
+        _check_integrity(connection)
     except BaseException:
         connection.close()
         raise
@@ -107,20 +107,20 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) -> None:
-    give_up = time.monotonic() + busy_timeout
+    deadline = time.monotonic() + busy_timeout
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:  # noqa: PERF203 - the statement is retried
-            # The change of mode needs exclusive access, for which SQLite does not wait.
-            if "locked" not in str(error) or time.monotonic() > give_up:
+            # Changing the mode needs exclusive access, and SQLite does not wait for it.
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:
             return
 
 
-def _check_pages(connection: sqlite3.Connection) -> None:
+def _check_integrity(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise StoreCorrupt("the database is damaged")
 
@@ -170,7 +170,7 @@ def transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE", *, is_d
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raises the errors of SQLite as those of a store."""
+    """Converts the errors of SQLite to those of a store."""
     try:
         yield
     except sqlite3.Error as error:
