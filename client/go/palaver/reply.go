@@ -149,6 +149,7 @@ func (r *Reply) Text() iter.Seq2[string, error] {
 	}
 }
 
+// readText yields the pieces of the text. It returns nil at the end or when yield returns false, and otherwise an *Error.
 func (r *Reply) readText(yield func(string) bool) error {
 	started := false
 	for event, err := range r.Events() {

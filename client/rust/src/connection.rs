@@ -107,6 +107,7 @@ pub(crate) async fn until<T>(
     }
 }
 
+/// Returns the value of the `authorization` header for a token, which it checks.
 fn authorization(token: &str) -> Result<MetadataValue<Ascii>, BuildError> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(BuildError::InvalidToken);

@@ -107,6 +107,7 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
     await this.return();
   }
 
+  /** Posts the turn, again if necessary, and yields each event once. Calls `end` when the reply has ended. */
   async *#run(end: () => void): AsyncGenerator<Event, undefined, undefined> {
     const { signal } = this.#controller;
     const filter = new ReplayFilter();
@@ -139,6 +140,7 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
     }
   }
 
+  /** Yields the pieces of the text. Throws at a restart. */
   async *#texts(): AsyncGenerator<string, undefined, undefined> {
     const starts = Math.max(this.#starts, 1);
     for await (const event of this) {

@@ -117,7 +117,7 @@ class Calls:
 
 
 def _canonical(arguments_json: str) -> str:
-    """Returns arguments in a canonical form, because a model may format the same ones differently the next time."""
+    """Returns arguments in a canonical form, because a repeated call may format the same arguments differently."""
     try:
         return json.dumps(json.loads(arguments_json), sort_keys=True)
     except (ValueError, RecursionError):

@@ -174,6 +174,7 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
         return event;
     }
 
+    /** Waits for the next signal, and requests another event after an event. Returns an error if the reply is closed. */
     private Signal takeSignal() {
         try {
             Signal signal = isClosed ? null : signals.take();
