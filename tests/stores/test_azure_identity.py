@@ -57,10 +57,17 @@ async def identity() -> AsyncIterator[ManagedIdentity]:
 
 @asynccontextmanager
 async def serving(
-    cloud: Cloud, account: Account, endpoint: Endpoint, identity: ManagedIdentity, folder: Path, **variables: str
+    cloud: Cloud,
+    account: Account,
+    endpoint: Endpoint,
+    identity: ManagedIdentity,
+    folder: Path,
+    *,
+    on_vm: bool = False,
+    **variables: str,
 ) -> AsyncIterator[AssistantServiceStub]:
     """A server process that trusts the authority, and has the identity for its store and for its model."""
-    environment = os.environ | identity.environment | variables
+    environment = os.environ | (identity.vm_environment if on_vm else identity.environment) | variables
     environment |= {
         "SSL_CERT_FILE": str(cloud.authority),
         "AzureWebJobsStorage__tableServiceUri": account.url,
@@ -95,6 +102,24 @@ async def test_a_conversation_needs_no_key_at_all(
     [request] = [request for request in identity.requests if request.resource == STORAGE_RESOURCE]
     assert request.client_id == "c-1"  # one token has served all calls
     assert len(endpoint.calls) == 1
+
+
+@pytest.mark.parametrize("on_vm", [False, True])
+async def test_an_identity_may_be_named_by_its_resource_id(
+    cloud: Cloud, endpoint: Endpoint, identity: ManagedIdentity, tmp_path: Path, on_vm: bool
+):
+    resource_id = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/mine"
+    variables = {
+        "AzureWebJobsStorage__credential": "managedidentity",
+        "AzureWebJobsStorage__managedIdentityResourceId": resource_id,
+        "AZURE_OPENAI__ManagedIdentityResourceId": resource_id,
+    }
+    account = cloud.azurite.account()
+    async with serving(cloud, account, endpoint, identity, tmp_path, on_vm=on_vm, **variables) as stub:
+        await stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+        await stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="a", user_message="Hello"))
+    # The machine would answer a request that names no identity, too, with the token of its own one.
+    assert [(request.resource_id, request.client_id) for request in identity.requests] == [(resource_id, None)] * 2
 
 
 async def test_a_token_that_expires_is_renewed(
