@@ -27,6 +27,7 @@ from tests.support.functions_extension import (
     raw_rows,
     read_conversation,
     write_conversation,
+    write_older_conversation,
 )
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.skill_host import SkillHost
@@ -67,6 +68,15 @@ CHATS = {
 }
 REPLY = said("assistant", "Hello, world")
 """What the endpoint says unless a test scripts it."""
+
+OLDER_CHAT = [
+    said("system", "Be brief."),
+    said("user", "Remind me to call my dad"),
+    said("function", "Done: 1 to-do", name="AddTodo"),
+    said("function", "1 to-do: call dad", name="GetTodos"),
+    said("assistant", "I will remind you."),
+]
+"""As stored before version 0.19 of the extension."""
 
 THEIRS = [said("user", "Over there"), said("assistant", "Indeed, over there")]
 
@@ -267,6 +277,71 @@ class TestBegunThere:
         assert len(await listed(served)) == len(begin) + 2
 
 
+class TestBegunThereBeforeVersion19:
+    @pytest.mark.parametrize("role", [str.capitalize, str.lower, str.upper])
+    async def test_results_of_functions_are_listed_as_tool_messages_without_a_call(
+        self, served: Served, table: TableClient, role: Callable[[str], str]
+    ):
+        await write_older_conversation(table, "a", OLDER_CHAT, role=role)
+        messages = await listed(served)
+        assert [(message.role, message.content) for message in messages] == [
+            (assistant_pb2.ROLE_SYSTEM, "Be brief."),
+            (assistant_pb2.ROLE_USER, "Remind me to call my dad"),
+            (assistant_pb2.ROLE_TOOL, "Done: 1 to-do"),
+            (assistant_pb2.ROLE_TOOL, "1 to-do: call dad"),
+            (assistant_pb2.ROLE_ASSISTANT, "I will remind you."),
+        ]
+        assert {message.skill_call_id for message in messages} == {""}
+
+    @pytest.mark.parametrize("length", range(1, len(OLDER_CHAT) + 1))
+    @pytest.mark.parametrize("max_messages", [0, 1, 2, 100])
+    async def test_it_goes_on_here_wherever_it_ends(
+        self, served: Served, endpoint: Endpoint, table: TableClient, length: int, max_messages: int
+    ):
+        chat = OLDER_CHAT[:length]
+        await write_older_conversation(table, "a", chat)
+        before = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a") if row["RowKey"] != "state"}
+        for number in range(2):
+            completed = await post(served, f"Question {number}", history=pb.History(max_messages=max_messages))
+            assert [message.content for message in completed.messages] == [f"Question {number}", REPLY["content"]]
+        # The results belong to no call that a smaller window would have cut off.
+        texts = [message["content"] for message in [*chat[1:], said("user", "Question 0"), REPLY]]
+        sent = json.dumps([message["content"] for message in prompt(endpoint)])
+        assert [text for text in texts if text in sent] == texts[max(len(texts) - max_messages, 0) :]
+        assert len(await listed(served)) == length + 4
+        after = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
+        assert before.items() <= after.items()
+
+    async def test_a_result_without_a_call_is_not_taken_for_the_answer_of_one(
+        self, served: Served, endpoint: Endpoint, table: TableClient
+    ):
+        await write_older_conversation(table, "a", OLDER_CHAT)
+        await go_on(table, "a", [said("assistant", "", tool_calls=[tool_call("1")])])
+        await post(served, "And now?")
+        assert prompt(endpoint)[-3:] == [
+            said("assistant", "", tool_calls=[tool_call("1")]),
+            said("tool", "The caller did not answer this call.", tool_call_id="1"),
+            said("user", "And now?"),
+        ]
+
+
+class TestUnknownRoles:
+    @pytest.mark.parametrize("role", ["narrator", "developer", ""])
+    @pytest.mark.parametrize("number", range(len(CHAT)))
+    async def test_a_message_of_an_unknown_role_is_listed_and_the_chat_goes_on(
+        self, served: Served, endpoint: Endpoint, table: TableClient, role: str, number: int
+    ):
+        unknown = said(role, "Meanwhile, at home", name="somebody")
+        await write_conversation(table, "a", [*CHAT[:number], unknown, *CHAT[number + 1 :]])
+        messages = await listed(served)
+        assert [message.role for message in messages].count(assistant_pb2.ROLE_UNSPECIFIED) == 1
+        shown = messages[number]
+        assert (shown.role, shown.content) == (assistant_pb2.ROLE_UNSPECIFIED, "Meanwhile, at home")
+        assert shown.skill_call_id == ""
+        await post(served, "And now?")
+        assert "Meanwhile, at home" in json.dumps(prompt(endpoint))
+
+
 def columns(row: RawRow) -> RawRow:
     """Leaves out what the service itself changes with each write."""
     return {name: value for name, value in row.items() if name not in ("odata.etag", "Timestamp")}
@@ -274,7 +349,6 @@ def columns(row: RawRow) -> RawRow:
 
 BROKEN_MESSAGES: dict[str, RawRow] = {
     "no Role": {"Role": None},
-    "an unknown Role": {"Role": "Narrator"},
     "a Role that is no text": {"Role": 1},
     "a Content that is no text": {"Content": 1},
     "no CreatedAt": {"CreatedAt": None},

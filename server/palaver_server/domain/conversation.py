@@ -11,12 +11,13 @@ DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
 
 
 class Role(Enum):
-    """The writer of a message. The values are those of OpenAI's chat format."""
+    """The writer of a message. The values are those of OpenAI's chat format, and one for what another program wrote."""
 
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
     TOOL = "tool"
+    UNKNOWN = "unknown"
 
 
 class IfExists(Enum):
@@ -126,6 +127,8 @@ class Draft:
     skill_call_id: str = ""
     is_error: bool = False
     """True if the content says why a skill call has no result."""
+    skill_name: str = ""
+    """The skill that wrote a tool message without a call id, which only older versions of the extension store."""
 
     @property
     def encoded_bytes(self) -> int:

@@ -137,7 +137,7 @@ def _sent_before(window: Window, new: Sequence[Draft], max_messages: int) -> tup
     """Returns the instructions and at most `max_messages` of the newest messages."""
     messages = window.messages[max(len(window.messages) - max_messages, 0) :] if max_messages else ()
     # A window may begin after a skill call. Results without their call mean nothing, and endpoints refuse them.
-    messages = tuple(dropwhile(lambda message: message.role is Role.TOOL, messages))
+    messages = tuple(dropwhile(lambda message: message.role is Role.TOOL and message.skill_call_id, messages))
     if new[0].role is Role.TOOL and not any(message.skill_calls for message in messages):
         # These results need the calls that they answer, however small the window is.
         start = max(number for number, message in enumerate(window.messages) if message.skill_calls)
