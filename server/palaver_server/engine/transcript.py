@@ -156,7 +156,7 @@ def _sent_before(window: Window, new: Sequence[Draft], max_messages: int) -> tup
     """Returns the instructions and at most `max_messages` of the newest messages."""
     messages = window.messages[max(len(window.messages) - max_messages, 0) :] if max_messages else ()
     # If the window begins between a call and its results, these are dropped: endpoints refuse results without a call.
-    messages = tuple(dropwhile(lambda message: message.role is Role.TOOL, messages))
+    messages = tuple(dropwhile(lambda message: message.role is Role.TOOL and message.skill_call_id, messages))
     if new[0].role is Role.TOOL and not any(message.skill_calls for message in messages):
         # These results need the calls that they answer, however small the window is.
         start = max(number for number, message in enumerate(window.messages) if message.skill_calls)

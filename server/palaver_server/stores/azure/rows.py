@@ -50,6 +50,8 @@ ENDPOINT_STATE = "EndpointState"
 
 ROLES = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
 ROLES_BY_NAME = {name.lower(): role for role, name in ROLES.items()}
+FUNCTION = "function"
+"""The role of a function's result before version 0.19 of the extension. `Name` is the function; no call is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +171,15 @@ def message(row: Mapping[str, Any]) -> Message:
     try:
         parts = [row.get("Content") or ""]
         parts += (row[f"Content_{number:02}"] for number in range(1, row.get("ContentParts") or 1))
+        role_name, name = row["Role"].lower(), _text(row.get("Name") or "")
+        is_function = role_name == FUNCTION
+        role = Role.TOOL if is_function else ROLES_BY_NAME.get(role_name, Role.UNKNOWN)
         return Message(
-            role=ROLES_BY_NAME[row["Role"].lower()],
+            role=role,
             content=Content("".join(parts)),
             skill_calls=_skill_calls(row),
-            skill_call_id=_text(row.get("Name") or ""),
+            skill_call_id="" if is_function or role is Role.UNKNOWN else name,
+            skill_name=name if is_function else "",
             is_error=bool(row.get(IS_ERROR)),
             endpoint_state=_text(row.get(ENDPOINT_STATE) or ""),
             index=index(row),
