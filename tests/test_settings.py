@@ -23,7 +23,7 @@ from palaver_server.domain.generation import GenerationDefaults
 from palaver_server.engine.options import EngineOptions
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 
-# A value for every setting that is not its default, as it is written and as it is read.
+# For every setting, a value other than its default, as it is written and as it is read.
 EXAMPLES = {
     "listen": ("[::1]:0", "[::1]:0"),
     "data_dir": ("some/where", Path("some/where")),
@@ -57,7 +57,7 @@ TOGETHER = {"tls_certificate": "tls_key", "tls_key": "tls_certificate"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The settings of the machine that runs the tests are none of ours."""
+    """Removes the settings of the machine that runs the tests."""
     for name in list(os.environ):
         if name.upper().startswith("PALAVER_"):
             monkeypatch.delenv(name)
