@@ -156,7 +156,10 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
         if connection.identity is not None:
             api_key = token_provider(_open_credential(connection.identity, stack))
         model = models[connection.name] = OpenAIModel(
-            api_key=api_key, base_url=connection.base_url, api_version=connection.api_version
+            api_key=api_key,
+            name=connection.name,
+            base_url=connection.base_url,
+            api_version=connection.api_version,
         )
         stack.push_async_callback(model.close)
     return NamedModels(models, fallback.name if fallback else None)

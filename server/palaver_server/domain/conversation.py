@@ -130,6 +130,10 @@ class Draft:
     skill_call_id: str = ""
     is_error: bool = False
     """True if the content says why a skill call has no result."""
+    endpoint_state: str = ""
+    """State that the endpoint wants back with the skill calls: a JSON array with an item for each of them."""
+    reasoning: str = ""
+    """The model's reasoning before the skill calls. Endpoints may want it back within the turn; it is never stored."""
 
     @property
     def json_bytes(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,8 @@ class GenerationParameters:
     top_p: float | None = None
     max_tokens: int | None = None
     is_reasoning_model: bool = False
+    defaulted: frozenset[str] = field(default=frozenset(), compare=False)
+    """The names of the parameters that are the server's defaults. An endpoint that refuses one need not get it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,4 +60,11 @@ class GenerationDefaults:
             top_p=top_p,
             max_tokens=min(limits, default=None),
             is_reasoning_model=options.is_reasoning_model,
+            defaulted=self._defaulted(options),
         )
+
+    def _defaulted(self, options: GenerationOptions) -> frozenset[str]:
+        names = {name for name in ("temperature", "top_p", "max_tokens") if getattr(options, name) is None}
+        if self.max_tokens_cap is not None:
+            names.discard("max_tokens")  # a limit of the operator's is not a default
+        return frozenset(names)

@@ -12,6 +12,9 @@ import referencing.exceptions
 from jsonschema.protocols import Validator
 
 MAX_ERRORS = 5
+MAX_ERROR_CHARACTERS = 300
+"""The most characters of an error. It quotes the value that is wrong, which may be as long as a message."""
+
 NO_REFERENCES: referencing.Registry[Any] = referencing.Registry()
 """An empty registry, so that a reference in a schema never makes the server fetch a URL."""
 
@@ -31,7 +34,11 @@ def arguments_error(schema_json: str, arguments: dict[str, Any]) -> str:
         errors = sorted(_validator(schema_json).iter_errors(arguments), key=lambda error: error.json_path)
     except (referencing.exceptions.Unresolvable, RecursionError):
         return "The arguments can't be checked against the schema of the skill."
-    return "; ".join(f"{error.json_path}: {error.message}" for error in errors[:MAX_ERRORS])
+    return "; ".join(_shortened(f"{error.json_path}: {error.message}") for error in errors[:MAX_ERRORS])
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
 
 
 @lru_cache(maxsize=1024)

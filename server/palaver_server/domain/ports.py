@@ -117,11 +117,12 @@ class Prompt:
 class SkillCallDelta:
     """A piece of a skill call that the model is writing."""
 
-    index: int
-    """The position of the call among those of the reply, as the endpoint counts them."""
-    id: str = ""
+    position: int
+    """The position of the call among those of the reply."""
     name: str = ""
     arguments: str = ""
+    endpoint_state: object = None
+    """State that the endpoint wants back with the call. It can be written as JSON."""
 
 
 @dataclass(slots=True)
@@ -130,8 +131,8 @@ class ModelDelta:
 
     text: str = ""
     skill_calls: Sequence[SkillCallDelta] = ()
-    thinking: bool = False
-    """True if the model sent reasoning, which is not part of the reply but shows progress."""
+    reasoning: str = ""
+    """Reasoning, which is not part of the reply but shows progress."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     chat_model: str = ""

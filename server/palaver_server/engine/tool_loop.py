@@ -22,6 +22,9 @@ from palaver_server.engine.turn import Turn
 TOO_MANY_ROUNDS = "The turn has reached its limit of skill calls; this call was not made."
 
 
+CUT_OFF = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The outcome of a tool loop. The messages are in the transcript."""
@@ -66,16 +69,18 @@ class ToolLoop:
 
     async def _process(self, reply: Reply, *, is_last: bool) -> FinishReason | None:
         """Appends a reply and the results of its calls. Returns the finish reason, or None if the loop goes on."""
-        if not reply.calls:
+        # A reply that was cut off by its length or by a filter is that, however complete its calls look.
+        if not reply.calls or reply.finish_reason in CUT_OFF:
             self.transcript.add_reply(reply.text)
             return FinishReason.STOP if reply.finish_reason is FinishReason.SKILL_CALLS else reply.finish_reason
         if not self.transcript.has_room_for_calls(len(reply.calls)):
             # Calls without results would make the conversation unusable, and there is no room even for errors.
             self.transcript.add_reply(reply.text)
             return FinishReason.SKILL_LIMIT
-        identified = [self.call_ids.identify(name, arguments) for name, arguments in reply.calls]
+        identified = [self.call_ids.identify(call.name, call.arguments) for call in reply.calls]
         calls = [(call, error or self.toolbox.call_error(call)) for call, error in identified]
-        self.transcript.add_reply(reply.text, [call for call, _ in calls])
+        states = [call.endpoint_state for call in reply.calls]
+        self.transcript.add_reply(reply.text, [call for call, _ in calls], states, reply.reasoning)
         for call, _ in calls:
             self.turn.publish(call)
         if is_last:

@@ -6,16 +6,26 @@ never contains one without the other, and a turn is never stored with a call who
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import dropwhile
 
 from palaver_server.domain.conversation import Content, Draft, Message, Role, SkillCall, SkillResult
 from palaver_server.domain.errors import ConversationFull, FieldViolation, InvalidFields, TurnTooLarge
-from palaver_server.domain.limits import MAX_MESSAGE_UNITS, MAX_MESSAGES, MAX_TURN_BYTES, MAX_TURN_MESSAGES
+from palaver_server.domain.limits import (
+    MAX_ENDPOINT_STATE_CHARACTERS,
+    MAX_MESSAGE_UNITS,
+    MAX_MESSAGES,
+    MAX_TURN_BYTES,
+    MAX_TURN_MESSAGES,
+)
 from palaver_server.domain.turns import UserQuery, Window
 
 UNANSWERED = "The caller did not answer this call."
 RESULT_TOO_LARGE = "The result is too large for this conversation."
+
+RESERVED_BYTES = 128 * MAX_TURN_MESSAGES
+"""The part of a turn's size that is kept for such texts, which stand in for results when there is no room for these."""
 
 
 class TurnSize:
@@ -27,7 +37,7 @@ class TurnSize:
 
     def has_room_for(self, text: str) -> bool:
         """Returns whether the turn could still be stored with another text."""
-        return self._bytes + Content(text).json_bytes <= MAX_TURN_BYTES
+        return self._bytes + Content(text).json_bytes <= MAX_TURN_BYTES - RESERVED_BYTES
 
     def add(self, text: str) -> None:
         """Counts a text."""
@@ -48,7 +58,7 @@ class TurnSize:
     def _check(self) -> None:
         if self._reply_units > MAX_MESSAGE_UNITS:
             raise TurnTooLarge(f"the reply has more than {MAX_MESSAGE_UNITS:,} UTF-16 code units; set max_tokens")
-        if self._bytes > MAX_TURN_BYTES:
+        if self._bytes > MAX_TURN_BYTES - RESERVED_BYTES:
             raise TurnTooLarge(f"the turn has more than {MAX_TURN_BYTES:,} bytes of JSON; set max_tokens")
 
 
@@ -94,13 +104,22 @@ class Transcript:
         """Returns whether there is room for such a reply, the results of its calls, and another reply."""
         return len(self._new) + count + 2 <= self._room
 
-    def add_reply(self, text: str, calls: Sequence[SkillCall] = ()) -> None:
-        """Appends a message of the model. Its calls need room for their results (`has_room_for_calls`)."""
-        self._new.append(Draft(Role.ASSISTANT, Content(text), tuple(calls)))
+    def add_reply(
+        self, text: str, calls: Sequence[SkillCall] = (), states: Sequence[object] = (), reasoning: str = ""
+    ) -> None:
+        """Appends a message of the model. Its calls need room for their results (`has_room_for_calls`).
+
+        `states` are those that the endpoint wants back, one for each call.
+        """
+        state = json.dumps(states) if any(state is not None for state in states) else ""
+        if len(state) > MAX_ENDPOINT_STATE_CHARACTERS or not self.size.has_room_for(state):
+            state = ""
+        self.size.add(state)
+        self._new.append(Draft(Role.ASSISTANT, Content(text), tuple(calls), endpoint_state=state, reasoning=reasoning))
 
     def fit(self, call: SkillCall, result: SkillResult) -> SkillResult:
         """Counts the result of a call and returns it, or returns an error if the result is too large to be stored."""
-        if not self.size.has_room_for(result.text):
+        if Content(result.text).utf16_units > MAX_MESSAGE_UNITS or not self.size.has_room_for(result.text):
             return SkillResult.failure(call, RESULT_TOO_LARGE)
         self.size.add(result.text)
         return result

@@ -78,6 +78,7 @@ def stamped(assistant: Assistant, turn: FinishedTurn, now: datetime) -> StoredTu
             draft.skill_calls,
             draft.skill_call_id,
             draft.is_error,
+            draft.endpoint_state,
             index=assistant.total_messages + number,
             create_time=start + (number - 1) * TICK,
             request_id=turn.request_id,
@@ -139,7 +140,9 @@ class StoredLease:
 
 def dump_parameters(parameters: GenerationParameters) -> str:
     """Returns the stored form of a turn's parameters."""
-    return json.dumps({name: value for name, value in asdict(parameters).items() if value is not None})
+    columns = asdict(parameters)
+    del columns["defaulted"]  # it only matters while the turn runs
+    return json.dumps({name: value for name, value in columns.items() if value is not None})
 
 
 def load_found_turn(

@@ -5,7 +5,7 @@ A conversation that began there continues here and vice versa, so names, types a
 | RowKey | content | columns of Palaver's own |
 | --- | --- | --- |
 | `state` | the assistant | `CreationId`, `LeaseHolder`, `LeaseUntil` |
-| `msg-0001` … `msg-FFFF` | a message | `RequestId`, `IsError`; `ContentParts`, `Content_01`…, `ToolCallsParts`… |
+| `msg-0001` … `msg-FFFF` | a message | `RequestId`, `IsError`, `EndpointState`, `ContentParts`, `ToolCallsParts` … |
 | `done-<hash of request_id>` | a stored turn | all of them |
 
 The extension ignores columns and rows that it does not know, and its merges keep them. A row of Palaver's own must not
@@ -46,6 +46,7 @@ LEASE_HOLDER = "LeaseHolder"
 LEASE_UNTIL = "LeaseUntil"
 REQUEST_ID = "RequestId"
 IS_ERROR = "IsError"
+ENDPOINT_STATE = "EndpointState"
 
 ROLES = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
 ROLES_BY_NAME = {name.lower(): role for role, name in ROLES.items()}
@@ -112,6 +113,8 @@ def message_row(partition: str, message: Message) -> Row:
     if message.skill_call_id:
         row["Name"] = message.skill_call_id
         row[IS_ERROR] = message.is_error
+    if message.endpoint_state:
+        row[ENDPOINT_STATE] = message.endpoint_state
     if len(parts) > 1:
         row |= _columns("Content", parts, first=1)
     return row
@@ -150,7 +153,10 @@ def assistant(row: Mapping[str, Any]) -> Assistant:
 def stored_lease(row: Mapping[str, Any]) -> StoredLease:
     """Returns the lease in a `state` row."""
     until = row.get(LEASE_UNTIL)
-    return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
+    try:
+        return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
+    except DAMAGE as error:
+        raise StoreCorrupt("the lease of the assistant can't be read") from error
 
 
 def identity(row: Mapping[str, Any]) -> tuple[object, object]:
@@ -169,6 +175,7 @@ def message(row: Mapping[str, Any]) -> Message:
             skill_calls=_skill_calls(row),
             skill_call_id=_text(row.get("Name") or ""),
             is_error=bool(row.get(IS_ERROR)),
+            endpoint_state=_text(row.get(ENDPOINT_STATE) or ""),
             index=index(row),
             create_time=_utc(row["CreatedAt"]),
             request_id=row.get(REQUEST_ID) or "",

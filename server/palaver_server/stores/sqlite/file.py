@@ -60,14 +60,24 @@ MIGRATIONS = {
 }
 """The statements that upgrade the schema from each version to the next one."""
 
-ADDITIONS = """
+ADDITIONS = (
+    """
 CREATE TABLE IF NOT EXISTS turn_parameters (
     assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
     request_id TEXT NOT NULL,
     parameters TEXT NOT NULL,  -- a JSON object
     PRIMARY KEY (assistant, request_id)
-) STRICT;
-"""
+) STRICT
+""",
+    """
+CREATE TABLE IF NOT EXISTS endpoint_states (
+    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
+    "index" INTEGER NOT NULL,  -- of the message
+    state TEXT NOT NULL,
+    PRIMARY KEY (assistant, "index")
+) STRICT
+""",
+)
 """Tables that older servers may ignore. They do not change the version, so an older server can keep using the file."""
 
 
@@ -125,7 +135,8 @@ def _check_or_create_schema(connection: sqlite3.Connection) -> None:
         raise StoreCorrupt("the database is not one of Palaver's")
     else:
         _migrate(connection, connection.execute("PRAGMA user_version").fetchone()[0])
-    connection.execute(ADDITIONS)
+    for statement in ADDITIONS:
+        connection.execute(statement)
 
 
 def _migrate(connection: sqlite3.Connection, found: int) -> None:
@@ -166,8 +177,8 @@ def store_errors() -> Iterator[None]:
         text = str(error)
         if "disk is full" in text:
             raise StoreFull("the disk of the database is full") from error
-        # DatabaseError itself means that the file is damaged. Its subclasses mean other failures.
-        if type(error) is sqlite3.DatabaseError or "malformed" in text:
+        # DatabaseError itself means a damaged file. Its subclasses mean a failure with a sound one, except these two.
+        if type(error) is sqlite3.DatabaseError or "malformed" in text or "Could not decode to UTF-8" in text:
             raise StoreCorrupt("the database is damaged") from error
         if isinstance(error, sqlite3.OperationalError):
             raise StoreUnavailable("the database can't be used right now") from error

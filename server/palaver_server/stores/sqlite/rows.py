@@ -15,7 +15,7 @@ from palaver_server.stores.common import DAMAGE, StoredLease, dump_parameters, l
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens, lease_holder, lease_until"
-_MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error'
+_MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error, state'
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,11 @@ def extend_lease(connection: sqlite3.Connection, row: int, lease: Lease) -> None
 
 def select_messages(connection: sqlite3.Connection, condition: str, *parameters: object) -> sqlite3.Cursor:
     """Selects messages. `condition` is everything that follows WHERE in the statement."""
-    return connection.execute(f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE {condition}", parameters)  # noqa: S608
+    return connection.execute(
+        f"SELECT {_MESSAGE_COLUMNS} FROM messages"  # noqa: S608 - all constants
+        f' LEFT JOIN endpoint_states USING (assistant, "index") WHERE {condition}',
+        parameters,
+    )
 
 
 def insert_message(connection: sqlite3.Connection, row: int, message: Message) -> None:
@@ -113,6 +117,8 @@ def insert_message(connection: sqlite3.Connection, row: int, message: Message) -
         (row, message.index, message.role.value, message.content.text, microseconds(message.create_time),
          calls if message.skill_calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
     )  # fmt: skip
+    if message.endpoint_state:
+        connection.execute("INSERT INTO endpoint_states VALUES (?, ?, ?)", (row, message.index, message.endpoint_state))
 
 
 def message(row: sqlite3.Row) -> Message:
@@ -124,6 +130,7 @@ def message(row: sqlite3.Row) -> Message:
             skill_calls=tuple(SkillCall(*call) for call in json.loads(row["skill_calls"] or "[]")),
             skill_call_id=row["skill_call_id"],
             is_error=bool(row["is_error"]),
+            endpoint_state=row["state"] or "",
             index=row["index"],
             create_time=time(row["created_at"]),
             request_id=row["request_id"],
