@@ -147,8 +147,8 @@ def _first_messages(query: UserQuery, open_calls: Sequence[SkillCall]) -> tuple[
     results = {result.id: result for result in query.skill_results}
     expected = {call.id for call in open_calls}
     if results.keys() != expected:
-        allowed = f"of the calls {', '.join(sorted(expected))}" if expected else "of no calls"
-        raise InvalidFields(FieldViolation("skill_results", f"the conversation waits for the results {allowed}"))
+        awaited = f"the results of the calls {', '.join(sorted(expected))}" if expected else "no skill results"
+        raise InvalidFields(FieldViolation("skill_results", f"the conversation waits for {awaited}"))
     return tuple(Draft.from_result(results[call.id]) for call in open_calls)
 
 

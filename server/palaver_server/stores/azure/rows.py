@@ -229,7 +229,7 @@ def _split(text: str) -> list[str]:
     start, limit = 0, 2 * MAX_PROPERTY_UNITS
     while len(encoded) - start > limit:
         end = start + limit
-        if 0xD8 <= encoded[end - 1] <= 0xDB:  # the first half of a character outside the basic plane
+        if 0xD8 <= encoded[end - 1] <= 0xDB:  # a high surrogate, whose other half would be in the next part
             end -= 2
         parts.append(encoded[start:end].decode("utf-16-le"))
         start = end

@@ -23,7 +23,7 @@ class SqliteVersion(Version):
     """The state of a conversation in the database, which a commit compares with the current one."""
 
     row: int
-    """The key of the assistant's row, which a reset conversation does not share with its predecessor."""
+    """The key of the assistant's row. A reset conversation gets a new one."""
     total_messages: int
     holder: LeaseHolder | None
     """The holder of the lease that was taken, or None if none was."""
