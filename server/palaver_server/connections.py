@@ -1,7 +1,7 @@
-"""Storage and AI connections, with the names of settings that the Azure Functions extension uses.
+"""Storage and AI connections, in the variables that the Azure Functions extension uses.
 
-`<NAME>` and `<NAME>__<key>` are read from the environment only for the names that the settings list. A caller must not
-be able to make the server read any other variable.
+`<NAME>` and `<NAME>__<key>` are read from the environment only for the names in the settings. A caller must not be able
+to make the server read any other variable.
 
 A setting that can't be used as it is stops the start: nothing falls back to another store or another identity.
 """
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.variables import (
     Section,
@@ -30,12 +31,11 @@ from palaver_server.variables import (
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_STORAGE = "AzureWebJobsStorage"
 DATABASE_NAME = "palaver.db"
 MANAGED_IDENTITY = "managedidentity"
 
 OPENAI, AZURE_OPENAI, OFFLINE = "OPENAI", "AZURE_OPENAI", "OFFLINE"
-"""The names of the fallbacks in `started`."""
+"""The names of the fallbacks, as `started` reports them."""
 
 OPENAI_URL = "https://api.openai.com/v1"
 """Given to the SDK explicitly, which would take an empty OPENAI_BASE_URL for the address."""
@@ -54,7 +54,7 @@ RESOURCE_PATH = re.compile(r"(/openai(/v1)?)?/*$", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity of the server towards Azure, for a connection without a key."""
+    """The identity that the server uses in Azure, for a connection without a key."""
 
     is_managed: bool = False
     """True for the managed identity of the machine, False for the one that DefaultAzureCredential finds."""
@@ -82,7 +82,7 @@ class TableAccount:
 
 @dataclass(frozen=True, slots=True)
 class AIConnection:
-    """An endpoint that speaks OpenAI's protocol, and the key or the identity to call it with."""
+    """An endpoint that speaks OpenAI's protocol, and the key or the identity for it."""
 
     name: str
     base_url: str
@@ -113,7 +113,7 @@ def _storage(name: str, settings: Settings, environment: Mapping[str, str]) -> D
             f"{names_of(unused)}: the storage connection {name} has no address: set {name}__tableServiceUri or "
             f"{name}__accountName"
         )
-    if name == DEFAULT_STORAGE:
+    if name == DEFAULT_STORAGE_CONNECTION:
         return Database(settings.data_dir / DATABASE_NAME)
     raise SettingsError(
         f"{name}: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value: set it to a connection string or to "
