@@ -85,7 +85,7 @@ async def test_a_conversation_needs_no_key_at_all(
 
 
 @pytest.mark.parametrize("on_vm", [False, True])
-async def test_an_identity_may_be_named_by_its_resource_id(
+async def test_an_identity_can_be_named_by_its_resource_id(
     cloud: Cloud, endpoint: Endpoint, identity: ManagedIdentity, tmp_path: Path, on_vm: bool
 ):
     resource_id = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/mine"
@@ -98,7 +98,7 @@ async def test_an_identity_may_be_named_by_its_resource_id(
     async with serving(cloud, account, endpoint, identity, tmp_path, on_vm=on_vm, **variables) as server:
         await create_assistant(server)
         await server.stub.PostUserQueryUnary(query())
-    # The machine would answer a request that names no identity, too, with the token of its own one.
+    # Without the resource id, the machine would have returned a token of its own identity.
     assert [(request.resource_id, request.client_id) for request in identity.requests] == [(resource_id, None)] * 2
 
 

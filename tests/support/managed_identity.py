@@ -1,8 +1,8 @@
-"""The endpoint from which an Azure machine gets the tokens of its managed identity.
+"""The endpoint that gives an Azure machine the tokens of its managed identity.
 
     async with ManagedIdentity() as identity:
-        environment = identity.environment  # where `azure-identity` looks for it in App Service
-        environment = identity.vm_environment  # where it looks for it on a virtual machine
+        environment = identity.environment  # in which `azure-identity` looks for it in App Service
+        environment = identity.vm_environment  # in which it looks for it on a virtual machine
         identity.lifetimes.append(60)  # seconds of the next token; by default a day
 
 Its tokens have the form and the claims of real ones, but no valid signature.
