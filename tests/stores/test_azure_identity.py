@@ -98,7 +98,7 @@ async def test_an_identity_may_be_named_by_its_resource_id(
     async with serving(cloud, account, endpoint, identity, tmp_path, on_vm=on_vm, **variables) as server:
         await create_assistant(server)
         await server.stub.PostUserQueryUnary(query())
-    # The machine would answer a request that names no identity, too, with the token of its own one.
+    # Without the resource id, the machine would have returned a token of its own identity.
     assert [(request.resource_id, request.client_id) for request in identity.requests] == [(resource_id, None)] * 2
 
 
