@@ -317,6 +317,7 @@ class TestBegunThereBeforeVersion19:
         texts = [message["content"] for message in [*chat[1:], chat_message("user", "Question 0"), REPLY]]
         sent = json.dumps([message["content"] for message in prompt(endpoint)])
         assert [text for text in texts if text in sent] == texts[max(len(texts) - max_messages, 0) :]
+        assert {message["role"] for message in prompt(endpoint)} <= {"system", "user", "assistant"}
         assert len(await messages_of(served)) == length + 4
         after = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
         assert before.items() <= after.items()
@@ -348,7 +349,8 @@ class TestUnknownRoles:
         assert (shown.role, shown.content) == (assistant_pb2.ROLE_UNSPECIFIED, "Meanwhile, at home")
         assert shown.skill_call_id == ""
         await post(served, "And now?")
-        assert "Meanwhile, at home" in json.dumps(prompt(endpoint))
+        [sent] = [message for message in prompt(endpoint) if "Meanwhile, at home" in message["content"]]
+        assert sent["role"] == "user"
 
 
 def columns(row: RawRow) -> RawRow:
