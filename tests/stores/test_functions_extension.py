@@ -12,8 +12,9 @@ from typing import Any
 import grpc
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
-from azure.data.tables import TableTransactionError, UpdateMode
+from azure.data.tables import EdmType, EntityProperty, TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient, TableServiceClient
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import assistant_pb2, skill_host_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
@@ -375,12 +376,17 @@ BROKEN_MESSAGES: dict[str, RawRow] = {
     "an id of a tool call that is no text": {
         "ToolCalls": '[{"id": 1, "functionName": "f", "functionArguments": "{}", "kind": "Function"}]'
     },
+    "tool calls that are nested too deeply": {"ToolCalls": "[" * 20_000},
+    "a RequestId that is a number": {"RequestId": 7},
 }
 BROKEN_STATES: dict[str, RawRow] = {
     "no CreatedAt": {"CreatedAt": None},
     "a CreatedAt that is a text": {"CreatedAt": "yesterday"},
     "no TotalMessages": {"TotalMessages": None},
     "a TotalMessages that is a text": {"TotalMessages": "many"},
+    "a TotalMessages below zero": {"TotalMessages": -1},
+    "a TotalMessages that is too high": {"TotalMessages": 65_536},
+    "a TotalTokens that is too high": {"TotalTokens": EntityProperty(2**31, EdmType.INT64)},
 }
 BROKEN_LEASES: dict[str, RawRow] = {
     "a LeaseHolder that is a number": {"LeaseHolder": 7},
@@ -413,6 +419,16 @@ class TestBroken:
             await write_conversation(table, name, CHAT)
         await self.break_row(table, "msg-0003", change)
         await self.expect_data_loss(served, endpoint, messages_of(served), post(served, "Hello"))
+
+    async def test_a_message_whose_key_is_no_index_is_reported(
+        self, served: Served, endpoint: Endpoint, table: TableClient
+    ):
+        for name in ("a", "b"):
+            await write_conversation(table, name, CHAT)
+        await table.create_entity({**await table.get_entity("a", "msg-0003"), "RowKey": "msg-00ZZ"})
+        assert len(await messages_of(served)) == 5
+        since_long_ago = messages_of(served, after_time=Timestamp(seconds=1))
+        await self.expect_data_loss(served, endpoint, since_long_ago)
 
     @pytest.mark.parametrize("change", BROKEN_STATES.values(), ids=BROKEN_STATES.keys())
     async def test_a_broken_state_is_reported(
