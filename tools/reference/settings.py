@@ -63,6 +63,8 @@ def _default(name: str) -> str:
             return code(str(default).lower())
         case tuple():
             return code(",".join(default))
+        case float():
+            return code(f"{default:g}")
         case _:
             return code(str(default))
 
