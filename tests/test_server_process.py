@@ -23,6 +23,7 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from palaver_server.settings import Settings
 from tests.support.certificates import Certificates, issue_certificates
+from tests.support.ports import free_port
 from tests.support.server_process import COMMAND
 
 SERVICE = "palaver.v1.AssistantService"
@@ -115,6 +116,25 @@ class TestStarting:
             server.popen.terminate()
             assert server.end() == (0, "", "")
         assert (folder / "palaver-data" / "palaver.db").is_file()
+
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("AzureWebJobsStorage__accountName", "mystorage"),
+            ("azurewebjobsstorage__TABLESERVICEURI", "https://mystorage.table.core.windows.net"),
+        ],
+    )
+    def test_tables_without_an_identity_stop_the_start_by_the_name_of_the_setting(
+        self, folder: Path, variable: str, value: str
+    ):
+        nowhere = {
+            "AZURE_TOKEN_CREDENTIALS": "prod",  # not those of a developer who is logged in
+            "AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://127.0.0.1:{free_port()}",
+        }
+        assert failed("--listen", "127.0.0.1:0", **{variable: value}, **nowhere).startswith(
+            f"{variable}: the tables need an Azure identity, and none is found on this machine"
+        )
+        assert not (folder / "palaver-data").exists()
 
     @pytest.mark.parametrize(
         ("workers", "number", "whole_group"),

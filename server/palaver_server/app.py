@@ -13,7 +13,7 @@ import grpc
 from palaver_server import connections
 from palaver_server.api.service import AssistantApi
 from palaver_server.connections import AIConnection, Database, Identity, TableAccount
-from palaver_server.credentials import Credential, TokenProvider, credential, token_provider
+from palaver_server.credentials import Credential, TokenProvider, credential, is_found, token_provider
 from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.errors import StoreError
 from palaver_server.domain.ports import ModelConnections, SkillSource, Store
@@ -115,10 +115,17 @@ async def _open_sqlite_store(
 async def _open_azure_store(
     name: str, account: TableAccount, timeouts: StoreTimeouts, observer: Observer, stack: AsyncExitStack
 ) -> AzureTablesStore:
+    identity = None if account.identity is None else _open_credential(account.identity, stack)
+    # As with a damaged database, most callers could do nothing without the default connection.
+    if name == DEFAULT_STORAGE_CONNECTION and identity is not None and not await is_found(identity):
+        raise SettingsError(
+            f"{account.variable}: the tables need an Azure identity, and none is found on this machine; to use another "
+            f'store, set {name} to a connection string or to "sqlite:PATH" in its place'
+        )
     store = AzureTablesStore(
         connection_string=account.connection_string,
         uri=account.uri,
-        credential=None if account.identity is None else _open_credential(account.identity, stack),
+        credential=identity,
         timeouts=timeouts,
         observer=observer,
     )

@@ -78,6 +78,8 @@ class TableAccount:
     connection_string: str = field(default="", repr=False)
     uri: str = ""
     identity: Identity | None = None
+    variable: str = field(default="", compare=False)
+    """The variable that names the account, for errors about its identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,8 @@ def _storage(name: str, settings: Settings, environment: Mapping[str, str]) -> D
         check_alternatives(value, (section[key] for key in (*ADDRESS_KEYS, *identity_keys)))
         return _storage_value(value)
     if uri := _table_uri(section):
-        return TableAccount(uri=uri, identity=_identity(section, environment))
+        variable = next(section[key].name for key in ADDRESS_KEYS if section[key])
+        return TableAccount(uri=uri, identity=_identity(section, environment), variable=variable)
     if unused := [section[key] for key in (*HOST_KEYS, *identity_keys) if section[key]]:
         raise SettingsError(
             f"{names_of(unused)}: the storage connection {name} has no address: set {name}__tableServiceUri or "

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 
+from azure.core.exceptions import ClientAuthenticationError
 from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential, get_bearer_token_provider
 
 from palaver_server.connections import Identity
 from palaver_server.domain.errors import ModelCredentialsRejected
 
 AI_SCOPE = "https://cognitiveservices.azure.com/.default"
+STORAGE_SCOPE = "https://storage.azure.com/.default"
 
 TokenProvider = Callable[[], Awaitable[str]]
 Credential = DefaultAzureCredential | ManagedIdentityCredential
@@ -37,6 +39,17 @@ def _resource_id_parameter() -> str:
         return "msi_res_id"
     is_arc = not os.environ.get("IDENTITY_HEADER")
     return "resource_id" if is_arc else "mi_res_id"
+
+
+async def is_found(credential: Credential) -> bool:
+    """Returns False if a credential that searches for an identity finds none on this machine."""
+    if not isinstance(credential, DefaultAzureCredential):
+        return True  # the operator has said which one it is, so there is nothing to find
+    try:
+        await credential.get_token(STORAGE_SCOPE)
+    except ClientAuthenticationError:
+        return False
+    return True
 
 
 def token_provider(credential: Credential) -> TokenProvider:
