@@ -30,7 +30,7 @@ GROUPS = {
         "first_token_timeout",
         "token_timeout",
     ),
-    "Turns": ("turn_timeout", "max_turns", "queue_limit", "lease_duration"),
+    "Turns": ("turn_timeout", "max_turns", "queue_limit", "lease_duration", "progress_interval"),
     "Skills": ("skill_hosts", "skill_timeout", "max_skill_rounds"),
 }
 """The settings of each section. Every setting must be in one."""
@@ -63,6 +63,8 @@ def _default(name: str) -> str:
             return code(str(default).lower())
         case tuple():
             return code(",".join(default))
+        case float():
+            return code(f"{default:g}")
         case _:
             return code(str(default))
 
