@@ -225,7 +225,8 @@ class BaseClient(ABC):
         If the connection breaks, the client posts the turn again with the same `request_id`, and the iteration
         continues where it stopped. If the turn had to run again and the model wrote something else, the iteration
         yields another `TurnStarted`, which voids all events before it. With `on_disconnect="continue"`, this happens
-        only if a server dies.
+        only if a server dies. After three posts in a row that the server answered but that brought nothing new, the
+        iteration raises the error, because each post may be another model call.
 
         Args:
             id: The identifier of the assistant.
