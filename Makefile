@@ -1,4 +1,4 @@
-# Every target sets up what it needs: a virtual environment in .venv, and further ones for tools that conflict with it.
+# Every target sets up what it needs: a virtual environment in .venv, and others for tools that conflict with it.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -40,7 +40,7 @@ go: $(DEV) ## install Go for the tests, if the machine has none
 .PHONY: toolchains
 toolchains: go azurite
 
-azurite: $(DEV) ## install the emulator of Azure Table Storage for the tests, and Node.js if the machine has none
+azurite: $(DEV) ## install Azurite, the emulator of Azure Table Storage, for the tests, and Node.js if the machine has none
 	@tools/install-azurite.sh $(BIN)
 
 clients: $(addprefix client-,$(CLIENTS)) ## build, lint and test the clients whose toolchains are installed
@@ -54,13 +54,13 @@ client-%: toolchains
 runner-%: toolchains
 	@tools/client.sh $* conformance-runner chat
 
-faults: $(DEV) azurite ## kill servers, break stores, drop callers: nothing may be lost, duplicated or half stored (ARGS="--times 1")
+faults: $(DEV) azurite ## kill servers, break stores and drop callers, and check that no turn is lost, duplicated or half stored (ARGS="--times 1")
 	@$(BIN)/python -m tests.faults $(ARGS)
 
-soak: $(DEV) ## post many turns and cancel a third of them: memory, tasks and sockets must stay flat
+soak: $(DEV) ## post many turns, cancel a third of them, and check that memory, tasks and sockets stay flat
 	@$(BIN)/python -m tests.soak $(ARGS)
 
-compatibility: $(DEV) .venv-litellm/.installed .venv-llama/bin/llama-server ## hold conversations through third-party servers of models
+compatibility: $(DEV) .venv-litellm/.installed .venv-llama/bin/llama-server ## hold conversations through third-party model servers
 	@$(BIN)/python -m tests.compatibility litellm=.venv-litellm llama-cpp=.venv-llama llama-cpp-python=.venv-llama
 
 lint: $(DEV) ## check formatting, lint, types, import rules and the contract
@@ -83,7 +83,7 @@ generate: $(GENERATE) toolchains ## regenerate the code of all languages and the
 	@for language in $(CLIENTS); do tools/client.sh $$language generate || exit; done
 	@$(BIN)/python -m tools.reference
 
-reference: $(DEV) ## regenerate the pages of docs/reference alone
+reference: $(DEV) ## regenerate only the pages of docs/reference
 	@$(BIN)/python -m tools.reference
 
 check-generate: $(GENERATE) toolchains ## fail if generated code or a generated page is stale
@@ -96,12 +96,12 @@ check-generate: $(GENERATE) toolchains ## fail if generated code or a generated 
 bench: $(DEV) azurite ## measure the cost of a streamed token, a turn and an open stream (ARGS="--help")
 	@$(BIN)/python -m bench $(ARGS)
 
-setup: $(DEV) $(GENERATE) ## install everything that development needs, and the pre-commit checks
+setup: $(DEV) $(GENERATE) ## install the development tools and the pre-commit checks
 	@$(BIN)/pre-commit install
 
 check: lint check-generate test ## run every check that a change must pass
 
-clean: ## remove everything that the other targets have made
+clean: ## remove everything that the other targets create
 	rm -rf .venv* tests/azurite/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	@for language in $(CLIENTS); do $(MAKE) --silent -C client/$$language clean; done
 	@$(MAKE) --silent -C examples/todo_host_typescript clean

@@ -1,1 +1,1 @@
-"""What Palaver costs, next to the least that gRPC can cost; `make bench` runs it and prints ratios of one run."""
+"""The benchmark: the cost of Palaver, as a ratio to the minimal cost of gRPC. `make bench` runs it."""

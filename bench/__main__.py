@@ -1,4 +1,4 @@
-"""Measures and prints; `--check` fails when a bar is missed, `--quick` takes about a minute, all of it about five."""
+"""Measures the cost of a streamed token, a turn and an open stream, and prints it as ratios to a bare gRPC echo."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from bench.pace import Pace
 from bench.processes import Measured
 
 CPU_BARS = {"50 paced streams": 2.5, "200 unpaced streams": 1.0}
-"""The most that Palaver may cost per token, as a multiple of the bare echo."""
+"""The most CPU that Palaver may use per token, as a multiple of the bare echo's."""
 
 HISTORY_BAR = 1.2
-"""The most that a turn after 20,000 messages may cost, as a multiple of one after 20."""
+"""The most CPU that a turn after 20,000 messages may use, as a multiple of a turn's after 20."""
 
 TRAFFIC_BAR = 1.01
-"""The same for its bytes to and from Azure Table Storage, where numbers get longer. Its requests must be equal."""
+"""The same for its bytes to and from Azure Table Storage, where numbers grow longer. The requests must be equal."""
 
 LONGEST_HISTORY = "after 20,000 messages"
 PALAVER = "Palaver"
@@ -33,12 +33,12 @@ PALAVER = "Palaver"
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is measured. A reply has many pieces, so that what a call costs once is spread over them."""
+    """The extent of the measurements. A reply has many pieces, which share the fixed cost of its call."""
 
     rounds: int
     paced: Pace
     crowd: Pace
-    """The pace of the most streams; the typed stream does not keep up with it, and takes many times as long."""
+    """The pace of the most streams. The typed stream can't keep up with it and takes many times as long."""
     unpaced: Pace
     first_pieces: int
     turns: int
@@ -46,7 +46,7 @@ class Effort:
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
-        """What the server CPU per token is measured for."""
+        """The scenarios for which the server CPU per token is measured."""
         return (
             Scenario("1 paced stream", 1, self.paced),
             Scenario("50 paced streams", 50, self.paced),
@@ -65,31 +65,31 @@ FULL = Effort(
 
 @dataclass(frozen=True)
 class Report:
-    """Prints the tables and remembers the bars that were missed."""
+    """Prints the tables and collects the bars that were missed."""
 
     missed: list[str] = field(default_factory=list)
 
     def title(self, text: str, *columns: str) -> None:
-        """Begins a table."""
+        """Prints the head of a table."""
         print(f"\n{text}")
         if columns:
             print(" " * 26 + "".join(f"{column:>16}" for column in columns))
 
     def row(self, name: str, *cells: str, note: str = "") -> None:
-        """Adds a row to the table."""
+        """Prints a row of the table."""
         print(f"    {name:<22}" + "".join(f"{cell:>16}" for cell in cells) + note, flush=True)
 
     def verdict(self, ratio: float, bar: float | None, what: str) -> str:
-        """Says how a ratio stands to its bar, if it has one."""
+        """Returns whether a ratio meets its bar, in words; empty if it has no bar."""
         if bar is None:
             return ""
         if ratio > bar:
-            self.missed.append(f"{what}: {ratio:.2f}, at most {bar:g} is allowed")
+            self.missed.append(f"{what}: {ratio:.2f}, more than {bar:g}")
         return f"  bar {bar:g}: {'met' if ratio <= bar else 'MISSED'}"
 
 
 async def tokens(report: Report, servers: tuple[Measured, ...], effort: Effort) -> None:
-    """Reports what a streamed token costs."""
+    """Reports the cost of a streamed token."""
     results = await measure.cpu_per_token(servers, effort.scenarios, effort.rounds)
     report.title(
         f"Server CPU per streamed token (median of {effort.rounds})", "µs", "times the echo", "tokens/s/stream"
@@ -111,7 +111,7 @@ async def tokens(report: Report, servers: tuple[Measured, ...], effort: Effort) 
 
 
 async def first_pieces(report: Report, upstream: Measured, servers: tuple[Measured, ...], effort: Effort) -> None:
-    """Reports how long the first piece takes."""
+    """Reports the time to the first piece."""
     results = await measure.first_piece(upstream, servers, effort.first_pieces)
     cuts = {name: statistics.quantiles(times, n=100) for name, times in results.items()}
     report.title(
@@ -125,7 +125,7 @@ async def first_pieces(report: Report, upstream: Measured, servers: tuple[Measur
 
 
 async def histories(report: Report, server: Measured, steps: dict[str, int], effort: Effort) -> None:
-    """Reports what a turn costs when the conversation is long already."""
+    """Reports the cost of a turn by the length of the conversation."""
     results = await measure.turn_cost(server, effort.turns, effort.turn_rounds)
     report.title(
         f"A turn that sends {MAX_HISTORY} messages of a long conversation (median of {effort.turn_rounds})",
@@ -146,7 +146,7 @@ async def histories(report: Report, server: Measured, steps: dict[str, int], eff
 
 
 async def table_traffic(report: Report) -> None:
-    """Reports what a turn costs in Azure Table Storage."""
+    """Reports the cost of a turn in Azure Table Storage."""
     results = await tables.traffic()
     report.title(
         f"The same turn in Azure Table Storage (Azurite), {MAX_HISTORY} messages in its window",
@@ -172,7 +172,7 @@ async def table_traffic(report: Report) -> None:
 
 
 async def run(effort: Effort, folder: Path) -> list[str]:
-    """Runs everything and returns the bars that were missed."""
+    """Makes all measurements and returns the bars that were missed."""
     report = Report()
     await measure.fill(folder)
     steps = await measure.store_steps(folder)
@@ -193,10 +193,12 @@ async def run(effort: Effort, folder: Path) -> list[str]:
 
 
 def main() -> None:
-    """Reads the arguments and runs."""
+    """Parses the arguments, measures, and exits with 1 if a bar is missed and `--check` is given."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of shorter replies, about a minute")
-    parser.add_argument("--check", action="store_true", help="fail when a bar is missed")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round with shorter replies: about one minute instead of five"
+    )
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="palaver-bench-") as folder:
         missed = uvloop.run(run(QUICK if arguments.quick else FULL, Path(folder)))

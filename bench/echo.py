@@ -1,7 +1,7 @@
-"""The least that streaming over gRPC costs in Python: a bare grpc.aio server that makes the pieces itself.
+"""The baseline: a bare grpc.aio server that generates the pieces itself, which is the minimal cost of streaming.
 
-It sends the messages that Palaver sends, one for each piece, at the pace that the name of the model asks for, with the
-same channel options and the same event loop.
+It sends the messages that Palaver sends, one for each piece, at the pace that the model name asks for. Its channel
+options and its event loop are those of Palaver.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The endpoint of the benchmark: it writes the reply that the name of the model asks for ("40x200", "0x2000").
+"""The model endpoint of the benchmark. It writes the reply that the model name asks for, such as "40x200" or "0x2000".
 
-It runs in a process of its own, and every byte that it sends is made beforehand: it must not be what is measured.
+It runs in a process of its own and prepares every byte in advance, so that its cost does not count.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding
 
 
 def chunk(choices: list[object], **fields: object) -> bytes:
-    """Makes an HTTP chunk with one event, as large as those of OpenAI are."""
+    """Returns an HTTP chunk with one event of the same size as OpenAI's."""
     event = {
         "id": "chatcmpl-B9MBs8CjcvOU2jLn4n570S5qMJKcT",
         "object": "chat.completion.chunk",
@@ -45,7 +45,7 @@ END = (
 
 @lru_cache
 def whole_reply(pieces: int) -> bytes:
-    """All pieces of an unpaced reply."""
+    """Returns all pieces of an unpaced reply."""
     return PIECE * pieces
 
 

@@ -1,4 +1,4 @@
-"""The callers of the benchmark. They do not even parse what they get: they share the machine with what is measured."""
+"""The callers of the benchmark. They don't parse the responses, because they share the machine with the servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 
 CONNECTIONS = 4
 MAX_HISTORY = 20
-"""Messages that a turn sends to the model besides the new one, however many are stored."""
+"""The messages that a turn sends to the model besides the new one, however many are stored."""
 
 
 class Callers:
@@ -45,7 +45,7 @@ class Callers:
             pass
 
     async def streams(self, number: int, pace: Pace) -> None:
-        """Reads so many replies side by side, each of an assistant of its own; all must come to their end."""
+        """Reads a number of replies concurrently, each of its own assistant, and all to the end."""
         await asyncio.gather(*(self.read(f"stream-{index}", pace, index) for index in range(number)))
 
     async def time_to_first_piece(self, name: str, pace: Pace) -> float:

@@ -1,4 +1,4 @@
-"""The measurements. Each interleaves what it compares, so that the noise of the machine meets all alike."""
+"""The measurements. Each alternates between what it compares, so that noise of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What one run of a scenario cost."""
+    """The cost of one run of a scenario."""
 
     cpu: float
     """Microseconds of server CPU per token."""
     rate: float
-    """Tokens per second and stream that arrived: less than the pace when the machine can't keep up."""
+    """The tokens that arrived per second and stream. Less than the pace if the machine can't keep up."""
 
 
 async def cpu_per_token(
     servers: Sequence[Measured], scenarios: Sequence[Scenario], rounds: int
 ) -> dict[Scenario, dict[str, list[Streamed]]]:
-    """Returns what a token costs: by scenario, by server, one for each round."""
+    """Returns the cost of a token by scenario and by server, once for each round."""
     results: dict[Scenario, dict[str, list[Streamed]]] = {s: {m.name: [] for m in servers} for s in scenarios}
     async with AsyncExitStack() as stack:
         most = max(scenario.streams for scenario in scenarios)
@@ -69,7 +69,7 @@ async def cpu_per_token(
 
 
 async def first_piece(upstream: Measured, servers: Sequence[Measured], calls: int) -> dict[str, list[float]]:
-    """Returns the milliseconds to the first piece, asked of the endpoint directly and through each server."""
+    """Returns the milliseconds to the first piece, directly from the endpoint and through each server."""
     pace = Pace(0, 1)
     body = {"model": str(pace), "messages": [{"role": "user", "content": "Hello"}], "stream": True}
     results: dict[str, list[float]] = {"direct": [], **{server.name: [] for server in servers}}
@@ -91,12 +91,12 @@ async def first_piece(upstream: Measured, servers: Sequence[Measured], calls: in
 
 
 async def memory_per_stream(server: Measured, streams: int) -> float:
-    """Returns the bytes that an open stream adds, its connection to the endpoint included.
+    """Returns the bytes that an open stream adds, including its connection to the endpoint.
 
-    The pace is one that every server keeps up with: what is measured is an open stream and not a backlog.
+    Every server can keep up with the pace, so that no backlog is measured.
     """
     async with callers(server, streams) as caller:
-        # One stream loads everything that is loaded only once. More would leave memory behind that is used again.
+        # The first stream loads everything that is loaded once. More streams would leave memory that is used again.
         await caller.streams(1, Pace(0, 1))
         idle = peak = server.memory()
         running = asyncio.ensure_future(caller.streams(streams, Pace(5, 25)))
@@ -108,7 +108,7 @@ async def memory_per_stream(server: Measured, streams: int) -> float:
 
 
 async def fill(folder: Path) -> None:
-    """Writes the conversations that `turn_cost` goes on with."""
+    """Stores the conversations that `turn_cost` continues."""
     store = SqliteStore(folder / "palaver.db")
     for name, size in HISTORY.items():
         await store.create_assistant(key(name), "", IfExists.FAIL)
@@ -120,7 +120,7 @@ async def fill(folder: Path) -> None:
 
 
 class CountingStore(SqliteStore):
-    """Counts the instructions of SQLite's virtual machine: what a store call costs, without the noise of a clock."""
+    """Counts the instructions of SQLite's virtual machine, which measure the cost of a store call without noise."""
 
     steps = 0
 
@@ -132,7 +132,7 @@ class CountingStore(SqliteStore):
 
 
 async def store_steps(folder: Path) -> dict[str, int]:
-    """Returns the steps of SQLite for what a turn reads and writes, by how long the conversation is already."""
+    """Returns the steps of SQLite to read and to write a turn, by the length of the conversation."""
     store = CountingStore(folder / "palaver.db")
     await store.open()
     turn = finished(*exchange("Hello", "word"))
@@ -147,7 +147,7 @@ async def store_steps(folder: Path) -> dict[str, int]:
 
 
 async def turn_cost(server: Measured, turns: int, rounds: int) -> dict[str, tuple[list[float], list[float]]]:
-    """Returns milliseconds of server CPU and of waiting per turn, by how long the conversation is already."""
+    """Returns the milliseconds of server CPU and of wall time per turn, by the length of the conversation."""
     results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in HISTORY}
     async with callers(server) as caller:
         for name in HISTORY:

@@ -1,4 +1,4 @@
-"""The pace of a reply, which the name of the model tells: "40x200" is 200 pieces at 40 a second."""
+"""The pace of a reply, which is the model name of a query: "40x200" is 200 pieces at 40 per second."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _streams = itertools.count()
 
 @dataclass(frozen=True)
 class Pace:
-    """How a reply is written: so many pieces, and how many of them a second; 0 is as fast as possible."""
+    """The number of pieces of a reply, and how many are due per second. 0: as fast as possible."""
 
     per_second: int
     pieces: int
@@ -23,16 +23,16 @@ class Pace:
 
     @staticmethod
     def parse(model: str) -> Pace:
-        """Reads a pace from the name of the model that a query asks for."""
+        """Parses a pace from the model name of a query."""
         per_second, _, pieces = model.partition("x")
         return Pace(int(per_second), int(pieces))
 
     async def ticks(self) -> AsyncIterator[None]:
-        """Yields when a piece is due, without falling behind when one was late."""
+        """Yields whenever a piece is due. A late piece does not delay the following ones."""
         loop = asyncio.get_running_loop()
-        # Models do not write in step. Streams that begin together, as those of the echo do, would: all of their pieces
-        # would be due in one turn of the event loop, which sends them for half the price. So each has a phase of its
-        # own, and multiples of this number spread them evenly, however many there are.
+        # Real models do not write in step, but streams that start together, like those of the echo, would: all pieces
+        # would be due in one iteration of the event loop, which halves their cost. Each stream therefore has its own
+        # phase. Multiples of the golden ratio spread any number of phases evenly.
         phase = next(_streams) * GOLDEN_RATIO % 1
         due = loop.time() + (phase / self.per_second if self.per_second else 0)
         for _ in range(self.pieces):

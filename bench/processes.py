@@ -1,4 +1,4 @@
-"""The processes that are measured, and the one that answers them."""
+"""The processes: the servers that are measured, and the endpoint."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Measured:
     process: psutil.Process
 
     def cpu(self) -> float:
-        """CPU seconds since the start, user and system."""
+        """Returns the CPU seconds since the start, user and system."""
         if sys.platform == "linux":
-            # What clock_getcpuclockid(3) returns. It counts nanoseconds, and the other one hundredths of a second,
-            # of which a single paced stream uses no more than a few.
+            # The clock of clock_getcpuclockid(3) counts nanoseconds. psutil counts hundredths of a second, and a single
+            # paced stream uses only a few of these.
             return time.clock_gettime(~self.process.pid << 3 | 2)
         times = self.process.cpu_times()
         return float(times.user + times.system)
 
     def memory(self) -> int:
-        """Bytes of memory that the process holds."""
+        """Returns the resident memory in bytes."""
         return int(self.process.memory_info().rss)
 
 
 @contextmanager
 def started(name: str, *command: str, **environment: str) -> Iterator[Measured]:
-    """Runs a Python module for the time of the block; its first line ends with its address."""
-    # The benchmark's own settings alone count.
+    """Runs a Python module for the time of the block. The first line of its output ends with its address."""
+    # The settings of the environment must not affect the benchmark.
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PALAVER_", "OPENAI_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", *command], env=inherited | environment, stdout=subprocess.PIPE, text=True
@@ -70,7 +70,7 @@ def echo() -> Iterator[Measured]:
 
 @contextmanager
 def typed(upstream: Measured, folder: Path) -> Iterator[Measured]:
-    """Runs Palaver with the SDK's typed stream."""
+    """Runs Palaver with the typed stream of the SDK."""
     with started("typed stream", "bench.typed", f"http://{upstream.target}/v1", str(folder)) as running:
         yield running
 

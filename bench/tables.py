@@ -1,4 +1,4 @@
-"""What a turn costs in Azure Table Storage: requests and bytes, counted between the store and its emulator."""
+"""The cost of a turn in Azure Table Storage: requests and bytes, counted between the store and the emulator."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SIZES = (20, 2_000, 20_000)
 
 @dataclass(frozen=True)
 class TurnTraffic:
-    """What goes over the wire for the window and the commit of a turn."""
+    """The traffic of the window and the commit of a turn."""
 
     requests: int
     sent: int
     received: int
     milliseconds: float
-    """Tells more of the emulator than of Azure, which is a network away."""
+    """The speed of the emulator. Azure is a network away."""
 
 
 async def traffic() -> dict[int, TurnTraffic] | str:
-    """Returns the traffic of a turn by how long the conversation is already, or why it can't be measured."""
+    """Returns the traffic of a turn by the length of the conversation, or why it can't be measured."""
     if missing := why_missing():
         return missing
     with Azurite() as azurite:
@@ -46,7 +46,7 @@ async def traffic() -> dict[int, TurnTraffic] | str:
 
 
 async def _measure(directly: AzureTablesStore, counted: AzureTablesStore, proxy: TableProxy, size: int) -> TurnTraffic:
-    name = f"after {size:06}"  # names of one length, because each row holds it
+    name = f"after {size:06}"  # names of equal length, because every row contains the name
     await directly.create_assistant(key(name), "Be brief.", IfExists.FAIL)
     stored = 1
     while stored < size:

@@ -1,4 +1,4 @@
-"""Palaver as it is, but for one thing: the endpoint's reply is read with the SDK's typed stream."""
+"""Palaver, except that it reads the reply of the endpoint with the typed stream of the SDK."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from palaver_server.transports.grpc import listener
 
 
 class TypedModel:
-    """A `ChatModel` as the SDK's own examples read a stream."""
+    """A `ChatModel` that reads a stream as the examples of the SDK do."""
 
     def __init__(self, base_url: str) -> None:
         self._client = AsyncOpenAI(api_key="none", base_url=base_url)

@@ -25,7 +25,7 @@ def answer(client: palaver.Client, assistant: str, message: str) -> None:
     """Posts a message and prints the reply, or the error."""
     try:
         client.create_assistant(assistant, if_exists="keep")
-        # Even if the connection breaks, the turn continues, and each piece of the reply arrives once.
+        # Even if the connection breaks, the turn continues, and each piece of the reply is delivered once.
         with client.post_user_query(assistant, message, on_disconnect="continue") as reply:
             show(client, assistant, reply)
     except palaver.PalaverError as error:
@@ -35,10 +35,10 @@ def answer(client: palaver.Client, assistant: str, message: str) -> None:
 def show(client: palaver.Client, assistant: str, reply: palaver.Reply) -> None:
     """Prints a reply as it arrives. Ctrl-C cancels the turn."""
     try:
-        next(reply)  # the first event is `TurnStarted`; a second one voids everything before it
+        next(reply)  # the first event is `TurnStarted`; a second one voids all events before it
         for event in reply:
             if isinstance(event, palaver.TurnStarted):
-                print("\n[the reply starts over]")
+                print("\n[the connection broke, and the reply restarts]")
             elif isinstance(event, palaver.TextDelta):
                 print(event.text, end="", flush=True)
             elif isinstance(event, palaver.SkillCall):

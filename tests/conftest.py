@@ -1,4 +1,4 @@
-"""What holds for all tests: gRPC keeps out of forks, and where CI runs, no test may be skipped."""
+"""Settings and fixtures of all tests: gRPC installs no fork handlers, and CI accepts no skipped test."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 from tests.support import azurite as azurite_process
 from tests.support.endpoint import Endpoint
 
-# Before gRPC is imported: its fork handlers would run in the children that tests start, and now and then end them.
+# Set before gRPC is imported: its fork handlers would run in the children that tests start, and sometimes kill them.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "false"
-# A shell that runs the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
+# A shell makes background jobs ignore Ctrl-C, and the processes that tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
-# A line for each server that stops would hide what pytest says.
+# gRPC logs a line for each server that stops, which would hide pytest's own output.
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 
 @pytest.fixture(scope="session")
 def azurite() -> Iterator[azurite_process.Azurite]:
-    """Azure Table Storage for all tests that need it; each takes an account of its own."""
+    """The emulator of Azure Table Storage. Each test uses an account of its own."""
     if missing := azurite_process.why_missing():
         pytest.skip(missing)
     with azurite_process.Azurite() as running:
@@ -30,8 +30,14 @@ def azurite() -> Iterator[azurite_process.Azurite]:
 
 
 @pytest.fixture
+def account(azurite: azurite_process.Azurite) -> azurite_process.Account:
+    """An empty storage account."""
+    return azurite.account()
+
+
+@pytest.fixture
 async def endpoint() -> AsyncIterator[Endpoint]:
-    """An endpoint of a model that says what the test scripts."""
+    """A model endpoint that answers as the test scripts it."""
     async with Endpoint() as running:
         yield running
 

@@ -1,9 +1,9 @@
-"""Many turns, a third of them cancelled at random moments, against a real server: memory, tasks and sockets stay flat.
+"""Posts many turns to a real server and cancels a third of them: memory, tasks and sockets must stay flat.
 
     python -m tests.soak --turns 10000
 
-The server, its callers and the endpoint share this process, so that whatever any of them leaves behind is seen. The
-last line says whether the second half of the run grew; the exit status too.
+The server, its callers and the endpoint share this process, so that a leak of any of them is visible. The last line and
+the exit status say whether the second half of the run grew.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ import grpc
 import psutil
 
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import create_assistant
 from tests.support.endpoint import Endpoint, Stream
 from tests.support.palaver_server import Served, palaver_server
 
 CALLERS = 20
 MAX_GROWTH = 8 * 1024 * 1024
-"""Bytes that the second half of a run may grow by; the allocator's own ups and downs measured below half of it."""
+"""The most bytes by which the second half of a run may grow. The noise of the allocator was less than half of it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the process holds at a moment."""
+    """The resources of the process at one moment."""
 
     turns: int
     memory: int
@@ -44,7 +45,7 @@ class Sample:
 
 
 async def post(served: Served, assistant: str, choices: random.Random) -> str:
-    """Posts one query and returns how it ended."""
+    """Posts a query and returns how it ended."""
     call = served.stub.PostUserQuery(pb.PostUserQueryRequest(id=assistant, user_message="Hello", max_tokens=50))
     leave_after = choices.choice([None, None, choices.randrange(3)])
     events = 0
@@ -60,7 +61,7 @@ async def post(served: Served, assistant: str, choices: random.Random) -> str:
 
 
 async def run(turns: int, seed: int) -> list[Sample]:
-    """Runs the soak and returns ten samples."""
+    """Posts the turns and returns ten samples."""
     choices, process = random.Random(seed), psutil.Process()
     samples: list[Sample] = []
     outcomes: dict[str, int] = {}
@@ -68,7 +69,7 @@ async def run(turns: int, seed: int) -> list[Sample]:
         async with Endpoint() as endpoint, palaver_server(Path(folder), endpoint.url) as served:
             Endpoint.default = Stream(*["word "] * 20)
             for number in range(CALLERS):
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id=f"a{number}"))
+                await create_assistant(served, f"a{number}")
             numbers: Iterator[int] = iter(range(turns))
 
             async def caller(number: int) -> None:
@@ -84,17 +85,17 @@ async def run(turns: int, seed: int) -> list[Sample]:
 
             await asyncio.gather(*map(caller, range(CALLERS)))
             await served.application.stop(grace=10)
-            print("how the turns ended:", ", ".join(f"{number:,} {name}" for name, number in sorted(outcomes.items())))
+            print("outcomes:", ", ".join(f"{number:,} {name}" for name, number in sorted(outcomes.items())))
     return samples
 
 
 def main() -> None:
-    """Reads the arguments, runs, and judges."""
+    """Parses the arguments, runs, and exits with 1 if the second half grew."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=10_000)
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--turns", type=int, default=10_000, help="the number of turns (default: 10,000)")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of the random choices (default: 1)")
     arguments = parser.parse_args()
-    print("   turns  MiB held  tasks  sockets")
+    print("   turns       MiB  tasks  sockets")
     samples = asyncio.run(run(arguments.turns, arguments.seed))
     half = samples[len(samples) // 2 - 1]
     growth = samples[-1].memory - half.memory

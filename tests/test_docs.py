@@ -54,7 +54,7 @@ def is_broken(link: str, document: Path) -> bool:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS)
-def test_links_lead_somewhere(path: str):
+def test_links_have_targets(path: str):
     document = ROOT / path
     links = LINK.findall(CODE.sub("", FENCED.sub("", document.read_text())))
     assert [link for link in links if "://" not in link and is_broken(link, document)] == []
@@ -107,7 +107,7 @@ async def test_the_program_of_a_skill_host_is_called(tmp_path: Path):
             assert [message.content for message in turn.messages if message.skill_call_id] == ["2.5"]
             turn = await client.post_user_query_unary("support-42", '/price {"item": "beer"}')
             assert [message.content for message in turn.messages if message.skill_call_id] == [
-                "there is no beer; there are tea, cake"
+                "there is no beer; the menu has tea, cake"
             ]
     finally:
         process.terminate()

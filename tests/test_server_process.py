@@ -1,4 +1,4 @@
-"""The `palaver-server` command as a process: how it starts, says what is wrong, serves, and stops."""
+"""The `palaver-server` command as a process: how it starts, reports errors, serves and stops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,14 +22,14 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from palaver_server.settings import Settings
+from tests.support.server_process import COMMAND
 
-COMMAND = Path(sys.executable).with_name("palaver-server")
 SERVICE = "palaver.v1.AssistantService"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to run the command in, with none of the settings that the machine may have."""
+    """The working folder of the command, which is empty. The settings of the machine are removed."""
     for name in list(os.environ):
         if name.startswith(("PALAVER_", "OPENAI_", "AZURE_", "AzureWebJobsStorage")):
             monkeypatch.delenv(name)
@@ -40,7 +39,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @dataclass(frozen=True)
 class Process:
-    """A server that has said where it listens."""
+    """A server that listens."""
 
     popen: subprocess.Popen[str]
     address: str
@@ -50,7 +49,7 @@ class Process:
         return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
 
     def end(self) -> tuple[int, str, str]:
-        """Waits for the end; returns the exit status and what else was printed to stdout and to stderr."""
+        """Waits for the end. Returns the exit status and the remaining output to stdout and to stderr."""
         stdout, stderr = self.popen.communicate(timeout=60)
         return self.popen.returncode, stdout, stderr
 
@@ -81,7 +80,7 @@ def started(*arguments: str, **environment: str) -> Iterator[Process]:
 
 
 def failed(*arguments: str, **environment: str) -> str:
-    """Runs a server that refuses to start; returns the one line of its own that says why."""
+    """Runs a server that must fail to start, and returns its error message."""
     with popen(*arguments, **environment) as process:
         try:
             assert process.stdout.readline() == ""
@@ -109,7 +108,7 @@ def serves(address: str) -> bool:
 
 
 class TestStarting:
-    def test_it_prints_one_line_and_nothing_else_until_it_is_stopped(self, folder: Path):
+    def test_the_server_prints_one_line_until_it_is_stopped(self, folder: Path):
         with started() as server:
             assert serves(server.address)
             server.popen.terminate()
@@ -126,15 +125,13 @@ class TestStarting:
             (2, signal.SIGINT, True),
         ],
     )
-    def test_a_signal_stops_it_with_status_0(
-        self, folder: Path, workers: int, number: signal.Signals, whole_group: bool
-    ):
+    def test_a_signal_stops_the_process_with_status_0(self, workers: int, number: signal.Signals, whole_group: bool):
         with started("--workers", str(workers)) as server:
             # Ctrl-C and most service managers signal all processes of the group, others the first one.
             (os.killpg if whole_group else os.kill)(server.popen.pid, number)
             assert server.end() == (0, "", "")
 
-    def test_what_it_stored_is_there_when_it_starts_again(self, folder: Path):
+    def test_stored_turns_survive_a_restart(self):
         with started() as server:
             with stub(server.address) as calls:
                 calls.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
@@ -146,7 +143,7 @@ class TestStarting:
             messages = calls.ListMessages(pb.ListMessagesRequest(id="a")).messages
             assert list(messages[1:]) == list(completed.messages)
 
-    def test_help_names_every_setting(self, folder: Path):
+    def test_help_names_every_setting(self):
         with popen("--help") as process:
             stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stderr) == (0, "")
@@ -154,7 +151,7 @@ class TestStarting:
             assert f"--{name.replace('_', '-')} " in stdout
             assert field.description in re.sub(r"\s+", " ", stdout)
 
-    def test_a_variable_that_is_no_setting_is_mentioned(self, folder: Path):
+    def test_an_unknown_palaver_variable_is_reported(self):
         with started(PALAVER_LISTENS="127.0.0.1:1", PALAVER_TOKEN="a client's") as server:
             server.popen.terminate()
             status, stdout, stderr = server.end()
@@ -162,7 +159,7 @@ class TestStarting:
         [line] = stderr.splitlines()
         assert line.endswith("PALAVER_LISTENS is not a setting of this server")
 
-    def test_what_it_tries_again_is_logged_with_the_reason(self, folder: Path):
+    def test_retries_are_logged_with_their_reasons(self):
         with socket.create_server(("127.0.0.1", 0)) as listener:
             nobody = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
         variables = {"OPENAI_API_KEY": "sk-secret", "OPENAI_BASE_URL": nobody}
@@ -176,7 +173,7 @@ class TestStarting:
         assert "ModelUnavailable: the endpoint can't be reached; retry 1 in 0." in stderr
         assert "sk-secret" not in stderr
 
-    def test_a_server_without_any_model_says_so(self, folder: Path):
+    def test_a_server_without_a_model_logs_it(self):
         with started("--no-offline-model") as server:
             server.popen.terminate()
             status, stdout, stderr = server.end()
@@ -202,32 +199,32 @@ class TestRefusingToStart:
             ("2", {"PALAVER_LISTEN": "127.0.0.1:99999"}, "PALAVER_LISTEN: .*not '127.0.0.1:99999'"),
         ],
     )
-    def test_a_wrong_setting_is_named(self, folder: Path, workers: str, variables: dict[str, str], line: str):
+    def test_an_invalid_setting_is_named(self, workers: str, variables: dict[str, str], line: str):
         environment = {"PALAVER_LISTEN": "127.0.0.1:0", "PALAVER_WORKERS": workers, **variables}
         assert re.match(line, failed(**environment))
 
-    def test_an_unknown_flag_is_named(self, folder: Path):
+    def test_an_unknown_flag_is_named(self):
         with popen("--listens", "x") as process:
             stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout) == (2, "")
         assert stderr.splitlines()[-1] == "palaver-server: error: unrecognized arguments: --listens x"
 
     @pytest.mark.parametrize("workers", ["1", "2"])
-    def test_a_port_that_another_program_has_is_refused(self, folder: Path, workers: str):
+    def test_a_port_of_another_program_is_reported(self, workers: str):
         with closing(socket.create_server(("127.0.0.1", 0))) as taken:
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             line = failed("--listen", address, "--workers", workers, "--offline-model")
         assert line.startswith(f"PALAVER_LISTEN: can't listen on {address}")
 
     @pytest.mark.parametrize(("first_workers", "workers"), [("1", "1"), ("2", "2")])
-    def test_a_port_that_another_palaver_server_has_is_refused(self, folder: Path, first_workers: str, workers: str):
+    def test_a_port_of_another_palaver_server_is_reported(self, first_workers: str, workers: str):
         with started("--workers", first_workers) as server:
             line = failed("--listen", server.address, "--workers", workers, "--data-dir", "other", "--offline-model")
             assert line.startswith(f"PALAVER_LISTEN: can't listen on {server.address}")
             assert serves(server.address)
 
     @pytest.mark.parametrize("workers", ["1", "2"])
-    def test_a_corrupt_default_database_stops_the_start_and_stays_as_it_is(self, folder: Path, workers: str):
+    def test_a_corrupt_default_database_fails_the_start_and_is_not_changed(self, folder: Path, workers: str):
         database = folder / "palaver-data" / "palaver.db"
         database.parent.mkdir()
         database.write_bytes(b"This was a database once." * 1000)
@@ -237,7 +234,7 @@ class TestRefusingToStart:
 
 
 class TestWorkers:
-    def test_they_share_one_port_and_one_store(self, folder: Path):
+    def test_workers_share_one_port_and_one_store(self):
         with started("--workers", "2") as server:
             workers = server.workers()
             assert len(workers) == 2
@@ -262,7 +259,7 @@ class TestWorkers:
                     break
             assert served_by == {worker.pid for worker in workers}
 
-    def test_the_death_of_one_ends_the_program_with_status_1(self, folder: Path):
+    def test_the_death_of_a_worker_ends_the_program_with_status_1(self):
         with started("--workers", "2") as server:
             workers = server.workers()
             workers[0].kill()
@@ -271,7 +268,7 @@ class TestWorkers:
             assert "a worker ended unexpectedly" in stderr
             assert not any(worker.is_running() for worker in workers)
 
-    def test_the_death_of_the_program_ends_them(self, folder: Path):
+    def test_the_death_of_the_program_ends_the_workers(self):
         with started("--workers", "2") as server:
             workers = server.workers()
             server.popen.kill()
@@ -282,7 +279,7 @@ class TestWorkers:
 
 
 class TestServing:
-    def test_health_is_answered_for_the_server_and_for_each_service(self, folder: Path):
+    def test_health_is_answered_for_the_server_and_for_each_service(self):
         with started() as server, grpc.insecure_channel(server.address) as channel:
             check = health_pb2_grpc.HealthStub(channel).Check
             for service in ("", SERVICE):
@@ -292,14 +289,14 @@ class TestServing:
                 check(health_pb2.HealthCheckRequest(service="unknown"))
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
-    def test_reflection_is_served_with_the_flag(self, folder: Path):
+    def test_reflection_is_served_with_the_flag(self):
         with started("--reflection") as server, grpc.insecure_channel(server.address) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
             assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
             file = database.FindFileContainingSymbol(SERVICE)
             assert file.name == "palaver/v1/assistant_service.proto"
 
-    def test_reflection_is_not_served_without_the_flag(self, folder: Path):
+    def test_reflection_is_not_served_without_the_flag(self):
         with started() as server, grpc.insecure_channel(server.address) as channel:
             database = ProtoReflectionDescriptorDatabase(channel)
             with pytest.raises(grpc.RpcError) as caught:
@@ -309,7 +306,7 @@ class TestServing:
 
 class TestTls:
     @pytest.fixture
-    def authority(self, folder: Path) -> trustme.CA:
+    def authority(self) -> trustme.CA:
         authority = trustme.CA()
         certificate = authority.issue_cert("localhost", "127.0.0.1")
         certificate.private_key_pem.write_to_path("key.pem")
@@ -319,14 +316,14 @@ class TestTls:
 
     FLAGS = ("--tls-certificate", "certificate.pem", "--tls-key", "key.pem")
 
-    def test_who_trusts_the_certificate_is_served_encrypted(self, authority: trustme.CA):
+    def test_a_client_that_trusts_the_certificate_is_served(self, authority: trustme.CA):
         credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
         with started(*self.FLAGS, "--workers", "2") as server:
             with grpc.secure_channel(server.address, credentials) as channel:
                 response = AssistantServiceStub(channel).CreateAssistant(pb.CreateAssistantRequest(id="a"))
             assert response.created
 
-    def test_who_does_not_encrypt_or_does_not_trust_is_not_served(self, authority: trustme.CA):
+    def test_a_client_without_tls_or_trust_is_not_served(self, authority: trustme.CA):
         stranger = grpc.ssl_channel_credentials(trustme.CA().cert_pem.bytes())
         with started(*self.FLAGS) as server:
             for channel in (grpc.insecure_channel(server.address), grpc.secure_channel(server.address, stranger)):
@@ -335,12 +332,12 @@ class TestTls:
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
     @pytest.mark.parametrize("broken", ["certificate.pem", "key.pem"])
-    def test_a_file_that_is_no_certificate_or_key_is_named(self, authority: trustme.CA, broken: str):
+    def test_an_invalid_certificate_or_key_is_reported(self, authority: trustme.CA, broken: str):
         Path(broken).write_text("nonsense")
         line = failed("--listen", "127.0.0.1:0", *self.FLAGS, "--offline-model")
         assert line.startswith("PALAVER_TLS_CERTIFICATE")
 
-    def test_a_key_of_another_certificate_is_named(self, authority: trustme.CA):
+    def test_the_key_of_another_certificate_is_reported(self, authority: trustme.CA):
         authority.issue_cert("elsewhere").private_key_pem.write_to_path("key.pem")
         line = failed("--listen", "127.0.0.1:0", *self.FLAGS, "--offline-model")
         assert line.startswith("PALAVER_TLS_CERTIFICATE")

@@ -1,4 +1,4 @@
-"""Settings and connections: what is read from where, and what is said about what is wrong."""
+"""Settings and connections: their sources, and the errors of invalid ones."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def flag(name: str) -> str:
 
 
 def line_for(*arguments: str) -> str:
-    """What is said about the settings, which must be one line."""
+    """Returns the error message of the settings, which must be one line."""
     with pytest.raises(SettingsError) as caught:
         load(arguments)
     line = str(caught.value)
@@ -93,7 +93,7 @@ class TestSettings:
         assert unknown_variables(os.environ) == []
 
     @pytest.mark.parametrize("name", EXAMPLES)
-    def test_a_setting_is_a_flag_which_goes_before_the_variable(self, environment: pytest.MonkeyPatch, name: str):
+    def test_a_flag_overrides_the_environment_variable(self, environment: pytest.MonkeyPatch, name: str):
         written, read = EXAMPLES[name]
         arguments = []
         for each in {name, TOGETHER.get(name, name)}:
@@ -103,7 +103,7 @@ class TestSettings:
         environment.setenv(variable(name), "127.0.0.1:9" if name == "listen" else other)
         assert getattr(load(arguments), name) == read
 
-    def test_without_any_the_defaults_apply(self):
+    def test_without_settings_the_defaults_apply(self):
         settings = load([])
         assert (settings.listen, settings.data_dir, settings.workers) == ("127.0.0.1:50051", Path("palaver-data"), 1)
         assert (settings.offline_model, settings.reflection) == (False, False)
@@ -144,7 +144,7 @@ class TestSettings:
             ("grace_period", ["-1"]),
         ],
     )
-    def test_a_wrong_value_is_named_in_one_line(self, environment: pytest.MonkeyPatch, name: str, values: list[str]):
+    def test_an_invalid_value_is_named_in_one_line(self, environment: pytest.MonkeyPatch, name: str, values: list[str]):
         for value in values:
             with environment.context() as patch:
                 patch.setenv(variable(name), value)
@@ -152,7 +152,7 @@ class TestSettings:
             if value and not name.startswith(("offline", "reflection")):
                 assert line_for(f"{flag(name)}={value}").startswith(f"{variable(name)}: ")
 
-    def test_all_wrong_values_are_named_at_once(self, environment: pytest.MonkeyPatch):
+    def test_all_invalid_values_are_named_at_once(self, environment: pytest.MonkeyPatch):
         environment.setenv("PALAVER_WORKERS", "many")
         environment.setenv("PALAVER_TURN_TIMEOUT", "long")
         line = line_for("--queue-limit", "x")
@@ -164,7 +164,7 @@ class TestSettings:
         environment.setenv(variable(name), __file__)
         assert line_for() == "PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither"
 
-    def test_variables_that_look_like_settings_and_are_none_are_found(self):
+    def test_unknown_palaver_variables_are_found(self):
         names = ["PALAVER_LISTENS", "PALAVER_", "PALAVER_WORKERS", "palaver_workers", "PALAVER_SERVER", "PALAVER_TOKEN",
                  "PALAVERS", "PATH", "PALAVER_DATADIR"]  # fmt: skip
         found = unknown_variables(dict.fromkeys(names, "x"))
@@ -172,13 +172,13 @@ class TestSettings:
 
 
 class TestStorageConnections:
-    def test_the_default_is_a_database_in_the_data_folder(self):
+    def test_the_default_store_is_a_database_in_the_data_folder(self):
         assert storage_connections(Settings(data_dir=Path("data")), {}) == {
             "AzureWebJobsStorage": Database(Path("data/palaver.db"))
         }
 
     @pytest.mark.parametrize("path", ["one.db", "/some/where/one.db", "with space:and colon.db"])
-    def test_a_connection_is_the_path_of_a_database(self, path: str):
+    def test_a_connection_can_be_the_path_of_a_database(self, path: str):
         settings = Settings(storage_connections="AzureWebJobsStorage,Other")
         environment = {"AzureWebJobsStorage": f"sqlite:{path}", "Other": "sqlite:other.db"}
         assert storage_connections(settings, environment) == {
@@ -186,13 +186,13 @@ class TestStorageConnections:
             "Other": Database(Path("other.db")),
         }
 
-    def test_what_is_not_listed_is_not_offered(self):
+    def test_a_connection_that_is_not_listed_is_not_offered(self):
         settings = Settings(storage_connections="Other")
         environment = {"AzureWebJobsStorage": "sqlite:one.db", "Other": "sqlite:two.db", "Third": "sqlite:three.db"}
         assert storage_connections(settings, environment) == {"Other": Database(Path("two.db"))}
 
     @pytest.mark.parametrize("value", ["UseDevelopmentStorage=true", "AccountName=a;AccountKey=c2VjcmV0"])
-    def test_a_connection_is_a_connection_string_of_azure(self, value: str):
+    def test_a_connection_can_be_an_azure_connection_string(self, value: str):
         connections = storage_connections(Settings(), {"AzureWebJobsStorage": value})
         assert connections == {"AzureWebJobsStorage": TableAccount(connection_string=value)}
         assert "c2VjcmV0" not in repr(connections)
@@ -206,7 +206,9 @@ class TestStorageConnections:
             ({"clientId": "c"}, Identity(client_id="c")),
         ],
     )
-    def test_a_connection_is_the_uri_of_an_account_and_an_identity(self, variables: dict[str, str], identity: Identity):
+    def test_a_connection_can_be_the_uri_of_an_account_with_an_identity(
+        self, variables: dict[str, str], identity: Identity
+    ):
         uri = "https://a.table.core.windows.net"
         environment = {"One__tableServiceUri": uri, **{f"One__{name}": value for name, value in variables.items()}}
         found = storage_connections(Settings(storage_connections="One"), environment)
@@ -240,7 +242,7 @@ class TestStorageConnections:
             ),
         ],
     )
-    def test_what_can_not_be_used_is_named_without_its_value(self, name: str, environment: dict[str, str], line: str):
+    def test_an_unusable_connection_is_named_without_its_value(self, name: str, environment: dict[str, str], line: str):
         with pytest.raises(SettingsError) as caught:
             storage_connections(Settings(storage_connections=name), environment)
         assert str(caught.value).startswith(line)
@@ -248,18 +250,18 @@ class TestStorageConnections:
 
 
 class TestAIConnections:
-    def test_none_is_offered_by_default(self):
+    def test_no_ai_connection_is_offered_by_default(self):
         assert ai_connections(Settings(), {"Mine__Endpoint": "https://mine.example", "Mine__Key": "k"}) == []
 
     @pytest.mark.parametrize("endpoint", ["https://mine.example", "https://mine.example/"])
-    def test_a_listed_one_has_an_endpoint_and_a_key(self, endpoint: str):
+    def test_a_listed_connection_has_an_endpoint_and_a_key(self, endpoint: str):
         environment = {"Mine__Endpoint": endpoint, "Mine__Key": "k1", "Other__Endpoint": "http://o", "Other__Key": "k2"}
         assert ai_connections(Settings(ai_connections="Other,Mine"), environment) == [
             AIConnection("Other", "http://o/openai/v1/", "k2"),
             AIConnection("Mine", "https://mine.example/openai/v1/", "k1"),
         ]
 
-    def test_one_without_a_key_has_an_identity(self):
+    def test_a_connection_without_a_key_uses_an_identity(self):
         environment = {"One__Endpoint": "https://one", "Two__Endpoint": "https://two", "Two__Key": ""}
         environment |= {"Two__credential": "managedidentity", "Two__clientId": "c"}
         assert ai_connections(Settings(ai_connections="One,Two"), environment) == [
@@ -277,7 +279,7 @@ class TestAIConnections:
         assert "secret" not in repr(connection)
 
     @pytest.mark.parametrize("name", ["OPENAI", "AZURE_OPENAI", "OFFLINE"])
-    def test_the_names_of_the_fallbacks_are_taken(self, name: str):
+    def test_the_names_of_the_fallbacks_are_reserved(self, name: str):
         environment = {f"{name}__Endpoint": "https://mine", f"{name}__Key": "k"}
         with pytest.raises(SettingsError, match=f"^PALAVER_AI_CONNECTIONS: {name} is the name of a fallback"):
             ai_connections(Settings(ai_connections=name), environment)
@@ -291,7 +293,7 @@ class TestAIConnections:
             ({"Mine__Endpoint": "https://mine.example", "Mine__credential": "x"}, "Mine__credential: must be"),
         ],
     )
-    def test_one_that_can_not_be_used_is_named(self, environment: dict[str, str], line: str):
+    def test_an_unusable_ai_connection_is_named(self, environment: dict[str, str], line: str):
         with pytest.raises(SettingsError) as caught:
             ai_connections(Settings(ai_connections="Mine"), environment)
         assert str(caught.value).startswith(line)
@@ -312,7 +314,7 @@ class TestAIConnections:
         environment = {"OPENAI_API_KEY": "open", "OPENAI_BASE_URL": value}
         assert fallback_connection(environment) == AIConnection("OPENAI", base_url, "open")
 
-    def test_the_azure_fallback_without_a_key_has_an_identity(self):
+    def test_the_azure_fallback_without_a_key_uses_an_identity(self):
         environment = {"AZURE_OPENAI_ENDPOINT": "https://mine.example", "AZURE_OPENAI__clientId": "c"}
         assert fallback_connection(environment) == AIConnection(
             "AZURE_OPENAI", "https://mine.example/openai/v1/", identity=Identity(client_id="c")

@@ -56,7 +56,7 @@ type host struct {
 	store  *store
 }
 
-// A mistake is an error that the model can correct. It is sent to the model.
+// A mistake is an error that the model can correct, so it is sent to the model.
 type mistake string
 
 func (m mistake) Error() string { return string(m) }
@@ -145,7 +145,7 @@ func (h *host) completeTodo(request *palaverv1.InvokeSkillRequest) (string, erro
 	})
 }
 
-// once changes the to-dos of the calling assistant. A call that is repeated gets the same result as before. Its arguments
+// once changes the to-dos of the calling assistant. A repeated call gets the same result as before. Its arguments
 // are not compared, because a model may phrase them differently when it runs again. The result of another skill, however,
 // would mislead the model.
 func (h *host) once(
@@ -156,7 +156,7 @@ func (h *host) once(
 		return "", err
 	}
 	if made.Skill != skill {
-		return "", status.Errorf(codes.FailedPrecondition, "the call %q was one of %s", made.ID, made.Skill)
+		return "", status.Errorf(codes.FailedPrecondition, "the call %q was a call of %s", made.ID, made.Skill)
 	}
 	return made.Content, nil
 }
@@ -169,7 +169,7 @@ func parse(arguments string, into any, names ...string) error {
 		return mistake(explain(err))
 	}
 	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return mistake("the arguments must be one JSON object, with nothing behind it")
+		return mistake("the arguments must be one JSON object, with nothing after it")
 	}
 	// The decoder accepts null, missing names, and names in another case.
 	var given map[string]any

@@ -87,7 +87,7 @@ func TestInvokeSkill(t *testing.T) {
 		"refuses what is empty":                   {wrong("list_todos", ``, "the arguments are wrong")},
 		"refuses what is no object":               {wrong("add_todo", `["Buy milk"]`, "must be a JSON object, not array")},
 		"refuses null":                            {wrong("list_todos", `null`, "must be a JSON object")},
-		"refuses two objects":                     {wrong("list_todos", `{} {}`, "nothing behind it")},
+		"refuses two objects":                     {wrong("list_todos", `{} {}`, "nothing after it")},
 		"refuses an unknown argument":             {wrong("add_todo", `{"task": "x", "due": "now"}`, `unknown field "due"`)},
 		"refuses an argument where there is none": {wrong("list_todos", `{"all": true}`, `unknown field "all"`)},
 		"refuses a name in other letters":         {wrong("add_todo", `{"Task": "x"}`, `"task" is missing`)},

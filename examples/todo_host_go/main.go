@@ -23,7 +23,7 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
-// grace is how long a graceful stop waits for calls. Skills take less time, but health watches never end by themselves.
+// grace is how long a graceful stop waits for calls. Skills take less time, but health watches never end on their own.
 const grace = 5 * time.Second
 
 func main() {
@@ -31,7 +31,7 @@ func main() {
 	log.SetPrefix("todo_host: ")
 	listen := flag.String("listen", "127.0.0.1:50061", "the `address` to listen on; port 0 picks a free port")
 	path := flag.String("file", "todos.json", "the `file` with the to-dos; only one process may use it at a time")
-	prefix := flag.String("prefix", "", "a `prefix` of the skill names, to tell them from those of other hosts")
+	prefix := flag.String("prefix", "", "a `prefix` for the skill names, to distinguish them from those of other hosts")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		log.Fatalf("unexpected argument %q", flag.Arg(0))
@@ -65,7 +65,7 @@ func run(listen, path, prefix string) error {
 	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() {
 		defer close(stopped)
-		restore() // a second signal ends the process at once
+		restore() // a second signal ends the process immediately
 		states.Shutdown()
 		defer time.AfterFunc(grace, server.Stop).Stop()
 		server.GracefulStop()

@@ -44,7 +44,7 @@ type store struct {
 	lists map[string]list // by assistant; lists are replaced, never modified
 }
 
-// openStore reads the file or creates it. An unwritable path is thus an error at the start.
+// openStore reads the file or creates it. If the path is not writable, this fails at the start.
 func openStore(path string) (*store, error) {
 	s := &store{path: path, lists: map[string]list{}}
 	data, err := os.ReadFile(path)

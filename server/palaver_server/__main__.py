@@ -44,15 +44,15 @@ def main() -> None:
             print(f"palaver-server listening on {address}", flush=True)  # noqa: T201 - scripts wait for this line
 
         if settings.workers > 1:
-            supervise(settings, work, announce)
+            supervise(settings, run_worker, announce)
         else:
             run(serve(settings, announce, observers))
     except SettingsError as error:
         sys.exit(f"palaver-server: {error}")
 
 
-def work(settings: Settings, ready: Connection) -> None:
-    """Runs one of several workers, until the supervisor stops it or dies."""
+def run_worker(settings: Settings, ready: Connection) -> None:
+    """Runs a worker process, until the supervisor stops it or dies. Sends True to `ready` when it listens."""
     _log_to_stderr()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which then stops the workers
 
@@ -79,8 +79,8 @@ async def serve(
     else:
         loop.add_reader(supervisor.sentinel, stopping.set)
     async with application(settings, os.environ, observers=observers, shares_port=shares_port) as running:
-        # Everything loaded by now stays alive, and a garbage collection that visits it blocks the event loop. At 160
-        # cancelled calls a second, it kept 1 in 100 model calls open for 49 ms after the cancel; without it, 8 ms.
+        # Everything loaded so far stays alive, and garbage collections that visit it block the event loop. At 160
+        # cancelled calls a second, they kept 1 in 100 model calls open for 49 ms after the cancel; without them, 8 ms.
         gc.collect()
         gc.freeze()
         announce(running.port)
@@ -89,7 +89,7 @@ async def serve(
 
 
 def _observers() -> tuple[Observer, ...]:
-    """Returns the observers of turns that the environment asks for."""
+    """Returns the observers of turns that the environment configures."""
     value = os.environ.get(failpoints.VARIABLE)
     if not value:
         return ()
@@ -103,7 +103,7 @@ def _observers() -> tuple[Observer, ...]:
 
 def _log_to_stderr() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    set_on_retry_hooks([_log_retry])  # the default hook does not log the error
+    set_on_retry_hooks([_log_retry])  # stamina's default hook does not log the error
 
 
 def _log_retry(details: RetryDetails) -> None:

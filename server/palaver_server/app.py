@@ -14,6 +14,7 @@ from palaver_server import connections
 from palaver_server.api.service import AssistantApi
 from palaver_server.connections import AIConnection, Database, Identity, TableAccount
 from palaver_server.credentials import Credential, TokenProvider, credential, token_provider
+from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.errors import StoreError
 from palaver_server.domain.ports import ModelConnections, SkillSource, Store
 from palaver_server.domain.stages import Observer, Observers
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """A server that listens."""
+    """A running server."""
 
     engine: ChatEngine
     listener: Listener
@@ -45,8 +46,8 @@ class Application:
         return self.listener.port
 
     async def stop(self, grace: float) -> None:
-        """Reports NOT_SERVING, refuses new turns, lets the running ones finish for `grace` seconds, and stops."""
-        await self.listener.stop_serving()
+        """Stops gracefully: reports NOT_SERVING, and gives the running turns `grace` seconds to finish."""
+        await self.listener.report_not_serving()
         await self.engine.drain(grace)
         await self.listener.stop()
 
@@ -59,7 +60,7 @@ async def application(
     observers: tuple[Observer, ...] = (),
     shares_port: bool = False,
 ) -> AsyncIterator[Application]:
-    """Starts a server; leaving the block stops it at once, unless it was stopped before. Raises `SettingsError`."""
+    """Starts a server. Leaving the block stops it immediately. Raises `SettingsError`."""
     observer = Observers(observers)
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, environment, observer, stack)
@@ -87,15 +88,15 @@ async def _open_stores(
     timeouts = settings.store_timeouts()
     return {
         name: await (
-            _open_database(name, connection.path, timeouts, observer, stack)
+            _open_sqlite_store(name, connection.path, timeouts, observer, stack)
             if isinstance(connection, Database)
-            else _open_tables(name, connection, timeouts, observer, stack)
+            else _open_azure_store(name, connection, timeouts, observer, stack)
         )
         for name, connection in connections.storage_connections(settings, environment).items()
     }
 
 
-async def _open_database(
+async def _open_sqlite_store(
     name: str, path: Path, timeouts: StoreTimeouts, observer: Observer, stack: AsyncExitStack
 ) -> SqliteStore:
     store = SqliteStore(path, timeouts, observer)
@@ -103,21 +104,21 @@ async def _open_database(
     try:
         await store.open()
     except StoreError as error:
-        # Callers of other connections need not suffer from this one. Without the default one, few can do anything.
-        if name == connections.DEFAULT_STORAGE:
+        # A damaged database must not affect the callers of other connections. Without the default one, however, most
+        # callers can do nothing.
+        if name == DEFAULT_STORAGE_CONNECTION:
             raise SettingsError(f"the database {path} can't be used: {error}") from error
         logger.exception("the database %s of %s can't be used; each call will try again", path, name)
     return store
 
 
-async def _open_tables(
+async def _open_azure_store(
     name: str, account: TableAccount, timeouts: StoreTimeouts, observer: Observer, stack: AsyncExitStack
 ) -> AzureTablesStore:
-    identity = None if account.identity is None else await _credential(account.identity, stack)
     store = AzureTablesStore(
         connection_string=account.connection_string,
         uri=account.uri,
-        credential=identity,
+        credential=None if account.identity is None else _open_credential(account.identity, stack),
         timeouts=timeouts,
         observer=observer,
     )
@@ -132,10 +133,10 @@ async def _open_tables(
     return store
 
 
-async def _credential(identity: Identity, stack: AsyncExitStack) -> Credential:
-    made = credential(identity)
-    stack.push_async_callback(made.close)
-    return made
+def _open_credential(identity: Identity, stack: AsyncExitStack) -> Credential:
+    opened = credential(identity)
+    stack.push_async_callback(opened.close)
+    return opened
 
 
 async def _open_models(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> ModelConnections:
@@ -153,9 +154,12 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
     for connection in configured:
         api_key: str | TokenProvider = connection.api_key or ""
         if connection.identity is not None:
-            api_key = token_provider(await _credential(connection.identity, stack))
+            api_key = token_provider(_open_credential(connection.identity, stack))
         model = models[connection.name] = OpenAIModel(
-            api_key=api_key, base_url=connection.base_url, api_version=connection.api_version
+            api_key=api_key,
+            name=connection.name,
+            base_url=connection.base_url,
+            api_version=connection.api_version,
         )
         stack.push_async_callback(model.close)
     return NamedModels(models, fallback.name if fallback else None)

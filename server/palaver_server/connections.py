@@ -1,7 +1,7 @@
-"""Storage and AI connections, with the names of settings that the Azure Functions extension uses.
+"""Storage and AI connections, in the variables that the Azure Functions extension uses.
 
-`<NAME>` and `<NAME>__<key>` are read from the environment only for the names that the settings list. A caller must not
-be able to make the server read any other variable.
+`<NAME>` and `<NAME>__<key>` are read from the environment only for the names in the settings. A caller must not be able
+to make the server read any other variable.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.settings import Settings, SettingsError
 
-DEFAULT_STORAGE = "AzureWebJobsStorage"
 DATABASE_NAME = "palaver.db"
 MANAGED_IDENTITY = "managedidentity"
 
 OPENAI, AZURE_OPENAI, OFFLINE = "OPENAI", "AZURE_OPENAI", "OFFLINE"
-"""The names of the fallbacks in `started`."""
+"""The names of the fallbacks, as `started` reports them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """The identity of the server towards Azure, for a connection without a key."""
+    """The identity that the server uses in Azure, for a connection without a key."""
 
     is_managed: bool = False
     """True for the managed identity of the machine, False for the one that DefaultAzureCredential finds."""
@@ -48,11 +48,11 @@ class TableAccount:
 
 @dataclass(frozen=True, slots=True)
 class AIConnection:
-    """An endpoint that speaks OpenAI's protocol, and the key or the identity to call it with."""
+    """An endpoint that speaks OpenAI's protocol, and the key or the identity for it."""
 
     name: str
     base_url: str | None
-    """The address that OpenAI's paths are relative to. With an API version, the Azure resource. None: OpenAI itself."""
+    """The address that OpenAI's paths are relative to, or with an API version, the Azure resource. None: OpenAI."""
     api_key: str | None = field(default=None, repr=False)
     identity: Identity | None = None
     api_version: str | None = None
@@ -79,7 +79,7 @@ def _storage(name: str, settings: Settings, environment: Mapping[str, str]) -> D
         if not uri.startswith("https://"):
             raise SettingsError(f"{name}__tableServiceUri: must begin with https://, not {uri!r}")
         return TableAccount(uri=uri, identity=_identity(name, environment))
-    if name == DEFAULT_STORAGE:
+    if name == DEFAULT_STORAGE_CONNECTION:
         return Database(settings.data_dir / DATABASE_NAME)
     raise SettingsError(
         f"{name}: PALAVER_STORAGE_CONNECTIONS lists it, but it has no value: set it to a connection string or to "

@@ -1,4 +1,4 @@
-"""Tokens of Azure identities, for stores and models. This is the only module that imports `azure.identity`."""
+"""Credentials of Azure identities, for stores and models. This is the only module that imports `azure.identity`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def token_provider(credential: Credential) -> TokenProvider:
         try:
             return await provider()
         except Exception as error:
-            # Not every credential wraps the errors of a network, a file or an unreadable response.
+            # Some credentials raise the errors of the network, of files or of unreadable responses as they are.
             raise ModelCredentialsRejected("the server has no credentials for the AI connection") from error
 
     return token

@@ -1,7 +1,6 @@
-"""Failpoints: a test of faults kills the server when a turn reaches a stage.
+"""Failpoints: the fault harness uses them to kill the server when a turn reaches a stage.
 
-`PALAVER_FAILPOINT=stored:3` kills the process, as `kill -9` does, when a turn reaches the stage `stored` for the third
-time.
+`PALAVER_FAILPOINT=stored:3` kills the process, like `kill -9`, the third time that a turn reaches the stage `stored`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class Failpoint:
     """An `Observer` that kills the process."""
 
     def __init__(self, stage: Stage, count: int = 1) -> None:
-        """Sets the stage, and how often turns must reach it."""
+        """Takes the stage, and the number of times that turns must reach it."""
         self._stage = stage
         self._left = count
 
@@ -35,7 +34,7 @@ class Failpoint:
         return cls(Stage(name), int(count or "1"))
 
     def reached(self, stage: Stage, turn: TurnKey, detail: object = None) -> None:
-        """Kills the process if its time has come."""
+        """Kills the process if the stage has been reached often enough."""
         if stage is self._stage:
             self._left -= 1
             if self._left == 0:

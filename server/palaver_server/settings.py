@@ -1,4 +1,4 @@
-"""The settings of the server, typed, and checked when it starts.
+"""The settings of the server, which are typed and checked when it starts.
 
 Each setting is an environment variable with the prefix `PALAVER_` and a flag of `palaver-server` with the same name.
 Connections are the exception: their names are those of the Azure Functions extension (`connections`).
@@ -13,6 +13,8 @@ from typing import Annotated
 from pydantic import Field, FilePath, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from palaver_server import failpoints
+from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.generation import GenerationDefaults
 from palaver_server.domain.limits import HISTORY_MESSAGES, MAX_SKILL_ROUNDS, TEMPERATURE
 from palaver_server.engine.options import EngineOptions
@@ -47,7 +49,7 @@ class Settings(BaseSettings):
     tls_key: FilePath | None = Field(None, description="PEM file with the private key of the certificate")
 
     storage_connections: Names = Field(
-        ("AzureWebJobsStorage",), description="names of the storage connections that callers may use"
+        (DEFAULT_STORAGE_CONNECTION,), description="names of the storage connections that callers may use"
     )
     ai_connections: Names = Field((), description="names of the AI connections that callers may use")
 
@@ -126,7 +128,7 @@ class Settings(BaseSettings):
 
     @field_validator("storage_connections", "ai_connections", "skill_hosts", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _split_commas(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
 
     def store_timeouts(self) -> StoreTimeouts:
@@ -158,8 +160,8 @@ class SettingsError(Exception):
     """A setting is invalid. The text is one line that names the setting and the reason."""
 
 
-OTHER_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN", "PALAVER_FAILPOINT"})
-"""The variables of the client, and one for tests."""
+OTHER_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN", failpoints.VARIABLE})
+"""The variables of the client, and the failpoint of the fault harness."""
 
 
 def load(arguments: Sequence[str]) -> Settings:
@@ -176,7 +178,7 @@ def load(arguments: Sequence[str]) -> Settings:
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:
-    """Returns the variables that look like settings but are none, most likely because they are misspelt."""
+    """Returns the variables that look like settings but are not, most likely because they are misspelt."""
     known = {f"PALAVER_{name.upper()}" for name in Settings.model_fields} | OTHER_VARIABLES
     return sorted(name for name in environment if name.startswith("PALAVER_") and name.upper() not in known)
 

@@ -19,27 +19,27 @@ from palaver_server.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
-Work = Callable[[Settings, Connection], None]
+Worker = Callable[[Settings, Connection], None]
 
 
-def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -> None:
+def supervise(settings: Settings, run_worker: Worker, announce: Callable[[int], None]) -> None:
     """Runs the workers until SIGTERM or SIGINT, and announces the port once all of them listen.
 
     When a worker dies, the others are stopped too and the program exits with status 1, so that a service manager
-    restarts all of it. Raises `SettingsError` if the port is taken.
+    restarts everything. Raises `SettingsError` if the port is taken.
     """
     context = multiprocessing.get_context("spawn")
-    with _reserved_port(settings.listen) as reserved:
+    with _reserve_port(settings.listen) as reserved:
         host, _, _ = settings.listen.rpartition(":")
         port = reserved.getsockname()[1]
         settings = settings.model_copy(update={"listen": f"{host}:{port}"})
         pipes = [context.Pipe(duplex=False) for _ in range(settings.workers)]
-        processes = [context.Process(target=work, args=(settings, sending)) for _, sending in pipes]
+        processes = [context.Process(target=run_worker, args=(settings, sending)) for _, sending in pipes]
 
         is_stopping = False
 
         def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
-            # Only once: a second signal would kill a worker at the very end of its graceful stop.
+            # Only once, because a second signal could kill a worker at the end of its graceful stop.
             nonlocal is_stopping
             if not is_stopping:
                 is_stopping = True
@@ -51,11 +51,11 @@ def supervise(settings: Settings, work: Work, announce: Callable[[int], None]) -
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         for _, sending in pipes:
-            sending.close()  # the worker has a copy; with this one open, its death would not close the pipe
+            sending.close()  # the worker has a copy; if this one stayed open, its death would not close the pipe
         if all(_is_ready(receiving) for receiving, _ in pipes):
             announce(port)
         wait([process.sentinel for process in processes])
-        # A service manager may signal the workers as well, and some of them at the very end of their stop.
+        # A service manager may signal the workers too, some of them at the end of their stop.
         expected = (0, -signal.SIGTERM) if is_stopping else (0,)
         stop()
         for process in processes:
@@ -72,7 +72,7 @@ def _is_ready(receiving: Connection) -> bool:
         return False
 
 
-def _reserved_port(listen: str) -> socket.socket:
+def _reserve_port(listen: str) -> socket.socket:
     """Reserves the port, so that port 0 becomes one that all workers know. The socket itself never listens."""
     host, _, port = listen.rpartition(":")
     try:

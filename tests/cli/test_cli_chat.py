@@ -184,7 +184,7 @@ def test_a_restarted_reply_is_announced(chat, server):
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good day"))
     child = chat()
     child.send("Hello!" + ENTER)
-    child.expect("Hi.*The connection broke; the reply starts over.*Good day")
+    child.expect("Hi.*The connection broke; the reply restarts.*Good day")
     leave(child)
 
 

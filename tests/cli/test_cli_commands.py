@@ -287,7 +287,7 @@ def test_a_restarted_reply_starts_on_a_new_line(palaver, server):
     server.script("PostUserQuery", [replies.started(), replies.delta("Hi"), broken], replies.turn("Good ", "day"))
     result = palaver("ask", "support", "Hello!")
     assert (result.exit_code, result.stdout) == (0, "Hi\nGood day\n")
-    assert result.stderr == "palaver: The connection broke; the reply starts over.\n"
+    assert result.stderr == "palaver: The connection broke; the reply restarts.\n"
 
 
 def test_an_unreachable_server_is_unavailable():

@@ -1,3 +1,3 @@
-"""Conversations through endpoints that are not ours; `make compatibility` runs them. Not part of the tests proper,
-because one of the servers takes many minutes to compile.
+"""Conversations through the model servers of third parties. `make compatibility` runs them, and not `make test`,
+because one of the servers takes minutes to compile.
 """

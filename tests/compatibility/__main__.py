@@ -1,14 +1,13 @@
-"""Holds a conversation of several turns with each of the servers named, through a real Palaver server.
+"""Holds a conversation of several turns with each of the given model servers, through a real Palaver server.
 
     python -m tests.compatibility litellm=VENV llama-cpp=VENV llama-cpp-python=VENV
 
-VENV is the virtual environment that the server is installed in. Prints what was checked; fails with what was wrong.
+VENV is the virtual environment of the model server. Prints each check, and exits at the first failure.
 """
 
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import palaver
+from tests.support.ports import free_port
 
 HERE = Path(__file__).parent
 START_TIMEOUT = 120.0
@@ -28,20 +28,20 @@ QUESTIONS = ("What is a palaver?", "Who takes part in it?", "And how long does i
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """A server that is not ours."""
+class ModelServer:
+    """A model server of a third party."""
 
     name: str
     key: str
     health: str
     command: Callable[[Path, int, Path], list[str]]
-    """Makes its command line from its environment, the port and a folder for its files."""
+    """Returns its command line for a virtual environment, a port and a folder for its files."""
     obeys_max_tokens: bool
-    """Whether its model counts: a mocked answer does not."""
+    """True if its model ends at `max_tokens`. A mocked reply does not."""
     reports_usage: bool
-    """Whether it knows `stream_options.include_usage`."""
+    """True if it supports `stream_options.include_usage`."""
     unknown_model: tuple[str, ...]
-    """The reasons that are right for a model that it does not know; empty where it takes any name."""
+    """The valid reasons for a model that it does not know. Empty if it accepts any name."""
 
 
 def _litellm(venv: Path, port: int, _folder: Path) -> list[str]:
@@ -66,17 +66,17 @@ def _llama_cpp_python(venv: Path, port: int, folder: Path) -> list[str]:
             "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
 
 
-FOREIGN = {
-    # Its refusal of an unknown model has neither a status nor a code of its own.
-    "litellm": Foreign(
+MODEL_SERVERS = {
+    # It refuses an unknown model with a general status and without a code.
+    "litellm": ModelServer(
         "LiteLLM's proxy", "sk-compatibility", "/health/liveliness", _litellm,
         obeys_max_tokens=False, reports_usage=True, unknown_model=("MODEL_NOT_FOUND", "MODEL_REJECTED_REQUEST"),
     ),
-    "llama-cpp": Foreign(
+    "llama-cpp": ModelServer(
         "llama.cpp's server", "none", "/health", _llama_cpp,
         obeys_max_tokens=True, reports_usage=True, unknown_model=(),
     ),
-    "llama-cpp-python": Foreign(
+    "llama-cpp-python": ModelServer(
         "the server of llama-cpp-python", "none", "/v1/models", _llama_cpp_python,
         obeys_max_tokens=True, reports_usage=False, unknown_model=(),
     ),
@@ -97,19 +97,12 @@ def process(command: list[str], environment: dict[str, str], log: Path) -> Itera
             started.wait()
 
 
-def free_port() -> int:
-    """Finds a port for a server that can't choose one itself."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def wait_until_healthy(url: str, key: str) -> None:
-    """Asks until the server answers; it offers nothing better to wait for."""
+    """Polls the server until it answers, because it has no other way to report that it is ready."""
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
-    give_up = time.monotonic() + START_TIMEOUT
+    deadline = time.monotonic() + START_TIMEOUT
     while not _answers(request):
-        if time.monotonic() > give_up:
+        if time.monotonic() > deadline:
             raise SystemExit(f"  FAILED  {url} does not answer")
         time.sleep(0.5)
 
@@ -123,14 +116,14 @@ def _answers(request: urllib.request.Request) -> bool:
 
 
 def check(condition: bool, claim: str) -> None:
-    """Says what holds, or ends the run with what does not."""
+    """Prints a claim that holds, or ends the run with one that does not."""
     if not condition:
         raise SystemExit(f"  FAILED  {claim}")
     print(f"  ok      {claim}")
 
 
-def conversation(client: palaver.Client, foreign: Foreign) -> None:
-    """Holds a conversation and checks what its caller would notice."""
+def conversation(client: palaver.Client, server: ModelServer) -> None:
+    """Holds a conversation and checks what its caller sees."""
     client.create_assistant("a", instructions="Answer in one sentence.")
     prompt_tokens = []
     for question in QUESTIONS:
@@ -142,48 +135,48 @@ def conversation(client: palaver.Client, foreign: Foreign) -> None:
         print(f"          {len(pieces)} pieces, {usage.prompt_tokens} + {usage.completion_tokens} tokens, "
               f"{completed.finish_reason.name}, {completed.chat_model}: {''.join(pieces)[:60]!r}")  # fmt: skip
         check(completed.messages[-1].content == "".join(pieces) != "", "the reply is stored as it was streamed")
-        check(len(pieces) > 1, "it came in pieces")
+        check(len(pieces) > 1, "it arrived in pieces")
         check(
             completed.finish_reason in (palaver.FinishReason.STOP, palaver.FinishReason.LENGTH),
             "it has a finish reason",
         )
-        if foreign.reports_usage:
+        if server.reports_usage:
             check(
                 usage.prompt_tokens > 0 < usage.completion_tokens
                 and usage.total_tokens == usage.prompt_tokens + usage.completion_tokens,
-                "usage adds up",
+                "the usage adds up",
             )
         else:
-            check(usage == palaver.Usage(model_calls=1), "usage that is not reported is zero")
-    if foreign.reports_usage:
+            check(usage == palaver.Usage(model_calls=1), "a usage that is not reported is zero")
+    if server.reports_usage:
         check(prompt_tokens == sorted(set(prompt_tokens)), f"the prompt grows with the history: {prompt_tokens}")
-    if foreign.obeys_max_tokens:
+    if server.obeys_max_tokens:
         cut = client.post_user_query_unary("a", "Go on.", chat_model="palaver", max_tokens=3)
-        check(cut.finish_reason is palaver.FinishReason.LENGTH, "max_tokens ends a reply as LENGTH")
-    if foreign.unknown_model:
+        check(cut.finish_reason is palaver.FinishReason.LENGTH, "max_tokens ends a reply with LENGTH")
+    if server.unknown_model:
         try:
             client.post_user_query_unary("a", "Hello", chat_model="nonsense")
         except palaver.InvalidArgumentError as error:
-            check(error.reason in foreign.unknown_model, f"an unknown model is {error.reason}: {error.message}")
+            check(error.reason in server.unknown_model, f"an unknown model is {error.reason}: {error.message}")
         else:
             check(False, "an unknown model is refused")
 
 
 def run(name: str, venv: Path) -> None:
-    """Starts a foreign server and Palaver, and runs the conversation."""
-    foreign, port = FOREIGN[name], free_port()
-    print(f"{foreign.name}:")
+    """Starts a model server and Palaver, and holds the conversation."""
+    model_server, port = MODEL_SERVERS[name], free_port()
+    print(f"{model_server.name}:")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        stack.enter_context(process(foreign.command(venv, port, folder), {}, folder / f"{name}.log"))
+        stack.enter_context(process(model_server.command(venv, port, folder), {}, folder / f"{name}.log"))
         base = f"http://127.0.0.1:{port}"
-        wait_until_healthy(base + foreign.health, foreign.key)
+        wait_until_healthy(base + model_server.health, model_server.key)
         command = [sys.executable, "-m", "palaver_server", "--listen", "127.0.0.1:0", "--data-dir", str(folder)]
-        environment = {"OPENAI_API_KEY": foreign.key, "OPENAI_BASE_URL": f"{base}/v1"}
+        environment = {"OPENAI_API_KEY": model_server.key, "OPENAI_BASE_URL": f"{base}/v1"}
         server = stack.enter_context(process(command, environment, folder / "palaver.log"))
         assert server.stdout is not None
         address = server.stdout.readline().split()[-1]
-        conversation(stack.enter_context(palaver.Client(address, timeout=120)), foreign)
+        conversation(stack.enter_context(palaver.Client(address, timeout=120)), model_server)
 
 
 if __name__ == "__main__":

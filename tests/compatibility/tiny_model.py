@@ -1,8 +1,8 @@
-"""Writes a GGUF file of the Llama architecture with random weights, small enough to make on the spot.
+"""Writes a small GGUF file of the Llama architecture with random weights.
 
     python tiny_model.py OUT.gguf
 
-It talks nonsense, but everything around it is real: the tokenizer, the context, the sampler, the server.
+The model talks nonsense, but the tokenizer, the context, the sampler and the server are real.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EMBEDDING, HEADS, FEED_FORWARD, BLOCKS, CONTEXT = 64, 4, 128, 2, 4096
 
 
 def tokens() -> tuple[list[bytes], list[int]]:
-    """A SentencePiece vocabulary: control tokens, all bytes, and a few hundred syllables."""
+    """Returns a SentencePiece vocabulary and its token types: control tokens, all bytes, and some syllables."""
     kinds = gguf.TokenType
     vocabulary = [(b"<unk>", kinds.UNKNOWN), (b"<s>", kinds.CONTROL), (b"</s>", kinds.CONTROL)]
     vocabulary += [(f"<0x{byte:02X}>".encode(), kinds.BYTE) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""The chat engine without gRPC: a SQLite file, an endpoint on a socket, and callers who come and go."""
+"""The chat engine without gRPC, with a SQLite file and an endpoint on a socket."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ KEY = AssistantKey("AzureWebJobsStorage", "ChatState", "a")
 
 @dataclass(frozen=True)
 class OneModel:
-    """The AI connections of a test: one."""
+    """AI connections with a single model."""
 
     model: ChatModel
 
@@ -77,7 +77,7 @@ async def test_a_turn_is_streamed_stored_and_then_completed(engine: ChatEngine, 
     ]
 
 
-async def test_a_caller_that_reads_late_gets_the_text_in_one_piece(engine: ChatEngine, endpoint: Endpoint):
+async def test_a_slow_reader_gets_the_text_in_one_piece(engine: ChatEngine, endpoint: Endpoint):
     endpoint.script(Stream(*["word "] * 50))
     turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
     assert isinstance(await anext(turn), TurnStarted)
@@ -88,10 +88,10 @@ async def test_a_caller_that_reads_late_gets_the_text_in_one_piece(engine: ChatE
     assert [event.text for event in rest if isinstance(event, TextDelta)] == ["word " * 50]
 
 
-async def test_the_turn_of_a_caller_that_leaves_after_the_last_piece_is_either_whole_or_not_there(
-    engine: ChatEngine, endpoint: Endpoint
+async def test_a_turn_whose_caller_leaves_at_the_end_is_stored_whole_or_not_at_all(
+    engine: ChatEngine,
 ):
-    # However far the turn has come when the caller leaves, the conversation holds both messages or none of them.
+    # Whenever the caller leaves, the conversation has both messages of the turn or none.
     for steps in range(40):
         before = (await engine.get_assistant(ANONYMOUS, KEY)).total_messages
         turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message=f"question {steps}"))
@@ -108,14 +108,14 @@ async def test_the_turn_of_a_caller_that_leaves_after_the_last_piece_is_either_w
         assert added in (2, 4)
 
 
-async def test_an_error_reaches_the_caller_as_what_it_is(engine: ChatEngine, endpoint: Endpoint):
+async def test_an_error_of_the_model_reaches_the_caller(engine: ChatEngine, endpoint: Endpoint):
     endpoint.script(Stream("Hel", RESET))
     turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
     with pytest.raises(ModelStreamBroken):
         await turn.completed()
 
 
-async def test_a_write_by_a_stranger_is_noticed(engine: ChatEngine, store: SqliteStore, endpoint: Endpoint):
+async def test_a_concurrent_write_is_detected(engine: ChatEngine, store: SqliteStore, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("Hel", gate))
     turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))

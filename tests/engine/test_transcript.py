@@ -17,7 +17,7 @@ QUESTION = UserQuery(assistant=key(), user_message="And now?")
 
 
 def window(*messages: Draft, instructions: str = "Be brief.") -> Window:
-    """A window whose newest messages these are."""
+    """Returns a window with these newest messages."""
     stored = [
         Message(m.role, m.content, m.skill_calls, m.skill_call_id, index=index, create_time=START + timedelta(index))
         for index, m in enumerate(messages, 40)
@@ -43,7 +43,7 @@ def test_instructions_come_first_then_the_window_then_the_new_message():
 
 
 @pytest.mark.parametrize("instructions", ["Be brief.", ""])
-def test_an_empty_window_leaves_the_new_message_and_the_instructions(instructions: str):
+def test_with_an_empty_window_the_prompt_is_the_instructions_and_the_new_message(instructions: str):
     assert sent(window(instructions=instructions)) == ([instructions] if instructions else []) + ["And now?"]
 
 
@@ -62,7 +62,7 @@ SKILL_TURN = (
 
 
 @pytest.mark.parametrize("size", range(len(SKILL_TURN) + 1))
-def test_results_never_come_without_their_call(size: int):
+def test_results_are_never_sent_without_their_call(size: int):
     cut = SKILL_TURN[len(SKILL_TURN) - size :]
     messages = Transcript(QUESTION, window(*cut), 100).prompt
     called = {call.id for message in messages for call in message.skill_calls}
@@ -79,5 +79,5 @@ def test_results_in_the_middle_of_the_window_stay():
     assert [first.skill_call_id, second.skill_call_id] == ["call-1", "call-2"]
 
 
-def test_a_window_of_results_alone_is_as_good_as_none():
+def test_a_window_of_results_alone_is_left_out():
     assert sent(window(*SKILL_TURN[2:4])) == ["Be brief.", "And now?"]

@@ -1,1 +1,1 @@
-"""Faults on purpose, and a check of what they have left: `python -m tests.faults`."""
+"""The fault harness: it injects faults and checks what is stored afterwards. Run it with `python -m tests.faults`."""

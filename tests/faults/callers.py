@@ -1,4 +1,4 @@
-"""Callers who post turn after turn by the Python client, leave now and then, and don't rest before a turn is stored."""
+"""Callers that post turn after turn with the Python client, sometimes leave, and retry until each turn is stored."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from tests.faults.checker import Acknowledged, Log, Posted
 RECONNECT_TIMEOUT = 60.0
 
 MAX_FAILURES = 50
-"""Of a turn; more than any caller would put up with."""
+"""The most failures of a turn. No real caller would retry as often."""
 
-MAX_SURPRISES = 20
-"""After which all has been said."""
+MAX_UNEXPECTED = 20
+"""The number of unexpected results after which the callers stop. More would say nothing new."""
 
-MAY_TRY_AGAIN = (palaver.AbortedError, palaver.UnavailableError)
-"""What a caller must expect while servers come and go; another error is a surprise."""
+RETRYABLE = (palaver.AbortedError, palaver.UnavailableError)
+"""The errors that callers must expect while servers come and go. Any other error is unexpected."""
 
 
 @dataclass(frozen=True)
 class Wait:
-    """How long a caller has waited for a turn to be stored."""
+    """The time that a caller waited for a turn to be stored."""
 
     seconds: float
     turns: int
-    """Those of others that were stored meanwhile."""
+    """The turns of other callers that were stored meanwhile."""
 
 
 class Callers:
-    """Some callers of some assistants, who share a client and a log."""
+    """Callers of some assistants. They share a client and a log."""
 
     def __init__(
         self,
@@ -46,23 +46,23 @@ class Callers:
         may_leave: bool = True,
         log: Log | None = None,
     ) -> None:
-        """Takes the log of other callers of the same assistants, if there are any."""
+        """Takes the log of the other callers of the same assistants, if there are any."""
         self.log = log or Log()
         self._ways = [self._stream] * 7 + [self._wait] * 2 + [self._leave] * may_leave
-        self.told = asyncio.Condition()
-        """Told of each turn that was acknowledged."""
+        self.acknowledged = asyncio.Condition()
+        """Notified of each turn that was acknowledged."""
         self.waits: list[Wait] = []
         self._client = client
         self._assistants = assistants
         self._choices = random.Random(seed)
         self._newest = dict.fromkeys(assistants, 1)
 
-    async def run(self, count: int, go_on: Callable[[], bool]) -> None:
-        """Lets so many callers post as long as `go_on` says so."""
+    async def run(self, count: int, is_wanted: Callable[[], bool]) -> None:
+        """Runs a number of callers, which post turns as long as `is_wanted` returns True."""
         numbers: Iterator[int] = iter(range(2**62))
 
         async def caller() -> None:
-            while go_on() and len(self.log.surprises) < MAX_SURPRISES:
+            while is_wanted() and len(self.log.unexpected) < MAX_UNEXPECTED:
                 await self._turn(next(numbers))
 
         await asyncio.gather(*(caller() for _ in range(count)))
@@ -81,16 +81,16 @@ class Callers:
                 completed = await ask(assistant, question, options)
             except palaver.PalaverError as error:
                 failures += 1
-                if not isinstance(error, MAY_TRY_AGAIN) or failures == MAX_FAILURES:
-                    self.log.surprises.append(f"{question}, after {failures} failures: {error}")
+                if not isinstance(error, RETRYABLE) or failures == MAX_FAILURES:
+                    self.log.unexpected.append(f"{question}, after {failures} failures: {error}")
                     return
-                await asyncio.sleep(error.retry_delay or 0.1)  # what the server asks for
+                await asyncio.sleep(error.retry_delay or 0.1)  # as the server asks
         asked, answered = completed.messages
         self._newest[assistant] = max(self._newest[assistant], answered.index)
         self.waits.append(Wait(time.monotonic() - start, len(self.log.acknowledged) - stored_before))
         self.log.acknowledged.append(Acknowledged(request_id, asked.index, asked.content, answered.content))
-        async with self.told:
-            self.told.notify_all()
+        async with self.acknowledged:
+            self.acknowledged.notify_all()
 
     async def _stream(self, assistant: str, question: str, options: Any) -> palaver.TurnCompleted:
         shown = ""
@@ -101,14 +101,14 @@ class Callers:
                 elif isinstance(event, palaver.TextDelta):
                     shown += event.text
         if shown != reply.completed.text:
-            self.log.surprises.append(f"{question}: shown was {shown!r}, and stored {reply.completed.text!r}")
+            self.log.unexpected.append(f"{question}: {shown!r} was shown, but {reply.completed.text!r} is stored")
         return reply.completed
 
     async def _wait(self, assistant: str, question: str, options: Any) -> palaver.TurnCompleted:
         return await self._client.post_user_query_unary(assistant, question, **options)
 
     async def _leave(self, assistant: str, question: str, options: Any) -> None:
-        """Leaves after some events; the turn may have been cancelled then, or run on."""
+        """Leaves after some events. The turn is then cancelled, or continues."""
         events = self._choices.randrange(4)
         async with self._client.post_user_query(assistant, question, **options) as reply:
             async for _ in reply:

@@ -1,14 +1,13 @@
-"""Many calls that their callers cancel at every stage of a turn: each model call ends at once, and nothing is stored.
+"""Cancels many calls at every stage of a turn: each model call must end at once, and nothing may be stored.
 
     python -m tests.faults.cancels --calls 10000
 
-The server is a process of its own. The callers and the endpoint share this one, and with it a clock: what is measured
-is the time from `call.cancel()` to the moment at which the endpoint sees the connection of the model call closed.
+The server runs in a process of its own. The callers and the endpoint share this process and its clock: the latency is
+the time from `call.cancel()` until the endpoint sees that the connection of the model call is closed.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import math
 import os
@@ -26,48 +25,49 @@ import grpc
 import psutil
 
 from palaver.v1 import assistant_service_pb2 as pb
-from tests.faults.storage import STORES, name, storage, variables
+from tests.faults.command import main
+from tests.faults.storage import name, variables
 from tests.support.azurite import Account
 from tests.support.endpoint import HEAD, Call, Endpoint, Stream
 from tests.support.server_process import ServerProcess, server_process
 
 CALLERS = 20
-"""With SQLite they keep a third of two cores busy. Many more would measure the wait for a core, not the server."""
+"""With SQLite, they keep a third of two cores busy. Many more would measure the wait for a core, not the server."""
 
 ASSISTANTS_PER_CALLER = 10
 LONGEST_HOLD = 0.3
-"""Seconds for which a call is held at most before it is cancelled, so that cancels meet the server at any moment."""
+"""The most seconds between a stage and the cancel, so that cancels arrive at random moments."""
 
 LONGEST_HANDOVER = 0.01
-"""Seconds in which an assistant goes from a cancelled turn to the next one, with time to spare."""
+"""Seconds that are more than enough to pass an assistant on from a cancelled turn to the next one."""
 
 MAX_P99 = 0.2
 PATIENCE = 10.0
-"""Seconds after which what has not happened never will."""
+"""Seconds after which a wait has failed."""
 
 
 class Stage(Enum):
-    """How far a turn is when its caller cancels it."""
+    """The stage of a turn at which its caller cancels it."""
 
-    NO_HEAD = "the model has not answered"
-    NO_TOKEN = "a head, but no token"
+    NO_HEAD = "before the response head"
+    NO_TOKEN = "before the first token"
     TEXT = "after the first text"
-    WAITING = "behind another turn"
+    WAITING = "queued behind another turn"
 
 
-CALLS_OF_A_ROUND = len(Stage)
+CALLS_PER_ROUND = len(Stage)
 
 
 @dataclass(eq=False)
 class Cancelled:
-    """A call that its caller cancels, and what the endpoint has seen of it."""
+    """A call that its caller cancels, and what the endpoint saw of it."""
 
     stage: Stage
     cancelled_at: float = 0.0
     closed_at: float = 0.0
     model_calls: int = 0
     held: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the model call is as far as the stage says."""
+    """Set when the model call has reached the stage."""
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server has closed the connection of the model call."""
 
@@ -77,13 +77,13 @@ class Cancelled:
 
 
 class HoldingEndpoint(Endpoint):
-    """Answers a call as far as its stage says, and then waits until the server hangs up; answers others whole."""
+    """Answers a call up to its stage, and then waits until the server hangs up. Answers other calls whole."""
 
     def __init__(self) -> None:
         super().__init__()
         self.cancelled: dict[str, Cancelled] = {}
         """By user message."""
-        self.default: Any = self  # what plays the answer
+        self.default: Any = self  # the endpoint plays its answers itself
 
     async def play(self, call: Call) -> None:
         cancelled = self.cancelled.get(call.body["messages"][-1]["content"])
@@ -106,7 +106,7 @@ class HoldingEndpoint(Endpoint):
 
 @dataclass(frozen=True)
 class Latency:
-    """The calls of a stage, and the seconds from the cancel to the close of the model call, where there was one."""
+    """The calls of a stage, and the seconds from the cancel until the model call, if there was one, was closed."""
 
     calls: int
     closed: int
@@ -130,7 +130,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 @dataclass(frozen=True)
 class CancelReport:
-    """What has become of the cancelled calls."""
+    """The outcome of the cancelled calls."""
 
     store: str
     assistants: int
@@ -141,35 +141,35 @@ class CancelReport:
     repeated: int
     """Calls for which the model was called more than once."""
     called_while_waiting: int
-    """Calls for which the model was called although they were cancelled while another turn had their assistant."""
+    """Calls for which the model was called, although they were cancelled while they waited for their assistant."""
     stored: int
-    """Messages that were found although each call was cancelled."""
+    """Messages that were stored, although every call was cancelled."""
     failed: int
-    """Rounds that were given up, because a call ended before its caller could cancel it."""
-    silent: int
-    """Assistants that did not answer a turn afterwards."""
+    """Rounds that were abandoned because a call ended before its caller could cancel it."""
+    unresponsive: int
+    """Assistants for which the next turn failed."""
     seconds: float
     server_cpu: float
-    """The cores that the server kept busy."""
+    """The number of cores that the server kept busy."""
     own_cpu: float
-    """The cores that the callers and the endpoint kept busy."""
+    """The number of cores that the callers and the endpoint kept busy."""
 
     @property
     def findings(self) -> list[str]:
-        """What is left behind, a line each."""
+        """The counts that must be 0, a line for each."""
         faults = {
             "model calls left open": self.left_open,
             "calls that reached the model twice": self.repeated,
-            "model calls made behind another turn": self.called_while_waiting,
+            "model calls for queued turns": self.called_while_waiting,
             "messages stored": self.stored,
-            "rounds given up": self.failed,
-            "assistants that do not answer afterwards": self.silent,
+            "rounds abandoned": self.failed,
+            "assistants for which the next turn failed": self.unresponsive,
         }
         return [f"{what}: {count}" for what, count in faults.items() if count]
 
     @property
     def is_met(self) -> bool:
-        """Whether nothing is left behind, and each model call was closed in time."""
+        """True if nothing was left behind, and the model calls were closed in time."""
         return not self.findings and self.total.p99 < MAX_P99
 
     def __str__(self) -> str:
@@ -177,8 +177,8 @@ class CancelReport:
         load = f"{self.server_cpu:.2f} by the server, {self.own_cpu:.2f} by the callers and the endpoint"
         lines = [
             f"cancels, {self.store}: {self.total.calls:,} calls, {self.assistants} assistants, {CALLERS} callers",
-            f"{self.seconds:.0f} s; of {os.cpu_count()} cores were busy {load}",
-            f"{'cancelled':<28} {'calls':>8} {'closed':>8} {'p50 ms':>9} {'p99 ms':>9} {'longest':>9}",
+            f"{self.seconds:.0f} s; cores kept busy, of {os.cpu_count()}: {load}",
+            f"{'cancelled at':<28} {'calls':>8} {'closed':>8} {'p50 ms':>9} {'p99 ms':>9} {'longest':>9}",
             *(f"{stage.value:<28} {latency}" for stage, latency in self.stages.items()),
             f"{'all':<28} {self.total}",
             f"never reached the model: {never_reached:,}; left open: {self.left_open}; stored: {self.stored}",
@@ -187,24 +187,24 @@ class CancelReport:
 
 
 class Caller:
-    """Cancels its calls, stage by stage, each time with another one of its assistants."""
+    """A caller that cancels its calls, stage by stage, for one of its assistants after the other."""
 
     def __init__(self, name: str, server: ServerProcess, endpoint: HoldingEndpoint, choices: random.Random) -> None:
         self.assistants = [f"{name} {number}" for number in range(ASSISTANTS_PER_CALLER)]
         self._server = server
         self._endpoint = endpoint
         self._choices = choices
-        self.must_wait: list[Cancelled] = []
-        """Calls that were cancelled, for certain, while another turn had their assistant."""
+        self.waiting: list[Cancelled] = []
+        """Calls that were certainly waiting for their assistant when they were cancelled."""
 
     async def cancel_a_round(self, number: int) -> None:
-        """Posts a call for each stage and cancels it."""
+        """Posts and cancels one call for each stage."""
         assistant = self.assistants[number % len(self.assistants)]
         for stage in (Stage.NO_HEAD, Stage.NO_TOKEN):
             call, cancelled = self._post(assistant, stage, number)
             await _read(call, "started")
             await asyncio.wait_for(cancelled.held.wait(), PATIENCE)
-            await self._round_trip(assistant)  # so that the server has read what the endpoint has sent
+            await self._round_trip(assistant)  # then the server has read what the endpoint sent
             await self._hold()
             await _cancel(call, cancelled)
             await _closed(cancelled)
@@ -215,15 +215,15 @@ class Caller:
         await _read(first, "started")
         await _read(first, "text_delta")
         second, waiting = self._post(assistant, Stage.WAITING, number)
-        await self._round_trip(assistant)  # so that the second one waits
+        await self._round_trip(assistant)  # then the second one waits
         await self._hold()
         if number % 2:
-            # The second one is cancelled on its way to the assistant, or just when it has it.
+            # The second turn is cancelled while it takes over the assistant, or just afterwards.
             await _cancel(first, running)
             await asyncio.sleep(self._choices.uniform(0, LONGEST_HANDOVER))  # the moment of the fault
             await _cancel(second, waiting)
         else:
-            self.must_wait.append(waiting)
+            self.waiting.append(waiting)
             await _cancel(second, waiting)
             await self._round_trip(assistant)
             await _cancel(first, running)
@@ -232,7 +232,7 @@ class Caller:
     def _post(self, assistant: str, stage: Stage, number: int) -> tuple[Any, Cancelled]:
         text = f"{stage.name}-{number}"
         cancelled = self._endpoint.cancelled[text] = Cancelled(stage)
-        # A turn with a name looks first for itself in the store, one without does not.
+        # Only a turn with a request id is first looked up in the store.
         request_id = text if number % 4 < 2 else ""
         request = pb.PostUserQueryRequest(id=assistant, user_message=text, request_id=request_id)
         return self._server.stub.PostUserQuery(request, timeout=2 * PATIENCE), cancelled
@@ -256,25 +256,25 @@ async def _cancel(call: Any, cancelled: Cancelled) -> None:
 
 
 async def _closed(cancelled: Cancelled) -> None:
-    """Waits for the close; what stays open is counted at the end."""
+    """Waits until the model call is closed. Those that stay open are counted at the end."""
     await asyncio.wait([asyncio.ensure_future(cancelled.closed.wait())], timeout=PATIENCE)
 
 
-async def _first_turn(server: ServerProcess, assistant: str) -> tuple[int, bool]:
-    """Returns how many messages an assistant has, and whether it answers."""
+async def _next_turn(server: ServerProcess, assistant: str) -> tuple[int, bool]:
+    """Returns the number of messages that an assistant had, and whether its next turn succeeded."""
     state = await server.stub.GetAssistant(pb.GetAssistantRequest(id=assistant))
     request = pb.PostUserQueryRequest(id=assistant, user_message="And now?")
     try:
         response = await server.stub.PostUserQueryUnary(request, timeout=PATIENCE)
     except grpc.aio.AioRpcError as error:
-        print(f"{assistant} does not answer: {error.code().name}: {error.details()}", file=sys.stderr)
+        print(f"the next turn of {assistant} failed: {error.code().name}: {error.details()}", file=sys.stderr)
         return state.assistant.total_messages, False
     answered = [message.content for message in response.completed.messages] == ["And now?", "Hello"]
     return response.completed.assistant.total_messages - 2, answered
 
 
 async def run(calls: int, seed: int, account: Account | None = None) -> CancelReport:
-    """Cancels so many calls, rounded to whole rounds."""
+    """Cancels a number of calls, rounded up to whole rounds."""
     choices, own = random.Random(seed), psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
         async with (
@@ -286,7 +286,7 @@ async def run(calls: int, seed: int, account: Account | None = None) -> CancelRe
             for assistant in assistants:
                 await server.stub.CreateAssistant(pb.CreateAssistantRequest(id=assistant, instructions=""))
             failures = 0
-            rounds = iter(range(math.ceil(calls / CALLS_OF_A_ROUND)))
+            rounds = iter(range(math.ceil(calls / CALLS_PER_ROUND)))
 
             async def cancel_rounds(caller: Caller) -> None:
                 nonlocal failures
@@ -295,7 +295,7 @@ async def run(calls: int, seed: int, account: Account | None = None) -> CancelRe
                         await caller.cancel_a_round(number)
                     except (grpc.aio.AioRpcError, asyncio.TimeoutError) as error:
                         failures += 1
-                        print(f"round {number} is given up: {error!r}", file=sys.stderr)
+                        print(f"round {number} was abandoned: {error!r}", file=sys.stderr)
                     endpoint.calls.clear()
 
             process = psutil.Process(server.process.pid)
@@ -303,8 +303,8 @@ async def run(calls: int, seed: int, account: Account | None = None) -> CancelRe
             await asyncio.gather(*map(cancel_rounds, callers))
             seconds = time.perf_counter() - began
             server_cpu, own_cpu = (_cpu(process) - server_began) / seconds, (_cpu(own) - own_began) / seconds
-            firsts = await asyncio.gather(*(_first_turn(server, assistant) for assistant in assistants))
-            # A turn that follows has its assistant only after what was before, so nothing can begin any more.
+            next_turns = await asyncio.gather(*(_next_turn(server, assistant) for assistant in assistants))
+            # A next turn runs only when the turns before it have ended, so no model call can begin any more.
             all_calls = [call for call in endpoint.cancelled.values() if call.cancelled_at]
             await asyncio.gather(*(_closed(call) for call in all_calls if call.is_open))
             return CancelReport(
@@ -314,10 +314,10 @@ async def run(calls: int, seed: int, account: Account | None = None) -> CancelRe
                 total=Latency.of(all_calls),
                 left_open=sum(call.is_open for call in all_calls),
                 repeated=sum(call.model_calls > 1 for call in all_calls),
-                called_while_waiting=sum(call.model_calls for caller in callers for call in caller.must_wait),
-                stored=sum(stored for stored, _ in firsts),
+                called_while_waiting=sum(call.model_calls for caller in callers for call in caller.waiting),
+                stored=sum(stored for stored, _ in next_turns),
                 failed=failures,
-                silent=sum(not answered for _, answered in firsts),
+                unresponsive=sum(not answered for _, answered in next_turns),
                 seconds=seconds,
                 server_cpu=server_cpu,
                 own_cpu=own_cpu,
@@ -329,18 +329,5 @@ def _cpu(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def main() -> None:
-    """Reads the arguments, runs, and judges."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--calls", type=int, default=10_000)
-    parser.add_argument("--store", choices=STORES, default="sqlite")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    with storage(arguments.store) as account:
-        report = asyncio.run(run(arguments.calls, arguments.seed, account))
-    print(report, *report.findings, sep="\n")
-    sys.exit(not report.is_met)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run, calls=10_000)

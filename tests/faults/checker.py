@@ -1,7 +1,7 @@
-"""What callers were told, against what is stored: nothing lost, doubled, half stored or forked.
+"""Compares what callers were told with what is stored: no turn may be lost, duplicated, partial or forked.
 
-The callers write a log, the model's endpoint notes which prompt each of its replies answered, and `check` holds the
-stored conversations to a simple model of them: a line of whole turns, each made from the ones before it.
+The callers write a log, and the model's endpoint records the prompt that each of its replies answered. `check` compares
+the stored conversations with a simple model: a sequence of whole turns, each made from the ones before it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from tests.support.endpoint import Call, Endpoint, Stream
 
 HISTORY_MESSAGES = 20
-"""How much of a conversation the servers under test send to the model."""
+"""The number of messages that the servers under test send to the model."""
 
 INSTRUCTIONS = "Tell stories."
 PAGE_SIZE = 1000
@@ -25,22 +25,22 @@ Prompt = tuple[str, ...]
 
 
 class Storyteller(Endpoint):
-    """Tells another story each time, in several pieces, and remembers what it was asked."""
+    """A model endpoint that tells another story each time, in several pieces, and records its prompts."""
 
     def __init__(self, pause: float = 0.004) -> None:
-        """Takes the seconds between two pieces of a reply."""
+        """Takes the pause between two pieces of a reply, in seconds."""
         super().__init__()
         self.prompts: dict[str, Prompt] = {}
-        """The prompt of each story that was told to its end."""
+        """The prompt of each story that was sent whole."""
         self._pause = pause
-        self.told = 0
-        """How many stories were begun."""
+        self.stories = 0
+        """The number of stories that were begun."""
         self.default = Stream(self._tell)
 
     async def _tell(self, call: Call) -> None:
-        self.told += 1
+        self.stories += 1
         prompt: Prompt = tuple(message["content"] for message in call.body["messages"])
-        story = f"Story {self.told} for {prompt[-1]}"
+        story = f"Story {self.stories} for {prompt[-1]}"
         for word in story.split(" "):
             await call.send(call.chunk({"content": word if word == "Story" else f" {word}"}))
             await asyncio.sleep(self._pause)  # the pace of the model, not a synchronisation
@@ -50,75 +50,76 @@ class Storyteller(Endpoint):
 
 @dataclass(frozen=True)
 class Posted:
-    """A turn as its caller sent it."""
+    """A turn as its caller posted it."""
 
     assistant: str
     question: str
     newest: int
-    """The index of the newest message of the assistant that the caller knew of."""
+    """The index of the newest message of the assistant that the caller knew then."""
 
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """A turn as its caller was told that it is stored."""
+    """A turn as it was acknowledged to its caller."""
 
     request_id: str
     index: int
-    """That of the user message."""
+    """The index of the user message."""
     question: str
     answer: str
 
 
 @dataclass
 class Log:
-    """All that the callers know."""
+    """Everything that the callers know."""
 
     posted: dict[str, Posted] = field(default_factory=dict)
     """By `request_id`."""
     acknowledged: list[Acknowledged] = field(default_factory=list)
-    surprises: list[str] = field(default_factory=list)
-    """What a caller should never have seen."""
+    unexpected: list[str] = field(default_factory=list)
+    """Results that no caller should ever see."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is wrong with the stored conversations, a line for each finding."""
+    """The defects of the stored conversations, a line for each."""
 
     lost: list[str] = field(default_factory=list)
-    """Acknowledged turns that are not stored as they were told."""
-    doubled: list[str] = field(default_factory=list)
-    half: list[str] = field(default_factory=list)
-    """Messages without the other one of their turn, and turns that nobody has posted."""
+    """Acknowledged turns that are missing, or stored with other contents."""
+    duplicated: list[str] = field(default_factory=list)
+    """Turns that are stored more than once."""
+    partial: list[str] = field(default_factory=list)
+    """Messages without the other one of their turn, and turns that nobody posted."""
     forked: list[str] = field(default_factory=list)
-    """Replies to another conversation than the stored one, and turns out of order."""
+    """Replies to a conversation other than the stored one, and turns out of order."""
 
     @property
     def findings(self) -> list[str]:
-        """All of them."""
-        return [*self.lost, *self.doubled, *self.half, *self.forked]
+        """All defects."""
+        return [*self.lost, *self.duplicated, *self.partial, *self.forked]
 
 
 async def check(stub: AssistantServiceStub, log: Log, prompts: dict[str, Prompt]) -> Verdict:
-    """Reads all conversations that the log tells of, and compares."""
+    """Reads all conversations of the log and compares them with it."""
     assistants = sorted({posted.assistant for posted in log.posted.values()})
     return compare({assistant: await _messages(stub, assistant) for assistant in assistants}, log, prompts)
 
 
 def compare(conversations: dict[str, list[assistant_pb2.Message]], log: Log, prompts: dict[str, Prompt]) -> Verdict:
-    """Holds stored conversations to what callers and the model know of them."""
+    """Compares stored conversations with what the callers and the model know of them."""
     verdict = Verdict()
     stored: dict[str, Acknowledged] = {}
     for assistant, messages in conversations.items():
         if [message.index for message in messages] != list(range(1, len(messages) + 1)):
-            verdict.half.append(f"{assistant}: the indexes are not 1 to {len(messages)}")
+            verdict.partial.append(f"{assistant}: the indexes are not 1 to {len(messages)}")
         for turn in _turns(assistant, messages, verdict):
             if turn.request_id in stored:
-                verdict.doubled.append(f"{assistant}: {turn}")
+                verdict.duplicated.append(f"{assistant}: {turn}")
             stored[turn.request_id] = turn
             _check_turn(assistant, turn, messages, log, prompts, verdict)
     for told in log.acknowledged:
         if stored.get(told.request_id) != told:
-            verdict.lost.append(f"{told}; stored is {stored.get(told.request_id)}")
+            verdict.lost.append(f"{told}, but {stored.get(told.request_id)} is stored")
     return verdict
 
 
@@ -145,7 +146,7 @@ def _turns(assistant: str, messages: list[assistant_pb2.Message], verdict: Verdi
         roles = [message.role for message in found]
         indexes = [message.index for message in found]
         if roles != [assistant_pb2.ROLE_USER, assistant_pb2.ROLE_ASSISTANT] or indexes[1] != indexes[0] + 1:
-            kind = verdict.doubled if len(found) > 2 else verdict.half
+            kind = verdict.duplicated if len(found) > 2 else verdict.partial
             kind.append(f"{assistant}: {request_id} has the messages {indexes}")
             continue
         turns.append(Acknowledged(request_id, indexes[0], found[0].content, found[1].content))
@@ -162,9 +163,9 @@ def _check_turn(
 ) -> None:
     posted = log.posted.get(turn.request_id)
     if posted is None or (posted.assistant, posted.question) != (assistant, turn.question):
-        verdict.half.append(f"{assistant}: nobody has posted {turn}")
+        verdict.partial.append(f"{assistant}: nobody posted {turn}")
     elif posted.newest >= turn.index:
-        verdict.forked.append(f"{assistant}: {turn} is stored before what its caller knew then, {posted.newest}")
+        verdict.forked.append(f"{assistant}: {turn} is stored before {posted.newest}, which its caller knew")
     before = [message.content for message in messages[1 : turn.index - 1]]
     expected = (INSTRUCTIONS, *before[-HISTORY_MESSAGES:], turn.question)
     if prompts.get(turn.answer) != expected:

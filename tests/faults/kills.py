@@ -1,16 +1,13 @@
-"""A server that is killed again and again, at random moments and at every failpoint, under callers who post again.
+"""Kills a server again and again, at random moments and at every failpoint, while callers post and retry.
 
 python -m tests.faults.kills --store sqlite --turns 2000 --kills 100
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import random
-import socket
-import sys
 import tempfile
 import time
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
@@ -21,16 +18,18 @@ import palaver
 from palaver_server.domain.stages import Stage
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
-from tests.faults.storage import STORES, name, storage
+from tests.faults.command import main
+from tests.faults.storage import name
 from tests.support import table_proxy as faults
 from tests.support.azurite import Account
+from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.table_proxy import TableProxy
 
 ASSISTANTS = [f"assistant {number}" for number in range(10)]
 CALLERS = 20
 LEASE_SECONDS = "1"
-"""The least that there is: after most kills, some assistants are blocked for this long."""
+"""The minimum. After most kills, some assistants are blocked for this time."""
 
 
 STAGES = [stage for stage in Stage if stage not in (Stage.SKILL_CALLED, Stage.SKILL_ANSWERED)]
@@ -39,7 +38,7 @@ STAGES = [stage for stage in Stage if stage not in (Stage.SKILL_CALLED, Stage.SK
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has shown."""
+    """The outcome of a run."""
 
     store: str
     turns: int
@@ -47,23 +46,24 @@ class Result:
     model_calls: int
     seconds: float
     verdict: Verdict = field(default_factory=Verdict)
-    surprises: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
 
     @property
     def findings(self) -> list[str]:
-        """What is wrong, a line each."""
-        return [*self.verdict.findings, *self.surprises]
+        """The defects of the stored conversations and the unexpected results, a line for each."""
+        return [*self.verdict.findings, *self.unexpected]
 
     @property
     def is_met(self) -> bool:
-        """Whether nothing was lost, doubled, half stored or forked."""
+        """True if no turn was lost, duplicated, partially stored or forked."""
         return not self.findings
 
     def __str__(self) -> str:
         return (
             f"kill -9, {self.store:<12} {self.turns:>6,} turns {self.kills:>4} kills"
-            f" {self.model_calls:>6,} model calls   lost {len(self.verdict.lost)} doubled {len(self.verdict.doubled)}"
-            f" half {len(self.verdict.half)} forked {len(self.verdict.forked)} surprises {len(self.surprises)}"
+            f" {self.model_calls:>6,} model calls   lost {len(self.verdict.lost)}"
+            f" duplicated {len(self.verdict.duplicated)} partial {len(self.verdict.partial)}"
+            f" forked {len(self.verdict.forked)} unexpected {len(self.unexpected)}"
             f"   {self.seconds:,.0f} s"
         )
 
@@ -77,19 +77,19 @@ class _Run:
     killed: int = 0
 
     def is_wanted(self) -> bool:
-        """Whether the callers should go on."""
+        """Returns whether the callers should continue."""
         return len(self.callers.log.acknowledged) < self.turns or self.killed < self.kills
 
-    def turns_until_the_next(self) -> int:
-        """Spreads the kills over the turns."""
+    def turns_until_next_kill(self) -> int:
+        """Returns a random number of turns that spreads the kills over the run."""
         return self.choices.randrange(1, 2 * self.turns // self.kills + 2)
 
-    async def kill_when_it_is_time(self, server: ServerProcess, stage: Stage | None) -> None:
+    async def kill(self, server: ServerProcess, stage: Stage | None) -> None:
         """Waits until the server has died at its failpoint, or kills it at a random moment."""
         if stage is None:
-            goal = len(self.callers.log.acknowledged) + self.turns_until_the_next()
-            async with self.callers.told:
-                await self.callers.told.wait_for(lambda: len(self.callers.log.acknowledged) >= goal)
+            goal = len(self.callers.log.acknowledged) + self.turns_until_next_kill()
+            async with self.callers.acknowledged:
+                await self.callers.acknowledged.wait_for(lambda: len(self.callers.log.acknowledged) >= goal)
             await asyncio.sleep(self.choices.uniform(0, 0.05))  # a random moment of the turns under way
             with suppress(ProcessLookupError):
                 server.process.kill()
@@ -98,7 +98,7 @@ class _Run:
 
 
 async def run(turns: int, kills: int, seed: int, account: Account | None = None) -> Result:
-    """Runs until so many turns are acknowledged and so many servers killed; then it checks."""
+    """Runs until enough turns were acknowledged and enough servers killed. Then checks the store."""
     start = time.monotonic()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -109,7 +109,7 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
             proxy = await stack.enter_async_context(TableProxy(account))
             proxy.fault = faults.sometimes(seed, dropped=0.01, failed=0.01)
             variables["AzureWebJobsStorage"] = proxy.connection_string
-        address = _free_address()
+        address = f"127.0.0.1:{free_port()}"
         client = await stack.enter_async_context(palaver.AsyncClient(address, reconnect_timeout=RECONNECT_TIMEOUT))
         callers = Callers(client, ASSISTANTS, seed)
         progress = _Run(callers, random.Random(seed), turns, kills)
@@ -124,40 +124,20 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
         for stage in itertools.cycle([None, *STAGES]):
             if posting.done():
                 break
-            armed = {"PALAVER_FAILPOINT": f"{stage.value}:{progress.turns_until_the_next()}"} if stage else {}
+            armed = {"PALAVER_FAILPOINT": f"{stage.value}:{progress.turns_until_next_kill()}"} if stage else {}
             async with server(**armed) as running:
-                dying = asyncio.ensure_future(progress.kill_when_it_is_time(running, stage))
-                await asyncio.wait([posting, dying], return_when=asyncio.FIRST_COMPLETED)
-                dying.cancel()
+                killing = asyncio.ensure_future(progress.kill(running, stage))
+                await asyncio.wait([posting, killing], return_when=asyncio.FIRST_COMPLETED)
+                killing.cancel()
         await posting
         async with server() as running:
             verdict = await check(running.stub, callers.log, endpoint.prompts)
         log = callers.log
         return Result(
-            name(account), len(log.acknowledged), progress.killed, endpoint.told, time.monotonic() - start, verdict,
-            log.surprises,
+            name(account), len(log.acknowledged), progress.killed, endpoint.stories, time.monotonic() - start, verdict,
+            log.unexpected,
         )  # fmt: skip
 
 
-def _free_address() -> str:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{taken.getsockname()[1]}"
-
-
-def main() -> None:
-    """Reads the arguments, runs, and judges."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--store", choices=STORES, default="sqlite")
-    parser.add_argument("--turns", type=int, default=2000)
-    parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    with storage(arguments.store) as account:
-        result = asyncio.run(run(arguments.turns, arguments.kills, arguments.seed, account))
-    print(*result.findings[:20], result, sep="\n")
-    sys.exit(not result.is_met)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run, turns=2000, kills=100)

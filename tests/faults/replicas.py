@@ -1,13 +1,11 @@
-"""Two servers over one store, and many callers of a single assistant: one line of turns, and nobody starves.
+"""Runs two servers on one store under many callers of one assistant: one sequence of turns, and nobody starves.
 
 python -m tests.faults.replicas --store azure_tables --turns 1000
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -18,7 +16,8 @@ from pathlib import Path
 import palaver
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
-from tests.faults.storage import STORES, name, storage, variables
+from tests.faults.command import main
+from tests.faults.storage import name, variables
 from tests.support.azurite import Account
 from tests.support.server_process import server_process
 
@@ -27,50 +26,51 @@ SERVERS = 2
 CALLERS = 50
 
 MAX_WAIT = 8 * CALLERS
-"""Turns of others that a turn may wait for at most.
+"""The most turns of other callers that a turn may wait for.
 
-In a single queue it would be one of each caller, but the servers have the assistant by turns for some seconds each.
+In a single queue, it would wait for one of each caller. But the servers alternate, and each keeps the assistant for
+some seconds.
 """
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run has shown."""
+    """The outcome of a run."""
 
     store: str
     turns: int
-    asked_twice: int
-    """Turns with more than one completed model call."""
+    paid_twice: int
+    """Turns for which more than one model call was completed."""
     longest_wait: int
-    """In turns of others that were stored meanwhile."""
+    """The most turns of other callers that were stored while a turn waited."""
     longest_seconds: float
     shares: tuple[int, ...]
-    """Turns of each server's callers."""
+    """The number of turns of each server's callers."""
     seconds: float
     verdict: Verdict = field(default_factory=Verdict)
-    surprises: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
 
     @property
     def findings(self) -> list[str]:
-        """What is wrong, a line each."""
-        return [*self.verdict.findings, *self.surprises]
+        """The defects of the stored conversations and the unexpected results, a line for each."""
+        return [*self.verdict.findings, *self.unexpected]
 
     @property
     def is_met(self) -> bool:
-        """Whether the history is one line, each turn was paid for once, and nobody starved."""
-        return self.longest_wait <= MAX_WAIT and not self.findings and not self.asked_twice
+        """True if the turns are one sequence, each was paid for once, and nobody starved."""
+        return self.longest_wait <= MAX_WAIT and not self.findings and not self.paid_twice
 
     def __str__(self) -> str:
         return (
             f"replicas, {self.store:<12} {self.turns:>6,} turns of {CALLERS} callers"
-            f"   asked twice {self.asked_twice} findings {len(self.verdict.findings)} surprises {len(self.surprises)}"
+            f"   paid twice {self.paid_twice} findings {len(self.verdict.findings)} unexpected {len(self.unexpected)}"
             f"   shares {'/'.join(map(str, self.shares))}"
             f" longest wait {self.longest_wait} turns, {self.longest_seconds:.1f} s   {self.seconds:,.0f} s"
         )
 
 
 async def run(turns: int, seed: int, account: Account | None = None) -> Result:
-    """Runs until so many turns are acknowledged; then it checks."""
+    """Runs until enough turns were posted. Then checks the store."""
     start = time.monotonic()
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -89,33 +89,20 @@ async def run(turns: int, seed: int, account: Account | None = None) -> Result:
         log = groups[0].log
         await asyncio.gather(*(callers.run(CALLERS // SERVERS, lambda: len(log.posted) < turns) for callers in groups))
         verdict = await check(server.stub, log, endpoint.prompts)
-        asked = Counter(prompt[-1] for prompt in endpoint.prompts.values())
+        model_calls = Counter(prompt[-1] for prompt in endpoint.prompts.values())
         waits = [wait for callers in groups for wait in callers.waits]
         return Result(
             name(account),
             len(log.acknowledged),
-            sum(count > 1 for count in asked.values()),
+            sum(count > 1 for count in model_calls.values()),
             max(wait.turns for wait in waits),
             max(wait.seconds for wait in waits),
             tuple(len(callers.waits) for callers in groups),
             time.monotonic() - start,
             verdict,
-            log.surprises,
+            log.unexpected,
         )
 
 
-def main() -> None:
-    """Reads the arguments, runs, and judges."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--store", choices=STORES, default="azure_tables")
-    parser.add_argument("--turns", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    with storage(arguments.store) as account:
-        result = asyncio.run(run(arguments.turns, arguments.seed, account))
-    print(*result.findings[:20], result, sep="\n")
-    sys.exit(not result.is_met)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run, store="azure_tables", turns=1000)

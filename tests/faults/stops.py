@@ -1,19 +1,17 @@
-"""Many servers that are stopped under load while another takes over: no acknowledged turn is lost, none is doubled.
+"""Stops servers under load while the next one takes over: no acknowledged turn may be lost or duplicated.
 
     python -m tests.faults.stops --stops 100 --store azure_tables
 
-Each stop is that of a rolling deployment: the next server runs already, then the old one gets SIGTERM at a random
-moment. A caller who is refused, or loses the connection, posts the same request again to the new server.
+Each stop is like that of a rolling deployment: when the next server runs, the old one gets SIGTERM at a random moment.
+A caller that is refused, or loses its connection, posts the same request again to the new server.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import itertools
 import random
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,50 +23,51 @@ import grpc
 
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Acknowledged, Log, Posted, Storyteller, Verdict, check
-from tests.faults.storage import STORES, name, storage, variables
+from tests.faults.command import main
+from tests.faults.storage import name, variables
 from tests.support.azurite import Account
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.statuses import failure
 
 ASSISTANTS = [f"assistant {number}" for number in range(6)]
 CALLERS = 10
-"""More than there are assistants, so that at each stop some turns run and others wait."""
+"""More than there are assistants, so that some turns run and others wait at each stop."""
 
 PAUSE_BETWEEN_WORDS = 0.01
 LONGEST_WAIT = 0.3
-"""Seconds until the SIGTERM: a few turns, so that it comes at any moment of them."""
+"""The most seconds until the SIGTERM. They last a few turns, so that it arrives at any moment of a turn."""
 
 CHANGE_OF_SERVER = 0.1
-"""The share of turns after which a caller goes to the newest server of its own accord, as behind a load balancer."""
+"""The share of turns after which a caller moves to the newest server anyway, as behind a load balancer."""
 
 PATIENCE = 60.0
-"""Seconds after which what has not happened never will; twice the time that a stopping server grants."""
+"""Seconds after which a wait has failed: twice the grace period of a server."""
 
 OK = "OK"
 SHUTTING_DOWN = "UNAVAILABLE SHUTTING_DOWN"
-NO_CONNECTION = "UNAVAILABLE, no connection to a server that was told to stop"
+NO_CONNECTION = "UNAVAILABLE, no connection to a server that is stopping"
 EXPECTED = {OK, SHUTTING_DOWN, NO_CONNECTION}
 
 
 @dataclass(eq=False)
 class Server:
-    """One of the servers that follow each other."""
+    """One of the servers, which follow each other."""
 
     running: ServerProcess
-    is_told_to_stop: bool = False
+    is_stopping: bool = False
     has_answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server has acknowledged a turn."""
 
 
 @dataclass(eq=False)
 class Fleet:
-    """The servers, and what the callers were told by them."""
+    """The servers, and what their callers have learned from them."""
 
     newest: Server
     is_over: bool = False
     log: Log = field(default_factory=Log)
     newest_message: dict[str, int] = field(default_factory=lambda: dict.fromkeys(ASSISTANTS, 1))
-    """By assistant, as far as the callers were told."""
+    """The index of the newest message by assistant, as far as the callers know."""
     statuses: Counter[str] = field(default_factory=Counter)
     posted_again: int = 0
     replayed: int = 0
@@ -77,7 +76,7 @@ class Fleet:
 
 @dataclass(frozen=True)
 class StopReport:
-    """What has become of the turns, and of the servers that were stopped."""
+    """The outcome of a run: the turns, and the servers that were stopped."""
 
     store: str
     stops: int
@@ -86,25 +85,25 @@ class StopReport:
     posted_again: int
     """Requests that were posted again because of a stop."""
     replayed: int
-    """Those of them whose turn was stored already, though its caller had not heard of it."""
+    """Requests among them whose turn was already stored, although its caller did not know."""
     statuses: dict[str, int]
     verdict: Verdict
     cut_short: int
     """Turns that had started and then failed."""
-    paid_again: int
+    paid_twice: int
     """Turns for which the model was called more than once."""
     failed_exits: int
-    """Servers that ended with another exit status than 0."""
+    """Servers whose exit status was not 0."""
     longest_stop: float
     """Seconds from SIGTERM to the end of the process."""
     seconds: float
 
     @property
     def findings(self) -> list[str]:
-        """What is wrong, a line each."""
+        """The defects of the stored conversations and the counts that must be 0, a line for each."""
         faults = {
             "turns that failed after they had started": self.cut_short,
-            "turns that were paid for twice": self.paid_again,
+            "turns that were paid for twice": self.paid_twice,
             "servers that ended with an error": self.failed_exits,
             **{status: count for status, count in self.statuses.items() if status not in EXPECTED},
         }
@@ -112,7 +111,7 @@ class StopReport:
 
     @property
     def is_met(self) -> bool:
-        """Whether acknowledged turns are stored once and whole, and no started one has failed."""
+        """True if every acknowledged turn is stored once and whole, and no turn failed after it had started."""
         return not self.findings
 
     def __str__(self) -> str:
@@ -124,7 +123,7 @@ class StopReport:
 
 
 async def post_turns(number: int, fleet: Fleet, choices: random.Random) -> None:
-    """Posts turns one after the other; one that fails goes to the newest server, with the same name."""
+    """Posts turns one after the other. If one fails, the same request is posted again to the newest server."""
     server = fleet.newest
     for turn in itertools.count():
         if fleet.is_over:
@@ -135,9 +134,9 @@ async def post_turns(number: int, fleet: Fleet, choices: random.Random) -> None:
         )
         newest = fleet.newest_message[assistant]
         fleet.log.posted[request.request_id] = Posted(assistant, request.user_message, newest)
-        gives_up = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while not await _post(server, request, fleet):
-            assert time.monotonic() < gives_up, f"no server takes {request.user_message}"
+            assert time.monotonic() < deadline, f"no server accepts {request.user_message}"
             fleet.posted_again += 1
             server = fleet.newest
         if choices.random() < CHANGE_OF_SERVER:
@@ -145,7 +144,7 @@ async def post_turns(number: int, fleet: Fleet, choices: random.Random) -> None:
 
 
 async def _post(server: Server, request: pb.PostUserQueryRequest, fleet: Fleet) -> bool:
-    """Posts a turn, and says whether it was acknowledged."""
+    """Posts a turn and returns whether it was acknowledged."""
     has_started = is_acknowledged = False
     call = server.running.stub.PostUserQuery(request, timeout=PATIENCE)
     try:
@@ -162,23 +161,23 @@ async def _post(server: Server, request: pb.PostUserQueryRequest, fleet: Fleet) 
                 fleet.newest_message[request.id] = max(fleet.newest_message[request.id], answered.index)
                 server.has_answered.set()
     except grpc.aio.AioRpcError as error:
-        # A turn whose caller has read its end is acknowledged, whatever becomes of the connection then.
+        # A turn is acknowledged once its caller has read `completed`, even if the connection breaks afterwards.
         fleet.statuses[_status(error, server)] += 1
         fleet.cut_short += has_started and not is_acknowledged
         return is_acknowledged
-    fleet.statuses[OK if is_acknowledged else "OK, without the end of the turn"] += 1
+    fleet.statuses[OK if is_acknowledged else "OK, but without completed"] += 1
     return is_acknowledged
 
 
 def _status(error: grpc.aio.AioRpcError, server: Server) -> str:
     found = failure(error)
-    if found.code is grpc.StatusCode.UNAVAILABLE and not found.reason and server.is_told_to_stop:
+    if found.code is grpc.StatusCode.UNAVAILABLE and not found.reason and server.is_stopping:
         return NO_CONNECTION
     return f"{found.code.name} {found.reason or found.text}"
 
 
 async def run(stops: int, seed: int, account: Account | None = None) -> StopReport:
-    """Stops so many servers, which share an account, or else one SQLite file."""
+    """Stops a number of servers, which share an account or, without one, a SQLite file."""
     choices = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         async with Storyteller(PAUSE_BETWEEN_WORDS) as endpoint, AsyncExitStack() as stack:
@@ -207,7 +206,7 @@ async def run(stops: int, seed: int, account: Account | None = None) -> StopRepo
 
             callers = (post_turns(number, fleet, choices) for number in range(CALLERS))
             await asyncio.gather(replace_servers(), *callers)
-            asked = Counter(prompt[-1] for prompt in endpoint.prompts.values())
+            model_calls = Counter(prompt[-1] for prompt in endpoint.prompts.values())
             return StopReport(
                 store=name(account),
                 stops=len(exits),
@@ -217,7 +216,7 @@ async def run(stops: int, seed: int, account: Account | None = None) -> StopRepo
                 statuses=dict(fleet.statuses),
                 verdict=await check(fleet.newest.running.stub, fleet.log, endpoint.prompts),
                 cut_short=fleet.cut_short,
-                paid_again=sum(count > 1 for count in asked.values()),
+                paid_twice=sum(count > 1 for count in model_calls.values()),
                 failed_exits=sum(status != 0 for status, _ in exits),
                 longest_stop=max((seconds for _, seconds in exits), default=0.0),
                 seconds=time.monotonic() - began,
@@ -225,26 +224,13 @@ async def run(stops: int, seed: int, account: Account | None = None) -> StopRepo
 
 
 async def _stop(server: Server) -> tuple[int, float]:
-    """Stops a server in an orderly way; returns its exit status, and the seconds that it took."""
+    """Stops a server with SIGTERM. Returns its exit status and the seconds until it ended."""
     began = time.monotonic()
-    server.is_told_to_stop = True
+    server.is_stopping = True
     server.running.process.send_signal(signal.SIGTERM)
     status = await asyncio.wait_for(server.running.process.wait(), PATIENCE)
     return status, time.monotonic() - began
 
 
-def main() -> None:
-    """Reads the arguments, runs, and judges."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--stops", type=int, default=100)
-    parser.add_argument("--store", choices=STORES, default="sqlite")
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    with storage(arguments.store) as account:
-        report = asyncio.run(run(arguments.stops, arguments.seed, account))
-    print(*report.findings[:20], report, sep="\n")
-    sys.exit(not report.is_met)
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, run, stops=100)

@@ -1,4 +1,4 @@
-"""The stores that the servers under fault share."""
+"""The stores of the servers under test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STORES = ("sqlite", "azure_tables")
 
 @contextmanager
 def storage(store: str) -> Iterator[Account | None]:
-    """Makes an empty account of the emulator for the time of the block; None is SQLite."""
+    """Yields an empty account of the emulator, or None for SQLite."""
     if store == "sqlite":
         yield None
         return
@@ -23,10 +23,10 @@ def storage(store: str) -> Iterator[Account | None]:
 
 
 def variables(account: Account | None) -> dict[str, str]:
-    """Makes the environment that tells a server of its store; without an account it uses SQLite in its folder."""
+    """Returns the environment of a server with this account, or without one, with SQLite in its folder."""
     return {} if account is None else {"AzureWebJobsStorage": account.connection_string}
 
 
 def name(account: Account | None) -> str:
-    """Names a store for the reader of a table."""
+    """Returns the name of the store in the tables."""
     return "sqlite" if account is None else "azure_tables"

@@ -1,4 +1,4 @@
-"""A short part of each run that `python -m tests.faults` has, and its checker, which must find what it is there for."""
+"""Short runs of every part of the fault harness, and tests of its checker, which must find every kind of defect."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def account(request: pytest.FixtureRequest) -> Account | None:
     return azurite.account()
 
 
-async def test_no_turn_suffers_from_the_death_of_servers(account: Account | None):
+async def test_killing_servers_loses_and_duplicates_no_turn(account: Account | None):
     deaths = len(kills.STAGES) + 1
     result = await kills.run(60, deaths, 1, account)
     assert result.findings == []
@@ -30,16 +30,16 @@ async def test_no_turn_suffers_from_the_death_of_servers(account: Account | None
     assert result.kills >= deaths
 
 
-async def test_servers_that_stop_lose_no_turn(account: Account | None):
+async def test_stopping_servers_loses_no_turn(account: Account | None):
     result = await stops.run(3, 1, account)
     assert result.findings == []
     assert result.stops == 3
 
 
-async def test_replicas_make_one_line_of_turns(account: Account | None):
+async def test_replicas_store_one_sequence_of_turns(account: Account | None):
     result = await replicas.run(100, 1, account)
     assert result.findings == []
-    assert result.asked_twice == 0
+    assert result.paid_twice == 0
     assert result.turns >= 100
     assert min(result.shares) > 0
 
@@ -51,8 +51,6 @@ async def test_cancelled_calls_leave_nothing_behind(account: Account | None):
 
 
 class TestChecker:
-    """It finds what it is there for."""
-
     STORY = "Story 1 for question 1"
     TURN = Acknowledged("r1", 2, "question 1", STORY)
 
@@ -72,44 +70,44 @@ class TestChecker:
         ]
 
     def found(self, verdict: Verdict) -> set[str]:
-        return {name for name in ("lost", "doubled", "half", "forked") if getattr(verdict, name)}
+        return {name for name in ("lost", "duplicated", "partial", "forked") if getattr(verdict, name)}
 
-    def test_nothing_where_all_is_well(self):
+    def test_a_sound_store_has_no_findings(self):
         assert compare({"a": self.messages()}, self.log(), self.prompts()) == Verdict()
 
-    def test_a_turn_that_was_acknowledged_and_is_not_there(self):
+    def test_an_acknowledged_turn_that_is_missing_is_lost(self):
         assert self.found(compare({"a": self.messages()[:1]}, self.log(), self.prompts())) == {"lost"}
 
-    def test_a_turn_that_is_stored_otherwise_than_it_was_told(self):
+    def test_an_acknowledged_turn_that_is_stored_with_other_text_is_lost(self):
         log = self.log()
         log.acknowledged = [replace(self.TURN, answer="Story 2 for question 1")]
         assert self.found(compare({"a": self.messages()}, log, self.prompts())) == {"lost"}
 
-    def test_a_turn_that_is_stored_twice(self):
+    def test_a_turn_that_is_stored_twice_is_duplicated(self):
         twice = self.messages("question 1", self.STORY, "question 1", self.STORY)
-        assert "doubled" in self.found(compare({"a": twice}, self.log(), self.prompts()))
+        assert "duplicated" in self.found(compare({"a": twice}, self.log(), self.prompts()))
 
-    def test_a_turn_that_is_stored_for_two_assistants(self):
+    def test_a_turn_that_is_stored_for_two_assistants_is_duplicated(self):
         found = self.found(compare({"a": self.messages(), "b": self.messages()}, self.log(), self.prompts()))
-        assert "doubled" in found
+        assert "duplicated" in found
 
-    def test_a_question_without_an_answer(self):
-        assert "half" in self.found(compare({"a": self.messages("question 1")}, self.log(), self.prompts()))
+    def test_a_question_without_an_answer_is_partial(self):
+        assert "partial" in self.found(compare({"a": self.messages("question 1")}, self.log(), self.prompts()))
 
-    def test_a_message_that_is_missing_in_the_middle(self):
+    def test_a_gap_in_the_messages_is_partial(self):
         messages = self.messages()
         del messages[1]
-        assert "half" in self.found(compare({"a": messages}, self.log(), self.prompts()))
+        assert "partial" in self.found(compare({"a": messages}, self.log(), self.prompts()))
 
-    def test_a_turn_that_nobody_posted(self):
+    def test_a_turn_that_nobody_posted_is_partial(self):
         messages = self.messages("question 1", self.STORY, "question 2", "Story 2", request_ids="r1 r1 r2 r2")
-        assert "half" in self.found(compare({"a": messages}, self.log(), self.prompts()))
+        assert "partial" in self.found(compare({"a": messages}, self.log(), self.prompts()))
 
     @pytest.mark.parametrize("prompt", [(INSTRUCTIONS,), (INSTRUCTIONS, "question 0", "question 1"), ("question 1",)])
-    def test_a_reply_to_another_conversation(self, prompt: Prompt):
+    def test_a_reply_to_another_conversation_is_forked(self, prompt: Prompt):
         assert self.found(compare({"a": self.messages()}, self.log(), {self.STORY: prompt})) == {"forked"}
 
-    def test_a_turn_before_one_that_its_caller_knew_of(self):
+    def test_a_turn_stored_before_a_message_that_its_caller_knew_is_forked(self):
         log = self.log()
         log.posted["r1"] = Posted("a", "question 1", 3)
         assert self.found(compare({"a": self.messages()}, log, self.prompts())) == {"forked"}
@@ -120,6 +118,6 @@ class TestFailpoints:
         ("value", "words"),
         [("stord", "one of accepted,"), ("stored:0", "1 or more"), ("stored:x", "1 or more")],
     )
-    def test_a_wrong_one_is_said(self, value: str, words: str):
+    def test_an_invalid_failpoint_is_named(self, value: str, words: str):
         with pytest.raises(ValueError, match=words):
             Failpoint.parse(value)

@@ -11,6 +11,7 @@ import pytest
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import contents
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.statuses import failure_of
 
@@ -21,12 +22,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         yield running
 
 
-async def contents(served: Served, **fields) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(**fields))
-    return [message.content for message in response.messages]
-
-
-async def test_a_new_assistant_has_its_instructions_alone(served: Served):
+async def test_a_new_assistant_has_only_its_instructions(served: Served):
     response = await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
     assert response.created
     assert (response.assistant.id, response.assistant.total_messages, response.assistant.total_tokens) == ("a", 1, 0)
@@ -40,9 +36,11 @@ async def test_a_new_assistant_has_its_instructions_alone(served: Served):
     ("instructions", "stored"),
     [(None, ["You are a helpful assistant."]), ("", []), (" \n", []), ("Be brief.", ["Be brief."])],
 )
-async def test_unset_and_blank_instructions_differ(served: Served, instructions: str | None, stored: list[str]):
+async def test_unset_instructions_are_not_blank_instructions(
+    served: Served, instructions: str | None, stored: list[str]
+):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=instructions))
-    assert await contents(served, id="a") == stored
+    assert await contents(served) == stored
 
 
 @pytest.mark.parametrize("if_exists", [pb.IF_EXISTS_UNSPECIFIED, pb.IF_EXISTS_FAIL])
@@ -52,7 +50,7 @@ async def test_creating_an_assistant_again_fails_and_changes_nothing(served: Ser
     failure = await failure_of(served.stub.CreateAssistant(request))
     assert (failure.code, failure.reason) == (grpc.StatusCode.ALREADY_EXISTS, "ASSISTANT_EXISTS")
     assert failure.retry_delay is None
-    assert await contents(served, id="a") == ["first"]
+    assert await contents(served) == ["first"]
 
 
 async def test_keep_returns_the_assistant_as_it_is(served: Served):
@@ -61,7 +59,7 @@ async def test_keep_returns_the_assistant_as_it_is(served: Served):
     kept = await served.stub.CreateAssistant(request)
     assert not kept.created
     assert kept.assistant == first.assistant
-    assert await contents(served, id="a") == ["first"]
+    assert await contents(served) == ["first"]
 
 
 async def test_reset_starts_over(served: Served):
@@ -71,17 +69,17 @@ async def test_reset_starts_over(served: Served):
     reset = await served.stub.CreateAssistant(request)
     assert reset.created
     assert (reset.assistant.total_messages, reset.assistant.total_tokens) == (1, 0)
-    assert await contents(served, id="a") == ["second"]
+    assert await contents(served) == ["second"]
 
 
 async def test_an_invalid_reset_deletes_nothing(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="first"))
     request = pb.CreateAssistantRequest(id="a", instructions="x" * 450_001, if_exists=pb.IF_EXISTS_RESET)
     assert (await failure_of(served.stub.CreateAssistant(request))).violations.keys() == {"instructions"}
-    assert await contents(served, id="a") == ["first"]
+    assert await contents(served) == ["first"]
 
 
-async def test_what_does_not_exist_is_not_found(served: Served):
+async def test_an_unknown_assistant_is_not_found(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
     for call in (
         served.stub.GetAssistant(pb.GetAssistantRequest(id="b")),
@@ -95,7 +93,7 @@ async def test_what_does_not_exist_is_not_found(served: Served):
         assert failure.domain == "palaver.v1"
 
 
-async def test_a_deleted_assistant_is_gone_and_may_be_created_anew(served: Served):
+async def test_a_deleted_assistant_is_gone_and_can_be_created_again(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
     await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="a", user_message="Hello", max_tokens=1))
     assert await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a")) == pb.DeleteAssistantResponse()
@@ -109,13 +107,13 @@ async def test_collections_are_separate(served: Served):
     for collection in ("", "Archive"):
         request = pb.CreateAssistantRequest(id="a", instructions=collection or "default", collection_name=collection)
         await served.stub.CreateAssistant(request)
-    assert await contents(served, id="a") == await contents(served, id="a", collection_name="ChatState") == ["default"]
-    assert await contents(served, id="a", collection_name="Archive") == ["Archive"]
+    assert await contents(served) == await contents(served, collection_name="ChatState") == ["default"]
+    assert await contents(served, collection_name="Archive") == ["Archive"]
     await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", collection_name="Archive"))
-    assert await contents(served, id="a") == ["default"]
+    assert await contents(served) == ["default"]
 
 
-async def test_storage_connections_are_separate_and_only_the_configured_ones_exist(tmp_path: Path):
+async def test_storage_connections_are_separate_and_only_configured_ones_can_be_used(tmp_path: Path):
     async with palaver_server(
         tmp_path / "default",
         environment={"Second": f"sqlite:{tmp_path / 'second.db'}", "Hidden": f"sqlite:{tmp_path / 'hidden.db'}"},
@@ -126,8 +124,8 @@ async def test_storage_connections_are_separate_and_only_the_configured_ones_exi
                 id="a", instructions=connection or "default", chat_storage_connection_setting=connection
             )
             await served.stub.CreateAssistant(request)
-        assert await contents(served, id="a", chat_storage_connection_setting="Second") == ["Second"]
-        assert await contents(served, id="a", chat_storage_connection_setting="AzureWebJobsStorage") == ["default"]
+        assert await contents(served, chat_storage_connection_setting="Second") == ["Second"]
+        assert await contents(served, chat_storage_connection_setting="AzureWebJobsStorage") == ["default"]
         for connection in ("Hidden", "PATH", "second"):
             request = pb.GetAssistantRequest(id="a", chat_storage_connection_setting=connection)
             failure = await failure_of(served.stub.GetAssistant(request))
@@ -138,7 +136,7 @@ async def test_storage_connections_are_separate_and_only_the_configured_ones_exi
     assert not (tmp_path / "hidden.db").exists()
 
 
-async def test_messages_come_in_pages_in_both_orders(served: Served):
+async def test_messages_are_paged_in_both_orders(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
     for number in range(3):
         query = pb.PostUserQueryRequest(id="a", user_message=f"message {number}", max_tokens=1)
@@ -166,7 +164,7 @@ async def test_a_caller_that_polls_by_time_misses_nothing(served: Served):
     for number in range(2):
         query = pb.PostUserQueryRequest(id="a", user_message=f"message {number}", max_tokens=1)
         await served.stub.PostUserQueryUnary(query)
-        # One message at a time: the messages of a turn must be told apart by their times as well.
+        # One message at a time: the messages of a turn must have different times.
         while True:
             request = pb.ListMessagesRequest(id="a", after_time=after, page_size=1)
             page = (await served.stub.ListMessages(request)).messages
@@ -187,7 +185,7 @@ async def test_after_time_is_exact_to_the_nanosecond(served: Served):
     assert len((await served.stub.ListMessages(request)).messages) == 1
 
 
-async def test_a_page_token_serves_its_own_listing_only(served: Served):
+async def test_a_page_token_is_valid_only_for_its_own_listing(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
     await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="a", user_message="Hello", max_tokens=1))
     page = await served.stub.ListMessages(pb.ListMessagesRequest(id="a", page_size=1))
@@ -202,7 +200,7 @@ async def test_a_page_token_serves_its_own_listing_only(served: Served):
         assert failure.violations.keys() == {"page_token"}
 
 
-async def test_a_page_fits_into_the_default_message_size_of_grpc(served: Served):
+async def test_a_page_fits_into_a_grpc_message_of_default_size(served: Served):
     await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
     for _ in range(4):
         query = pb.PostUserQueryRequest(id="a", user_message="文" * 450_000, max_tokens=1)

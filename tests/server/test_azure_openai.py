@@ -1,4 +1,4 @@
-"""Azure OpenAI by key and by identity: what its endpoint is sent, and that tokens are renewed and never told."""
+"""Azure OpenAI with keys and identities: the requests to its endpoint, and tokens, which stay fresh and secret."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import pytest
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.endpoint import Call, Endpoint, Refusal
 from tests.support.managed_identity import SECRET, ManagedIdentity
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, server_with_assistant
 from tests.support.statuses import failure_of
 
 AI_RESOURCE = "https://cognitiveservices.azure.com"
 READ_BY_SDKS = ("AZURE_", "OPENAI_", "IDENTITY_", "IMDS_", "MSI_")
-"""What the names begin with of the variables that the SDKs of OpenAI and Azure read by themselves."""
+"""The prefixes of the variables that the SDKs of OpenAI and Azure read on their own."""
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The accounts of the machine that runs the tests are none of ours."""
+    """Removes the variables of the machine that the SDKs would read."""
     for name in list(os.environ):
         if name.startswith(READ_BY_SDKS):
             monkeypatch.delenv(name)
@@ -42,18 +42,17 @@ async def identity(environment: pytest.MonkeyPatch) -> AsyncIterator[ManagedIden
 
 @asynccontextmanager
 async def serving(folder: Path, variables: dict[str, str], *names: str, **settings: Any) -> AsyncIterator[Served]:
-    async with palaver_server(folder, environment=variables, ai_connections=names, **settings) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with server_with_assistant(folder, environment=variables, ai_connections=names, **settings) as served:
         yield served
 
 
 def resource(endpoint: Endpoint) -> str:
-    """The address that Azure shows for the resource."""
+    """Returns the address of the resource, as Azure shows it."""
     return endpoint.url.removesuffix("/v1") + "/"
 
 
 async def ask(served: Served, **fields: Any) -> pb.TurnStarted:
-    """Runs a turn to its end, and returns what it began with."""
+    """Runs a turn to its end and returns its first event."""
     call = served.stub.PostUserQuery(pb.PostUserQueryRequest(id="a", user_message="Hello", **fields))
     events = [event async for event in call]
     assert events[-1].WhichOneof("event") == "completed"
@@ -76,7 +75,7 @@ async def test_a_key_goes_to_the_v1_path_and_the_model_names_the_deployment(tmp_
 
 
 @pytest.mark.parametrize("name", ["", "Unknown"])
-async def test_the_fallback_has_a_key(tmp_path: Path, endpoint: Endpoint, name: str):
+async def test_the_fallback_uses_its_own_key(tmp_path: Path, endpoint: Endpoint, name: str):
     variables = {"AZURE_OPENAI_ENDPOINT": resource(endpoint), "AZURE_OPENAI_KEY": "fallback-key"}
     variables |= {"Mine__Endpoint": resource(endpoint), "Mine__Key": "azure-key"}
     async with serving(tmp_path, variables, "Mine") as served:
@@ -93,13 +92,13 @@ async def test_the_identity_of_the_machine_is_used_without_a_key(
         started = await ask(served, ai_connection_name="Mine")
         await ask(served, ai_connection_name="Mine")
     assert started.ai_connection_name == "Mine"
-    [request] = identity.requests  # the second turn had the same token
+    [request] = identity.requests  # the second turn used the same token
     assert (request.resource, request.client_id) == (AI_RESOURCE, "c-1")
     assert [bearer(call) for call in endpoint.calls] == [request.token.lower()] * 2
 
 
 async def test_a_token_that_expires_is_renewed(tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity):
-    identity.lifetimes.extend([0, 0])  # over as soon as they are there
+    identity.lifetimes.extend([0, 0])  # expired from the start
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": "managedidentity"}
     async with serving(tmp_path, variables, "Mine") as served:
         for _ in range(4):
@@ -119,7 +118,7 @@ async def test_the_default_credential_finds_the_identity_for_the_fallback(
 
 
 @pytest.mark.parametrize("key", ["azure-key", ""])
-async def test_a_dated_api_version_has_the_deployment_in_the_path(
+async def test_a_dated_api_version_puts_the_deployment_into_the_path(
     tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity, key: str
 ):
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__ApiVersion": "2024-10-21", "Mine__Key": key}
@@ -133,7 +132,7 @@ async def test_a_dated_api_version_has_the_deployment_in_the_path(
         assert bearer(call) == identity.requests[0].token.lower()
 
 
-async def test_any_name_of_a_deployment_stays_within_its_part_of_the_path(tmp_path: Path, endpoint: Endpoint):
+async def test_a_deployment_name_can_not_escape_its_path_segment(tmp_path: Path, endpoint: Endpoint):
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__ApiVersion": "2024-10-21", "Mine__Key": "azure-key"}
     async with serving(tmp_path, variables, "Mine") as served:
         for name, part in (("../../x", "..%2F..%2Fx"), ("a?b#c", "a%3Fb%23c"), ("%2e%2e", "%252e%252e")):
@@ -147,7 +146,7 @@ async def test_any_name_of_a_deployment_stays_within_its_part_of_the_path(tmp_pa
 
 
 @pytest.mark.parametrize("status", [400, 403, 500])
-async def test_without_a_token_nothing_is_called_and_nothing_stored(
+async def test_without_a_token_no_model_is_called_and_nothing_is_stored(
     tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity, status: int
 ):
     identity.status = status
@@ -167,7 +166,7 @@ async def test_without_a_token_nothing_is_called_and_nothing_stored(
 
 
 @pytest.mark.parametrize("credential", ["managedidentity", ""])
-async def test_an_identity_that_can_not_be_reached_any_more_is_no_internal_error(
+async def test_an_identity_endpoint_that_goes_down_is_not_an_internal_error(
     tmp_path: Path, endpoint: Endpoint, environment: pytest.MonkeyPatch, credential: str
 ):
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": credential}
@@ -187,10 +186,10 @@ async def test_an_identity_that_can_not_be_reached_any_more_is_no_internal_error
 
 
 @pytest.mark.parametrize("version", ["", "2024-10-21"])
-async def test_an_identity_that_never_answers_ends_the_turn_in_time(
+async def test_an_identity_endpoint_that_never_answers_ends_the_turn_in_time(
     tmp_path: Path, endpoint: Endpoint, environment: pytest.MonkeyPatch, version: str
 ):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # it takes connections, and nobody reads from them
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never reads
         environment.setenv("IDENTITY_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}/msi/token")
         environment.setenv("IDENTITY_HEADER", SECRET)
         variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": "managedidentity"}
@@ -202,7 +201,7 @@ async def test_an_identity_that_never_answers_ends_the_turn_in_time(
     assert endpoint.calls == []
 
 
-async def test_a_token_that_the_endpoint_repeats_is_not_passed_on(
+async def test_a_token_in_the_words_of_the_endpoint_is_redacted(
     tmp_path: Path, endpoint: Endpoint, identity: ManagedIdentity
 ):
     variables = {"Mine__Endpoint": resource(endpoint), "Mine__credential": "managedidentity"}

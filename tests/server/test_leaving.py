@@ -1,4 +1,4 @@
-"""Callers that leave, in every way and at every stage of a turn, on every store."""
+"""Callers that leave, in every way and at every stage of a turn, with every store."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from palaver_server.transports import grpc as transport
 from tests.support import table_proxy
 from tests.support.azurite import Azurite
 from tests.support.caller_process import caller_process
+from tests.support.calls import contents, create_assistant, query, read_rest, text_of
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.endpoint import Endpoint, Stream, fire_hose
 from tests.support.palaver_server import Served, palaver_server
@@ -28,30 +29,29 @@ from tests.support.statuses import failure_of
 from tests.support.table_proxy import Exchange, TableProxy
 
 SOON = 5
-"""Seconds. What a caller leaves behind must be gone long before its lease runs out by itself, after 15 seconds."""
+"""Seconds. Everything of a caller that left must be gone long before its lease expires, after 15 seconds."""
 
 CANCEL, CONTINUE = pb.ON_DISCONNECT_CANCEL, pb.ON_DISCONNECT_CONTINUE
 
 
 @dataclass(frozen=True)
 class Commit:
-    """A commit that the test holds up."""
+    """A commit that a test delays."""
 
     begun: Callable[[], Awaitable[Any]]
     release: Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A store that servers may share, whose commits can be held up."""
+class SharedStore:
+    """A store that servers share, and whose commits a test can delay."""
 
     serve: Callable[..., AbstractAsyncContextManager[Served]]
     hold_commit: Callable[[Served], AbstractAsyncContextManager[Commit]]
 
 
 @asynccontextmanager
-async def sqlite_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    folder, endpoint = request.getfixturevalue("tmp_path"), request.getfixturevalue("endpoint")
+async def sqlite(request: pytest.FixtureRequest, folder: Path, endpoint: Endpoint) -> AsyncIterator[SharedStore]:
     connections = {"storage_connections": ("AzureWebJobsStorage", "Other")}
     variables = {"Other": f"sqlite:{folder / 'other.db'}"}
 
@@ -59,8 +59,8 @@ async def sqlite_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
     async def hold_commit(served: Served) -> AsyncIterator[Commit]:
         async def begun() -> None:
             await endpoint.calls[0].finished.wait()
-            # While a turn waits for the lock, nothing tells so. But here comes a whole turn with another database. It
-            # takes the same steps in the same event loop, and begins when the other one has only its commit before it.
+            # A turn does not report that it waits for the lock. Instead, a whole turn with another database runs here.
+            # It starts when only the commit of the first turn is left, and takes the same steps in the same event loop.
             key = {"id": "b", "chat_storage_connection_setting": "Other"}
             await served.stub.CreateAssistant(pb.CreateAssistantRequest(**key))
             await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(user_message="Hello", **key))
@@ -69,14 +69,13 @@ async def sqlite_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             connection.execute("BEGIN IMMEDIATE")
             yield Commit(begun, connection.rollback)
 
-    yield Place(
+    yield SharedStore(
         lambda **settings: palaver_server(folder, endpoint.url, variables, **connections, **settings), hold_commit
     )
 
 
 @asynccontextmanager
-async def azure_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
-    folder, endpoint = request.getfixturevalue("tmp_path"), request.getfixturevalue("endpoint")
+async def azure_tables(request: pytest.FixtureRequest, folder: Path, endpoint: Endpoint) -> AsyncIterator[SharedStore]:
     azurite: Azurite = request.getfixturevalue("azurite")
     async with TableProxy(azurite.account()) as proxy:
         variables = {"AzureWebJobsStorage": proxy.connection_string}
@@ -88,66 +87,45 @@ async def azure_place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             async def hold(exchange: Exchange) -> bytes | None:
                 held.set()
                 await released.wait()
-                return None  # lost, so that only a turn which is still alive tries again
+                return None  # lost, so that only a turn that still runs retries
 
             proxy.fault = table_proxy.once(hold, lambda exchange: exchange.is_commit)
             yield Commit(held.wait, released.set)
 
-        yield Place(lambda **settings: palaver_server(folder, endpoint.url, variables, **settings), hold_commit)
+        yield SharedStore(lambda **settings: palaver_server(folder, endpoint.url, variables, **settings), hold_commit)
 
 
-PLACES = {"sqlite": sqlite_place, "azure_tables": azure_place}
+STORES = {"sqlite": sqlite, "azure_tables": azure_tables}
 
 
-@pytest.fixture(params=PLACES)
-async def place(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Place]:
-    async with PLACES[request.param](request) as running:
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest, tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[SharedStore]:
+    async with STORES[request.param](request, tmp_path, endpoint) as running:
         yield running
 
 
 @pytest.fixture
-async def served(place: Place, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
-    # A frozen caller is noticed after a second instead of after 80.
+async def served(store: SharedStore, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    # A frozen caller is noticed after one second instead of 80.
     options = {"grpc.keepalive_time_ms": 500, "grpc.keepalive_timeout_ms": 500, "grpc.http2.ping_timeout_ms": 500}
     monkeypatch.setattr(transport, "CHANNEL_OPTIONS", tuple((dict(transport.CHANNEL_OPTIONS) | options).items()))
-    async with place.serve(max_turns=2) as running:
+    async with store.serve(max_turns=2) as running:
         for name in ("a", "b"):
-            await running.stub.CreateAssistant(pb.CreateAssistantRequest(id=name, instructions=""))
+            await create_assistant(running, name)
         yield running
-
-
-def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(**{"id": "a", "user_message": user_message, **fields})
-
-
-async def rest(call: Any) -> list[pb.PostUserQueryResponse]:
-    """Reads a stream to its end."""
-    found = []
-    while (event := await call.read()) is not grpc.aio.EOF:
-        found.append(event)
-    return found
-
-
-def text(of: list[pb.PostUserQueryResponse]) -> str:
-    return "".join(event.text_delta.text for event in of)
-
-
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who has posted a query and is going to leave."""
+    """A caller that has posted a query and is going to leave."""
 
-    said: Callable[[str], Awaitable[None]]
-    """Waits for an event by its name."""
+    wait_for: Callable[[str], Awaitable[None]]
+    """Waits for an event, by its name."""
     leave: Callable[[], Awaitable[None]]
-    """Leaves, and returns when the server may know."""
+    """Leaves, and returns when the server can know."""
 
 
-async def said(call: Any, name: str) -> None:
+async def read_until(call: Any, name: str) -> None:
     while (await call.read()).WhichOneof("event") != name:
         pass
 
@@ -161,7 +139,7 @@ async def cancels(served: Served, request: pb.PostUserQueryRequest) -> AsyncIter
         call.cancel()
         assert await call.code() is grpc.StatusCode.CANCELLED
 
-    yield Caller(lambda name: said(call, name), leave)
+    yield Caller(lambda name: read_until(call, name), leave)
 
 
 @asynccontextmanager
@@ -170,7 +148,7 @@ async def disconnects(served: Served, request: pb.PostUserQueryRequest) -> Async
         stub = AssistantServiceStub(channel)
         call = stub.PostUserQuery(request)
         await stub.GetAssistant(pb.GetAssistantRequest(id="a"))
-        yield Caller(lambda name: said(call, name), channel.close)
+        yield Caller(lambda name: read_until(call, name), channel.close)
 
 
 @asynccontextmanager
@@ -179,38 +157,38 @@ async def hits_its_deadline(served: Served, request: pb.PostUserQueryRequest) ->
     await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
 
     async def leave() -> None:
-        failure = await failure_of(rest(call))
-        if failure.code is grpc.StatusCode.ABORTED:  # from the queue, which says so in time
+        failure = await failure_of(read_rest(call))
+        if failure.code is grpc.StatusCode.ABORTED:  # from the queue, which ends before the deadline
             assert failure.reason == "ASSISTANT_BUSY"
             assert failure.retry_delay is not None
         else:
             assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
 
-    yield Caller(lambda name: said(call, name), leave)
+    yield Caller(lambda name: read_until(call, name), leave)
 
 
 @asynccontextmanager
 async def dies(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
     async with caller_process(served.target, request) as caller:
-        await caller.said("posted")
+        await caller.wait_for("posted")
 
         async def leave() -> None:
             caller.process.kill()
-            await caller.process.wait()  # its connections are closed then
+            await caller.process.wait()  # then its connections are closed
 
-        yield Caller(caller.said, leave)
+        yield Caller(caller.wait_for, leave)
 
 
 @asynccontextmanager
 async def freezes(served: Served, request: pb.PostUserQueryRequest) -> AsyncIterator[Caller]:
     async with CuttingProxy(served.target) as proxy, caller_process(proxy.address, request) as caller:
-        await caller.said("posted")
+        await caller.wait_for("posted")
 
         async def leave() -> None:
             caller.process.send_signal(signal.SIGSTOP)
-            await asyncio.wait_for(proxy.ended.wait(), SOON)  # the server has given it up
+            await asyncio.wait_for(proxy.ended.wait(), SOON)  # the server has closed the connection
 
-        yield Caller(caller.said, leave)
+        yield Caller(caller.wait_for, leave)
 
 
 WAYS = [cancels, disconnects, hits_its_deadline, dies, freezes]
@@ -229,12 +207,12 @@ def on_disconnect(request: pytest.FixtureRequest) -> int:
 
 async def leave(served: Served, caller: Caller) -> None:
     await caller.leave()
-    # A round trip, so that the server has heard of it before anything else happens.
+    # A round trip: afterwards, the server knows that the caller has left.
     await health_pb2_grpc.HealthStub(served.channel).Check(health_pb2.HealthCheckRequest())
 
 
-async def nobody_left(served: Served) -> None:
-    """Waits until there is room for another turn besides the one that runs."""
+async def wait_until_one_turn_is_left(served: Served) -> None:
+    """Waits until the server accepts another turn besides the running one."""
     while await served.stub.PostUserQueryUnary(query(id="b")).code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         pass
 
@@ -263,12 +241,12 @@ class TestEveryWayAtEveryStage:
             assert (await failure_of(served.stub.PostUserQueryUnary(query(id="b")))).reason == "TOO_MANY_TURNS"
             await leave(served, caller)
             if on_disconnect == CANCEL:
-                await nobody_left(served)
+                await wait_until_one_turn_is_left(served)
             gate.set()
-            await rest(running)
+            await read_rest(running)
             stored = ["Hello", "Hello, world"] if on_disconnect == CONTINUE else []
             await assert_next_turn_works(served, "First", "first", *stored)
-        assert len(endpoint.calls) == 3  # the first, the next, and either one of `b` or the one that went on
+        assert len(endpoint.calls) == 3  # the first, the next, and either one of `b` or the one that continued
 
     @pytest.mark.parametrize("stage", STAGES)
     async def test_at_the_model(self, served: Served, endpoint: Endpoint, way: Way, stage: str, on_disconnect: int):
@@ -276,7 +254,7 @@ class TestEveryWayAtEveryStage:
         endpoint.script(STAGES[stage](gate))
         async with way(served, query(request_id="r", on_disconnect=on_disconnect)) as caller:
             upstream = await endpoint.call()
-            await caller.said("text_delta" if stage == "in the middle" else "started")
+            await caller.wait_for("text_delta" if stage == "in the middle" else "started")
             await leave(served, caller)
             if on_disconnect == CONTINUE:
                 gate.set()
@@ -287,44 +265,46 @@ class TestEveryWayAtEveryStage:
         assert len(endpoint.calls) == 2
 
     async def test_while_it_is_stored(
-        self, served: Served, endpoint: Endpoint, place: Place, way: Way, on_disconnect: int
+        self, served: Served, endpoint: Endpoint, store: SharedStore, way: Way, on_disconnect: int
     ):
         gate = asyncio.Event()
         endpoint.script(STAGES["in the middle"](gate))
         async with way(served, query(request_id="r", on_disconnect=on_disconnect)) as caller:
-            await caller.said("text_delta")
-            async with place.hold_commit(served) as commit:
+            await caller.wait_for("text_delta")
+            async with store.hold_commit(served) as commit:
                 gate.set()
                 await commit.begun()
                 await leave(served, caller)
                 commit.release()
             await assert_next_turn_works(served, "Hello", "Hello, world")
         asked = len(endpoint.calls)
-        again = await rest(served.stub.PostUserQuery(query(request_id="r")))
+        again = await read_rest(served.stub.PostUserQuery(query(request_id="r")))
         assert again[0].started.replayed
-        assert text(again) == "Hello, world"
+        assert text_of(again) == "Hello, world"
         assert len(endpoint.calls) == asked
 
 
 def narrow_channel(target: str) -> grpc.aio.Channel:
-    """A connection that holds no more than 64 KiB for a caller that does not read; others learn to hold megabytes."""
+    """Returns a channel that buffers 64 KiB for a caller that does not read. Other channels grow to megabytes."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1024)]
     return grpc.aio.insecure_channel(target, options)
 
 
 class TestNotReading:
-    """A caller that stops reading has not left: it holds its turn up, for as long as a turn or the caller may take."""
+    """A caller that stops reading has not left. It delays its turn up to the time limit of the turn or its deadline."""
 
     @pytest.mark.parametrize("stage", ["in the queue", *STAGES])
     @pytest.mark.parametrize("limit", ["of the turn", "of the caller"])
-    async def test_a_long_reply_is_held_back_and_ended(self, place: Place, endpoint: Endpoint, stage: str, limit: str):
+    async def test_a_long_reply_is_held_back_and_ended(
+        self, store: SharedStore, endpoint: Endpoint, stage: str, limit: str
+    ):
         gate = asyncio.Event()
         settings, timeout = ({"turn_timeout": 1}, None) if limit == "of the turn" else ({}, 1)
         before = [Stream("first", gate)] if stage == "in the queue" else []
         items = (gate,) if stage == "in the queue" else STAGES[stage](gate).items
         endpoint.script(*before, Stream(*items, fire_hose))
-        async with place.serve(**settings) as served, narrow_channel(served.target) as channel:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        async with store.serve(**settings) as served, narrow_channel(served.target) as channel:
+            await create_assistant(served)
             running = [served.stub.PostUserQuery(query("First")) for _ in before]
             for call in running:
                 await call.read()
@@ -332,38 +312,38 @@ class TestNotReading:
             call = stub.PostUserQuery(query(), timeout=timeout)
             await stub.GetAssistant(pb.GetAssistantRequest(id="a"))
             if stage == "in the middle":
-                await said(call, "text_delta")
+                await read_until(call, "text_delta")
             gate.set()
             for first in running:
-                await rest(first)
+                await read_rest(first)
             upstream = await endpoint.call(1 + len(before))
             await asyncio.wait_for(upstream.closed.wait(), SOON)
-            # The next turn does not wait until the caller has read what it was sent.
+            # The next turn does not wait for the caller to read.
             await assert_next_turn_works(served, *(["First", "first"] if before else []))
-            failure = await failure_of(rest(call))
+            failure = await failure_of(read_rest(call))
             assert failure.code is grpc.StatusCode.DEADLINE_EXCEEDED
-            # Had it not been held back, it would be TURN_TOO_LARGE by now.
+            # Without backpressure, the reply would have become TURN_TOO_LARGE by now.
             assert failure.reason == ("MODEL_TIMEOUT" if limit == "of the turn" else "")
 
-    async def test_while_it_is_stored(self, served: Served, endpoint: Endpoint, place: Place):
+    async def test_while_it_is_stored(self, served: Served, endpoint: Endpoint, store: SharedStore):
         gate = asyncio.Event()
         endpoint.script(STAGES["in the middle"](gate))
         call = served.stub.PostUserQuery(query())
-        await said(call, "text_delta")
-        async with place.hold_commit(served) as commit:
+        await read_until(call, "text_delta")
+        async with store.hold_commit(served) as commit:
             gate.set()
             await commit.begun()
             commit.release()
         await assert_next_turn_works(served, "Hello", "Hello, world")
-        assert (await rest(call))[-1].completed.assistant.total_messages == 2
+        assert (await read_rest(call))[-1].completed.assistant.total_messages == 2
 
 
 class TestManyCallers:
-    async def test_who_waits_behind_a_caller_that_leaves_comes_next(self, place: Place, endpoint: Endpoint):
+    async def test_the_turn_queued_behind_a_caller_that_leaves_runs_next(self, store: SharedStore, endpoint: Endpoint):
         gate = asyncio.Event()
         endpoint.script(Stream("first", gate))
-        async with place.serve() as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        async with store.serve() as served:
+            await create_assistant(served)
             running = served.stub.PostUserQuery(query("First"))
             await running.read()
             leaving = served.stub.PostUserQuery(query())
@@ -372,11 +352,11 @@ class TestManyCallers:
             leaving.cancel()
             gate.set()
             for call in (running, staying):
-                await rest(call)
+                await read_rest(call)
             assert await contents(served) == ["First", "first", "Second", "Hello, world"]
             assert len(endpoint.calls) == 2
 
-    async def test_the_last_to_leave_cancels(self, served: Served, endpoint: Endpoint):
+    async def test_the_turn_is_cancelled_when_its_last_caller_leaves(self, served: Served, endpoint: Endpoint):
         endpoint.script(Stream("Hello ", asyncio.Event()))
         first, second = (served.stub.PostUserQuery(query(request_id="r")) for _ in range(2))
         for call in (first, second):
@@ -389,7 +369,9 @@ class TestManyCallers:
         await asyncio.wait_for(upstream.closed.wait(), SOON)
         await assert_next_turn_works(served)
 
-    async def test_a_turn_continues_without_callers_where_one_has_said_so(self, served: Served, endpoint: Endpoint):
+    async def test_a_turn_continues_without_callers_if_any_of_them_asked_for_it(
+        self, served: Served, endpoint: Endpoint
+    ):
         gate = asyncio.Event()
         endpoint.script(Stream("Hello ", gate, "you"))
         first = served.stub.PostUserQuery(query(request_id="r"))
@@ -400,7 +382,7 @@ class TestManyCallers:
             call.cancel()
         assert (await first.code(), await second.code()) == (grpc.StatusCode.CANCELLED, grpc.StatusCode.CANCELLED)
         gate.set()
-        again = await rest(served.stub.PostUserQuery(query(request_id="r")))
-        assert text(again) == "Hello you"
+        again = await read_rest(served.stub.PostUserQuery(query(request_id="r")))
+        assert text_of(again) == "Hello you"
         assert len(endpoint.calls) == 1
         assert await contents(served) == ["Hello", "Hello you"]

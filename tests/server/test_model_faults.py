@@ -1,11 +1,9 @@
-"""Whatever the endpoint does wrong has its status and reason, and nothing of the turn is stored, in any store."""
+"""Every fault of an endpoint has its status and reason, and nothing of the turn is stored, in any store."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import contents, query
 from tests.support.endpoint import (
     HANG_UP,
     RESET,
@@ -29,23 +28,23 @@ from tests.support.endpoint import (
     fire_hose,
     line_without_end,
 )
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, server_with_assistant
 from tests.support.statuses import failure_of
 
 NEVER = asyncio.Event()
-QUERY = pb.PostUserQueryRequest(id="a", user_message="Hello")
+QUERY = query()
 
 
 @dataclass(frozen=True)
 class Fault:
-    """What the endpoint does, and what the caller is told."""
+    """A fault of the endpoint, and the status that the caller gets."""
 
     answer: Answer
     code: grpc.StatusCode
     reason: str
     words: str = ""
     calls: int = 1
-    """How often the endpoint is asked: what is worth trying again is tried twice more, before the reply has begun."""
+    """The number of model calls. Before the reply has begun, a transient fault is retried twice."""
 
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -57,7 +56,7 @@ TIMEOUT = grpc.StatusCode.DEADLINE_EXCEEDED
 
 FAULTS = {
     "400": Fault(Refusal(400, "top_p is odd"), INVALID, "MODEL_REJECTED_REQUEST", "top_p is odd"),
-    "413": Fault(Refusal(413, body=b"<html>too big</html>"), INVALID, "MODEL_REJECTED_REQUEST"),
+    "413": Fault(Refusal(413, body=b"<html>too big</html>"), PRECONDITION, "CONTEXT_LENGTH_EXCEEDED", "too big"),
     "422": Fault(Refusal(422, "no such role"), INVALID, "MODEL_REJECTED_REQUEST", "no such role"),
     "401": Fault(Refusal(401, "Incorrect API key provided: sk-secret-key"), PRECONDITION, "MODEL_CREDENTIALS_REJECTED"),
     "403": Fault(Refusal(403), PRECONDITION, "MODEL_CREDENTIALS_REJECTED"),
@@ -96,7 +95,6 @@ FAULTS = {
     "reset before the first piece": Fault(Stream(b": hi\n\n", RESET), UNAVAILABLE, "MODEL_STREAM_BROKEN", calls=3),
     "reset in the middle": Fault(Stream("Hi", RESET), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
     "breaks off in the middle": Fault(Stream("Hi", HANG_UP), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
-    "no finish reason": Fault(Stream("Hi", finish=None), UNAVAILABLE, "MODEL_STREAM_BROKEN", "finish reason"),
     "no finish reason and no end mark": Fault(
         Stream("Hi", finish=None, done=False), UNAVAILABLE, "MODEL_STREAM_BROKEN", "finish reason"
     ),
@@ -106,9 +104,6 @@ FAULTS = {
     "JSON of another kind": Fault(Stream("Hi", event([1, 2])), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
     "bad UTF-8": Fault(
         Stream("Hi", b'data: {"choices": [{"delta": {"content": "\xff"}}]}\n\n'), UNAVAILABLE, "MODEL_STREAM_BROKEN"
-    ),
-    "a lone surrogate": Fault(
-        Stream("Hi", b'data: {"choices": [{"delta": {"content": "\\ud800"}}]}\n\n'), UNAVAILABLE, "MODEL_STREAM_BROKEN"
     ),
     "an endless line": Fault(Stream("Hi", line_without_end), UNAVAILABLE, "MODEL_STREAM_BROKEN", "that does not end"),
     "an error in the stream": Fault(
@@ -123,33 +118,13 @@ FAULTS = {
 
 
 SHORT = {"first_token_timeout": 0.4, "token_timeout": 0.4, "turn_timeout": 2}
-"""For what runs into a time-out; on a busy machine anything else might, too."""
-
-
-@asynccontextmanager
-async def serving(
-    folder: Path, endpoint: Endpoint, variables: dict[str, str] | None = None, **settings: Any
-) -> AsyncIterator[Served]:
-    async with palaver_server(folder, endpoint.url, variables, **settings) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
-        yield running
-
-
-@pytest.fixture
-async def served(tmp_path: Path, endpoint: Endpoint, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    async with serving(tmp_path, endpoint, **getattr(request, "param", {})) as running:
-        yield running
-
-
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
+"""For the faults that run into a timeout. On a busy machine, the others might, too."""
 
 
 async def assert_nothing_stored_and_next_turn_works(served: Served) -> None:
     assert await contents(served) == []
     assert (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant.total_messages == 0
-    # At once, and not only when the lease of the turn has run out by itself.
+    # The next turn does not have to wait until the lease expires.
     completed = (await served.stub.PostUserQueryUnary(QUERY, timeout=5)).completed
     assert completed.messages[-1].content == "Hello, world"
     assert await contents(served) == ["Hello", "Hello, world"]
@@ -159,7 +134,9 @@ async def assert_nothing_stored_and_next_turn_works(served: Served) -> None:
 async def test_a_fault_has_its_status_and_stores_nothing(
     tmp_path: Path, variables: dict[str, str], endpoint: Endpoint, fault: Fault
 ):
-    async with serving(tmp_path, endpoint, variables, **(SHORT if fault.code is TIMEOUT else {})) as served:
+    async with server_with_assistant(
+        tmp_path, endpoint.url, variables, **(SHORT if fault.code is TIMEOUT else {})
+    ) as served:
         endpoint.script(*[fault.answer] * fault.calls)
         failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
         assert (failure.code, failure.reason) == (fault.code, fault.reason), failure.text
@@ -169,16 +146,16 @@ async def test_a_fault_has_its_status_and_stores_nothing(
             assert secret not in failure.text
         assert len(endpoint.calls) == fault.calls
         for call in endpoint.calls:
-            await asyncio.wait_for(call.finished.wait(), 5)  # for what has no end, when the connection is closed
+            await asyncio.wait_for(call.finished.wait(), 5)  # an endless answer finishes when its connection is closed
         await assert_nothing_stored_and_next_turn_works(served)
 
 
-async def test_a_reply_that_the_content_filter_cuts_is_stored_as_such(
+async def test_a_reply_cut_off_by_the_content_filter_is_stored_with_that_reason(
     tmp_path: Path, variables: dict[str, str], endpoint: Endpoint
 ):
     endpoint.script(Stream("Well, ", finish="content_filter"))
-    request = pb.PostUserQueryRequest(id="a", user_message="Hello", request_id="r")
-    async with serving(tmp_path, endpoint, variables) as served:
+    request = query(request_id="r")
+    async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
         for _ in ("when it comes", "when it is replayed"):
             completed = (await served.stub.PostUserQueryUnary(request)).completed
             assert completed.finish_reason == pb.FINISH_REASON_CONTENT_FILTER
@@ -188,7 +165,7 @@ async def test_a_reply_that_the_content_filter_cuts_is_stored_as_such(
         assert await contents(served) == ["Hello", "Well, ", "Hello", "Hello, world"]
 
 
-async def test_the_pause_that_the_endpoint_asks_for_is_passed_on(served: Served, endpoint: Endpoint):
+async def test_the_retry_delay_of_the_endpoint_is_passed_on(served: Served, endpoint: Endpoint):
     for headers, delay in (
         ({"Retry-After": "30"}, 30),
         ({"retry-after-ms": "20500", "Retry-After": "20"}, 20.5),
@@ -202,21 +179,21 @@ async def test_the_pause_that_the_endpoint_asks_for_is_passed_on(served: Served,
             assert failure.retry_delay == delay
 
 
-async def test_a_passing_fault_is_not_noticed(served: Served, endpoint: Endpoint):
+async def test_a_transient_fault_is_invisible_to_the_caller(served: Served, endpoint: Endpoint):
     endpoint.script(Refusal(503), Stream(b": hi\n\n", RESET), Stream("Hi"))
     completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
     assert completed.messages[-1].content == "Hi"
     assert completed.usage.model_calls == 1
 
 
-async def test_a_retry_that_would_outlive_the_deadline_is_not_waited_for(served: Served, endpoint: Endpoint):
+async def test_a_retry_beyond_the_deadline_fails_at_once(served: Served, endpoint: Endpoint):
     endpoint.script(Refusal(429, headers={"Retry-After": "9"}))
     failure = await failure_of(served.stub.PostUserQueryUnary(QUERY, timeout=5))
     assert (failure.reason, failure.retry_delay) == ("MODEL_RATE_LIMITED", 9)
     assert len(endpoint.calls) == 1
 
 
-async def test_pieces_that_came_before_the_fault_were_streamed(served: Served, endpoint: Endpoint):
+async def test_the_text_before_the_fault_is_streamed(served: Served, endpoint: Endpoint):
     endpoint.script(Stream("Hi", RESET))
     call = served.stub.PostUserQuery(QUERY)
     events = [(await call.read()).WhichOneof("event") for _ in range(2)]
@@ -225,13 +202,13 @@ async def test_pieces_that_came_before_the_fault_were_streamed(served: Served, e
     assert failure.reason == "MODEL_STREAM_BROKEN"
 
 
-async def test_a_stream_without_the_end_mark_is_whole_when_it_has_a_finish_reason(served: Served, endpoint: Endpoint):
+async def test_a_stream_with_a_finish_reason_needs_no_end_mark(served: Served, endpoint: Endpoint):
     endpoint.script(Stream("Hi", done=False))
     completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
     assert completed.messages[-1].content == "Hi"
 
 
-async def test_an_endpoint_that_goes_on_after_the_end_mark_does_not_hold_the_turn_up(
+async def test_an_endpoint_that_keeps_the_stream_open_after_the_end_mark_does_not_delay_the_turn(
     served: Served, endpoint: Endpoint
 ):
     endpoint.script(Stream("Hi", event({"choices": [{"finish_reason": "stop"}]}), b"data: [DONE]\n\n", NEVER))
@@ -239,34 +216,26 @@ async def test_an_endpoint_that_goes_on_after_the_end_mark_does_not_hold_the_tur
     assert completed.messages[-1].content == "Hi"
 
 
-@pytest.mark.parametrize("served", [SHORT], indirect=True)
-async def test_reasoning_is_progress_but_no_part_of_the_reply(served: Served, endpoint: Endpoint):
+async def test_reasoning_counts_as_progress_and_not_as_part_of_the_reply(tmp_path: Path, endpoint: Endpoint):
     async def think(call: Any) -> None:
-        for _ in range(8):  # longer in all than the model may take to begin, and shorter each time than it may pause
+        for _ in range(8):  # longer in total than the first token may take, but with shorter pauses
             await call.send(call.chunk({"reasoning_content": "hm"}))
             await asyncio.sleep(0.06)
 
     endpoint.script(Stream(think, "Hi"))
-    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    async with server_with_assistant(tmp_path, endpoint.url, **SHORT) as served:
+        completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
     assert completed.messages[-1].content == "Hi"
 
 
-async def test_an_endpoint_that_is_not_there_is_unavailable(tmp_path: Path, variables: dict[str, str]):
+async def test_an_endpoint_that_is_down_is_unavailable(tmp_path: Path, variables: dict[str, str]):
     with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused
+        reserved.bind(("127.0.0.1", 0))  # bound but not listening, so that connections are refused
         endpoint = Endpoint(reserved)
-        async with serving(tmp_path, endpoint, variables) as served:
+        async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
             failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
             assert (failure.code, failure.reason) == (UNAVAILABLE, "MODEL_UNAVAILABLE")
             assert failure.retry_delay is not None
             assert "127.0.0.1" not in failure.text
             async with endpoint:
                 await assert_nothing_stored_and_next_turn_works(served)
-
-
-async def test_an_endpoint_without_stream_options_is_asked_without_them(served: Served, endpoint: Endpoint):
-    refusal = Refusal(400, "Unrecognized request argument supplied: stream_options")
-    endpoint.script(refusal, Stream("Hi"), Stream("Hi"))
-    for _ in range(2):
-        await served.stub.PostUserQueryUnary(QUERY)
-    assert ["stream_options" in call.body for call in endpoint.calls] == [True, False, False]

@@ -1,11 +1,10 @@
-"""Servers that share a store run one turn at a time for each assistant, whatever becomes of one of them."""
+"""Servers that share a store run one turn at a time for each assistant, even if one of them dies."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
@@ -13,8 +12,9 @@ import pytest
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support import table_proxy as faults
 from tests.support.azurite import Account, Azurite
+from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.endpoint import Call, Endpoint, Refusal, Stream
-from tests.support.palaver_server import Replicas, Served, palaver_server
+from tests.support.palaver_server import Replicas, Served, palaver_server, server_with_assistant
 from tests.support.server_process import server_process
 from tests.support.statuses import failure_of
 from tests.support.table_proxy import Exchange, TableProxy
@@ -22,8 +22,7 @@ from tests.support.table_proxy import Exchange, TableProxy
 
 @pytest.fixture
 async def one(replicas: Replicas) -> AsyncIterator[Served]:
-    async with replicas.another() as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with replicas.first() as running:
         yield running
 
 
@@ -35,28 +34,12 @@ async def other(replicas: Replicas) -> AsyncIterator[Served]:
 
 CANCELLED_OR_OVERTAKEN = [
     (grpc.StatusCode.CANCELLED, "TURN_CANCELLED"),
-    # Its server learns it by what another turn has done since.
+    # Its server notices only that another turn was stored.
     (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE"),
 ]
 
 
-def query(user_message: str = "Hello", request_id: str = "") -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message=user_message, request_id=request_id)
-
-
-async def rest(call: Any) -> list[pb.PostUserQueryResponse]:
-    found = []
-    while (event := await call.read()) is not grpc.aio.EOF:
-        found.append(event)
-    return found
-
-
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
-
-
-async def test_a_turn_waits_for_that_of_another_server(one: Served, other: Served, endpoint: Endpoint):
+async def test_a_turn_waits_for_a_turn_on_another_server(one: Served, other: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate), Stream("second"))
     running = one.stub.PostUserQuery(query("q1"))
@@ -68,14 +51,14 @@ async def test_a_turn_waits_for_that_of_another_server(one: Served, other: Serve
     waiting = asyncio.ensure_future(other.stub.PostUserQueryUnary(query("q2")))
     await one.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
     gate.set()
-    await rest(running)
+    await read_rest(running)
     await waiting
     assert await contents(one) == ["q1", "first", "q2", "second"]
     assert len(endpoint.calls) == 2
     assert [message["content"] for message in endpoint.calls[1].body["messages"]] == ["q1", "first", "q2"]
 
 
-async def test_the_same_turn_on_another_server_is_replayed_when_it_is_stored(
+async def test_a_turn_that_runs_on_another_server_is_replayed_once_it_is_stored(
     one: Served, other: Served, endpoint: Endpoint
 ):
     gate = asyncio.Event()
@@ -87,52 +70,54 @@ async def test_the_same_turn_on_another_server_is_replayed_when_it_is_stored(
     asleep = asyncio.ensure_future(again.read())
     await failure_of(other.stub.PostUserQueryUnary(query("something else"), timeout=0.3))
     gate.set()
-    [*_, completed] = await rest(running)
+    [*_, completed] = await read_rest(running)
     assert (await asleep).started.replayed
-    assert (await rest(again))[-1].completed == completed.completed
+    assert (await read_rest(again))[-1].completed == completed.completed
     assert len(endpoint.calls) == 1
 
 
 class TestCancelling:
-    """A turn that runs on another server."""
+    """Cancelling a turn that runs on another server."""
 
     CANCEL = pb.CancelTurnRequest(id="a", request_id="r")
 
     @pytest.mark.parametrize("seconds", [1, 600], ids=["noticed when it is renewed", "noticed when it is stored"])
-    async def test_it_ends_and_is_not_stored(self, replicas: Replicas, other: Served, endpoint: Endpoint, seconds: int):
+    async def test_a_cancelled_turn_ends_and_is_not_stored(
+        self, replicas: Replicas, other: Served, endpoint: Endpoint, seconds: int
+    ):
         gate = asyncio.Event()
-        async with replicas.another(lease_duration=seconds) as one:
-            await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        async with replicas.first(lease_duration=seconds) as one:
             endpoint.script(Stream("first", gate))
             running = one.stub.PostUserQuery(query(request_id="r"))
             await running.read()
             upstream = await endpoint.call()
             await other.stub.CancelTurn(self.CANCEL)
-            # The assistant is free for others at once.
+            # Other turns need not wait.
             await other.stub.PostUserQueryUnary(query("Now me"), timeout=5)
             if seconds == 1:
                 await upstream.closed.wait()
             gate.set()
-            failure = await failure_of(rest(running))
+            failure = await failure_of(read_rest(running))
             assert (failure.code, failure.reason) in CANCELLED_OR_OVERTAKEN
             assert await contents(one) == ["Now me", "Hello, world"]
 
-    async def test_its_callers_are_told(self, replicas: Replicas, other: Served, endpoint: Endpoint):
-        async with replicas.another(lease_duration=1) as one:
-            await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async def test_the_callers_get_turn_cancelled(self, replicas: Replicas, other: Served, endpoint: Endpoint):
+        async with replicas.first(lease_duration=1) as one:
             endpoint.script(Stream("first", asyncio.Event()))
             running = one.stub.PostUserQuery(query(request_id="r"))
             await running.read()
             await endpoint.call()
             await other.stub.CancelTurn(self.CANCEL)
-            failure = await failure_of(rest(running))
+            failure = await failure_of(read_rest(running))
             assert (failure.code, failure.reason) == (grpc.StatusCode.CANCELLED, "TURN_CANCELLED")
             assert await contents(one) == []
-            # Under its name, it may run anew.
+            # With the same request id, it can run again.
             response = await other.stub.PostUserQueryUnary(query(request_id="r"), timeout=5)
             assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
 
-    async def test_one_that_is_waited_for_here_ends_as_well(self, one: Served, other: Served, endpoint: Endpoint):
+    async def test_callers_that_wait_for_it_on_this_server_get_turn_cancelled(
+        self, one: Served, other: Served, endpoint: Endpoint
+    ):
         endpoint.script(Stream("first", gate := asyncio.Event()))
         running = one.stub.PostUserQuery(query(request_id="r"))
         await running.read()
@@ -142,23 +127,23 @@ class TestCancelling:
         await other.stub.CancelTurn(self.CANCEL)
         assert (await again).reason == "TURN_CANCELLED"
         gate.set()
-        assert (await failure_of(rest(running))).reason == "TURN_CANCELLED"
+        assert (await failure_of(read_rest(running))).reason == "TURN_CANCELLED"
         assert await contents(one) == []
 
-    async def test_others_are_left_alone(self, one: Served, other: Served, endpoint: Endpoint):
+    async def test_other_turns_are_not_cancelled(self, one: Served, other: Served, endpoint: Endpoint):
         endpoint.script(Stream("first", gate := asyncio.Event()))
         running = one.stub.PostUserQuery(query("q1", request_id="mine"))
         await running.read()
         assert (await failure_of(other.stub.CancelTurn(self.CANCEL))).reason == "TURN_NOT_FOUND"
         gate.set()
-        await rest(running)
+        await read_rest(running)
         assert (await failure_of(other.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="mine")))).reason == (
             "TURN_NOT_FOUND"
         )
         assert await contents(one) == ["q1", "first"]
 
 
-async def test_callers_that_leave_at_any_point_block_nobody(one: Served, other: Served, endpoint: Endpoint):
+async def test_callers_that_leave_at_any_moment_do_not_block_others(one: Served, other: Served, endpoint: Endpoint):
     async def never_answer_hello(call: Call) -> None:
         if call.body["messages"][-1]["content"] == "Hello":
             await asyncio.Event().wait()
@@ -175,7 +160,7 @@ async def test_callers_that_leave_at_any_point_block_nobody(one: Served, other: 
 
 
 @pytest.mark.parametrize("how", ["cancelled", "failed"])
-async def test_a_turn_that_ends_without_being_stored_blocks_nobody(
+async def test_a_turn_that_is_not_stored_does_not_block_others(
     one: Served, other: Served, endpoint: Endpoint, how: str
 ):
     if how == "cancelled":
@@ -188,7 +173,7 @@ async def test_a_turn_that_ends_without_being_stored_blocks_nobody(
     else:
         endpoint.script(Refusal(400))
         await failure_of(one.stub.PostUserQueryUnary(query()))
-    # Far less than the 15 seconds after which the lease runs out by itself.
+    # Far less than the 15 seconds after which the lease expires.
     await other.stub.PostUserQueryUnary(query("Now me"), timeout=5)
     assert await contents(one) == ["Now me", "Hello, world"]
 
@@ -213,27 +198,27 @@ async def test_a_server_that_is_killed_blocks_its_assistant_no_longer_than_the_l
         server_process(tmp_path, endpoint.url, PALAVER_LEASE_DURATION="1") as one,
         server_process(tmp_path, endpoint.url) as other,
     ):
-        await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        await create_assistant(one)
         endpoint.script(Stream("never ", asyncio.Event()))
         lost = one.stub.PostUserQuery(query(request_id="r"))
         await lost.read()
         await lost.read()
         one.process.kill()
         with pytest.raises(grpc.aio.AioRpcError):
-            await rest(lost)
+            await read_rest(lost)
         response = await other.stub.PostUserQueryUnary(query(request_id="r"), timeout=10)
         assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
         assert response.completed.assistant.total_messages == 2
 
 
 class TestRenewing:
-    """What happens to a lease on its way to Azure; SQLite loses no answers."""
+    """Faults between the server and Azure Table Storage. SQLite loses no responses."""
 
     @pytest.fixture
     def account(self, azurite: Azurite) -> Account:
         return azurite.account()
 
-    async def test_a_long_turn_keeps_its_assistant(self, tmp_path: Path, account: Account, endpoint: Endpoint):
+    async def test_a_long_turn_keeps_its_lease(self, tmp_path: Path, account: Account, endpoint: Endpoint):
         gate, renewed_often = asyncio.Event(), asyncio.Event()
         renewals: list[Exchange] = []
 
@@ -251,7 +236,7 @@ class TestRenewing:
                 palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": here}, lease_duration=1) as one,
                 palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": there}) as other,
             ):
-                await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+                await create_assistant(one)
                 proxy.fault = count
                 endpoint.script(Stream("first", gate))
                 running = one.stub.PostUserQuery(query("q1"))
@@ -260,12 +245,12 @@ class TestRenewing:
                 await renewed_often.wait()
                 assert len(endpoint.calls) == 1
                 gate.set()
-                await rest(running)
+                await read_rest(running)
                 await waiting
                 assert (await contents(one))[::2] == ["q1", "q2"]
 
     @pytest.mark.parametrize("fault", [faults.drop_answer, faults.fail_after, faults.drop_request, faults.fail_before])
-    async def test_a_renewal_that_goes_wrong_costs_no_turn(
+    async def test_a_failed_renewal_does_not_fail_the_turn(
         self, tmp_path: Path, account: Account, endpoint: Endpoint, fault: faults.Fault
     ):
         gate, went_wrong = asyncio.Event(), asyncio.Event()
@@ -279,29 +264,29 @@ class TestRenewing:
 
         async with TableProxy(account) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
-            async with palaver_server(tmp_path, endpoint.url, variables, lease_duration=1) as served:
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            async with server_with_assistant(tmp_path, endpoint.url, variables, lease_duration=1) as served:
                 proxy.fault = spoil
                 endpoint.script(Stream("first", gate))
                 running = served.stub.PostUserQuery(query("q1"))
                 await went_wrong.wait()
                 gate.set()
-                await rest(running)
+                await read_rest(running)
                 assert await contents(served) == ["q1", "first"]
 
     @pytest.mark.parametrize("fault", [faults.drop_answer, faults.fail_after, faults.drop_request, faults.fail_before])
-    async def test_taking_that_goes_wrong_once_costs_no_turn(
+    async def test_failing_once_to_take_the_lease_does_not_fail_the_turn(
         self, tmp_path: Path, account: Account, endpoint: Endpoint, fault: faults.Fault
     ):
         async with TableProxy(account) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
-            async with palaver_server(tmp_path, endpoint.url, variables) as served:
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
                 proxy.fault = faults.once(fault, is_lease)
                 await served.stub.PostUserQueryUnary(query("q1"))
                 assert await contents(served) == ["q1", "Hello, world"]
 
-    async def test_who_loses_the_lease_stops_at_once(self, tmp_path: Path, account: Account, endpoint: Endpoint):
+    async def test_a_turn_that_loses_its_lease_stops_at_once(
+        self, tmp_path: Path, account: Account, endpoint: Endpoint
+    ):
         lost = asyncio.Event()
 
         async def lose(exchange: Exchange) -> bytes | None:
@@ -310,15 +295,12 @@ class TestRenewing:
                 async with palaver_server(
                     tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}
                 ) as s:
-                    await s.stub.CreateAssistant(
-                        pb.CreateAssistantRequest(id="a", instructions="New", if_exists=pb.IF_EXISTS_RESET)
-                    )
+                    await create_assistant(s, instructions="New", if_exists=pb.IF_EXISTS_RESET)
             return await exchange.forward()
 
         async with TableProxy(account) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
-            async with palaver_server(tmp_path, endpoint.url, variables, lease_duration=1) as served:
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            async with server_with_assistant(tmp_path, endpoint.url, variables, lease_duration=1) as served:
                 proxy.fault = lose
                 endpoint.script(Stream("never ends", asyncio.Event()))
                 failure = await failure_of(served.stub.PostUserQueryUnary(query("q1")))

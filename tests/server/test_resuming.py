@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,10 @@ from tests.support.server_process import server_process
 WORDS = [f"{number} " for number in range(2000)]
 
 
-@pytest.fixture
-async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url) as running:
-        yield running
-
-
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: Served, endpoint: Endpoint, kind: str):
+async def test_a_long_reply_arrives_whole_over_a_connection_that_keeps_breaking(
+    served: Served, endpoint: Endpoint, kind: str
+):
     has_arrived = asyncio.Condition()
     text = ""
 
@@ -37,7 +32,7 @@ async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: S
     async with CuttingProxy(served.target) as proxy:
 
         async def cut(call: Call) -> None:
-            # Half of what is on its way is lost, and half of it has arrived.
+            # Some of the text has arrived, and some is lost in transit.
             async with has_arrived:
                 await has_arrived.wait_for(lambda: len(text) >= 1000 * proxy.cuts)
             proxy.cut()
@@ -46,7 +41,6 @@ async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: S
         endpoint.script(Stream(*items))
         if kind == "async":
             async with palaver.AsyncClient(proxy.address) as client:
-                await client.create_assistant("a", instructions="")
                 reply = client.post_user_query("a", "Count.", on_disconnect="continue")
                 async for piece in reply.text:
                     await got(piece)
@@ -55,7 +49,6 @@ async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: S
 
             def read() -> None:
                 with palaver.Client(proxy.address) as client:
-                    client.create_assistant("a", instructions="")
                     for piece in client.post_user_query("a", "Count.", on_disconnect="continue").text:
                         asyncio.run_coroutine_threadsafe(got(piece), loop).result()
 
@@ -65,9 +58,8 @@ async def test_a_long_reply_over_a_connection_that_is_cut_all_the_time(served: S
     assert len(endpoint.calls) == 1
 
 
-async def test_a_turn_that_was_cancelled_by_the_cut_runs_anew(served: Served, endpoint: Endpoint):
+async def test_a_turn_that_was_cancelled_by_the_cut_runs_again(served: Served, endpoint: Endpoint):
     async with CuttingProxy(served.target) as proxy, palaver.AsyncClient(proxy.address) as client:
-        await client.create_assistant("a", instructions="")
         endpoint.script(Stream("Hel", asyncio.Event()), Stream("Good", "bye"))
         shown = ""
         async with client.post_user_query("a", "Hello") as reply:
@@ -79,11 +71,11 @@ async def test_a_turn_that_was_cancelled_by_the_cut_runs_anew(served: Served, en
                     if shown == "Hel":
                         proxy.cut()
         assert shown == reply.completed.text == "Goodbye"
-        assert [message.content async for message in client.list_messages("a")] == ["Hello", "Goodbye"]
+        assert [message.content async for message in client.list_messages("a")] == ["Be brief.", "Hello", "Goodbye"]
         await endpoint.calls[0].closed.wait()
 
 
-async def test_a_server_that_is_killed_is_replaced_under_a_running_reply(tmp_path: Path, endpoint: Endpoint):
+async def test_a_reply_survives_the_death_of_its_server(tmp_path: Path, endpoint: Endpoint):
     endpoint.script(Stream("Hello, ", asyncio.Event()), Stream("Hello, ", "world"))
     async with (
         server_process(tmp_path, endpoint.url, PALAVER_LEASE_DURATION="1") as dying,
@@ -102,7 +94,7 @@ async def test_a_server_that_is_killed_is_replaced_under_a_running_reply(tmp_pat
         assert [message.content async for message in client.list_messages("a")] == ["Hello", "Hello, world"]
 
 
-async def test_a_server_that_stops_sends_its_callers_on(tmp_path: Path, endpoint: Endpoint):
+async def test_callers_of_a_stopped_server_reconnect_to_another_one(tmp_path: Path, endpoint: Endpoint):
     async with (
         palaver_server(tmp_path, endpoint.url) as one,
         palaver_server(tmp_path, endpoint.url) as other,
@@ -115,7 +107,7 @@ async def test_a_server_that_stops_sends_its_callers_on(tmp_path: Path, endpoint
         assert (await client.post_user_query_unary("a", "Hello")).text == "Hello, world"
 
 
-async def test_without_a_server_the_caller_learns_it(tmp_path: Path):
+async def test_without_a_server_the_call_is_unavailable(tmp_path: Path):
     async with palaver_server(tmp_path) as served:
         address = served.target
     async with palaver.AsyncClient(address, reconnect_timeout=0.5) as client:

@@ -1,4 +1,4 @@
-"""Skills of hosts: the model asks, hosts answer over sockets, and whatever goes wrong ends well for the caller."""
+"""Skills of hosts, called over sockets, and of callers. A failure of a skill never fails the turn."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import trustme
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1 import skill_host_service_pb2 as host_pb
+from palaver_server.llm.history import call_id
 from palaver_server.settings import SettingsError
 from palaver_server.skills import catalogue
+from tests.support.calls import create_assistant, messages_of, text_of
+from tests.support.calls import query_with_id as query
+from tests.support.certificates import issue_certificates
 from tests.support.endpoint import Call, Endpoint, Stream, skill_calls
-from tests.support.palaver_server import Replicas, Served, palaver_server
+from tests.support.palaver_server import Replicas, Served, palaver_server, server_with_assistant
 from tests.support.server_process import server_process
 from tests.support.skill_host import SkillHost, content
 from tests.support.statuses import failure_of
@@ -29,14 +33,9 @@ TASK = '{"task": "call dad"}'
 
 @asynccontextmanager
 async def serving(replicas: Replicas, *hosts: SkillHost, **settings: Any) -> AsyncIterator[Served]:
-    targets = tuple(host.target for host in hosts)
-    async with replicas.another(skill_hosts=targets, **settings) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    """Serves with the skills of some hosts."""
+    async with replicas.first(skill_hosts=tuple(host.target for host in hosts), **settings) as running:
         yield running
-
-
-def query(user_message: str = "Hello", request_id: str = "r", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message=user_message, request_id=request_id, **fields)
 
 
 async def events(served: Served, request: pb.PostUserQueryRequest) -> list[pb.PostUserQueryResponse]:
@@ -49,14 +48,14 @@ async def events(served: Served, request: pb.PostUserQueryRequest) -> list[pb.Po
 
 
 def skills_of(found: list[pb.PostUserQueryResponse]) -> list[Any]:
-    """The events of skills, in the order of their calls."""
+    """Returns the skill calls and results, in order."""
     return [
         getattr(event, event.WhichOneof("event")) for event in found if event.WhichOneof("event").startswith("skill")
     ]
 
 
 def assert_every_call_has_its_result(messages: list[dict[str, Any]]) -> None:
-    """What endpoints insist on, and refuse the whole conversation otherwise."""
+    """Checks the order that endpoints require: they refuse any other conversation."""
     waiting: list[str] = []
     for message in messages:
         if message["role"] == "tool":
@@ -76,16 +75,18 @@ async def assert_next_turn_works(served: Served, endpoint: Endpoint) -> None:
     assert_every_call_has_its_result(endpoint.calls[-1].body["messages"])
 
 
-async def test_the_model_asks_a_host_and_goes_on_with_its_answer(replicas: Replicas, endpoint: Endpoint):
+async def test_the_model_calls_a_skill_and_continues_with_its_result(replicas: Replicas, endpoint: Endpoint):
     async with (
         SkillHost(add_todo=lambda request: content(f"Noted: {request.arguments_json}")) as host,
         serving(replicas, host) as served,
     ):
         endpoint.script(skill_calls(("add_todo", TASK), text="One moment. "), Stream("I will ", "remind you."))
         found = await events(served, query("Remind me to call my dad"))
-        assert [event.WhichOneof("event") for event in found] == [
+        # The pieces of a text may arrive joined.
+        assert [name for name, _ in groupby(event.WhichOneof("event") for event in found)] == [
             "started", "text_delta", "skill_call", "skill_result", "text_delta", "completed",
-        ] or "".join(event.text_delta.text for event in found) == "One moment. I will remind you."  # fmt: skip
+        ]  # fmt: skip
+        assert text_of(found) == "One moment. I will remind you."
         [call, result] = skills_of(found)
         assert (call.name, call.arguments_json) == ("add_todo", TASK)
         assert (result.id, result.content) == (call.id, f"Noted: {TASK}")
@@ -96,7 +97,7 @@ async def test_the_model_asks_a_host_and_goes_on_with_its_answer(replicas: Repli
         completed = found[-1].completed
         assert completed.finish_reason == pb.FINISH_REASON_STOP
         assert (completed.usage.model_calls, completed.usage.prompt_tokens) == (2, 22)
-        assert completed.assistant.total_tokens == 18  # that of the latest model call
+        assert completed.assistant.total_tokens == 18  # the usage of the latest model call
         question, calling, tool, reply = completed.messages
         assert [message.content for message in (question, calling, tool, reply)] == [
             "Remind me to call my dad", "One moment. ", f"Noted: {TASK}", "I will remind you.",
@@ -113,13 +114,13 @@ async def test_the_model_asks_a_host_and_goes_on_with_its_answer(replicas: Repli
                 "role": "assistant",
                 "content": "One moment. ",
                 "tool_calls": [
-                    {"id": call.id, "type": "function", "function": {"name": "add_todo", "arguments": TASK}}
+                    {"id": call_id(call.id), "type": "function", "function": {"name": "add_todo", "arguments": TASK}}
                 ],
             },
-            {"role": "tool", "content": f"Noted: {TASK}", "tool_call_id": call.id},
+            {"role": "tool", "content": f"Noted: {TASK}", "tool_call_id": call_id(call.id)},
         ]
         assert second["tools"] == first["tools"]
-        # A replay has the events of the skills, too, and neither the model nor the host is asked again.
+        # A replay has the skill events, too. Neither the model nor the host is called again.
         again = await events(served, query("Remind me to call my dad"))
         assert again[0].started.replayed
         assert skills_of(again) == [call, result]
@@ -130,7 +131,7 @@ async def test_the_model_asks_a_host_and_goes_on_with_its_answer(replicas: Repli
         assert list(listed)[:4] == list(completed.messages)
 
 
-async def test_the_calls_of_a_reply_run_side_by_side(replicas: Replicas, endpoint: Endpoint):
+async def test_the_calls_of_a_reply_run_concurrently(replicas: Replicas, endpoint: Endpoint):
     both = asyncio.Event()
 
     async def answer(request: host_pb.InvokeSkillRequest) -> host_pb.InvokeSkillResponse:
@@ -148,7 +149,7 @@ async def test_the_calls_of_a_reply_run_side_by_side(replicas: Replicas, endpoin
         assert len({request.call_id for request in host.requests}) == 2
 
 
-async def test_skills_of_several_hosts_are_offered_and_the_caller_may_choose(replicas: Replicas, endpoint: Endpoint):
+async def test_skills_of_several_hosts_are_offered_and_the_caller_can_choose(replicas: Replicas, endpoint: Endpoint):
     async with (
         SkillHost(one=lambda _: content("1")) as first,
         SkillHost(two=lambda _: content("2"), three=lambda _: content("3")) as second,
@@ -163,7 +164,7 @@ async def test_skills_of_several_hosts_are_offered_and_the_caller_may_choose(rep
         assert failure.violations == {
             "skill_names[1]": "must be a skill that a host offers (one, three, two), not 'four'"
         }
-        # What was not chosen is not there for the model.
+        # The model can't call a skill that was not chosen.
         endpoint.script(skill_calls(("one", TASK)), Stream("Oh"))
         found = await events(served, query(request_id="chosen", skill_names=["two"]))
         assert skills_of(found)[1].error == "There is no skill one. The skills are: two."
@@ -215,7 +216,7 @@ FAILURES: dict[str, tuple[Any, tuple[str, str], str]] = {
 
 
 @pytest.mark.parametrize(("answer", "call", "words"), FAILURES.values(), ids=FAILURES.keys())
-async def test_a_skill_that_goes_wrong_is_told_to_the_model(
+async def test_a_failed_skill_is_reported_to_the_model(
     replicas: Replicas, endpoint: Endpoint, answer: Any, call: tuple[str, str], words: str
 ):
     async with SkillHost(add_todo=answer) as host, serving(replicas, host, skill_timeout=0.3) as served:
@@ -224,13 +225,17 @@ async def test_a_skill_that_goes_wrong_is_told_to_the_model(
         [called, result] = skills_of(found)
         assert (result.id, result.error) == (called.id, words)
         assert len(host.requests) == (0 if answer is None else 1)
-        assert endpoint.calls[1].body["messages"][-1] == {"role": "tool", "content": words, "tool_call_id": called.id}
+        assert endpoint.calls[1].body["messages"][-1] == {
+            "role": "tool",
+            "content": words,
+            "tool_call_id": call_id(called.id),
+        }
         assert found[-1].completed.messages[-1].content == "I am sorry"
         assert skills_of(await events(served, query())) == [called, result]
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_host_that_sends_what_does_not_parse(replicas: Replicas, endpoint: Endpoint):
+async def test_a_malformed_response_of_a_host_is_reported_to_the_model(replicas: Replicas, endpoint: Endpoint):
     async with SkillHost(add_todo=lambda _: b"\x0a\x01\xff") as host, serving(replicas, host) as served:
         endpoint.script(skill_calls(("add_todo", TASK)), Stream("I am sorry"))
         found = await events(served, query())
@@ -238,7 +243,7 @@ async def test_a_host_that_sends_what_does_not_parse(replicas: Replicas, endpoin
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_host_that_crashes_in_the_middle_of_a_call(replicas: Replicas, endpoint: Endpoint):
+async def test_a_host_that_crashes_during_a_call_is_reported_to_the_model(replicas: Replicas, endpoint: Endpoint):
     async def crash(request: Any) -> Any:
         stopping.append(asyncio.ensure_future(host.stop()))
         await asyncio.Event().wait()
@@ -256,7 +261,7 @@ async def test_a_host_that_crashes_in_the_middle_of_a_call(replicas: Replicas, e
 
 
 @pytest.mark.parametrize("way", ["leaves", "cancels the turn"])
-async def test_a_caller_that_goes_stops_the_skills(replicas: Replicas, endpoint: Endpoint, way: str):
+async def test_skills_are_cancelled_when_the_caller_leaves_or_cancels(replicas: Replicas, endpoint: Endpoint, way: str):
     asked, gone = asyncio.Event(), asyncio.Event()
 
     async def answer(request: Any) -> Any:
@@ -276,20 +281,20 @@ async def test_a_caller_that_goes_stops_the_skills(replicas: Replicas, endpoint:
         else:
             await served.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="r"))
         await gone.wait()
-        assert list((await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))).messages) == []
+        assert await messages_of(served) == []
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_turn_has_a_limit_for_all_of_its_skills(replicas: Replicas, endpoint: Endpoint):
+async def test_the_time_limit_of_a_turn_includes_its_skills(replicas: Replicas, endpoint: Endpoint):
     async with SkillHost(add_todo=never) as host, serving(replicas, host, turn_timeout=0.5) as served:
         endpoint.script(skill_calls(("add_todo", TASK)))
         failure = await failure_of(served.stub.PostUserQueryUnary(query()))
         assert (failure.code, failure.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "MODEL_TIMEOUT")
-        assert list((await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))).messages) == []
+        assert await messages_of(served) == []
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_calls_that_come_whole_and_with_one_index_are_kept_apart(replicas: Replicas, endpoint: Endpoint):
+async def test_complete_calls_with_the_same_index_are_different_calls(replicas: Replicas, endpoint: Endpoint):
     async def play(call: Call) -> None:
         for number in range(3):
             function = {"name": "add_todo", "arguments": f'{{"task": "{number}"}}'}
@@ -303,7 +308,7 @@ async def test_calls_that_come_whole_and_with_one_index_are_kept_apart(replicas:
         assert [json.loads(request.arguments_json)["task"] for request in host.requests] == ["0", "1", "2"]
 
 
-async def test_twenty_calls_in_one_reply(replicas: Replicas, endpoint: Endpoint):
+async def test_a_reply_may_have_twenty_calls(replicas: Replicas, endpoint: Endpoint):
     async with (
         SkillHost(add_todo=lambda request: content(request.arguments_json)) as host,
         serving(replicas, host) as served,
@@ -319,7 +324,7 @@ async def test_twenty_calls_in_one_reply(replicas: Replicas, endpoint: Endpoint)
 @pytest.mark.parametrize(
     ("calls", "rounds", "asked"), [(1, 3, 4), (1, 48, 49), (20, 10, 5), (95, 2, 2), (96, 2, 1), (97, 2, 1), (200, 2, 1)]
 )
-async def test_a_model_that_never_stops_calling(
+async def test_a_model_that_never_stops_calling_skills_ends_at_the_limit(
     replicas: Replicas, endpoint: Endpoint, calls: int, rounds: int, asked: int
 ):
     async with (
@@ -341,7 +346,7 @@ async def test_a_model_that_never_stops_calling(
         await assert_next_turn_works(served, endpoint)
 
 
-async def test_a_call_has_the_same_name_when_the_turn_is_run_anew(
+async def test_a_call_has_the_same_id_when_the_turn_runs_again(
     tmp_path: Path, endpoint: Endpoint, variables: dict[str, str]
 ):
     async with SkillHost(add_todo=lambda _: content("ok")) as host:
@@ -351,7 +356,7 @@ async def test_a_call_has_the_same_name_when_the_turn_is_run_anew(
             skill_calls(("add_todo", '{ "task":"call dad" }'), ids="other_{}"), Stream("Noted"),
         )  # fmt: skip
         async with server_process(tmp_path, endpoint.url, **variables) as dying:
-            await dying.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            await create_assistant(dying)
             lost = asyncio.ensure_future(failure_of(dying.stub.PostUserQueryUnary(query())))
             await endpoint.call(2)
             dying.process.kill()
@@ -369,46 +374,41 @@ class TestHosts:
     @pytest.mark.parametrize(
         "target", ["grpcs://", ";timeout=1", "a:1;timeout=", "a:1;timeout=0", "a:1;timeout=inf", "a:1;time=1", "a:1;x"]
     )
-    async def test_a_wrong_target_stops_the_start(self, tmp_path: Path, target: str):
-        with pytest.raises(SettingsError, match=r"PALAVER_SKILL_HOSTS: must be TARGET, grpcs://TARGET or either with"):
+    async def test_an_invalid_target_fails_the_start(self, tmp_path: Path, target: str):
+        with pytest.raises(SettingsError, match="PALAVER_SKILL_HOSTS: must be TARGET or grpcs://TARGET"):
             async with palaver_server(tmp_path, skill_hosts=(target,)):
                 pass
 
-    async def test_a_host_may_have_a_time_limit_of_its_own(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_a_host_can_have_its_own_time_limit(self, tmp_path: Path, endpoint: Endpoint):
         async with (
             SkillHost(add_todo=never) as host,
-            palaver_server(tmp_path, endpoint.url, skill_hosts=(f"{host.target};timeout=0.2",)) as served,
+            server_with_assistant(tmp_path, endpoint.url, skill_hosts=(f"{host.target};timeout=0.2",)) as served,
         ):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             endpoint.script(skill_calls(("add_todo", TASK)), Stream("Oh"))
             found = await events(served, query())
             assert skills_of(found)[1].error == "The skill add_todo did not answer within 0.2 seconds."
 
-    async def test_a_host_may_be_called_by_tls(self, tmp_path: Path, endpoint: Endpoint):
-        authority = trustme.CA()
-        certificate = authority.issue_cert("localhost")
-        authority.cert_pem.write_to_path(tmp_path / "ca.pem")
-        credentials = grpc.ssl_server_credentials(
-            [(certificate.private_key_pem.bytes(), b"".join(pem.bytes() for pem in certificate.cert_chain_pems))]
-        )
+    async def test_a_host_can_be_called_over_tls(self, tmp_path: Path, endpoint: Endpoint):
+        certificates = issue_certificates(tmp_path)
+        credentials = certificates.server_credentials
         async with SkillHost(credentials=credentials, add_todo=lambda _: content("noted")) as host:
             variables = {
                 "PALAVER_SKILL_HOSTS": f"grpcs://localhost:{host.target.rpartition(':')[2]}",
-                "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(tmp_path / "ca.pem"),
+                "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH": str(certificates.authority),
             }
             async with server_process(tmp_path, endpoint.url, **variables) as server:
-                await server.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+                await create_assistant(server)
                 endpoint.script(skill_calls(("add_todo", TASK)), Stream("Good"))
                 response = await server.stub.PostUserQueryUnary(query(), timeout=20)
                 assert response.completed.messages[2].content == "noted"
 
-    async def test_two_hosts_with_one_name_stop_the_start(self, tmp_path: Path):
+    async def test_two_hosts_with_the_same_skill_fail_the_start(self, tmp_path: Path):
         async with SkillHost(a=never, b=never) as one, SkillHost(b=never) as other:
             with pytest.raises(SettingsError, match=rf"PALAVER_SKILL_HOSTS: .*b \({one.target}, {other.target}\)"):
                 async with palaver_server(tmp_path, skill_hosts=(one.target, other.target)):
                     pass
 
-    async def test_a_host_that_is_down_does_not_stop_the_others_and_is_found_later(
+    async def test_a_host_that_is_down_does_not_affect_the_others_and_is_found_later(
         self, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(catalogue, "RETRY_INTERVAL", 0.05)
@@ -416,9 +416,8 @@ class TestHosts:
             pass
         async with (
             SkillHost(early=lambda _: content("here")) as host,
-            palaver_server(tmp_path, endpoint.url, skill_hosts=(gone.target, host.target)) as served,
+            server_with_assistant(tmp_path, endpoint.url, skill_hosts=(gone.target, host.target)) as served,
         ):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             await served.stub.PostUserQueryUnary(query(request_id="1"))
             assert [tool["function"]["name"] for tool in endpoint.calls[-1].body["tools"]] == ["early"]
             async with SkillHost(address=gone.target, late=lambda _: content("here")) as back:
@@ -430,35 +429,36 @@ class TestHosts:
                     await served.stub.PostUserQueryUnary(query(request_id=str(number)))
                     names = {tool["function"]["name"] for tool in endpoint.calls[-1].body["tools"]}
 
-    async def test_a_host_whose_list_does_not_parse_is_as_good_as_down(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_a_host_whose_list_does_not_parse_counts_as_down(self, tmp_path: Path, endpoint: Endpoint):
         async with SkillHost(add_todo=never) as broken, SkillHost(good=lambda _: content("ok")) as host:
             broken.listing = b"\xff\xff"
-            async with palaver_server(tmp_path, endpoint.url, skill_hosts=(broken.target, host.target)) as served:
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+            async with server_with_assistant(
+                tmp_path, endpoint.url, skill_hosts=(broken.target, host.target)
+            ) as served:
                 await served.stub.PostUserQueryUnary(query())
                 assert [tool["function"]["name"] for tool in endpoint.calls[0].body["tools"]] == ["good"]
 
-    async def test_a_skill_that_can_not_be_used_is_left_out(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_an_unusable_skill_is_left_out(self, tmp_path: Path, endpoint: Endpoint):
         async with (
             SkillHost(schema='{"type": "array"}', bad=never) as bad,
             SkillHost(schema="no JSON", worse=never) as worse,
             SkillHost(schema="", **{"not a name": never, "good": lambda _: content("ok")}) as good,
-            palaver_server(tmp_path, endpoint.url, skill_hosts=(bad.target, worse.target, good.target)) as served,
+            server_with_assistant(
+                tmp_path, endpoint.url, skill_hosts=(bad.target, worse.target, good.target)
+            ) as served,
         ):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             endpoint.script(skill_calls(("good", "")), Stream("Fine"))
             found = await events(served, query())
             [tool] = endpoint.calls[0].body["tools"]
             assert tool["function"]["name"] == "good"
             assert skills_of(found)[1].content == "ok"
 
-    async def test_a_schema_fetches_nothing(self, tmp_path: Path, endpoint: Endpoint):
+    async def test_a_schema_never_causes_a_request(self, tmp_path: Path, endpoint: Endpoint):
         schema = json.dumps({"type": "object", "properties": {"task": {"$ref": f"{endpoint.url}/schema.json"}}})
         async with (
             SkillHost(schema=schema, add_todo=lambda _: content("ok")) as host,
-            palaver_server(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
+            server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
         ):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
             endpoint.script(skill_calls(("add_todo", TASK)), Stream("Oh"))
             found = await events(served, query())
             assert skills_of(found)[1].error.endswith("can't be checked against the schema of the skill.")
@@ -472,7 +472,7 @@ class TestCallerSkills:
         request = query(user_message, "", caller_skills=[self.CLOCK], **fields)
         return served.stub.PostUserQueryUnary(request, timeout=20)
 
-    async def test_the_caller_answers_on_any_replica(self, replicas: Replicas, endpoint: Endpoint):
+    async def test_the_results_can_be_posted_to_any_replica(self, replicas: Replicas, endpoint: Endpoint):
         async with (
             SkillHost(add_todo=lambda _: content("noted")) as host,
             serving(replicas, host) as one,
@@ -495,7 +495,7 @@ class TestCallerSkills:
             assert [message.content for message in done.messages] == ["12:00", "broken", "Noon"]
             assert done.finish_reason == pb.FINISH_REASON_STOP
             sent = endpoint.calls[1].body["messages"]
-            assert [message["role"] for message in sent] == ["assistant", "tool", "tool", "tool"]
+            assert [message["role"] for message in sent] == ["user", "assistant", "tool", "tool", "tool"]
             assert_every_call_has_its_result(sent)
             assert len(host.requests) == 1
             await assert_next_turn_works(one, endpoint)
@@ -504,7 +504,7 @@ class TestCallerSkills:
             ]  # fmt: skip
 
     @pytest.mark.parametrize("max_messages", [0, 1, 2, 100])
-    async def test_an_ordinary_message_closes_what_is_open(
+    async def test_an_ordinary_message_closes_the_open_calls(
         self, replicas: Replicas, endpoint: Endpoint, max_messages: int
     ):
         async with serving(replicas) as served:
@@ -521,7 +521,7 @@ class TestCallerSkills:
             assert skills_of(await events(served, request)) == []
             await assert_next_turn_works(served, endpoint)
 
-    async def test_results_must_be_those_that_are_waited_for(self, replicas: Replicas, endpoint: Endpoint):
+    async def test_only_results_of_open_calls_are_accepted(self, replicas: Replicas, endpoint: Endpoint):
         async with serving(replicas) as served:
             endpoint.script(skill_calls(("clock", "{}"), ("clock", "no JSON")))
             waiting = (await self.post(served, "What time is it?")).completed
@@ -541,7 +541,7 @@ class TestCallerSkills:
             failure = await failure_of(self.post(served, skill_results=[result]))
             assert failure.violations == {"skill_results": "the conversation waits for the results of no calls"}
 
-    async def test_a_schema_of_a_caller_costs_the_server_nothing(self, replicas: Replicas, endpoint: Endpoint):
+    async def test_the_schema_of_a_caller_does_not_tie_up_the_server(self, replicas: Replicas, endpoint: Endpoint):
         pattern = {"type": "object", "properties": {"zone": {"type": "string", "pattern": "^(a+)+$"}}}
         skill = assistant_pb2.Skill(name="clock", parameters_json_schema=json.dumps(pattern))
         arguments = json.dumps({"zone": "a" * 60 + "!"})
@@ -556,7 +556,7 @@ class TestCallerSkills:
                 "must have schemas of at most 32,768 characters in all, not 140,026"
             )
 
-    async def test_a_wrong_skill_is_named(self, replicas: Replicas, endpoint: Endpoint):
+    async def test_every_invalid_skill_is_named(self, replicas: Replicas, endpoint: Endpoint):
         async with SkillHost(add_todo=never) as host, serving(replicas, host) as served:
             skills = [
                 assistant_pb2.Skill(name="no name"),

@@ -1,4 +1,4 @@
-"""A server that stops: NOT_SERVING, no new turns, the running ones finish, nothing that was acknowledged is lost."""
+"""A server that stops: it reports NOT_SERVING, refuses new turns, and lets the running ones finish."""
 
 from __future__ import annotations
 
@@ -10,94 +10,83 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.endpoint import Endpoint, Stream
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
 
 SERVICE = "palaver.v1.AssistantService"
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-def query(user_message: str, name: str = "a") -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id=name, user_message=user_message)
-
-
-async def not_serving(served: Served) -> None:
-    """Waits until the server says that it takes no more work."""
+async def wait_until_not_serving(served: Served) -> None:
+    """Waits until the server reports that it accepts no more calls."""
     watch = health_pb2_grpc.HealthStub(served.channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
     while (await watch.read()).status != NOT_SERVING:
         pass
     watch.cancel()
 
 
-async def test_a_running_turn_finishes_and_new_ones_are_refused(tmp_path: Path):
+async def test_a_running_turn_finishes_and_new_ones_are_refused(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
-    async with Endpoint() as endpoint:
-        endpoint.script(Stream("Hel", gate, "lo"))
-        async with palaver_server(tmp_path, endpoint.url) as served:
-            for name in ("a", "b"):
-                await served.stub.CreateAssistant(pb.CreateAssistantRequest(id=name))
-            running = served.stub.PostUserQuery(query("running"))
-            await running.read()
-            waiting = asyncio.ensure_future(failure_of(served.stub.PostUserQueryUnary(query("waiting"))))
-            await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
-            stopping = asyncio.ensure_future(served.application.stop(grace=60))
-            await not_serving(served)
-            health = health_pb2_grpc.HealthStub(served.channel)
-            for name in ("", SERVICE):
-                assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == NOT_SERVING
-            # Both a new turn and one that only waited for its assistant can begin elsewhere.
-            for failure in (await failure_of(served.stub.PostUserQueryUnary(query("new", "b"))), await waiting):
-                assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
-                assert failure.retry_delay is not None
-            gate.set()
-            events = []
-            while (response := await running.read()) is not grpc.aio.EOF:
-                events.append(response.WhichOneof("event"))
-            assert events[-1] == "completed"
-            await stopping
-        assert len(endpoint.calls) == 1
-        async with palaver_server(tmp_path, endpoint.url) as served:
-            listed = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-            assert [message.content for message in listed.messages][1:] == ["running", "Hello"]
+    endpoint.script(Stream("Hel", gate, "lo"))
+    async with palaver_server(tmp_path, endpoint.url) as served:
+        for name in ("a", "b"):
+            await create_assistant(served, name)
+        running = served.stub.PostUserQuery(query("running"))
+        await running.read()
+        waiting = asyncio.ensure_future(failure_of(served.stub.PostUserQueryUnary(query("waiting"))))
+        await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+        stopping = asyncio.ensure_future(served.application.stop(grace=60))
+        await wait_until_not_serving(served)
+        health = health_pb2_grpc.HealthStub(served.channel)
+        for name in ("", SERVICE):
+            assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == NOT_SERVING
+        # A new turn and a queued one can both run on another server.
+        for failure in (await failure_of(served.stub.PostUserQueryUnary(query("new", id="b"))), await waiting):
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+            assert failure.retry_delay is not None
+        gate.set()
+        assert (await read_rest(running))[-1].WhichOneof("event") == "completed"
+        await stopping
+    assert len(endpoint.calls) == 1
+    async with palaver_server(tmp_path, endpoint.url) as served:
+        assert await contents(served) == ["running", "Hello"]
 
 
-async def test_callers_whose_turns_have_just_ended_are_refused_by_name(tmp_path: Path):
+async def test_turns_posted_while_the_server_lingers_get_shutting_down(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
-    async with Endpoint() as endpoint:
-        endpoint.script(Stream("Hel", gate, "lo"))
-        async with palaver_server(tmp_path, endpoint.url) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
-            running = served.stub.PostUserQuery(query("running"))
-            await running.read()
-            stopping = asyncio.ensure_future(served.application.stop(grace=60))
-            await not_serving(served)
-            gate.set()
-            while await running.read() is not grpc.aio.EOF:
-                pass
-            calls = [served.stub.PostUserQueryUnary(query("next")) for _ in range(20)]
-            for failure in await asyncio.gather(*map(failure_of, calls)):
-                assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
-            await stopping
+    endpoint.script(Stream("Hel", gate, "lo"))
+    async with server_with_assistant(tmp_path, endpoint.url) as served:
+        running = served.stub.PostUserQuery(query("running"))
+        await running.read()
+        stopping = asyncio.ensure_future(served.application.stop(grace=60))
+        await wait_until_not_serving(served)
+        gate.set()
+        await read_rest(running)
+        calls = [served.stub.PostUserQueryUnary(query("next")) for _ in range(20)]
+        for failure in await asyncio.gather(*map(failure_of, calls)):
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        await stopping
 
 
 @pytest.mark.parametrize("grace", [0, 0.2])
-async def test_a_turn_that_outlasts_the_grace_period_is_ended_by_name(tmp_path: Path, grace: float):
-    async with Endpoint() as endpoint:
-        endpoint.script(Stream("Hel", asyncio.Event()))
-        async with palaver_server(tmp_path, endpoint.url) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
-            running = served.stub.PostUserQuery(query("running"))
-            assert (await running.read()).WhichOneof("event") == "started"
-            assert (await running.read()).text_delta.text == "Hel"
-            stopping = asyncio.ensure_future(served.application.stop(grace))
-            failure = await failure_of(running.read())
-            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
-            await stopping
-            await asyncio.wait_for(endpoint.calls[0].closed.wait(), 5)
-        async with palaver_server(tmp_path, endpoint.url) as served:
-            state = await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
-            assert state.assistant.total_messages == 0
+async def test_a_turn_that_outlasts_the_grace_period_ends_with_shutting_down(
+    tmp_path: Path, endpoint: Endpoint, grace: float
+):
+    endpoint.script(Stream("Hel", asyncio.Event()))
+    async with server_with_assistant(tmp_path, endpoint.url) as served:
+        running = served.stub.PostUserQuery(query("running"))
+        assert (await running.read()).WhichOneof("event") == "started"
+        assert (await running.read()).text_delta.text == "Hel"
+        stopping = asyncio.ensure_future(served.application.stop(grace))
+        failure = await failure_of(running.read())
+        assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        await stopping
+        await asyncio.wait_for(endpoint.calls[0].closed.wait(), 5)
+    async with palaver_server(tmp_path, endpoint.url) as served:
+        state = await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+        assert state.assistant.total_messages == 0
 
 
 async def test_health_of_unknown_services_is_not_found(tmp_path: Path):

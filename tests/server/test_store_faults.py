@@ -1,4 +1,4 @@
-"""Faults of SQLite as callers see them; those of Azure are with the rest of what its proxy can do."""
+"""Faults of SQLite, as callers see them. Those of Azure are in `tests/stores/test_azure_faults.py`."""
 
 # ruff: noqa: ASYNC240 - nothing else runs in the event loop meanwhile
 
@@ -16,14 +16,15 @@ import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.settings import SettingsError
-from tests.stores.small_disk import play
+from tests.stores.small_disk import run_on_small_disk
+from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.damages import DAMAGES
 from tests.support.endpoint import Endpoint, Stream
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
 
 KEY = {"id": "a", "chat_storage_connection_setting": "Other"}
-QUERY = pb.PostUserQueryRequest(id="a", user_message="Hello")
+QUERY = query()
 
 CALLS_TO_ANOTHER: dict[str, Callable[[Served], Awaitable[Any]]] = {
     "CreateAssistant": lambda served: served.stub.CreateAssistant(
@@ -41,13 +42,8 @@ CALLS_TO_ANOTHER: dict[str, Callable[[Served], Awaitable[Any]]] = {
 }
 
 
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
-
-
 async def assert_next_turn_works(served: Served) -> None:
-    await served.stub.PostUserQueryUnary(QUERY, timeout=5)  # far less than the 15 seconds of a lease
+    await served.stub.PostUserQueryUnary(QUERY, timeout=5)  # much less than the 15 seconds of a lease
     assert await contents(served) == ["Hello", "Hello, world"]
 
 
@@ -55,15 +51,15 @@ async def assert_next_turn_works(served: Served) -> None:
 class TestDamage:
     @pytest.fixture
     async def database(self, tmp_path: Path, damage: Callable[[bytes], bytes]) -> Path:
-        """A damaged database, which was one of many pages."""
+        """A damaged database of many pages."""
         folder = tmp_path / "damaged"
         async with palaver_server(folder) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="x" * 300_000))
+            await create_assistant(served, instructions="x" * 300_000)
         [database] = folder.iterdir()
         database.write_bytes(damage(database.read_bytes()))
         return database
 
-    async def test_the_server_does_not_start_with_it_as_the_default(self, database: Path):
+    async def test_a_damaged_default_database_fails_the_start(self, database: Path):
         before = database.read_bytes()
         for _ in range(2):
             with pytest.raises(SettingsError, match="can't be used: the database is damaged"):
@@ -72,13 +68,14 @@ class TestDamage:
         assert database.read_bytes() == before
         assert list(database.parent.iterdir()) == [database]
 
-    async def test_as_another_connection_it_is_the_trouble_of_its_own_callers(
+    async def test_a_damaged_database_of_another_connection_affects_only_its_callers(
         self, tmp_path: Path, endpoint: Endpoint, database: Path
     ):
         before = database.read_bytes()
         connections = {"storage_connections": ("AzureWebJobsStorage", "Other")}
-        async with palaver_server(tmp_path, endpoint.url, {"Other": f"sqlite:{database}"}, **connections) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        async with server_with_assistant(
+            tmp_path, endpoint.url, {"Other": f"sqlite:{database}"}, **connections
+        ) as served:
             for name, call in CALLS_TO_ANOTHER.items():
                 failure = await failure_of(call(served))
                 assert (failure.code, failure.reason) == (grpc.StatusCode.DATA_LOSS, "STORE_CORRUPT"), name
@@ -92,13 +89,12 @@ class TestDamage:
 
 class TestLock:
     @pytest.mark.parametrize("stage", ["from the start", "when the turn is stored"])
-    async def test_a_lock_that_another_program_keeps_makes_the_store_unavailable(
+    async def test_a_lock_held_by_another_program_makes_the_store_unavailable(
         self, tmp_path: Path, endpoint: Endpoint, stage: str
     ):
         gate = asyncio.Event()
         endpoint.script(Stream("Hello", gate, ", world"))
-        async with palaver_server(tmp_path, endpoint.url, store_timeout=0.7) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        async with server_with_assistant(tmp_path, endpoint.url, store_timeout=0.7) as served:
             with closing(sqlite3.connect(tmp_path / "palaver.db", isolation_level=None)) as connection:
                 if stage == "from the start":
                     connection.execute("BEGIN IMMEDIATE")
@@ -107,7 +103,7 @@ class TestLock:
                     await call.read()
                     connection.execute("BEGIN IMMEDIATE")
                     gate.set()
-                failure = await failure_of(rest(call))
+                failure = await failure_of(read_rest(call))
                 assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
                 assert failure.retry_delay is not None
                 assert len(endpoint.calls) == (0 if stage == "from the start" else 1)
@@ -117,11 +113,6 @@ class TestLock:
             await assert_next_turn_works(served)
 
 
-async def rest(call: Any) -> None:
-    while await call.read() is not grpc.aio.EOF:
-        pass
-
-
 class TestDisk:
-    def test_a_disk_that_fills_up_during_a_turn_refuses_it_whole(self, tmp_path: Path):
-        play("full_during_a_turn", tmp_path / "disk")
+    def test_nothing_is_stored_of_a_turn_if_the_disk_fills_up(self, tmp_path: Path):
+        run_on_small_disk("full_during_a_turn", tmp_path / "disk")

@@ -1,9 +1,8 @@
-"""Turns over a socket: what streams, what the endpoint is sent, and what is stored."""
+"""Turns over a socket: the events, the requests to the endpoint, and the stored messages."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +11,13 @@ import pytest
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.endpoint import Endpoint, Stream, UnlessRenamed
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
 
 
-@pytest.fixture
-async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
-        yield running
-
-
-def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message=user_message, **fields)
-
-
-async def rest(call: Any) -> None:
-    """Reads a stream to its end."""
-    while await call.read() is not grpc.aio.EOF:
-        pass
-
-
-async def contents(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
-
-
-async def test_a_turn_streams_started_the_pieces_and_completed(served: Served, endpoint: Endpoint):
+async def test_a_turn_streams_started_then_text_then_completed(served: Served, endpoint: Endpoint):
     first, second = asyncio.Event(), asyncio.Event()
     endpoint.script(Stream("Hel", first, "lo ", second, "you"))
     call = served.stub.PostUserQuery(query())
@@ -73,7 +51,7 @@ async def test_a_turn_streams_started_the_pieces_and_completed(served: Served, e
     assert (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant == completed.assistant
 
 
-async def test_the_unary_twin_answers_what_the_stream_ends_with(served: Served):
+async def test_the_unary_call_returns_the_completed_event(served: Served):
     response = await served.stub.PostUserQueryUnary(query())
     assert [message.content for message in response.completed.messages] == ["Hello", "Hello, world"]
     assert response.completed.usage.total_tokens == 18
@@ -95,7 +73,7 @@ DEFAULTS = {"temperature": 0.5, "max_tokens": 100}
         ({"is_reasoning_model": True, "max_tokens": 7}, {"max_completion_tokens": 7}),
     ],
 )
-async def test_the_parameters_in_effect_are_sent_and_told(
+async def test_the_parameters_in_effect_are_sent_and_reported(
     served: Served, endpoint: Endpoint, fields: dict[str, Any], sent: dict[str, Any]
 ):
     call = served.stub.PostUserQuery(query(chat_model="gpt-x", **fields))
@@ -105,8 +83,10 @@ async def test_the_parameters_in_effect_are_sent_and_told(
     assert parameters == sent
     assert body["model"] == started.chat_model == "gpt-x"
     assert started.ai_connection_name == "OPENAI"
-    told = {name: getattr(started, name) for name in ("temperature", "top_p", "max_tokens") if started.HasField(name)}
-    assert told == {name.replace("completion_", ""): value for name, value in sent.items()}
+    reported = {
+        name: getattr(started, name) for name in ("temperature", "top_p", "max_tokens") if started.HasField(name)
+    }
+    assert reported == {name.replace("completion_", ""): value for name, value in sent.items()}
     call.cancel()
 
 
@@ -117,8 +97,7 @@ async def test_the_operator_changes_the_defaults_and_caps_the_tokens(tmp_path: P
         "default_max_tokens": 500,
         "max_tokens_cap": 300,
     }
-    async with palaver_server(tmp_path, endpoint.url, **settings) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+    async with server_with_assistant(tmp_path, endpoint.url, **settings) as served:
         for fields, limit in (
             ({}, {"max_tokens": 300}),
             ({"max_tokens": 200}, {"max_tokens": 200}),
@@ -130,17 +109,17 @@ async def test_the_operator_changes_the_defaults_and_caps_the_tokens(tmp_path: P
         assert endpoint.calls[0].body["temperature"] == 1.0
 
 
-async def test_an_endpoint_that_refuses_max_tokens_is_asked_in_its_own_words(served: Served, endpoint: Endpoint):
+async def test_an_endpoint_that_refuses_max_tokens_gets_max_completion_tokens(served: Served, endpoint: Endpoint):
     endpoint.script(*[UnlessRenamed(Stream("Hi"))] * 3)
     for _ in range(2):
         response = await served.stub.PostUserQueryUnary(query(max_tokens=9))
         assert response.completed.messages[-1].content == "Hi"
-    # The second turn knows already.
+    # The second turn already knows.
     assert ["max_tokens" in call.body for call in endpoint.calls] == [True, False, False]
     assert endpoint.calls[-1].body["max_completion_tokens"] == 9
 
 
-async def test_the_prompt_holds_instructions_history_and_the_new_message(served: Served, endpoint: Endpoint):
+async def test_the_prompt_has_the_instructions_the_history_and_the_new_message(served: Served, endpoint: Endpoint):
     endpoint.script(Stream("one"), Stream("two"), Stream("three"))
     for number in range(3):
         await served.stub.PostUserQueryUnary(query(f"question {number}"))
@@ -158,7 +137,7 @@ async def test_the_prompt_holds_instructions_history_and_the_new_message(served:
     ("max_messages", "history"),
     [(0, []), (1, ["a1"]), (3, ["a0", "q1", "a1"]), (65_535, ["q0", "a0", "q1", "a1"])],
 )
-async def test_the_window_of_history_keeps_the_instructions(
+async def test_the_history_window_always_keeps_the_instructions(
     served: Served, endpoint: Endpoint, max_messages: int, history: list[str]
 ):
     endpoint.script(Stream("a0"), Stream("a1"))
@@ -170,8 +149,7 @@ async def test_the_window_of_history_keeps_the_instructions(
 
 
 async def test_the_operator_sets_the_default_window(tmp_path: Path, endpoint: Endpoint):
-    async with palaver_server(tmp_path, endpoint.url, history_messages=2) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+    async with server_with_assistant(tmp_path, endpoint.url, history_messages=2, instructions="Be brief.") as served:
         for number in range(3):
             await served.stub.PostUserQueryUnary(query(f"q{number}"))
     sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
@@ -186,7 +164,7 @@ async def test_the_operator_sets_the_default_window(tmp_path: Path, endpoint: En
         ("something new", pb.FINISH_REASON_UNSPECIFIED),
     ],
 )
-async def test_the_finish_reason_is_the_endpoints(
+async def test_the_finish_reason_is_that_of_the_endpoint(
     served: Served, endpoint: Endpoint, finish: str, reason: pb.FinishReason
 ):
     endpoint.script(Stream("cut", finish=finish))
@@ -195,14 +173,14 @@ async def test_the_finish_reason_is_the_endpoints(
     assert completed.messages[-1].content == "cut"
 
 
-async def test_a_reply_without_usage_or_text_is_a_turn_all_the_same(served: Served, endpoint: Endpoint):
+async def test_a_reply_without_usage_or_text_is_stored(served: Served, endpoint: Endpoint):
     endpoint.script(Stream(usage=None))
     completed = (await served.stub.PostUserQueryUnary(query())).completed
     assert completed.messages[-1].content == ""
     assert completed.usage == pb.Usage(model_calls=1)
 
 
-async def test_text_of_every_plane_arrives_and_is_stored_unchanged(served: Served, endpoint: Endpoint):
+async def test_text_of_every_unicode_plane_is_streamed_and_stored_unchanged(served: Served, endpoint: Endpoint):
     text = "\x00 é 界 \u202eright to left 😀 e\u0301 \U0010ffff \ufeff\r\n"
     endpoint.script(Stream(text))
     completed = (await served.stub.PostUserQueryUnary(query(text))).completed
@@ -211,15 +189,14 @@ async def test_text_of_every_plane_arrives_and_is_stored_unchanged(served: Serve
     assert await contents(served) == ["Be brief.", text, text]
 
 
-async def test_ai_connections_are_used_by_name_with_a_fallback(tmp_path: Path):
+async def test_an_ai_connection_is_chosen_by_name_with_a_fallback(tmp_path: Path):
     async with Endpoint() as fallback, Endpoint() as azure:
         environment = {"Sweden__Endpoint": azure.url.removesuffix("/v1"), "Sweden__Key": "azure-key"}
-        async with palaver_server(tmp_path, fallback.url, environment, ai_connections=("Sweden",)) as served:
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+        async with server_with_assistant(tmp_path, fallback.url, environment, ai_connections=("Sweden",)) as served:
             for name, used in (("Sweden", "Sweden"), ("", "OPENAI"), ("Elsewhere", "OPENAI")):
                 call = served.stub.PostUserQuery(query(ai_connection_name=name))
                 assert (await call.read()).started.ai_connection_name == used
-                await rest(call)
+                await read_rest(call)
         [call] = azure.calls
         assert call.path == "/openai/v1/chat/completions"
         assert call.headers["authorization"] == "bearer azure-key"
@@ -234,16 +211,16 @@ async def test_turns_of_one_assistant_run_one_at_a_time_in_order(served: Served,
     waiting = []
     for number in range(1, 4):
         waiting.append(served.stub.PostUserQuery(query(f"q{number}")))
-        # The server takes calls of a connection in their order: when this is answered, the turn waits.
+        # The server accepts the calls of a connection in order: when this call returns, the turn is queued.
         await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
     assert len(endpoint.calls) == 1
     gate.set()
     for call in (running, *waiting):
-        await rest(call)
+        await read_rest(call)
     assert (await contents(served))[1::2] == ["q0", "q1", "q2", "q3"]
 
 
-async def test_the_letter_case_of_a_collection_does_not_make_another_assistant(served: Served, endpoint: Endpoint):
+async def test_spellings_of_a_collection_share_one_queue(served: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
     running = served.stub.PostUserQuery(query("q0"))
@@ -253,30 +230,32 @@ async def test_the_letter_case_of_a_collection_does_not_make_another_assistant(s
     await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
     assert len(endpoint.calls) == 1
     gate.set()
-    await rest(running)
-    await rest(waiting)
+    await read_rest(running)
+    await read_rest(waiting)
     assert (await contents(served))[1::2] == ["q0", "q1"]
 
 
-async def test_turns_of_different_assistants_run_side_by_side(served: Served, endpoint: Endpoint):
-    await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="b"))
+async def test_turns_of_different_assistants_run_concurrently(served: Served, endpoint: Endpoint):
+    await create_assistant(served, "b")
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
     running = served.stub.PostUserQuery(query())
     await running.read()
-    await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="b", user_message="Hello"))
+    await served.stub.PostUserQueryUnary(query(id="b"))
+    assert await contents(served, "b") == ["Hello", "Hello, world"]
+    assert await contents(served) == ["Be brief."]
     gate.set()
-    await rest(running)
+    await read_rest(running)
+    assert await contents(served) == ["Be brief.", "Hello", "first"]
 
 
-async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_call(tmp_path: Path, endpoint: Endpoint):
+async def test_a_full_queue_and_a_short_deadline_are_busy_before_any_model_call(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
-    async with palaver_server(tmp_path, endpoint.url, queue_limit=1) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+    async with server_with_assistant(tmp_path, endpoint.url, queue_limit=1) as served:
         running = served.stub.PostUserQuery(query())
         await running.read()
-        # One of them waits until shortly before its deadline; meanwhile the queue is full for the other.
+        # One of them waits until shortly before its deadline. Meanwhile, the queue is full for the other one.
         failures = await asyncio.gather(
             *(failure_of(served.stub.PostUserQueryUnary(query(), timeout=2)) for _ in range(2))
         )
@@ -287,7 +266,7 @@ async def test_a_full_queue_and_a_short_deadline_end_as_busy_before_any_model_ca
         assert "already waiting for this assistant" in full.text
         assert "took too long" in late.text
         gate.set()
-        await rest(running)
+        await read_rest(running)
     assert len(endpoint.calls) == 1
 
 
@@ -296,34 +275,32 @@ async def test_too_many_turns_are_refused(tmp_path: Path, endpoint: Endpoint):
     endpoint.script(Stream("first", gate))
     async with palaver_server(tmp_path, endpoint.url, max_turns=1) as served:
         for name in ("a", "b"):
-            await served.stub.CreateAssistant(pb.CreateAssistantRequest(id=name))
+            await create_assistant(served, name)
         running = served.stub.PostUserQuery(query())
         await running.read()
-        request = pb.PostUserQueryRequest(id="b", user_message="Hello")
+        request = query(id="b")
         failure = await failure_of(served.stub.PostUserQueryUnary(request))
         assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TURNS")
         assert failure.retry_delay is not None
         gate.set()
-        await rest(running)
+        await read_rest(running)
         await served.stub.PostUserQueryUnary(request)
 
 
-async def test_the_connection_to_the_endpoint_is_kept_for_the_next_turn(served: Served, endpoint: Endpoint):
+async def test_the_connection_to_the_endpoint_is_reused(served: Served, endpoint: Endpoint):
     for _ in range(5):
         await served.stub.PostUserQueryUnary(query())
         assert endpoint.connections == 1
     assert len(endpoint.calls) == 5
 
 
-async def test_an_assistant_that_was_reset_during_a_turn_keeps_nothing_of_it(served: Served, endpoint: Endpoint):
+async def test_a_turn_of_an_assistant_that_was_reset_meanwhile_is_refused(served: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("first", gate))
     call = served.stub.PostUserQuery(query())
     await call.read()
-    await served.stub.CreateAssistant(
-        pb.CreateAssistantRequest(id="a", instructions="Anew.", if_exists=pb.IF_EXISTS_RESET)
-    )
+    await create_assistant(served, instructions="Anew.", if_exists=pb.IF_EXISTS_RESET)
     gate.set()
-    failure = await failure_of(rest(call))
+    failure = await failure_of(read_rest(call))
     assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE")
     assert await contents(served) == ["Anew."]

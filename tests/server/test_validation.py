@@ -1,4 +1,4 @@
-"""Bad input: which field, what was wrong, what is allowed; and what is not there yet is refused by name."""
+"""Invalid requests: the error names every invalid field and what is allowed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import assistant_service_pb2 as pb
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, server_with_assistant
 from tests.support.statuses import failure_of
 
 QUERY = {"id": "a", "user_message": "Hello"}
@@ -20,8 +20,7 @@ QUERY = {"id": "a", "user_message": "Hello"}
 
 @pytest.fixture(scope="module")
 async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path_factory.mktemp("data"), offline_model=True) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with server_with_assistant(tmp_path_factory.mktemp("data"), offline_model=True) as running:
         yield running
 
 
@@ -74,7 +73,7 @@ async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Serv
         ("CancelTurn", pb.CancelTurnRequest(id="a"), "request_id", "1 to 128"),
     ],
 )
-async def test_a_bad_field_is_named_with_what_is_allowed(
+async def test_an_invalid_field_is_named_with_what_is_allowed(
     served: Served, method: str, request_: Any, field: str, words: str
 ):
     failure = await failure_of(getattr(served.stub, method)(request_))
@@ -85,7 +84,7 @@ async def test_a_bad_field_is_named_with_what_is_allowed(
     assert failure.retry_delay is None
 
 
-async def test_all_bad_fields_are_named_at_once(served: Served):
+async def test_all_invalid_fields_are_named_at_once(served: Served):
     request = pb.PostUserQueryRequest(
         id="a?", collection_name="-", temperature=3, top_p=2, max_tokens=0, history=pb.History(max_messages=70_000)
     )
@@ -104,7 +103,7 @@ async def test_all_bad_fields_are_named_at_once(served: Served):
         pb.CreateAssistantRequest(id="edge", collection_name="abc", instructions="😀" * 225_000),
     ],
 )
-async def test_the_edge_of_what_is_allowed_is_allowed(served: Served, request_: pb.CreateAssistantRequest):
+async def test_values_at_the_limits_are_accepted(served: Served, request_: pb.CreateAssistantRequest):
     created = await served.stub.CreateAssistant(request_)
     assert created.assistant.id == request_.id
     get = pb.GetAssistantRequest(id=request_.id, collection_name=request_.collection_name)
@@ -119,8 +118,10 @@ async def test_the_edge_of_what_is_allowed_is_allowed(served: Served, request_: 
         {"chat_model": "x" * 256, "max_tokens": 1, "history": pb.History(max_messages=65_535)},
     ],
 )
-async def test_extreme_parameters_are_allowed(served: Served, fields: dict[str, Any]):
-    await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(**QUERY, **fields))
+async def test_parameters_at_the_limits_are_accepted(served: Served, fields: dict[str, Any]):
+    started = await served.stub.PostUserQuery(pb.PostUserQueryRequest(**QUERY, **fields)).read()
+    in_effect = {name: getattr(started.started, name) for name in fields if name != "history"}
+    assert in_effect == {name: value for name, value in fields.items() if name != "history"}
 
 
 @pytest.mark.parametrize(
@@ -145,9 +146,9 @@ async def test_malformed_bytes_are_an_invalid_argument(served: Served, method: s
     assert "UTF-8" in failure.text
 
 
-async def test_a_request_may_have_two_mebibytes_and_no_more(served: Served):
+async def test_a_request_of_two_mebibytes_is_accepted_and_no_larger_one(served: Served):
     empty = pb.PostUserQueryRequest(id="a", user_message="x")
-    # Unknown fields are passed over, so one of them can fill a request up to any size.
+    # Unknown fields are ignored, so one of them can pad a request to any size.
     for size, code in ((2 * 1024 * 1024, None), (2 * 1024 * 1024 + 1, grpc.StatusCode.RESOURCE_EXHAUSTED)):
         data = empty.SerializeToString()
         padding = size - len(data) - 6
@@ -168,9 +169,8 @@ async def test_a_long_name_does_not_make_a_long_status(served: Served):
     assert len(failure.text.encode()) <= 1024
 
 
-async def test_without_any_ai_connection_the_caller_is_told(tmp_path: Path):
-    async with palaver_server(tmp_path) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a"))
+async def test_without_any_ai_connection_the_error_says_what_to_set(tmp_path: Path):
+    async with server_with_assistant(tmp_path) as served:
         failure = await failure_of(served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(**QUERY)))
         assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CONNECTION_NOT_CONFIGURED")
         assert "OPENAI_API_KEY" in failure.text

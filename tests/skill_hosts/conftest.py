@@ -28,13 +28,13 @@ def built_typescript(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="session", params=["go", "typescript"])
 def built(request: pytest.FixtureRequest) -> Built:
-    """Each of the hosts, one after the other."""
+    """Each of the hosts."""
     return request.getfixturevalue(f"built_{request.param}")
 
 
 @contextmanager
 def _alone(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Of several processes of pytest, one builds at a time; the others find its work where it was built."""
+    """Lets one process of pytest build at a time. The others then find its result."""
     with (tmp_path_factory.getbasetemp().parent / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -16,7 +16,7 @@ from tests.support.commands import run
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-# The last one is where the wheels of Go and Node.js put what the machine lacks.
+# The last folder has the Go and the Node.js of PyPI, if the machine has none.
 _PLACES = os.pathsep.join([*os.environ.get("PATH", "").split(os.pathsep), str(Path(sys.executable).parent)])
 
 
@@ -29,7 +29,7 @@ class Built:
 
 
 def tool(name: str, language: str) -> str:
-    """Returns the path of what a host is built with; where it is missing, the test is skipped."""
+    """Returns the path of a build tool. If it is missing, the test is skipped."""
     command = shutil.which(name, path=_PLACES)
     if command is None:
         pytest.skip(f"{name} is not installed, which the skill host in {language} is built with")

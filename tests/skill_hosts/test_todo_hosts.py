@@ -31,7 +31,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @dataclass(frozen=True)
 class Host:
-    """A host that has said where it listens."""
+    """A host that listens."""
 
     popen: subprocess.Popen[str]
     channel: grpc.Channel
@@ -88,14 +88,14 @@ def host(built: Built, file: Path) -> Iterator[Host]:
 
 
 class TestListing:
-    def test_the_skills_are_those_that_the_contract_allows(self, host: Host):
+    def test_the_skills_are_listed_with_their_schemas(self, host: Host):
         skills = {skill.name: skill for skill in host.stub.ListSkills(pb.ListSkillsRequest()).skills}
         assert set(skills) == {"add_todo", "list_todos", "complete_todo"}
         for skill in skills.values():
             assert skill.description
             assert json.loads(skill.parameters_json_schema)["type"] == "object"
 
-    def test_a_prefix_sets_them_apart_from_those_of_another_host(self, built: Built, file: Path):
+    def test_a_prefix_keeps_the_names_of_two_hosts_apart(self, built: Built, file: Path):
         with started(built, file, "--prefix", "go_") as host:
             names = {skill.name for skill in host.stub.ListSkills(pb.ListSkillsRequest()).skills}
             assert names == {"go_add_todo", "go_list_todos", "go_complete_todo"}
@@ -142,7 +142,9 @@ class TestInvoking:
             ("complete_todo", {"id": 7}, "there is no to-do 7; list_todos lists all"),
         ],
     )
-    def test_what_the_model_can_mend_is_told_to_it(self, host: Host, name: str, arguments: object, error: str):
+    def test_an_error_that_the_model_can_fix_is_in_the_result(
+        self, host: Host, name: str, arguments: object, error: str
+    ):
         content, message = host.invoke(name, arguments)
         assert content is None
         assert error in message
@@ -156,7 +158,9 @@ class TestInvoking:
             ({"assistant": ""}, grpc.StatusCode.INVALID_ARGUMENT),
         ],
     )
-    def test_what_the_model_can_not_mend_is_a_status(self, host: Host, changes: dict[str, str], code: grpc.StatusCode):
+    def test_an_error_that_the_model_can_not_fix_is_a_status(
+        self, host: Host, changes: dict[str, str], code: grpc.StatusCode
+    ):
         call = {"name": "add_todo", "arguments": {"task": "Buy milk"}, "call_id": "1", "assistant": "a", **changes}
         with pytest.raises(grpc.RpcError) as caught:
             host.stub.InvokeSkill(request(**call))
@@ -164,7 +168,7 @@ class TestInvoking:
 
 
 class TestCrashing:
-    def test_a_call_that_is_repeated_after_it_has_no_second_effect(self, built: Built, file: Path):
+    def test_a_call_repeated_after_a_crash_has_no_second_effect(self, built: Built, file: Path):
         with started(built, file) as host:
             assert host.invoke("add_todo", {"task": "Buy milk"}) == (MILK, None)
             host.popen.kill()
@@ -174,7 +178,7 @@ class TestCrashing:
             assert host.invoke("add_todo", {"task": "Buy milk"}) == (MILK, None)
             assert host.todos() == [MILK]
 
-    def test_calls_that_it_breaks_off_take_effect_once_when_they_are_repeated(self, built: Built, file: Path):
+    def test_calls_interrupted_by_a_crash_take_effect_once_when_repeated(self, built: Built, file: Path):
         requests = [
             request("add_todo", {"task": str(number)}, call_id=str(number), assistant="a") for number in range(100)
         ]
@@ -199,13 +203,13 @@ class TestStarting:
             )
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_a_signal_stops_it_with_status_0(self, host: Host, number: signal.Signals):
+    def test_a_signal_stops_the_process_with_status_0(self, host: Host, number: signal.Signals):
         assert host.todos() == []
         host.popen.send_signal(number)
         stdout, stderr = host.popen.communicate(timeout=60)
         assert (host.popen.returncode, stdout, stderr) == (0, "", "")
 
-    def test_a_file_of_something_else_stops_the_start_and_stays_as_it_is(self, built: Built, file: Path):
+    def test_a_file_of_another_kind_fails_the_start_and_is_not_changed(self, built: Built, file: Path):
         file.write_text("Once upon a time")
         with popen(built, "--listen", "127.0.0.1:0", "--file", str(file)) as process:
             stdout, stderr = process.communicate(timeout=60)
@@ -213,7 +217,7 @@ class TestStarting:
         assert stderr.startswith(f"todo_host: {file} is not a file of to-dos: ")
         assert file.read_text() == "Once upon a time"
 
-    def test_a_prefix_that_names_can_not_have_stops_the_start(self, built: Built, file: Path):
+    def test_an_invalid_prefix_fails_the_start(self, built: Built, file: Path):
         with popen(built, "--listen", "127.0.0.1:0", "--file", str(file), "--prefix", "go.") as process:
             stdout, stderr = process.communicate(timeout=60)
         assert (process.returncode, stdout) == (1, "")
@@ -222,7 +226,7 @@ class TestStarting:
 
 class TestCode:
     @pytest.mark.usefixtures("built_go")
-    def test_the_one_in_go_is_formatted_vetted_and_tested(self, go: str):
+    def test_the_go_host_is_formatted_vetted_and_tested(self, go: str):
         host = EXAMPLES / "todo_host_go"
         gofmt = shutil.which("gofmt") or str(Path(run(go, "env", "GOROOT", folder=host).strip()) / "bin" / "gofmt")
         assert run(gofmt, "-l", ".", folder=host) == ""
@@ -231,5 +235,5 @@ class TestCode:
         run(go, "vet", "./...", folder=CLIENT_GO)
 
     @pytest.mark.usefixtures("built_typescript")
-    def test_the_one_in_typescript_is_formatted_linted_and_tested(self):
+    def test_the_typescript_host_is_formatted_linted_and_tested(self):
         make_typescript("lint", "test")

@@ -1,4 +1,4 @@
-"""Commits turns without end to the database that is named on the command line, and says so after each of them."""
+"""Commits turns without end to the database on the command line, and prints the number of messages after each."""
 
 from __future__ import annotations
 

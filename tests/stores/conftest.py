@@ -1,12 +1,13 @@
-"""The backends that the contract is run against. A new one is a context manager here and its name in `BACKENDS`."""
+"""The stores that the contract is tested with. A new one is a context manager here and its name in `BACKENDS`."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,22 +16,32 @@ from azure.data.tables import TableEntity, TableServiceClient
 from palaver_server.domain.ports import Store
 from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.sqlite import SqliteStore
+from palaver_server.stores.sqlite.rows import microseconds
+from tests.support.azurite import Account
+from tests.support.endpoint import Endpoint
+from tests.support.palaver_server import Served, palaver_server
 
 
 @dataclass(frozen=True)
 class Place:
-    """Somewhere to keep conversations, empty at first and gone after the test."""
+    """A place where stores keep conversations. It is empty at first and removed after the test."""
 
     connect: Callable[[], Awaitable[Store]]
-    """Opens another store on this place, as another process would. It is closed after the test."""
+    """Opens another store on the place, as another process would. The store is closed after the test."""
     close: Callable[[Store], Awaitable[None]]
     """Closes a store during the test."""
     move_into_future: Callable[[timedelta], None]
-    """Moves all times that are stored, which for the stores is as if the clock had been set back."""
+    """Moves all stored times forward. For the stores, this looks as if the clock had been set back."""
     skip_to: Callable[[int], None]
-    """Makes the newest message of the only assistant one with this index; what is before it may be missing."""
+    """Gives the newest message of the only assistant an index. The messages before it may then be missing."""
+    set_lease: Callable[[str, datetime], None]
+    """Overwrites the lease of the only assistant: its holder in text form, and when it expires."""
+    set_turn_column: Callable[[str, object], None]
+    """Overwrites a column of the only turn: `usage`, `parameters` or `finish_reason`."""
+    variables: dict[str, str]
+    """The environment of a server that keeps its conversations here."""
     ignores_case: bool = True
-    """Azure finds tables in upper and lower case alike, as SQLite does here. Azurite does not."""
+    """Whether collections ignore the case of their names, as in Azure and with SQLite. Azurite does not ignore it."""
 
 
 @asynccontextmanager
@@ -49,21 +60,27 @@ async def sqlite(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
         async def close(store: Store) -> None:
             await opened[id(store)].aclose()
 
+        def execute(statement: str, *parameters: object) -> None:
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute(statement, parameters)
+
         def move_into_future(by: timedelta) -> None:
-            with sqlite3.connect(path) as connection:
-                step = by // timedelta(microseconds=1)
-                connection.execute(
-                    "UPDATE assistants SET created_at = created_at + ?, updated_at = updated_at + ?", (step, step)
-                )
-                connection.execute("UPDATE messages SET created_at = created_at + ?", (step,))
-            connection.close()
+            step = by // timedelta(microseconds=1)
+            execute("UPDATE assistants SET created_at = created_at + ?, updated_at = updated_at + ?", step, step)
+            execute("UPDATE messages SET created_at = created_at + ?", step)
 
         def skip_to(count: int) -> None:
-            with sqlite3.connect(path) as connection:
-                connection.execute("UPDATE assistants SET total_messages = ?", (count,))
-            connection.close()
+            execute("UPDATE assistants SET total_messages = ?", count)
 
-        yield Place(connect, close, move_into_future, skip_to)
+        def set_lease(holder: str, until: datetime) -> None:
+            execute("UPDATE assistants SET lease_holder = ?, lease_until = ?", holder, microseconds(until))
+
+        def set_turn_column(column: str, value: object) -> None:
+            table = "turn_parameters" if column == "parameters" else "turns"
+            execute(f"UPDATE {table} SET {column} = ?", value)
+
+        variables = {"AzureWebJobsStorage": f"sqlite:{path}"}
+        yield Place(connect, close, move_into_future, skip_to, set_lease, set_turn_column, variables)
 
 
 @asynccontextmanager
@@ -96,7 +113,18 @@ async def azure_tables(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
         def skip_to(count: int) -> None:
             change(lambda row: {"TotalMessages": count} if row["RowKey"] == "state" else {})
 
-        yield Place(connect, close, move_into_future, skip_to, ignores_case=False)
+        def set_lease(holder: str, until: datetime) -> None:
+            lease = {"LeaseHolder": holder, "LeaseUntil": until}
+            change(lambda row: lease if row["RowKey"] == "state" else {})
+
+        def set_turn_column(column: str, value: object) -> None:
+            name = column.title().replace("_", "")
+            change(lambda row: {name: value} if row["RowKey"].startswith("done-") else {})
+
+        variables = {"AzureWebJobsStorage": account.connection_string}
+        yield Place(
+            connect, close, move_into_future, skip_to, set_lease, set_turn_column, variables, ignores_case=False
+        )
 
 
 BACKENDS = {"sqlite": sqlite, "azure_tables": azure_tables}
@@ -104,10 +132,19 @@ BACKENDS = {"sqlite": sqlite, "azure_tables": azure_tables}
 
 @pytest.fixture(params=BACKENDS)
 async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    """A place of each kind."""
     async with BACKENDS[request.param](request) as place:
         yield place
 
 
 @pytest.fixture
 async def store(place: Place) -> Store:
+    """A store of each kind."""
     return await place.connect()
+
+
+@pytest.fixture
+async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncIterator[Served]:
+    """A server with an empty store in Azure Table Storage."""
+    async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}) as running:
+        yield running

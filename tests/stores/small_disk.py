@@ -1,7 +1,7 @@
-"""What happens on a disk that is full or read-only.
+"""Tests on a disk that is full or read-only.
 
-`python -m tests.stores.small_disk STORY FOLDER` plays a story on a small file system that is mounted at the folder.
-`play` runs it so that nobody else sees the file system, and needs no root where user namespaces are allowed.
+`python -m tests.stores.small_disk SCENARIO FOLDER` runs a scenario on a small file system, mounted at the folder.
+`run_on_small_disk` runs it in a mount namespace of its own, without root if user namespaces are allowed.
 """
 
 # ruff: noqa: ASYNC221 - nothing else runs in the event loop meanwhile
@@ -22,7 +22,8 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.domain.conversation import IfExists
 from palaver_server.domain.errors import StoreFull, StoreUnavailable
 from palaver_server.stores.sqlite import SqliteStore
-from tests.support.conversations import contents, create, exchange, finished, key, say, version_of
+from tests.support.calls import create_assistant
+from tests.support.conversations import add_turn, contents, create, exchange, finished, key, version_of
 from tests.support.endpoint import Call, Endpoint, Stream
 from tests.support.palaver_server import palaver_server
 from tests.support.statuses import failure_of
@@ -30,13 +31,13 @@ from tests.support.statuses import failure_of
 ROOT = Path(__file__).parents[2]
 
 
-def play(story: str, folder: Path) -> None:
-    """Plays a story in a process of its own, or skips the test where no small disk can be had."""
+def run_on_small_disk(scenario: str, folder: Path) -> None:
+    """Runs a scenario in a process of its own, or skips the test if no small disk can be mounted."""
     folder.mkdir()
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
     script = 'mount -t tmpfs -o size=2m tmpfs "$0" && echo mounted && exec "$@"'
     command = ["unshare", *user, "--mount", "--propagation", "private", "sh", "-c", script, str(folder),
-               sys.executable, "-m", "tests.stores.small_disk", story, str(folder)]  # fmt: skip
+               sys.executable, "-m", "tests.stores.small_disk", scenario, str(folder)]  # fmt: skip
     try:
         result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     except FileNotFoundError:
@@ -49,7 +50,7 @@ def play(story: str, folder: Path) -> None:
 async def full(folder: Path) -> None:
     store = SqliteStore(folder / "palaver.db")
     await create(store)
-    stored = await say(store, *exchange("Before"))
+    stored = await add_turn(store, *exchange("Before"))
     _fill(folder / "filler")
     version = await version_of(store)
     turn = finished(*exchange("During", "x" * 200_000))
@@ -77,7 +78,7 @@ async def full_from_the_start(folder: Path) -> None:
             await store.open()
     (folder / "filler").unlink()
     await create(store)
-    await say(store)
+    await add_turn(store)
     await store.close()
 
 
@@ -87,9 +88,9 @@ async def full_during_a_turn(folder: Path) -> None:
 
     query = pb.PostUserQueryRequest(id="a", user_message="Hello")
     async with Endpoint() as endpoint, palaver_server(folder, endpoint.url) as served:
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+        await create_assistant(served)
         endpoint.script(Stream("x" * 200_000, fill))
-        for _ in range(2):  # the second time it is full from the start of the turn
+        for _ in range(2):  # the second time, it is full from the start of the turn
             failure = await failure_of(served.stub.PostUserQueryUnary(query))
             assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
             assert failure.retry_delay is None
@@ -124,7 +125,7 @@ def _fill(path: Path) -> None:
 if __name__ == "__main__":
     _, chosen, place = sys.argv
     asyncio.run(
-        {story.__name__: story for story in (full, full_from_the_start, full_during_a_turn, read_only)}[chosen](
-            Path(place)
-        )
+        {scenario.__name__: scenario for scenario in (full, full_from_the_start, full_during_a_turn, read_only)}[
+            chosen
+        ](Path(place))
     )

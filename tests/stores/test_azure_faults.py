@@ -1,4 +1,4 @@
-"""Faults of Azure Table Storage: a status in time, nothing lost, nothing doubled and nothing half."""
+"""Faults of Azure Table Storage: a status in time, and no turn lost, duplicated or partially stored."""
 
 from __future__ import annotations
 
@@ -18,17 +18,29 @@ from palaver_server.domain.conversation import IfExists, Listing, Order, Role
 from palaver_server.domain.errors import AssistantNotFound, StoreError
 from palaver_server.stores.azure import AzureTablesStore
 from tests.support import table_proxy as proxy_faults
-from tests.support.azurite import Account, Azurite
-from tests.support.conversations import COLLECTION, contents, create, draft, finished, history, key, say, version_of
+from tests.support.azurite import Account
+from tests.support.calls import contents as served_contents
+from tests.support.calls import query
+from tests.support.conversations import (
+    COLLECTION,
+    add_turn,
+    contents,
+    create,
+    draft,
+    finished,
+    history,
+    key,
+    version_of,
+)
 from tests.support.endpoint import Endpoint
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
 from tests.support.table_proxy import Exchange, Fault, TableProxy, refuse
 
 UNAVAILABLE = (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
 REJECTED = (grpc.StatusCode.FAILED_PRECONDITION, "STORE_CREDENTIALS_REJECTED")
 IN_TIME = 5.0
-"""Seconds; a call that takes longer ends in DEADLINE_EXCEEDED."""
+"""Seconds. A call that takes longer ends with DEADLINE_EXCEEDED."""
 
 CALLS: dict[str, Callable[[Served], Awaitable[Any]]] = {
     "CreateAssistant": lambda served: served.stub.CreateAssistant(
@@ -56,15 +68,6 @@ FAULTS: dict[str, tuple[Fault, tuple[grpc.StatusCode, str], float | None]] = {
 }
 
 
-def query(user_message: str = "Hello", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message=user_message, **fields)
-
-
-@pytest.fixture
-def account(azurite: Azurite) -> Account:
-    return azurite.account()
-
-
 @pytest.fixture
 async def proxy(account: Account) -> AsyncIterator[TableProxy]:
     async with TableProxy(account) as running:
@@ -73,10 +76,11 @@ async def proxy(account: Account) -> AsyncIterator[TableProxy]:
 
 @asynccontextmanager
 async def serving(tmp_path: Path, proxy: TableProxy, endpoint: Endpoint, **settings: Any) -> AsyncIterator[Served]:
-    """A server whose store is behind the proxy, with an assistant."""
+    """Serves for the time of the block with the store behind the proxy, and with the assistant `a`."""
     variables = {"AzureWebJobsStorage": proxy.connection_string}
-    async with palaver_server(tmp_path, endpoint.url, variables, **settings) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
+    async with server_with_assistant(
+        tmp_path, endpoint.url, variables, **settings, instructions="Be brief."
+    ) as running:
         yield running
 
 
@@ -103,7 +107,7 @@ async def store(proxy: TableProxy) -> AsyncIterator[AzureTablesStore]:
 
 
 async def row_keys(account: Account, name: str = "a") -> list[str]:
-    """All rows of an assistant, by the service's own account."""
+    """Returns the keys of all rows of an assistant, read without the proxy."""
     async with TableServiceClient.from_connection_string(account.connection_string) as service:
         rows = service.get_table_client(COLLECTION).query_entities(
             "PartitionKey eq @name", parameters={"name": name}, select=["RowKey"]
@@ -111,15 +115,10 @@ async def row_keys(account: Account, name: str = "a") -> list[str]:
         return sorted([row["RowKey"] async for row in rows])
 
 
-async def said(served: Served) -> list[str]:
-    response = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    return [message.content for message in response.messages]
-
-
 class TestStatuses:
     @pytest.mark.parametrize("call", CALLS)
     @pytest.mark.parametrize("name", FAULTS)
-    async def test_a_store_that_fails_has_its_status_in_time_and_no_model_is_called(
+    async def test_a_failing_store_has_its_status_in_time_and_no_model_is_called(
         self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str, call: str
     ):
         proxy.fault, expected, retry_delay = FAULTS[name]
@@ -129,13 +128,13 @@ class TestStatuses:
         assert not any(secret in failure.text for secret in ("127.0.0.1", "tests0", "odata", "RequestId"))
         assert endpoint.calls == []
         proxy.fault = proxy_faults.none
-        assert await said(served) == ["Be brief."]
+        assert await served_contents(served) == ["Be brief."]
         response = await served.stub.PostUserQueryUnary(query())
         assert response.completed.assistant.total_messages == 3
 
     @pytest.mark.parametrize("call", ["create", "reset", "delete"])
     @pytest.mark.parametrize("name", ["error before it was applied", "request lost"])
-    async def test_transactions_that_all_fail_are_the_store_s_failure_and_are_not_hammered(
+    async def test_a_transaction_that_keeps_failing_is_reported_after_few_retries(
         self, served: Served, proxy: TableProxy, call: str, name: str
     ):
         calls: dict[str, Callable[[], Awaitable[Any]]] = {
@@ -186,27 +185,28 @@ LOST: dict[str, Fault] = {
 
 class TestCommitting:
     @pytest.mark.parametrize("name", LOST)
-    async def test_a_commit_that_goes_wrong_once_stores_the_turn_once(
+    async def test_a_commit_that_fails_once_stores_the_turn_once(
         self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str
     ):
         proxy.fault = proxy_faults.once(LOST[name], lambda exchange: exchange.is_commit)
         response = await served.stub.PostUserQueryUnary(query())
-        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
         assert response.completed.assistant.total_messages == 3
         assert [message.index for message in response.completed.messages] == [2, 3]
         assert len(endpoint.calls) == 1
 
     @pytest.mark.parametrize("name", ["answer cut off", "answer lost", "error after it was applied"])
-    async def test_a_commit_whose_answers_all_get_lost_is_found_to_be_stored(
+    async def test_a_commit_whose_responses_are_all_lost_is_found_in_the_store(
         self, served: Served, proxy: TableProxy, endpoint: Endpoint, name: str
     ):
         proxy.fault = proxy_faults.always(LOST[name], lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert len(endpoint.calls) == 1
 
     @pytest.mark.parametrize("extent", [proxy_faults.always, proxy_faults.since], ids=["the commit", "all after it"])
     @pytest.mark.parametrize("name", [name for name in FAULTS if name != "is cut off"])  # that one is stored
-    async def test_a_commit_is_not_tried_for_ever(
+    async def test_a_commit_is_not_retried_for_ever(
         self,
         tmp_path: Path,
         proxy: TableProxy,
@@ -223,26 +223,26 @@ class TestCommitting:
             assert failure.retry_delay == retry_delay
             assert len(endpoint.calls) == 1
             proxy.fault = proxy_faults.none
-            assert await said(served) == ["Be brief."]
-            # At once, though the store may not have let the lease be given back.
+            assert await served_contents(served) == ["Be brief."]
+            # Without waiting, although the lease may not have been released.
             await served.stub.PostUserQueryUnary(query("Again"), timeout=IN_TIME)
-            assert await said(served) == ["Be brief.", "Again", "Hello, world"]
+            assert await served_contents(served) == ["Be brief.", "Again", "Hello, world"]
 
-    async def test_a_short_pause_that_the_store_asks_for_saves_the_turn(self, served: Served, proxy: TableProxy):
+    async def test_a_short_retry_after_of_the_store_is_waited_for(self, served: Served, proxy: TableProxy):
         proxy.fault = proxy_faults.once(refuse(503, "ServerBusy", Retry_After="2"), lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
 
     @pytest.mark.parametrize("status", [429, 500, 503])
-    async def test_a_commit_that_fails_within_the_answer_to_its_transaction_is_tried_again(
+    async def test_a_failure_within_a_successful_batch_response_is_retried(
         self, served: Served, proxy: TableProxy, endpoint: Endpoint, status: int
     ):
         proxy.fault = proxy_faults.once(fail_within(status), lambda exchange: exchange.is_commit)
         await served.stub.PostUserQueryUnary(query())
-        assert await said(served) == ["Be brief.", "Hello", "Hello, world"]
+        assert await served_contents(served) == ["Be brief.", "Hello", "Hello, world"]
         assert len(endpoint.calls) == 1
 
-    async def test_another_turn_in_the_place_of_a_lost_one_is_noticed(self, store: AzureTablesStore, proxy: TableProxy):
+    async def test_another_turn_in_place_of_a_lost_one_is_detected(self, store: AzureTablesStore, proxy: TableProxy):
         await create(store)
         version = await version_of(store)
         ours, theirs = finished(draft(Role.USER, "ours")), finished(draft(Role.USER, "theirs"))
@@ -263,12 +263,12 @@ class TestCreatingAndDeleting:
     @pytest.mark.parametrize("if_exists", IfExists)
     @pytest.mark.parametrize("name", LOST)
     @pytest.mark.parametrize("number", range(6))
-    async def test_creating_makes_one_assistant_whatever_write_goes_wrong_once(
+    async def test_creating_makes_one_assistant_whichever_request_fails_once(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, name: str, if_exists: IfExists, number: int
     ):
         if if_exists is IfExists.RESET:
             await create(store, instructions="Old")
-            await say(store)
+            await add_turn(store)
         proxy.fault = nth(LOST[name], number)
         assistant, created = await store.create_assistant(key(), "Be brief.", if_exists)
         proxy.fault = proxy_faults.none
@@ -279,25 +279,25 @@ class TestCreatingAndDeleting:
 
     @pytest.mark.parametrize("name", LOST)
     @pytest.mark.parametrize("number", range(3))
-    async def test_deleting_deletes_whatever_goes_wrong_once(
+    async def test_deleting_succeeds_whichever_request_fails_once(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, name: str, number: int
     ):
         await create(store)
-        await say(store)
+        await add_turn(store)
         proxy.fault = nth(LOST[name], number)
         await store.delete_assistant(key())
         assert await row_keys(account) == []
 
     @pytest.mark.parametrize("operation", ["create", "reset", "delete"])
-    async def test_an_assistant_is_whole_or_does_not_exist_when_the_server_dies_at_any_point(
+    async def test_an_assistant_is_whole_or_missing_whenever_the_server_dies(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, operation: str
     ):
-        await create(store, "other")  # makes the table
+        await create(store, "other")  # creates the table
         for requests in range(30):
             if operation != "create":
                 await store.create_assistant(key(), "Old", IfExists.RESET)
                 for _ in range(3):
-                    await say(store, *[draft(Role.USER, "old")] * 90)
+                    await add_turn(store, *[draft(Role.USER, "old")] * 90)
             proxy.fault = proxy_faults.cut_after(requests)
             async with store_at(proxy.connection_string) as dying:
                 try:
@@ -318,13 +318,13 @@ class TestCreatingAndDeleting:
             await store.delete_assistant(key())
             if is_done:
                 return
-        pytest.fail("the operation never came to its end")
+        pytest.fail("the operation never succeeded")
 
-    async def test_deleting_what_does_not_exist_removes_what_an_interrupted_deletion_left(
+    async def test_deleting_again_removes_the_rows_that_an_interrupted_deletion_left(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account
     ):
         await create(store)
-        await say(store)
+        await add_turn(store)
         proxy.fault = proxy_faults.cut_after(2)  # the state is read and deleted
         async with store_at(proxy.connection_string) as dying:
             with pytest.raises(StoreError):
@@ -341,13 +341,13 @@ class TestArrivingLate:
         ("operation", "number"),
         [("create", 0), ("reset", 0), ("reset", 1), ("reset", 2), ("delete", 0), ("delete", 1), ("commit", 0)],
     )
-    async def test_a_write_whose_sender_has_gone_changes_nothing_of_a_newer_conversation(
+    async def test_a_late_write_of_a_dead_server_does_not_change_a_newer_conversation(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account, operation: str, number: int
     ):
         await create(store, instructions="Old")
         if operation == "commit":
-            await say(store)  # its messages get indexes that the newer conversation does not have yet
-        # Of the others, all rows that are on their way to be deleted are there in the newer conversation, too.
+            await add_turn(store)  # its messages have indexes that the newer conversation does not have yet
+        # The other operations delete rows whose keys exist in the newer conversation, too.
         version = await version_of(store)
         if operation == "create":
             await store.delete_assistant(key())
@@ -362,14 +362,14 @@ class TestArrivingLate:
         await late.outlive(call)
         async with store_at(account.connection_string) as other:
             await other.create_assistant(key(), "New", IfExists.RESET)
-            await say(other, draft(Role.USER, "new"))
+            await add_turn(other, draft(Role.USER, "new"))
             await late.arrive()
             assert await whole_or_nothing(other) == ["New", "new"]
         assert len(await row_keys(account)) == 4  # two messages, the turn and the state
 
 
 class TestReading:
-    async def test_a_window_is_of_one_conversation_when_it_is_started_over_meanwhile(
+    async def test_a_window_does_not_mix_a_conversation_with_its_reset(
         self, store: AzureTablesStore, proxy: TableProxy, account: Account
     ):
         await create(store, instructions="Old")
@@ -393,12 +393,12 @@ class TestReading:
 
 
 class TestOrder:
-    async def test_messages_are_in_order_whatever_the_order_of_the_rows(
+    async def test_messages_are_ordered_whatever_the_order_of_the_rows(
         self, store: AzureTablesStore, proxy: TableProxy
     ):
         await create(store, instructions="0")
         for start in range(1, 150, 10):
-            await say(store, *(draft(Role.USER, str(number)) for number in range(start, start + 10)))
+            await add_turn(store, *(draft(Role.USER, str(number)) for number in range(start, start + 10)))
         proxy.fault = proxy_faults.shuffle
         messages = await history(store)
         assert [message.content.text for message in messages] == [str(number) for number in range(151)]
@@ -409,12 +409,12 @@ class TestOrder:
         assert list(later.messages) == messages[101:121]
         window = await store.read_window(key(), 12)
         assert (window.instructions, list(window.messages)) == (messages[0], messages[-12:])
-        await say(store, draft(Role.USER, "151"))
+        await add_turn(store, draft(Role.USER, "151"))
         assert (await contents(store))[-2:] == ["150", "151"]
 
 
 class Late:
-    """Keeps the write with this number, counted from 0, on its way until the test lets it arrive."""
+    """A fault that delays the write with a number, counted from 0, until the test lets it arrive."""
 
     def __init__(self, number: int) -> None:
         self._earlier = number
@@ -435,23 +435,23 @@ class Late:
         return response
 
     async def outlive(self, call: Awaitable[Any]) -> None:
-        """Ends the caller while its write is on its way."""
+        """Cancels the caller while its write is in transit."""
         calling = asyncio.ensure_future(call)
         held = asyncio.ensure_future(self._is_held.wait())
         await asyncio.wait([calling, held], return_when=asyncio.FIRST_COMPLETED)
-        assert held.done(), "the call never came to this write"
+        assert held.done(), "the call never reached this write"
         calling.cancel()
         with pytest.raises(asyncio.CancelledError):
             await calling
 
     async def arrive(self) -> None:
-        """Has the store carry the write out after all."""
+        """Lets the write arrive at the store."""
         self._may_arrive.set()
         await self._has_arrived.wait()
 
 
 def fail_within(status: int) -> Fault:
-    """The store takes a transaction and fails in it, which it tells within an answer that is itself a success."""
+    """Returns a fault that is reported inside a batch response whose own status is a success."""
 
     async def fault(exchange: Exchange) -> bytes | None:
         parts = (
@@ -471,7 +471,7 @@ def fail_within(status: int) -> Fault:
 
 
 def nth(fault: Fault, number: int) -> Fault:
-    """The fault hits the request with this number, counted from 0."""
+    """Returns a fault of the request with a number, counted from 0."""
     count = 0
 
     async def pick(exchange: Exchange) -> bytes | None:
@@ -483,7 +483,7 @@ def nth(fault: Fault, number: int) -> Fault:
 
 
 async def whole_or_nothing(store: AzureTablesStore) -> list[str]:
-    """The contents of an assistant whose state and messages agree, or nothing where there is none."""
+    """Returns the contents of an assistant, whose state and messages must agree. Empty if there is no assistant."""
     try:
         assistant = await store.get_assistant(key())
     except AssistantNotFound:

@@ -1,10 +1,7 @@
-"""A managed identity from end to end: its endpoint, `azure-identity`, and Azurite over https that checks the tokens."""
+"""A managed identity from end to end: its endpoint, `azure-identity`, and Azurite over https, which checks tokens."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,22 +9,22 @@ from pathlib import Path
 
 import grpc
 import pytest
-import trustme
 
 from palaver.v1 import assistant_service_pb2 as pb
-from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from tests.support.azurite import Account, Azurite, why_missing
+from tests.support.calls import contents, create_assistant, query
+from tests.support.certificates import issue_certificates
 from tests.support.endpoint import Endpoint
 from tests.support.managed_identity import ManagedIdentity
+from tests.support.server_process import ServerProcess, server_process
 from tests.support.statuses import failure_of
 
-COMMAND = Path(sys.executable).with_name("palaver-server")
 STORAGE_RESOURCE = "https://storage.azure.com"
 
 
 @dataclass(frozen=True)
 class Cloud:
-    """Azurite over https, and the authority whose certificate it has."""
+    """Azurite over https, and the authority that issued its certificate."""
 
     azurite: Azurite
     authority: Path
@@ -37,16 +34,9 @@ class Cloud:
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     if missing := why_missing():
         pytest.skip(missing)
-    folder = tmp_path_factory.mktemp("tls")
-    authority, certificate, key = folder / "ca.pem", folder / "certificate.pem", folder / "key.pem"
-    issuer = trustme.CA()
-    issued = issuer.issue_cert("127.0.0.1")
-    issuer.cert_pem.write_to_path(authority)
-    issued.private_key_pem.write_to_path(key)
-    for part in issued.cert_chain_pems:
-        part.write_to_path(certificate, append=True)
-    with Azurite(certificate, key) as azurite:
-        yield Cloud(azurite, authority)
+    certificates = issue_certificates(tmp_path_factory.mktemp("tls"))
+    with Azurite(certificates.certificate, certificates.key) as azurite:
+        yield Cloud(azurite, certificates.authority)
 
 
 @pytest.fixture
@@ -58,26 +48,16 @@ async def identity() -> AsyncIterator[ManagedIdentity]:
 @asynccontextmanager
 async def serving(
     cloud: Cloud, account: Account, endpoint: Endpoint, identity: ManagedIdentity, folder: Path, **variables: str
-) -> AsyncIterator[AssistantServiceStub]:
-    """A server process that trusts the authority, and has the identity for its store and for its model."""
-    environment = os.environ | identity.environment | variables
-    environment |= {
+) -> AsyncIterator[ServerProcess]:
+    """Runs a server process that trusts the authority, and that uses the identity for its store and its model."""
+    variables |= identity.environment | {
+        "OPENAI_API_KEY": "",
         "SSL_CERT_FILE": str(cloud.authority),
         "AzureWebJobsStorage__tableServiceUri": account.url,
         "AZURE_OPENAI_ENDPOINT": endpoint.url.removesuffix("/v1"),
-        "PALAVER_DATA_DIR": str(folder),
     }
-    process = await asyncio.create_subprocess_exec(
-        COMMAND, "--listen", "127.0.0.1:0", env=environment, stdout=asyncio.subprocess.PIPE
-    )
-    try:
-        assert process.stdout is not None
-        address = (await process.stdout.readline()).decode().split()[-1]
-        async with grpc.aio.insecure_channel(address) as channel:
-            yield AssistantServiceStub(channel)
-    finally:
-        process.kill()
-        await process.wait()
+    async with server_process(folder, endpoint.url, **variables) as server:
+        yield server
 
 
 @pytest.mark.parametrize("credential", ["managedidentity", ""])
@@ -86,14 +66,13 @@ async def test_a_conversation_needs_no_key_at_all(
 ):
     variables = {"AzureWebJobsStorage__credential": credential, "AzureWebJobsStorage__clientId": "c-1"}
     account = cloud.azurite.account()
-    async with serving(cloud, account, endpoint, identity, tmp_path, **variables) as stub:
-        await stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions="Be brief."))
-        response = await stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="a", user_message="Hello"))
-        listed = await stub.ListMessages(pb.ListMessagesRequest(id="a"))
-    assert response.completed.assistant.total_messages == 3
-    assert [message.content for message in listed.messages] == ["Be brief.", "Hello", "Hello, world"]
+    async with serving(cloud, account, endpoint, identity, tmp_path, **variables) as server:
+        await create_assistant(server, instructions="Be brief.")
+        response = await server.stub.PostUserQueryUnary(query())
+        assert response.completed.assistant.total_messages == 3
+        assert await contents(server) == ["Be brief.", "Hello", "Hello, world"]
     [request] = [request for request in identity.requests if request.resource == STORAGE_RESOURCE]
-    assert request.client_id == "c-1"  # one token has served all calls
+    assert request.client_id == "c-1"  # one token serves all calls
     assert len(endpoint.calls) == 1
 
 
@@ -102,12 +81,12 @@ async def test_a_token_that_expires_is_renewed(
 ):
     identity.lifetimes.append(1)
     account = cloud.azurite.account()
-    async with serving(cloud, account, endpoint, identity, tmp_path) as stub:
-        # Azurite refuses a token that is over, so every call must have had a good one.
+    async with serving(cloud, account, endpoint, identity, tmp_path) as server:
+        # Azurite refuses an expired token, so every call has had a valid one.
         while len(identity.requests) < 2:
-            await stub.CreateAssistant(pb.CreateAssistantRequest(id="a", if_exists=pb.IF_EXISTS_RESET))
+            await create_assistant(server, if_exists=pb.IF_EXISTS_RESET)
         for _ in range(5):
-            await stub.GetAssistant(pb.GetAssistantRequest(id="a"))
+            await server.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
     assert [request.resource for request in identity.requests] == [STORAGE_RESOURCE] * 2
 
 
@@ -119,7 +98,7 @@ async def test_a_token_that_expires_is_renewed(
         (500, (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")),
     ],
 )
-async def test_without_a_token_the_caller_hears_why_in_time(
+async def test_without_a_token_calls_fail_in_time_and_say_why(
     cloud: Cloud,
     endpoint: Endpoint,
     identity: ManagedIdentity,
@@ -129,7 +108,7 @@ async def test_without_a_token_the_caller_hears_why_in_time(
 ):
     identity.status = status
     variables = {"AzureWebJobsStorage__credential": "managedidentity"}
-    async with serving(cloud, cloud.azurite.account(), endpoint, identity, tmp_path, **variables) as stub:
-        failure = await failure_of(stub.GetAssistant(pb.GetAssistantRequest(id="a"), timeout=5.0))
+    async with serving(cloud, cloud.azurite.account(), endpoint, identity, tmp_path, **variables) as server:
+        failure = await failure_of(server.stub.GetAssistant(pb.GetAssistantRequest(id="a"), timeout=5.0))
     assert (failure.code, failure.reason) == expected
     assert "no identity for you" not in failure.text

@@ -1,4 +1,4 @@
-"""Replicas on one store behind a bad network: what was acknowledged is there, once, whole and in order."""
+"""Replicas on one store behind a bad network: every acknowledged turn is stored once, whole and in order."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ SERVERS = 4
 ASSISTANTS = [f"assistant {number}" for number in range(10)]
 CALLERS = 12
 TURNS = 25
-MAY_TRY_AGAIN = (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE)
+RETRYABLE = (grpc.StatusCode.ABORTED, grpc.StatusCode.UNAVAILABLE)
 
 
 @dataclass
 class Log:
-    """What the callers were told."""
+    """Everything that the callers know."""
 
     acknowledged: dict[str, list[tuple[int, str, str]]] = field(default_factory=dict)
     """By assistant: the index of the user message, and the messages of the turn."""
     failed: set[str] = field(default_factory=set)
-    """User messages of turns that ended in an error; they may be stored or not."""
+    """User messages of turns that failed. They may be stored or not."""
     statuses: Counter[str] = field(default_factory=Counter)
 
 
 class Echo(Endpoint):
-    """Answers each user message with its own words."""
+    """Answers each user message with its own text."""
 
     default = Stream(lambda call: call.send(call.chunk({"content": reply_to(call)})))
 
@@ -48,7 +48,7 @@ def reply_to(call: Call) -> str:
 
 
 async def call_until_answered(stub: AssistantServiceStub, caller: int, log: Log) -> None:
-    """Posts its turns one after the other, and posts a failed one again as a new one."""
+    """Posts turns one after the other. A failed turn is posted again as a new one."""
     newest: dict[str, int] = {}
     for turn in range(TURNS):
         assistant = ASSISTANTS[(caller + turn) % len(ASSISTANTS)]
@@ -57,7 +57,7 @@ async def call_until_answered(stub: AssistantServiceStub, caller: int, log: Log)
             try:
                 response = await stub.PostUserQueryUnary(pb.PostUserQueryRequest(id=assistant, user_message=text))
             except grpc.aio.AioRpcError as error:
-                if error.code() not in MAY_TRY_AGAIN:
+                if error.code() not in RETRYABLE:
                     raise
                 log.statuses[error.code().name] += 1
                 log.failed.add(text)
@@ -108,6 +108,6 @@ async def check(stub: AssistantServiceStub, assistant: str, log: Log) -> None:
         assert question.request_id == answer.request_id
     stored = [(question.index, question.content, answer.content) for question, answer in turns]
     assert len({content for _, content, _ in stored}) == len(stored)
-    told = log.acknowledged[assistant]
-    assert set(told) <= set(stored)
-    assert {content for _, content, _ in stored} - {content for _, content, _ in told} <= log.failed
+    acknowledged = log.acknowledged[assistant]
+    assert set(acknowledged) <= set(stored)
+    assert {content for _, content, _ in stored} - {content for _, content, _ in acknowledged} <= log.failed

@@ -1,11 +1,7 @@
-"""Any id and any text through the whole service to Azure Table Storage: back unchanged, or refused by name."""
+"""Any id and any text, through the whole server to Azure Table Storage: read back unchanged, or refused by field."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
 from azure.data.tables.aio import TableServiceClient
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -13,10 +9,10 @@ from hypothesis import strategies as st
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.domain.conversation import Content
 from palaver_server.domain.limits import MAX_TURN_BYTES
-from tests.support.azurite import Account, Azurite
+from tests.support.azurite import Account
 from tests.support.endpoint import Endpoint, Stream
 from tests.support.functions_extension import raw_rows, read_conversation
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served
 from tests.support.statuses import failure_of
 
 CHARACTERS = st.characters(codec="utf-8") | st.sampled_from(
@@ -39,22 +35,11 @@ def is_control(character: str) -> bool:
 NAMES = st.text(CHARACTERS.filter(is_allowed), min_size=1, max_size=255) | st.text(CHARACTERS, max_size=260)
 
 
-@pytest.fixture
-def account(azurite: Azurite) -> Account:
-    return azurite.account()
-
-
-@pytest.fixture
-async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}) as running:
-        yield running
-
-
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
 @given(name=NAMES, instructions=TEXTS, question=TEXTS, answer=TEXTS)
 @example(name="x' or PartitionKey eq 'victim", instructions="'", question="' or true", answer="%27")
 @example(name="😀" * 255, instructions="a" * 400_000, question="😀" * 200_000, answer="\n" * 10_000)
-async def test_texts_come_back_unchanged_or_are_refused_by_name(
+async def test_texts_are_read_back_unchanged_or_refused_by_field(
     served: Served, endpoint: Endpoint, account: Account, name: str, instructions: str, question: str, answer: str
 ):
     create = pb.CreateAssistantRequest(id=name, instructions=instructions, if_exists=pb.IF_EXISTS_RESET)
@@ -69,7 +54,7 @@ async def test_texts_come_back_unchanged_or_are_refused_by_name(
         assert (await failure_of(post)).violations.keys() == {"user_message"}
     else:
         endpoint.script(Stream(answer))
-        if Content(question).encoded_bytes + Content(answer).encoded_bytes > MAX_TURN_BYTES:
+        if Content(question).json_bytes + Content(answer).json_bytes > MAX_TURN_BYTES:
             assert (await failure_of(post)).reason == "TURN_TOO_LARGE"
         else:
             await post

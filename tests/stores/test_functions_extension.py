@@ -1,4 +1,4 @@
-"""Chats of the Azure Functions OpenAI extension go on here and the other way round, row by row as they are stored."""
+"""Conversations of the Azure Functions OpenAI extension continue here, and ours continue there, row by row."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from azure.data.tables.aio import TableClient, TableServiceClient
 from palaver.v1 import assistant_pb2, skill_host_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.azurite import Account, Azurite
+from tests.support.calls import messages_of
 from tests.support.endpoint import Endpoint, Stream, skill_calls
 from tests.support.functions_extension import (
     ChatMessage,
     RawRow,
     Unreadable,
-    go_on,
+    continue_conversation,
     raw_rows,
     read_conversation,
     write_conversation,
@@ -35,7 +36,7 @@ from tests.support.statuses import failure_of
 TIME = datetime(2026, 1, 2, 3, 4, 5, 123456, timezone.utc)
 
 
-def said(role: str, content: str, **fields: Any) -> ChatMessage:
+def chat_message(role: str, content: str, **fields: Any) -> ChatMessage:
     return {"role": role, "content": content, **fields}
 
 
@@ -44,11 +45,11 @@ def tool_call(id_: str, arguments: str = '{"task": "call dad"}') -> ChatMessage:
 
 
 CHAT = [
-    said("system", "Be brief."),
-    said("user", "Remind me to call my dad"),
-    said("assistant", "", tool_calls=[tool_call("call_1")]),
-    said("tool", "Done: 1 to-do", tool_call_id="call_1"),
-    said("assistant", "I will remind you."),
+    chat_message("system", "Be brief."),
+    chat_message("user", "Remind me to call my dad"),
+    chat_message("assistant", "", tool_calls=[tool_call("call_1")]),
+    chat_message("tool", "Done: 1 to-do", tool_call_id="call_1"),
+    chat_message("assistant", "I will remind you."),
 ]
 CHATS = {
     "of all roles": CHAT,
@@ -56,37 +57,26 @@ CHATS = {
     "with text beside the tool call": [*CHAT[:2], CHAT[2] | {"content": "Let me note that."}, *CHAT[3:]],
     "with several tool calls": [
         *CHAT[:2],
-        said(
+        chat_message(
             "assistant", "", tool_calls=[tool_call("1"), tool_call("2", "[]"), tool_call("3", '"\\ud83d\\ude00 \\"é"')]
         ),
-        *[said("tool", f"result '{id_}'", tool_call_id=id_) for id_ in "132"],
+        *[chat_message("tool", f"result '{id_}'", tool_call_id=id_) for id_ in "132"],
         *CHAT[4:],
     ],
     "of instructions alone": CHAT[:1],
     "of nothing": [],
 }
-REPLY = said("assistant", "Hello, world")
-"""What the endpoint says unless a test scripts it."""
+REPLY = chat_message("assistant", "Hello, world")
+"""The reply of the endpoint unless a test scripts another one."""
 
-THEIRS = [said("user", "Over there"), said("assistant", "Indeed, over there")]
-
-
-@pytest.fixture
-def account(azurite: Azurite) -> Account:
-    return azurite.account()
+THEIRS = [chat_message("user", "Over there"), chat_message("assistant", "Indeed, over there")]
 
 
 @pytest.fixture
 async def table(account: Account) -> AsyncIterator[TableClient]:
-    """The table that both use."""
+    """The table that the extension and the server share."""
     async with TableServiceClient.from_connection_string(account.connection_string) as service:
         yield await service.create_table("ChatState")
-
-
-@pytest.fixture
-async def served(tmp_path: Path, account: Account, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url, {"AzureWebJobsStorage": account.connection_string}) as running:
-        yield running
 
 
 async def create(served: Served, name: str = "a", **fields: Any) -> None:
@@ -95,12 +85,8 @@ async def create(served: Served, name: str = "a", **fields: Any) -> None:
 
 async def post(served: Served, user_message: str, name: str = "a", **fields: Any) -> pb.TurnCompleted:
     request = pb.PostUserQueryRequest(id=name, user_message=user_message, **fields)
-    # Less than the lease of a dead server lasts, which no turn here may have to wait for.
+    # Less than the duration of a lease: no turn here has to wait for one to expire.
     return (await served.stub.PostUserQueryUnary(request, timeout=8)).completed
-
-
-async def listed(served: Served, name: str = "a", **fields: Any) -> list[assistant_pb2.Message]:
-    return list((await served.stub.ListMessages(pb.ListMessagesRequest(id=name, **fields))).messages)
 
 
 async def read(table: TableClient, name: str = "a") -> list[ChatMessage]:
@@ -108,7 +94,7 @@ async def read(table: TableClient, name: str = "a") -> list[ChatMessage]:
 
 
 def prompt(endpoint: Endpoint) -> list[ChatMessage]:
-    """What the model was sent last."""
+    """Returns the messages of the latest model call."""
     messages: list[ChatMessage] = endpoint.calls[-1].body["messages"]
     return messages
 
@@ -118,14 +104,14 @@ def time_of(message: assistant_pb2.Message) -> datetime:
 
 
 class TestBegunThere:
-    async def test_it_is_shown_as_it_is(self, served: Served, table: TableClient):
+    async def test_a_conversation_of_the_extension_is_listed_as_it_is(self, served: Served, table: TableClient):
         await write_conversation(table, "a", CHATS["with text beside the tool call"], time=TIME)
         assistant = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant
         assert (assistant.id, assistant.total_messages, assistant.total_tokens) == ("a", 5, 77)
-        # The seventh digit of their times, 100 ns, is cut off and not rounded.
+        # The seventh digit of their times, 100 ns, is truncated and not rounded.
         assert assistant.create_time.ToDatetime(timezone.utc) == TIME
         assert assistant.update_time.ToDatetime(timezone.utc) == TIME + timedelta(milliseconds=4)
-        messages = await listed(served)
+        messages = await messages_of(served)
         assert [(message.index, message.role, message.content) for message in messages] == [
             (1, assistant_pb2.ROLE_SYSTEM, "Be brief."),
             (2, assistant_pb2.ROLE_USER, "Remind me to call my dad"),
@@ -141,7 +127,7 @@ class TestBegunThere:
 
     @pytest.mark.parametrize("role", [str.capitalize, str.lower, str.upper])
     @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS.keys())
-    async def test_it_goes_on_here(
+    async def test_a_conversation_of_the_extension_continues_here(
         self,
         served: Served,
         endpoint: Endpoint,
@@ -151,8 +137,8 @@ class TestBegunThere:
     ):
         await write_conversation(table, "a", chat, time=TIME, role=role)
         completed = await post(served, "And now?")
-        assert prompt(endpoint) == [*chat, said("user", "And now?")]
-        assert await read(table) == [*chat, said("user", "And now?"), REPLY]
+        assert prompt(endpoint) == [*chat, chat_message("user", "And now?")]
+        assert await read(table) == [*chat, chat_message("user", "And now?"), REPLY]
         assert [message.index for message in completed.messages] == [len(chat) + 1, len(chat) + 2]
         assert completed.assistant.create_time.ToDatetime(timezone.utc) == TIME
         assert completed.assistant.total_messages == len(chat) + 2
@@ -165,35 +151,35 @@ class TestBegunThere:
     ):
         await write_conversation(table, "a", CHAT)
         await post(served, "And now?", history=pb.History(max_messages=max_messages))
-        assert prompt(endpoint) == [CHAT[0], *kept, said("user", "And now?")]
+        assert prompt(endpoint) == [CHAT[0], *kept, chat_message("user", "And now?")]
 
-    async def test_both_take_turns(self, served: Served, endpoint: Endpoint, table: TableClient):
+    async def test_both_write_in_turn(self, served: Served, endpoint: Endpoint, table: TableClient):
         expected = list(CHAT)
-        # Their clock is an hour ahead of ours, and the times go on growing all the same.
+        # Their clock is an hour ahead of ours, and the times must still grow.
         await write_conversation(table, "a", expected, time=datetime.now(timezone.utc) + timedelta(hours=1))
         for number in range(3):
-            question = said("user", f"Question {number}")
+            question = chat_message("user", f"Question {number}")
             endpoint.script(Stream(f"Answer {number}"))
             await post(served, question["content"])
             assert prompt(endpoint) == [*expected, question]
-            expected += [question, said("assistant", f"Answer {number}")]
+            expected += [question, chat_message("assistant", f"Answer {number}")]
             assert await read(table) == expected
             later = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant.update_time
-            await go_on(table, "a", CHAT[1:], time=later.ToDatetime(timezone.utc))
+            await continue_conversation(table, "a", CHAT[1:], time=later.ToDatetime(timezone.utc))
             expected += CHAT[1:]
             assert await read(table) == expected
-        messages = await listed(served)
+        messages = await messages_of(served)
         assert [message.index for message in messages] == list(range(1, len(expected) + 1))
         assert [message.content for message in messages] == [message["content"] for message in expected]
 
-    async def test_what_it_does_not_know_survives_its_turns(
+    async def test_our_columns_and_rows_survive_turns_of_the_extension(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
         await write_conversation(table, "a", CHAT)
         long = "x" * 32_767 + "😀" * 32_768
         first = await post(served, long, request_id="mine")
         before = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
-        await go_on(table, "a", THEIRS)
+        await continue_conversation(table, "a", THEIRS)
         after = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
         theirs = {"Exists", "LastUpdatedAt", "TotalMessages", "TotalTokens"}
         for key, row in before.items():
@@ -202,73 +188,81 @@ class TestBegunThere:
             }
             assert after[key].items() >= kept.items()
         assert len([key for key in after if key.startswith("done-")]) == 1
-        # The caller of our turn still gets it when it posts again, without a model call, and can read it all.
+        # The caller of our turn can still post again and gets all of it, without a model call.
         again = await post(served, long, request_id="mine")
         assert list(again.messages) == list(first.messages)
         assert again.assistant.total_messages == 9
         assert len(endpoint.calls) == 1
-        assert [message.content for message in await listed(served)][5:] == [
+        assert [message.content for message in await messages_of(served)][5:] == [
             long, "Hello, world", "Over there", "Indeed, over there",
         ]  # fmt: skip
         await post(served, "And here")
-        assert prompt(endpoint) == [*CHAT, said("user", long), REPLY, *THEIRS, said("user", "And here")]
+        assert prompt(endpoint) == [*CHAT, chat_message("user", long), REPLY, *THEIRS, chat_message("user", "And here")]
 
     @pytest.mark.parametrize("ticks", [(0,), (9,), (9, 0, 5)])
-    async def test_who_polls_by_time_gets_no_message_again(
+    async def test_polling_by_time_returns_every_message_once(
         self, served: Served, table: TableClient, ticks: tuple[int, ...]
     ):
         await write_conversation(table, "a", CHAT, ticks=ticks)
         seen: list[assistant_pb2.Message] = []
 
         async def poll() -> None:
-            """Takes the new messages one by one, each as later than the one before."""
-            while new := await listed(served, page_size=1, **({"after_time": seen[-1].create_time} if seen else {})):
+            """Reads the new messages one by one, each by the time of the one before."""
+            while new := await messages_of(
+                served, page_size=1, **({"after_time": seen[-1].create_time} if seen else {})
+            ):
                 seen.extend(new)
 
         await poll()
         assert [message.index for message in seen] == [1, 2, 3, 4, 5]
-        await go_on(table, "a", THEIRS, time=time_of(seen[-1]) + timedelta(milliseconds=1), ticks=ticks)
+        await continue_conversation(table, "a", THEIRS, time=time_of(seen[-1]) + timedelta(milliseconds=1), ticks=ticks)
         await poll()
         await post(served, "And here")
         await poll()
         assert [message.index for message in seen] == [1, 2, 3, 4, 5, 6, 7, 8, 9]
         assistant = (await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))).assistant
-        assert await listed(served, after_time=assistant.update_time) == []
+        assert await messages_of(served, after_time=assistant.update_time) == []
 
     @pytest.mark.parametrize("count", [1, 98, 99, 100, 250])
-    async def test_it_can_be_started_over_and_deleted_whole(self, served: Served, table: TableClient, count: int):
+    async def test_a_conversation_of_the_extension_is_reset_and_deleted_whole(
+        self, served: Served, table: TableClient, count: int
+    ):
         await write_conversation(table, "b", CHAT)
         for reset in (True, False):
-            await write_conversation(table, "a", [said("user", "old")] * count)
+            await write_conversation(table, "a", [chat_message("user", "old")] * count)
             await post(served, "also old")
             if reset:
                 await create(served, instructions="New.", if_exists=pb.IF_EXISTS_RESET)
-                assert await read(table) == [said("system", "New.")]
+                assert await read(table) == [chat_message("system", "New.")]
                 assert {row["RowKey"] for row in await raw_rows(table, "a")} == {"msg-0001", "state"}
         await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a"))
         assert await raw_rows(table, "a") == []
         assert await read(table, "b") == CHAT
 
     @pytest.mark.parametrize("instructions", ["New.", ""])
-    async def test_messages_without_a_state_are_no_assistant_and_part_of_none(
+    async def test_messages_without_a_state_row_are_ignored(
         self, served: Served, endpoint: Endpoint, table: TableClient, instructions: str
     ):
         await write_conversation(table, "a", CHAT * 30)
         await table.delete_entity("a", "state")
-        for call in (served.stub.GetAssistant(pb.GetAssistantRequest(id="a")), listed(served), post(served, "Hello")):
+        for call in (
+            served.stub.GetAssistant(pb.GetAssistantRequest(id="a")),
+            messages_of(served),
+            post(served, "Hello"),
+        ):
             failure = await failure_of(call)
             assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "ASSISTANT_NOT_FOUND")
         assert endpoint.calls == []
         await create(served, instructions=instructions)
-        begin = [said("system", instructions)] if instructions else []
+        begin = [chat_message("system", instructions)] if instructions else []
         assert await read(table) == begin
         await post(served, "Hello")
-        assert prompt(endpoint) == [*begin, said("user", "Hello")]
-        assert len(await listed(served)) == len(begin) + 2
+        assert prompt(endpoint) == [*begin, chat_message("user", "Hello")]
+        assert len(await messages_of(served)) == len(begin) + 2
 
 
 def columns(row: RawRow) -> RawRow:
-    """Leaves out what the service itself changes with each write."""
+    """Returns the columns that the service does not change with each write."""
     return {name: value for name, value in row.items() if name not in ("odata.etag", "Timestamp")}
 
 
@@ -297,6 +291,10 @@ BROKEN_STATES: dict[str, RawRow] = {
     "no TotalMessages": {"TotalMessages": None},
     "a TotalMessages that is a text": {"TotalMessages": "many"},
 }
+BROKEN_LEASES: dict[str, RawRow] = {
+    "a LeaseHolder that is a number": {"LeaseHolder": 7},
+    "a LeaseHolder that is a boolean": {"LeaseHolder": True},
+}
 
 
 class TestBroken:
@@ -311,22 +309,24 @@ class TestBroken:
             (grpc.StatusCode.DATA_LOSS, "STORE_CORRUPT")
         }
         assert endpoint.calls == []
-        # Nobody else's assistant suffers from it, and this one can be started over.
+        # Other assistants are not affected, and this one can be reset.
         await post(served, "Hello", "b")
         await create(served, if_exists=pb.IF_EXISTS_RESET)
         await post(served, "Hello")
 
     @pytest.mark.parametrize("change", BROKEN_MESSAGES.values(), ids=BROKEN_MESSAGES.keys())
-    async def test_a_broken_message_is_said(
+    async def test_a_broken_message_is_reported(
         self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow
     ):
         for name in ("a", "b"):
             await write_conversation(table, name, CHAT)
         await self.break_row(table, "msg-0003", change)
-        await self.expect_data_loss(served, endpoint, listed(served), post(served, "Hello"))
+        await self.expect_data_loss(served, endpoint, messages_of(served), post(served, "Hello"))
 
     @pytest.mark.parametrize("change", BROKEN_STATES.values(), ids=BROKEN_STATES.keys())
-    async def test_a_broken_state_is_said(self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow):
+    async def test_a_broken_state_is_reported(
+        self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow
+    ):
         for name in ("a", "b"):
             await write_conversation(table, name, CHAT)
         await self.break_row(table, "state", change)
@@ -334,25 +334,35 @@ class TestBroken:
             served,
             endpoint,
             served.stub.GetAssistant(pb.GetAssistantRequest(id="a")),
-            listed(served),
+            messages_of(served),
             post(served, "Hello"),
         )
 
-    async def test_a_row_with_another_prefix_is_nothing_to_anybody(
+    @pytest.mark.parametrize("change", BROKEN_LEASES.values(), ids=BROKEN_LEASES.keys())
+    async def test_a_broken_lease_is_reported_by_turns_and_hides_no_messages(
+        self, served: Served, endpoint: Endpoint, table: TableClient, change: RawRow
+    ):
+        for name in ("a", "b"):
+            await write_conversation(table, name, CHAT)
+        await self.break_row(table, "state", change)
+        assert len(await messages_of(served)) == 5
+        await self.expect_data_loss(served, endpoint, post(served, "Hello"))
+
+    async def test_a_row_with_an_unknown_prefix_is_ignored(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
         await write_conversation(table, "a", CHAT)
         for key in ("aaa", "note-0001", "zzz"):
             await table.create_entity({"PartitionKey": "a", "RowKey": key, "Content": "not a message"})
-        assert len(await listed(served)) == 5
+        assert len(await messages_of(served)) == 5
         await post(served, "And now?")
-        assert prompt(endpoint) == [*CHAT, said("user", "And now?")]
-        assert await read(table) == [*CHAT, said("user", "And now?"), REPLY]
+        assert prompt(endpoint) == [*CHAT, chat_message("user", "And now?")]
+        assert await read(table) == [*CHAT, chat_message("user", "And now?"), REPLY]
 
 
 class TestAtOnce:
     @pytest.mark.parametrize("started_over", [False, True])
-    async def test_what_it_writes_during_a_turn_ends_the_turn(
+    async def test_a_write_of_the_extension_during_a_turn_fails_the_turn(
         self, served: Served, endpoint: Endpoint, table: TableClient, started_over: bool
     ):
         await write_conversation(table, "a", CHAT)
@@ -360,50 +370,56 @@ class TestAtOnce:
         endpoint.script(Stream("Too ", gate, "late"))
         turn = asyncio.ensure_future(failure_of(post(served, "Mine", request_id="mine")))
         await endpoint.call()
-        # When it starts the chat over, that may be just as long as before.
-        expected = [said("system", "Anew."), *CHAT[1:]] if started_over else [*CHAT, *THEIRS]
-        await (write_conversation(table, "a", expected) if started_over else go_on(table, "a", THEIRS))
+        # A reset conversation may be as long as before.
+        expected = [chat_message("system", "Anew."), *CHAT[1:]] if started_over else [*CHAT, *THEIRS]
+        await (write_conversation(table, "a", expected) if started_over else continue_conversation(table, "a", THEIRS))
         gate.set()
         failure = await turn
         assert (failure.code, failure.reason) == (grpc.StatusCode.ABORTED, "CONCURRENT_WRITE")
         assert await read(table) == expected
         assert {row["RowKey"][:4] for row in await raw_rows(table, "a")} == {"msg-", "stat"}
-        # The next turn need not wait, and it knows what they wrote.
+        # The next turn does not wait, and it reads what the extension wrote.
         await asyncio.wait_for(post(served, "Mine", request_id="mine"), 5)
-        assert prompt(endpoint) == [*expected, said("user", "Mine")]
-        assert await read(table) == [*expected, said("user", "Mine"), REPLY]
+        assert prompt(endpoint) == [*expected, chat_message("user", "Mine")]
+        assert await read(table) == [*expected, chat_message("user", "Mine"), REPLY]
 
-    async def test_what_it_read_before_a_turn_of_ours_it_does_not_write_over_that(
-        self, served: Served, endpoint: Endpoint, table: TableClient
+    async def test_the_extension_can_not_overwrite_a_turn_that_it_has_not_read(
+        self, served: Served, table: TableClient
     ):
         await write_conversation(table, "a", CHAT)
         state = await table.get_entity("a", "state")
         await post(served, "Mine")
         with pytest.raises(TableTransactionError, match="EntityAlreadyExists"):
-            await go_on(table, "a", THEIRS, state=state)
+            await continue_conversation(table, "a", THEIRS, state=state)
         await post(served, "And mine")
-        assert await read(table) == [*CHAT, said("user", "Mine"), REPLY, said("user", "And mine"), REPLY]
+        assert await read(table) == [
+            *CHAT,
+            chat_message("user", "Mine"),
+            REPLY,
+            chat_message("user", "And mine"),
+            REPLY,
+        ]
 
 
 class TestBegunHere:
     @pytest.mark.parametrize("fields", [{}, {"instructions": "Be brief."}, {"instructions": " "}])
-    async def test_it_reads_and_goes_on(
+    async def test_the_extension_continues_a_conversation_of_ours(
         self, served: Served, endpoint: Endpoint, account: Account, fields: dict[str, str]
     ):
         await create(served, **fields)
         instructions = fields.get("instructions", "You are a helpful assistant.")
-        expected = [said("system", instructions)] if instructions.strip() else []
+        expected = [chat_message("system", instructions)] if instructions.strip() else []
         async with TableServiceClient.from_connection_string(account.connection_string) as service:
             table = service.get_table_client("ChatState")
             assert await read(table) == expected
             for number in range(20):
                 endpoint.script(Stream(f"Answer {number}"))
                 await post(served, f"Question {number}")
-                expected += [said("user", f"Question {number}"), said("assistant", f"Answer {number}")]
+                expected += [chat_message("user", f"Question {number}"), chat_message("assistant", f"Answer {number}")]
             assert await read(table) == expected
-            await go_on(table, "a", CHAT[1:])
+            await continue_conversation(table, "a", CHAT[1:])
             await post(served, "And here")
-            expected += [*CHAT[1:], said("user", "And here")]
+            expected += [*CHAT[1:], chat_message("user", "And here")]
             assert prompt(endpoint) == expected
             assert await read(table) == [*expected, REPLY]
 
@@ -421,7 +437,7 @@ class TestBegunHere:
         ],
         ids=lambda text: f"{text[:1]!a}…{text[-1:]!a} of {len(text)}",
     )
-    async def test_of_a_long_message_it_reads_the_start(
+    async def test_the_extension_reads_the_start_of_a_long_message(
         self, served: Served, endpoint: Endpoint, account: Account, long: str, start: str
     ):
         await create(served, instructions="")
@@ -429,18 +445,19 @@ class TestBegunHere:
         await post(served, long)
         async with TableServiceClient.from_connection_string(account.connection_string) as service:
             table = service.get_table_client("ChatState")
-            assert await read(table) == [said("user", start), said("assistant", start)]
-            await go_on(table, "a", THEIRS)
+            assert await read(table) == [chat_message("user", start), chat_message("assistant", start)]
+            await continue_conversation(table, "a", THEIRS)
         await post(served, "And here")
         assert prompt(endpoint) == [
-            said("user", long), said("assistant", long[:40_000]), *THEIRS, said("user", "And here"),
+            chat_message("user", long), chat_message("assistant", long[:40_000]), *THEIRS,
+            chat_message("user", "And here"),
         ]  # fmt: skip
 
 
 class TestSkills:
     TODO = '{"task": "call dad"}'
 
-    async def test_a_turn_with_skills_is_read_there(
+    async def test_the_extension_reads_a_turn_with_skills(
         self, tmp_path: Path, account: Account, endpoint: Endpoint, table: TableClient
     ):
         variables = {"AzureWebJobsStorage": account.connection_string}
@@ -453,38 +470,48 @@ class TestSkills:
             endpoint.script(skill_calls(("AddTodo", self.TODO), broken, text="Let me see. "), Stream("Noted"))
             await post(served, "Again")
             *before, calling, done, failed, reply = await read(table)
-            assert before == [*CHAT, said("user", "Again")]
+            assert before == [*CHAT, chat_message("user", "Again")]
             [good, bad] = calling["tool_calls"]
-            assert calling == said(
+            assert calling == chat_message(
                 "assistant", "Let me see. ", tool_calls=[tool_call(good["id"], self.TODO), tool_call(bad["id"], "{}")]
             )
-            assert done == said("tool", "Done: 1 to-do", tool_call_id=good["id"])
+            assert done == chat_message("tool", "Done: 1 to-do", tool_call_id=good["id"])
             assert failed["tool_call_id"] == bad["id"]
             assert failed["content"].startswith("The arguments are not the JSON text of an object")
-            assert reply == said("assistant", "Noted")
-            await go_on(table, "a", CHAT[1:])
+            assert reply == chat_message("assistant", "Noted")
+            await continue_conversation(table, "a", CHAT[1:])
             await post(served, "And here")
-            assert prompt(endpoint) == [*before, calling, done, failed, reply, *CHAT[1:], said("user", "And here")]
+            assert prompt(endpoint) == [
+                *before,
+                calling,
+                done,
+                failed,
+                reply,
+                *CHAT[1:],
+                chat_message("user", "And here"),
+            ]
 
-    async def test_calls_that_it_has_left_without_results_get_them_here(
+    async def test_calls_that_the_extension_left_open_are_closed(
         self, served: Served, endpoint: Endpoint, table: TableClient
     ):
         calls = [tool_call("1"), tool_call("2")]
         await write_conversation(
-            table, "a", [*CHAT[:2], said("assistant", "", tool_calls=calls), said("tool", "x", tool_call_id="2")]
+            table,
+            "a",
+            [*CHAT[:2], chat_message("assistant", "", tool_calls=calls), chat_message("tool", "x", tool_call_id="2")],
         )
         await post(served, "And now?")
-        unanswered = said("tool", "The caller did not answer this call.", tool_call_id="1")
+        unanswered = chat_message("tool", "The caller did not answer this call.", tool_call_id="1")
         assert prompt(endpoint)[2:] == [
-            said("assistant", "", tool_calls=calls), said("tool", "x", tool_call_id="2"), unanswered,
-            said("user", "And now?"),
+            chat_message("assistant", "", tool_calls=calls), chat_message("tool", "x", tool_call_id="2"), unanswered,
+            chat_message("user", "And now?"),
         ]  # fmt: skip
         assert await read(table) == [*prompt(endpoint), REPLY]
 
 
-async def test_reading_makes_no_table(served: Served, account: Account):
+async def test_reading_creates_no_table(served: Served, account: Account):
     for call in (
-        listed(served, collection_name="Unused"),
+        messages_of(served, collection_name="Unused"),
         post(served, "Hello", collection_name="Unused"),
         served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", collection_name="Unused")),
     ):
@@ -504,19 +531,19 @@ async def test_each_collection_and_each_connection_has_its_own_conversations(
         for name, collection in places:
             async with TableServiceClient.from_connection_string(variables[name]) as service:
                 table = await service.create_table(collection)
-                await write_conversation(table, "a", [said("system", f"{name} {collection}")])
+                await write_conversation(table, "a", [chat_message("system", f"{name} {collection}")])
         fields = [{"chat_storage_connection_setting": name, "collection_name": table} for name, table in places]
         await asyncio.gather(*[post(served, f"Hello, {place}", **place) for place in fields])
         prompts = [json.dumps(call.body["messages"]) for call in endpoint.calls]
         expected = [
-            [said("system", f"{name} {collection}"), said("user", f"Hello, {place}")]
+            [chat_message("system", f"{name} {collection}"), chat_message("user", f"Hello, {place}")]
             for (name, collection), place in zip(places, fields, strict=True)
         ]
         assert sorted(prompts) == sorted(map(json.dumps, expected))
-        # What becomes of one of them is nothing to the others.
+        # Changes of one conversation do not affect the others.
         await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", **fields[0]))
         await create(served, instructions="Anew.", if_exists=pb.IF_EXISTS_RESET, **fields[1])
-    for place, messages in zip(places, [None, [said("system", "Anew.")], *expected[2:]], strict=True):
+    for place, messages in zip(places, [None, [chat_message("system", "Anew.")], *expected[2:]], strict=True):
         async with TableServiceClient.from_connection_string(variables[place[0]]) as service:
             table = service.get_table_client(place[1])
             if messages is None:
@@ -563,7 +590,7 @@ async def test_the_reader_of_these_tests_is_strict(table: TableClient, key: str,
 
 
 @pytest.mark.parametrize("arguments", ["", "{", "{'a': 1}", "NaN"])
-async def test_the_reader_of_these_tests_reads_the_arguments_of_tool_calls(table: TableClient, arguments: str):
-    await write_conversation(table, "a", [said("assistant", "", tool_calls=[tool_call("1", arguments)])])
+async def test_the_reader_of_these_tests_checks_the_arguments_of_tool_calls(table: TableClient, arguments: str):
+    await write_conversation(table, "a", [chat_message("assistant", "", tool_calls=[tool_call("1", arguments)])])
     with pytest.raises(Unreadable, match="functionArguments is JSON in a text"):
         await read(table)

@@ -1,4 +1,4 @@
-"""What is SQLite's own: what a crash, a damaged file, a full disk and other processes do to it."""
+"""The SQLite store: crashes, damaged files, full disks and other processes."""
 
 # ruff: noqa: ASYNC220, ASYNC240 - nothing else runs in the event loop meanwhile
 
@@ -18,8 +18,9 @@ from palaver_server.domain.conversation import IfExists, Listing, Role
 from palaver_server.domain.errors import StoreCorrupt, StoreUnavailable
 from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore, file
-from tests.stores.small_disk import play
+from tests.stores.small_disk import run_on_small_disk
 from tests.support.conversations import (
+    add_turn,
     contents,
     create,
     draft,
@@ -28,7 +29,6 @@ from tests.support.conversations import (
     history,
     key,
     lease,
-    say,
     version_of,
 )
 from tests.support.damages import DAMAGES, garbage_header
@@ -54,17 +54,17 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def sound(path: Path) -> Path:
-    """A database with a conversation of many pages, which nobody has open."""
+    """A closed database with a conversation of many pages."""
     async with opened(path) as store:
         await create(store)
         for number in range(20):
-            await say(store, *exchange(f"Question {number}", "x" * 5000))
+            await add_turn(store, *exchange(f"Question {number}", "x" * 5000))
     return path
 
 
 @contextmanager
 def another_process_holds_the_lock(path: Path, begin: str = "BEGIN IMMEDIATE") -> Iterator[Callable[[], None]]:
-    """Another process has begun to write. Yields what makes it end its transaction."""
+    """Runs another process that holds the write lock. Yields a function that makes it end its transaction."""
     script = (
         "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1], isolation_level=None);"
         "connection.executescript(sys.argv[2]); print('locked', flush=True);"
@@ -87,41 +87,41 @@ def another_process_holds_the_lock(path: Path, begin: str = "BEGIN IMMEDIATE") -
 
 class TestCrash:
     @pytest.mark.parametrize("acknowledged", [1, 10, 60])
-    async def test_every_acknowledged_turn_outlives_a_kill(self, path: Path, acknowledged: int):
+    async def test_every_acknowledged_turn_survives_a_kill(self, path: Path, acknowledged: int):
         command = [*COMMITTING_PROCESS, str(path)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
             for _ in range(acknowledged):
-                said = process.stdout.readline()
+                printed = process.stdout.readline()
             process.kill()
-            said = ([said, *process.stdout.read().splitlines()])[-1]
-        assert path.with_name("palaver.db-wal").stat().st_size > 0  # nobody has tidied up
+            printed = ([printed, *process.stdout.read().splitlines()])[-1]
+        assert path.with_name("palaver.db-wal").stat().st_size > 0  # no checkpoint has run
         async with opened(path) as store:
             messages = await history(store)
             assistant = await store.get_assistant(key())
-            # The turn after the last acknowledged one may be there too, but only whole.
-            assert len(messages) in (int(said), int(said) + 2)
+            # The turn after the last acknowledged one may be stored as well, but only whole.
+            assert len(messages) in (int(printed), int(printed) + 2)
             assert [message.index for message in messages] == list(range(1, len(messages) + 1))
             assert assistant.total_messages == len(messages)
             for number, (question, answer) in enumerate(zip(messages[::2], messages[1::2], strict=True)):
                 assert question.content.text == f"Question {2 * number}"
                 assert len(answer.content.text) == 2 * number * 997 % 30_000
                 assert question.request_id == answer.request_id == f"r{2 * number}"
-            await say(store)
+            await add_turn(store)
 
-    async def test_a_kill_of_one_process_disturbs_no_other(self, path: Path):
+    async def test_killing_one_process_does_not_affect_the_others(self, path: Path):
         async with opened(path) as store:
             command = [*COMMITTING_PROCESS, str(path)]
             with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
                 for _ in range(5):
                     process.stdout.readline()
                 process.kill()
-            stored = await say(store, *exchange("Still here"))
+            stored = await add_turn(store, *exchange("Still here"))
             assert stored.messages[0].index >= 11
             assert (await contents(store))[-2:] == ["Still here", "Fine."]
 
 
 async def assert_refused(path: Path, text: str) -> None:
-    """The store refuses the file, at the start and at each call, and leaves it as it is."""
+    """Checks that the store refuses the file when it opens and at each call, and does not change it."""
     before = path.read_bytes()
     store = SqliteStore(path)
     try:
@@ -139,7 +139,7 @@ async def assert_refused(path: Path, text: str) -> None:
 
 class TestDamage:
     @pytest.mark.parametrize("damage", DAMAGES)
-    async def test_a_damaged_file_is_refused_and_never_made_anew(self, sound: Path, damage: Callable[[bytes], bytes]):
+    async def test_a_damaged_file_is_refused_and_never_replaced(self, sound: Path, damage: Callable[[bytes], bytes]):
         sound.write_bytes(damage(sound.read_bytes()))
         await assert_refused(sound, "the database is damaged")
 
@@ -150,7 +150,7 @@ class TestDamage:
             connection.execute("CREATE TABLE assistants (name TEXT)")
         await assert_refused(path, "not one of Palaver's")
 
-    async def test_a_database_of_the_first_version_is_brought_up_to_date(self, sound: Path):
+    async def test_a_database_of_the_first_version_is_migrated(self, sound: Path):
         with sqlite3.connect(sound) as connection:
             for column in ("lease_holder", "lease_until"):
                 connection.execute(f"ALTER TABLE assistants DROP COLUMN {column}")
@@ -172,7 +172,7 @@ class TestDamage:
             connection.execute(f"PRAGMA user_version = {version}")
         await assert_refused(sound, f"schema version {version}; this server knows version {file.SCHEMA_VERSION}")
 
-    async def test_a_store_works_as_soon_as_its_file_is_whole_again(self, sound: Path):
+    async def test_a_store_recovers_when_its_file_is_restored(self, sound: Path):
         whole = sound.read_bytes()
         sound.write_bytes(garbage_header(whole))
         store = SqliteStore(sound)
@@ -181,7 +181,7 @@ class TestDamage:
                 await store.open()
             sound.write_bytes(whole)
             assert len(await history(store)) == 41
-            await say(store)
+            await add_turn(store)
         finally:
             await store.close()
 
@@ -191,33 +191,41 @@ class TestDamage:
             await create(store)
             assert await contents(store) == ["Be brief."]
 
-    @pytest.mark.parametrize("damage", ["role = 'nobody'", "skill_calls = '{'", "skill_calls = '[[1]]'"])
-    async def test_a_message_that_makes_no_sense_is_reported_and_stops_no_turn_that_does_without_it(
-        self, sound: Path, damage: str
+    @pytest.mark.parametrize(
+        ("damage", "text"),
+        [
+            ("role = 'nobody'", "a stored message can't be read"),
+            ("skill_calls = '{'", "a stored message can't be read"),
+            ("skill_calls = '[[1]]'", "a stored message can't be read"),
+            ("content = CAST(x'7bff' AS TEXT)", "the database is damaged"),  # not UTF-8
+        ],
+    )
+    async def test_a_damaged_message_is_reported_and_stops_no_turn_that_does_not_read_it(
+        self, sound: Path, damage: str, text: str
     ):
         with closing(sqlite3.connect(sound)) as connection, connection:
             connection.execute(f'UPDATE messages SET {damage} WHERE "index" = 10')
         async with opened(sound) as store:
-            with pytest.raises(StoreCorrupt, match="a stored message can't be read"):
+            with pytest.raises(StoreCorrupt, match=text):
                 await store.list_messages(key(), Listing())
             with pytest.raises(StoreCorrupt):
                 await store.read_window(key(), 32)
             assert len((await store.read_window(key(), 31)).messages) == 31
-            await say(store)
+            await add_turn(store)
 
 
 class TestDisk:
-    def test_a_full_disk_refuses_the_turn_whole_and_takes_it_once_there_is_room(self, tmp_path: Path):
-        play("full", tmp_path / "disk")
+    def test_a_turn_that_does_not_fit_on_the_disk_is_stored_once_there_is_room(self, tmp_path: Path):
+        run_on_small_disk("full", tmp_path / "disk")
 
-    def test_a_disk_that_is_full_from_the_start_can_be_used_once_there_is_room(self, tmp_path: Path):
-        play("full_from_the_start", tmp_path / "disk")
+    def test_a_store_on_a_full_disk_opens_once_there_is_room(self, tmp_path: Path):
+        run_on_small_disk("full_from_the_start", tmp_path / "disk")
 
-    def test_a_read_only_disk_is_unavailable_until_it_can_be_written(self, tmp_path: Path):
-        play("read_only", tmp_path / "disk")
+    def test_a_store_on_a_read_only_disk_is_unavailable_until_it_is_writable(self, tmp_path: Path):
+        run_on_small_disk("read_only", tmp_path / "disk")
 
     @pytest.mark.parametrize("name", ["file/palaver.db", "file/folder/palaver.db", "folder"])
-    async def test_a_path_that_can_not_be_a_file_can_not_be_used_right_now(self, tmp_path: Path, name: str):
+    async def test_a_path_that_can_not_be_a_file_is_unavailable(self, tmp_path: Path, name: str):
         (tmp_path / "file").write_text("not a folder")
         (tmp_path / "folder").mkdir()
         store = SqliteStore(tmp_path / name)
@@ -227,21 +235,21 @@ class TestDisk:
         await store.close()
         assert (tmp_path / "file").read_text() == "not a folder"
 
-    async def test_missing_folders_are_made(self, tmp_path: Path):
+    async def test_missing_folders_are_created(self, tmp_path: Path):
         async with opened(tmp_path / "some" / "where" / "palaver.db") as store:
             await create(store)
         assert (tmp_path / "some" / "where" / "palaver.db").is_file()
 
 
 class TestOtherProcesses:
-    async def test_a_lock_that_is_not_released_makes_writing_unavailable(self, sound: Path):
+    async def test_a_lock_that_is_not_released_makes_writes_unavailable(self, sound: Path):
         async with opened(sound, StoreTimeouts(call=REPORTING_MARGIN + 0.05)) as store:
             version = await version_of(store)
             with another_process_holds_the_lock(sound) as release:
                 for _ in range(2):
                     with pytest.raises(StoreUnavailable):
                         await store.commit_turn(key(), version, finished())
-                # Who only reads does not wait for who writes.
+                # Reads do not wait for the writer.
                 assert len(await history(store)) == 41
                 release()
                 await store.commit_turn(key(), version, finished())
@@ -259,7 +267,7 @@ class TestOtherProcesses:
     @pytest.mark.parametrize("begin", ["BEGIN IMMEDIATE", "BEGIN; SELECT count(*) FROM sqlite_schema"])
     @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
     @pytest.mark.parametrize("exists", [False, True])
-    async def test_opening_waits_for_another_process_that_is_doing_the_same(
+    async def test_opening_waits_for_another_process_that_opens_the_file(
         self, path: Path, begin: str, journal_mode: str, exists: bool
     ):
         if exists:
@@ -274,11 +282,12 @@ class TestOtherProcesses:
                 await asyncio.wait([opening], timeout=0.05)
                 await asyncio.to_thread(release)
                 await opening
-            await say(store, name="a") if exists else await create(store)
+            await (add_turn(store) if exists else create(store))
+            assert (await store.get_assistant(key())).total_messages == (3 if exists else 1)
         finally:
             await store.close()
 
-    async def test_many_that_open_a_new_database_at_once_can_all_use_it(self, tmp_path: Path):
+    async def test_stores_that_open_a_new_database_at_once_can_all_use_it(self, tmp_path: Path):
         for number in range(20):
             stores = [SqliteStore(tmp_path / f"{number}.db") for _ in range(4)]
             try:
@@ -289,17 +298,17 @@ class TestOtherProcesses:
                 for store in stores:
                     await store.close()
 
-    async def test_a_reader_that_stays_keeps_nobody_from_writing(self, sound: Path):
+    async def test_a_long_read_does_not_block_writers(self, sound: Path):
         with closing(sqlite3.connect(sound, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT count(*) FROM messages").fetchone()
             async with opened(sound) as store:
-                await say(store)
+                await add_turn(store)
                 assert len(await history(store)) == 43
             assert reader.execute("SELECT count(*) FROM messages").fetchone() == (41,)
 
     @pytest.mark.parametrize("if_exists", [IfExists.RESET, None], ids=["reset", "delete"])
-    async def test_nothing_is_left_in_the_tables_of_what_was_forgotten(self, sound: Path, if_exists: IfExists | None):
+    async def test_a_deleted_conversation_leaves_no_rows(self, sound: Path, if_exists: IfExists | None):
         async with opened(sound) as store:
             if if_exists is None:
                 await store.delete_assistant(key())
@@ -309,7 +318,7 @@ class TestOtherProcesses:
             for table in ("messages", "turns"):
                 assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
-    async def test_a_turn_of_which_a_message_can_not_be_stored_leaves_nothing_behind(self, sound: Path):
+    async def test_a_turn_with_a_message_that_can_not_be_stored_leaves_no_rows(self, sound: Path):
         async with opened(sound) as store:
             before = await history(store)
             version = await version_of(store)

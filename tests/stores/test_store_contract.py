@@ -1,4 +1,4 @@
-"""What every store does, whatever it keeps its conversations in (`palaver_server.domain.ports`)."""
+"""The contract of every store (`palaver_server.domain.ports`)."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from palaver_server.stores.common import page_of
 from tests.stores.conftest import Place
 from tests.support.conversations import (
     COLLECTION,
+    add_turn,
     contents,
     create,
     draft,
@@ -38,7 +39,6 @@ from tests.support.conversations import (
     history,
     key,
     lease,
-    say,
     version_of,
 )
 
@@ -70,7 +70,7 @@ IDS = [
     "a" * 255,
 ]
 
-# Anything that UTF-8 can carry, and more often what stores have stumbled over.
+# Any text that UTF-8 can encode, and more often the characters that stores have failed on.
 nasty = "a\0\r\n\t\\\"'%_\x7f\x85\u2028\ufeff\uffff😀𠀀ß"
 texts = st.text(st.characters(codec="utf-8")) | st.text(st.sampled_from(nasty))
 shared_place = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
@@ -96,7 +96,7 @@ class TestCreating:
         assert (created, assistant.total_messages) == (True, 0)
         assert assistant.update_time == assistant.create_time
         assert await history(store) == []
-        stored = await say(store, *exchange("First", "Second"))
+        stored = await add_turn(store, *exchange("First", "Second"))
         assert [message.index for message in stored.messages] == [1, 2]
         window = await store.read_window(key(), 10)
         assert window.instructions is None
@@ -104,7 +104,7 @@ class TestCreating:
 
     async def test_fail_refuses_an_assistant_that_exists_and_changes_nothing(self, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         before = await store.get_assistant(key()), await history(store), await version_of(store)
         with pytest.raises(AssistantExists):
             await store.create_assistant(key(), "Other instructions", IfExists.FAIL)
@@ -112,7 +112,7 @@ class TestCreating:
 
     async def test_keep_returns_an_assistant_that_exists_as_it_is(self, store: Store):
         await create(store)
-        stored = await say(store)
+        stored = await add_turn(store)
         before, version = await history(store), await version_of(store)
         kept = await store.create_assistant(key(), "Other instructions", IfExists.KEEP)
         assert kept == (stored.assistant, False)
@@ -128,7 +128,7 @@ class TestCreating:
     @pytest.mark.parametrize("instructions", ["Start over.", ""])
     async def test_reset_forgets_the_conversation(self, store: Store, instructions: str):
         await create(store)
-        old = await say(store)
+        old = await add_turn(store)
         assistant, created = await store.create_assistant(key(), instructions, IfExists.RESET)
         expected = [instructions] if instructions else []
         assert (created, assistant.total_messages, assistant.total_tokens) == (True, len(expected), 0)
@@ -138,7 +138,7 @@ class TestCreating:
         window = await store.read_window(key(), 100)
         assert window.messages == ()
 
-    async def test_reset_forgets_the_turns_so_that_a_request_id_can_come_again(self, store: Store):
+    async def test_reset_forgets_the_turns_and_frees_their_request_ids(self, store: Store):
         await create(store)
         turn = finished(request_id="r")
         await store.commit_turn(key(), await version_of(store), turn)
@@ -176,7 +176,7 @@ class TestFinding:
 
     async def test_a_deleted_assistant_is_gone_with_its_messages(self, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         await store.delete_assistant(key())
         with pytest.raises(AssistantNotFound):
             await store.get_assistant(key())
@@ -188,7 +188,7 @@ class TestFinding:
     async def test_deleting_one_assistant_leaves_the_others(self, store: Store):
         for name in ("a", "b"):
             await create(store, name)
-            await say(store, name=name)
+            await add_turn(store, name=name)
         before = await store.get_assistant(key("b")), await history(store, "b")
         await store.delete_assistant(key())
         assert (await store.get_assistant(key("b")), await history(store, "b")) == before
@@ -196,28 +196,28 @@ class TestFinding:
     async def test_collections_are_separate(self, store: Store):
         await create(store, instructions="One", collection="One")
         await create(store, instructions="Two", collection="Two")
-        await say(store, *exchange("To one"), collection="One")
+        await add_turn(store, *exchange("To one"), collection="One")
         assert await contents(store, collection="One") == ["One", "To one", "Fine."]
         assert await contents(store, collection="Two") == ["Two"]
         await store.delete_assistant(key("a", "One"))
         assert await contents(store, collection="Two") == ["Two"]
 
-    async def test_collections_are_the_same_in_upper_and_lower_case(self, place: Place, store: Store):
+    async def test_the_names_of_collections_ignore_case(self, place: Place, store: Store):
         if not place.ignores_case:
             pytest.xfail("Azurite finds a table by its exact name only, where Azure ignores the case")
         await create(store, collection="ChatState")
         with pytest.raises(AssistantExists):
             await create(store, collection="CHATSTATE")
-        await say(store, collection="chatstate")
+        await add_turn(store, collection="chatstate")
         assert (await store.get_assistant(key("a", "cHATsTATE"))).total_messages == 3
         await store.delete_assistant(key("a", "chatSTATE"))
         with pytest.raises(AssistantNotFound):
             await store.get_assistant(key("a", "ChatState"))
 
     @pytest.mark.parametrize("name", IDS, ids=ascii)
-    async def test_an_id_means_itself_and_nothing_else(self, store: Store, name: str):
+    async def test_an_id_names_no_other_assistant(self, store: Store, name: str):
         await create(store, "victim", instructions="Secret")
-        victim = await say(store, *exchange("Secret question"), name="victim")
+        victim = await add_turn(store, *exchange("Secret question"), name="victim")
         for call in (
             store.get_assistant(key(name)),
             store.list_messages(key(name), Listing()),
@@ -230,7 +230,7 @@ class TestFinding:
             await store.commit_turn(key(name), await version_of(store, "victim"), finished())
 
         await create(store, name, instructions="Mine")
-        stored = await say(store, *exchange("My question"), name=name)
+        stored = await add_turn(store, *exchange("My question"), name=name)
         assert stored.assistant.id == name
         assert await store.get_assistant(key(name)) == stored.assistant
         assert await contents(store, name) == ["Mine", "My question", "Fine."]
@@ -254,10 +254,10 @@ class TestListing:
         """Seven messages; turns of different lengths, with instructions."""
         await create(store)
         for turn in ("bc", "d", "efg"):
-            await say(store, *(draft(Role.USER, text) for text in turn))
+            await add_turn(store, *(draft(Role.USER, text) for text in turn))
         return await history(store)
 
-    async def test_messages_come_in_both_orders(self, store: Store, messages: list[Message]):
+    async def test_messages_are_listed_in_both_orders(self, store: Store, messages: list[Message]):
         assert [message.content.text for message in messages] == ["Be brief.", *"bcdefg"]
         assert [message.index for message in messages] == [1, 2, 3, 4, 5, 6, 7]
         newest_first = await store.list_messages(key(), Listing(Order.NEWEST_FIRST))
@@ -265,7 +265,9 @@ class TestListing:
 
     @pytest.mark.parametrize("order", Order)
     @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8, 1000])
-    async def test_pages_join_up_to_the_whole(self, store: Store, messages: list[Message], order: Order, limit: int):
+    async def test_the_pages_together_are_the_whole_list(
+        self, store: Store, messages: list[Message], order: Order, limit: int
+    ):
         expected = messages if order is Order.OLDEST_FIRST else messages[::-1]
         after_index = None
         found: list[Message] = []
@@ -280,7 +282,7 @@ class TestListing:
         assert found == expected
 
     @pytest.mark.parametrize("order", Order)
-    async def test_after_time_leaves_out_what_is_not_later(self, store: Store, messages: list[Message], order: Order):
+    async def test_after_time_leaves_out_earlier_messages(self, store: Store, messages: list[Message], order: Order):
         for position, message in enumerate(messages):
             page = await store.list_messages(key(), Listing(order, after_time=message.create_time))
             expected = messages[position + 1 :]
@@ -304,7 +306,7 @@ class TestListing:
 
     @pytest.mark.parametrize("order", Order)
     @pytest.mark.parametrize("after_index", [0, 1, 4, 7, 8, MAX_MESSAGES])
-    async def test_after_index_goes_on_in_the_given_order(
+    async def test_after_index_continues_in_the_given_order(
         self, store: Store, messages: list[Message], order: Order, after_index: int
     ):
         page = await store.list_messages(key(), Listing(order, after_index=after_index))
@@ -317,7 +319,7 @@ class TestListing:
         await create(store, instructions="")
         large = "語" * MAX_MESSAGE_UNITS  # 1.3 MiB in UTF-8: a page has room for two
         for number in range(3):
-            await say(store, draft(Role.USER, large), draft(Role.ASSISTANT, str(number)))
+            await add_turn(store, draft(Role.USER, large), draft(Role.ASSISTANT, str(number)))
         page, sizes = None, []
         found: list[Message] = []
         while page is None or page.has_more:
@@ -332,7 +334,7 @@ class TestListing:
         await create(store, instructions="")
         call = SkillCall("c", "skill", "x" * 400_000)
         for _ in range(9):
-            await say(store, draft(Role.ASSISTANT, "", (call,)))
+            await add_turn(store, draft(Role.ASSISTANT, "", (call,)))
         page = await store.list_messages(key(), Listing())
         assert (len(page.messages), page.has_more) == (MAX_PAGE_BYTES // 400_000, True)
 
@@ -353,19 +355,19 @@ class TestTimes:
     async def test_times_grow_strictly_within_turns_and_between_them(self, store: Store):
         await create(store)
         for _ in range(10):
-            stored = await say(store, *[draft(Role.USER, "x")] * 20)
+            stored = await add_turn(store, *[draft(Role.USER, "x")] * 20)
             assert stored.assistant.update_time == stored.messages[-1].create_time
         messages = await history(store)
         assert all(earlier.create_time < later.create_time for earlier, later in pairwise(messages))
         assert messages[0].create_time == stored.assistant.create_time
         assert all(message.create_time.utcoffset() == timedelta(0) for message in messages)
 
-    async def test_times_go_on_growing_when_the_clock_was_set_back(self, place: Place, store: Store):
+    async def test_times_keep_growing_when_the_clock_is_set_back(self, place: Place, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         place.move_into_future(timedelta(hours=1))
         last_seen = (await history(store))[-1].create_time
-        stored = await say(store, *exchange("Question", "Answer"))
+        stored = await add_turn(store, *exchange("Question", "Answer"))
         times = [message.create_time for message in stored.messages]
         assert last_seen < times[0] < times[1] == stored.assistant.update_time
         assert times[1] - last_seen < timedelta(seconds=1)
@@ -373,11 +375,11 @@ class TestTimes:
         page = await store.list_messages(key(), Listing(after_time=last_seen))
         assert page.messages == stored.messages
 
-    async def test_who_polls_by_time_sees_every_message_once(self, store: Store):
+    async def test_polling_by_time_sees_every_message_once(self, store: Store):
         await create(store)
         seen: list[Message] = []
         for number in range(6):
-            await say(store, *exchange(f"Question {number}"))
+            await add_turn(store, *exchange(f"Question {number}"))
             after_time = seen[-1].create_time if seen else None
             seen += (await store.list_messages(key(), Listing(after_time=after_time))).messages
         assert [message.index for message in seen] == list(range(1, 14))
@@ -391,7 +393,7 @@ class TestWindow:
     ):
         await create(store, instructions=instructions)
         for question in "bdf":
-            await say(store, *exchange(question))
+            await add_turn(store, *exchange(question))
         messages = await history(store)
         window = await store.read_window(key(), size)
         first, rest = (messages[0], messages[1:]) if instructions else (None, messages)
@@ -408,17 +410,17 @@ class TestWindow:
 
     async def test_the_version_does_not_depend_on_the_size_of_the_window(self, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         versions = {(await store.read_window(key(), size)).version for size in (0, 1, 100)}
         assert len(versions) == 1
 
-    async def test_a_window_is_of_one_moment_while_another_store_writes(self, place: Place, store: Store):
+    async def test_a_window_is_consistent_while_another_store_writes(self, place: Place, store: Store):
         await create(store, instructions="")
         writer = await place.connect()
 
         async def write() -> None:
             for _ in range(40):
-                await say(writer, *[draft(Role.USER, "x")] * 3)
+                await add_turn(writer, *[draft(Role.USER, "x")] * 3)
 
         writing = asyncio.create_task(write())
         seen = set()
@@ -435,7 +437,7 @@ class TestWindow:
 
 
 class TestCommitting:
-    async def test_a_turn_is_stored_as_it_is_and_returned_as_it_is_stored(self, store: Store):
+    async def test_a_turn_is_stored_unchanged_and_returned_as_stored(self, store: Store):
         await create(store)
         calls = (SkillCall("call-1", "weather", '{"city": "Zürich"}'), SkillCall("call-2", "time", ""))
         turn = finished(
@@ -467,7 +469,7 @@ class TestCommitting:
         assert (await history(store))[1:] == list(stored.messages)
         assert (await store.read_window(key(), 5)).messages == stored.messages
 
-    async def test_the_tokens_are_those_of_the_latest_turn_and_not_a_sum(self, store: Store):
+    async def test_the_tokens_are_those_of_the_latest_turn(self, store: Store):
         await create(store)
         for tokens in (100, 30):
             turn = finished(total_tokens=tokens)
@@ -483,7 +485,7 @@ class TestCommitting:
         assert await contents(store) == ["Be brief.", "First", "Fine."]
         assert await store.get_assistant(key()) == stored.assistant
 
-    async def test_a_version_is_good_for_its_own_conversation_alone(self, store: Store):
+    async def test_a_version_is_valid_only_for_its_own_conversation(self, store: Store):
         await create(store, "a")
         await create(store, "b")
         with pytest.raises(ConcurrentWrite):
@@ -502,10 +504,10 @@ class TestCommitting:
         if create_again:
             assert await contents(store) == ["Be brief."]
 
-    async def test_a_refused_turn_can_be_stored_on_top_of_what_came_first(self, store: Store):
+    async def test_a_refused_turn_can_be_stored_after_the_one_that_came_first(self, store: Store):
         await create(store)
         old, turn = await version_of(store), finished(*exchange("Mine"), request_id="r")
-        await say(store, *exchange("Theirs"))
+        await add_turn(store, *exchange("Theirs"))
         with pytest.raises(ConcurrentWrite):
             await store.commit_turn(key(), old, turn)
         await store.commit_turn(key(), await version_of(store), turn)
@@ -530,7 +532,7 @@ class TestCommitting:
                 assert (await history(store))[-2:] == list(won.messages)
         assert (await stores[0].get_assistant(key())).total_messages == 1 + 15 * 2
 
-    async def test_nothing_is_lost_when_several_stores_write_and_try_again(self, place: Place):
+    async def test_no_turn_is_lost_when_several_stores_write_and_retry(self, place: Place):
         stores = [await place.connect() for _ in range(3)]
         await create(stores[0], instructions="")
 
@@ -538,7 +540,7 @@ class TestCommitting:
             for number in range(10):
                 while True:
                     try:
-                        await say(store, *exchange(f"{name}{number}"))
+                        await add_turn(store, *exchange(f"{name}{number}"))
                         break
                     except ConcurrentWrite:
                         pass
@@ -556,7 +558,7 @@ class TestCommitting:
         count = MAX_MESSAGES - room
         await create(store, instructions="")
         place.skip_to(count - 1)
-        stored = await say(store, draft(Role.USER, "The last before"))
+        stored = await add_turn(store, draft(Role.USER, "The last before"))
         version = await version_of(store)
 
         with pytest.raises(ConversationFull):
@@ -576,18 +578,18 @@ class TestCommitting:
         newest = await store.list_messages(key(), Listing(Order.NEWEST_FIRST, limit=1))
         assert newest.messages == stored.messages[-1:]
         await store.create_assistant(key(), "Start over.", IfExists.RESET)
-        await say(store)
+        await add_turn(store)
         assert await contents(store) == ["Start over.", "How are you?", "Fine."]
 
     @pytest.mark.parametrize("character", ["a", "é", "語", "😀", "𠀀", "\U000e0001", "\U0010fffd"], ids=ascii)
     async def test_messages_of_full_size_are_kept(self, store: Store, character: str):
         units = Content(character).utf16_units
-        # The second one is shifted, so that no cut after an even number of units spares all the surrogate pairs.
+        # The second text is shifted by one, so that a split at an even number of units would cut surrogate pairs.
         even, odd = character * (MAX_MESSAGE_UNITS // units), f"a{character * (MAX_MESSAGE_UNITS // units - 1)}"
         await create(store)
-        # Together they would be more than a turn may have as encoded.
+        # Together, they would exceed the encoded size of a turn.
         for role, content in ((Role.USER, even), (Role.ASSISTANT, odd)):
-            stored = await say(store, draft(role, content))
+            stored = await add_turn(store, draft(role, content))
             assert [message.content.text for message in stored.messages] == [content]
         for message, expected in zip((await history(store))[1:], (even, odd), strict=True):
             assert message.content.text == expected
@@ -609,10 +611,10 @@ class TestCommitting:
             await store.commit_turn(key(), await version_of(store), finished(*messages))
         assert await contents(store) == ["Be brief."]
 
-    async def test_a_turn_of_the_most_messages_is_kept(self, store: Store):
+    async def test_a_turn_with_the_most_messages_is_kept(self, store: Store):
         await create(store)
         drafts = [draft(Role.USER, str(number)) for number in range(MAX_TURN_MESSAGES)]
-        stored = await say(store, *drafts)
+        stored = await add_turn(store, *drafts)
         assert len(stored.messages) == MAX_TURN_MESSAGES
         assert await contents(store) == ["Be brief.", *map(str, range(MAX_TURN_MESSAGES))]
 
@@ -627,7 +629,7 @@ class TestFindingTurns:
             GenerationParameters(ai_connection="名", chat_model='"\\'),
         ],
     )
-    async def test_a_stored_turn_is_found_as_it_was(self, store: Store, parameters: GenerationParameters):
+    async def test_a_stored_turn_is_found_unchanged(self, store: Store, parameters: GenerationParameters):
         await create(store)
         call = SkillCall("c", "add", "{}")
         drafts = (draft(Role.USER, "q"), draft(Role.ASSISTANT, "", (call,)), draft(Role.TOOL, "t", (), "c"))
@@ -642,7 +644,7 @@ class TestFindingTurns:
             parameters=parameters,
         )
         stored = await store.commit_turn(key(), await version_of(store), turn)
-        later = await say(store)
+        later = await add_turn(store)
         found = await store.find_turn(TurnKey(key(), "r"))
         assert found == FoundTurn(
             assistant=later.assistant,
@@ -655,12 +657,12 @@ class TestFindingTurns:
         )
 
     @pytest.mark.parametrize("request_id", ["R", "r ", "r'", "", "x' or '1' eq '1", "/#?%"])
-    async def test_no_other_name_finds_it(self, store: Store, request_id: str):
+    async def test_a_turn_is_found_only_by_its_request_id(self, store: Store, request_id: str):
         await create(store)
         await store.commit_turn(key(), await version_of(store), finished(request_id="r"))
         assert await store.find_turn(TurnKey(key(), request_id)) is None
 
-    async def test_it_is_found_at_its_own_assistant_alone(self, store: Store):
+    async def test_a_turn_is_found_only_at_its_own_assistant(self, store: Store):
         for name in ("a", "b"):
             await create(store, name)
         await store.commit_turn(key(), await version_of(store), finished(request_id="r"))
@@ -668,19 +670,19 @@ class TestFindingTurns:
             assert await store.find_turn(TurnKey(key(name, collection), "r")) is None
 
     @pytest.mark.parametrize("instructions", ["", "Be brief."])
-    async def test_it_is_gone_with_its_conversation(self, store: Store, instructions: str):
+    async def test_a_reset_forgets_the_turns(self, store: Store, instructions: str):
         await create(store)
         await store.commit_turn(key(), await version_of(store), finished(request_id="r"))
         await store.create_assistant(key(), instructions, IfExists.RESET)
         assert await store.find_turn(TurnKey(key(), "r")) is None
 
-    async def test_a_name_is_stored_once(self, store: Store):
+    async def test_a_request_id_is_stored_once(self, store: Store):
         await create(store)
         await store.commit_turn(key(), await version_of(store), finished(*exchange("One"), request_id="r"))
         with pytest.raises(ConcurrentWrite):
             await store.commit_turn(key(), await version_of(store), finished(*exchange("Two"), request_id="r"))
         assert await contents(store) == ["Be brief.", "One", "Fine."]
-        await say(store)
+        await add_turn(store)
 
 
 class TestLeases:
@@ -699,7 +701,7 @@ class TestLeases:
         await there.read_window(key("b"), 10, self.THEIRS)
         assert (await there.read_window(key(), 10)).messages == ()  # reading alone needs no lease
 
-    async def test_a_server_is_not_kept_waiting_by_itself(self, place: Place):
+    async def test_a_server_does_not_wait_for_its_own_earlier_lease(self, place: Place):
         here, there = await place.connect(), await place.connect()
         await create(here)
         old = (await here.read_window(key(), 10, lease("turn 1", 60, "here"))).version
@@ -715,7 +717,7 @@ class TestLeases:
         await here.release_lease(key(), lease("turn 1", 60, "here").holder)
         await here.commit_turn(key(), window.version, finished())
 
-    async def test_a_commit_ends_it(self, store: Store):
+    async def test_a_commit_ends_the_lease(self, store: Store):
         await create(store)
         window = await store.read_window(key(), 10, self.OURS)
         stored = await store.commit_turn(key(), window.version, finished())
@@ -723,17 +725,21 @@ class TestLeases:
         assert window.messages == stored.messages
         await store.commit_turn(key(), window.version, finished())
 
-    async def test_releasing_ends_it(self, store: Store):
+    async def test_releasing_ends_the_lease(self, store: Store):
         await create(store)
         await store.read_window(key(), 10, self.OURS)
         await store.release_lease(key(), self.OURS.holder)
-        await store.read_window(key(), 10, self.THEIRS)
+        window = await store.read_window(key(), 10, self.THEIRS)
+        with pytest.raises(AssistantBusy):
+            await store.read_window(key(), 10, self.OURS)
+        stored = await store.commit_turn(key(), window.version, finished())
+        assert stored.assistant.total_messages == 3
 
-    async def test_it_runs_out(self, store: Store):
+    async def test_a_lease_expires(self, store: Store):
         await create(store)
         old = (await store.read_window(key(), 10, lease("dead", 0))).version
         window = await store.read_window(key(), 10, self.OURS)
-        # Who comes back from the dead must not write, and not disturb.
+        # The old holder can neither write nor disturb the new one.
         for late in (
             store.commit_turn(key(), old, finished()),
             store.renew_lease(key(), old, lease("dead", 60)),
@@ -745,17 +751,18 @@ class TestLeases:
             await store.read_window(key(), 10, self.THEIRS)
         await store.commit_turn(key(), window.version, finished())
 
-    async def test_who_comes_back_before_anybody_else_may_write(self, store: Store):
+    async def test_an_expired_lease_that_nobody_took_still_allows_the_commit(self, store: Store):
         await create(store)
         version = (await store.read_window(key(), 10, lease("slow", 0))).version
-        await store.commit_turn(key(), version, finished())
+        stored = await store.commit_turn(key(), version, finished())
+        assert await history(store) == [*(await history(store))[:1], *stored.messages]
 
-    async def test_cancelling_takes_it_away(self, place: Place):
+    async def test_cancelling_ends_the_lease(self, place: Place):
         here, there = await place.connect(), await place.connect()
         await create(here)
         window = await here.read_window(key(), 10, self.OURS)
         assert await there.cancel_lease(TurnKey(key(), "ours"))
-        assert await there.cancel_lease(TurnKey(key(), "ours"))  # it may be repeated when its answer got lost
+        assert await there.cancel_lease(TurnKey(key(), "ours"))  # it can be repeated if its response was lost
         for late in (
             here.commit_turn(key(), window.version, finished()),
             here.renew_lease(key(), window.version, self.OURS),
@@ -769,7 +776,7 @@ class TestLeases:
         await there.commit_turn(key(), window.version, finished())
         assert len((await here.read_window(key(), 10)).messages) == 2
 
-    async def test_who_was_cancelled_must_not_write_after_others(self, store: Store):
+    async def test_a_cancelled_turn_can_not_be_committed_after_another_lease(self, store: Store):
         await create(store)
         old = (await store.read_window(key(), 10, self.OURS)).version
         assert await store.cancel_lease(TurnKey(key(), "ours"))
@@ -781,7 +788,7 @@ class TestLeases:
             with pytest.raises(ConcurrentWrite):
                 await late
 
-    async def test_only_that_of_the_turn_is_cancelled(self, store: Store):
+    async def test_only_the_lease_of_the_turn_is_cancelled(self, store: Store):
         await create(store)
         assert not await store.cancel_lease(TurnKey(key(), "ours"))
         window = await store.read_window(key(), 10, self.THEIRS)
@@ -791,7 +798,7 @@ class TestLeases:
         await store.commit_turn(key(), window.version, finished())
         assert not await store.cancel_lease(TurnKey(key(), "theirs"))
 
-    async def test_renewing_lets_it_last(self, store: Store):
+    async def test_renewing_extends_the_lease(self, store: Store):
         await create(store)
         short = lease("ours", 0)
         version = (await store.read_window(key(), 10, short)).version
@@ -802,7 +809,7 @@ class TestLeases:
         await store.commit_turn(key(), version, finished())
         await store.read_window(key(), 10, self.THEIRS)
 
-    async def test_it_ends_with_its_conversation(self, store: Store):
+    async def test_a_lease_ends_with_its_conversation(self, store: Store):
         await create(store)
         version = (await store.read_window(key(), 10, self.OURS)).version
         await store.create_assistant(key(), "", IfExists.RESET)
@@ -816,7 +823,7 @@ class TestLeases:
         with pytest.raises(AssistantNotFound):
             await store.read_window(key(), 10, self.OURS)
 
-    async def test_one_of_many_gets_it(self, place: Place):
+    async def test_one_of_several_stores_gets_the_lease(self, place: Place):
         stores = [await place.connect() for _ in range(4)]
         await create(stores[0])
         for _ in range(10):
@@ -826,6 +833,7 @@ class TestLeases:
             )
             [window] = [result for result in results if not isinstance(result, AssistantBusy)]
             await stores[0].commit_turn(key(), window.version, finished())
+        assert (await stores[0].get_assistant(key())).total_messages == 1 + 10 * 2
 
 
 class TestTexts:
@@ -872,13 +880,13 @@ class TestTexts:
 
 
 class TestSeveralStores:
-    async def test_stores_on_one_place_see_what_the_other_wrote(self, place: Place):
+    async def test_stores_on_one_place_see_each_others_writes(self, place: Place):
         here, there = await place.connect(), await place.connect()
         await create(here)
         assert await contents(there) == ["Be brief."]
         with pytest.raises(AssistantExists):
             await create(there)
-        stored = await say(there, *exchange("From there"))
+        stored = await add_turn(there, *exchange("From there"))
         assert (await here.read_window(key(), 10)).messages == stored.messages
         await here.create_assistant(key(), "", IfExists.RESET)
         assert await contents(there) == []
@@ -886,10 +894,10 @@ class TestSeveralStores:
         with pytest.raises(AssistantNotFound):
             await here.get_assistant(key())
 
-    async def test_what_is_stored_outlives_the_store(self, place: Place):
+    async def test_what_is_stored_outlives_the_store_object(self, place: Place):
         first = await place.connect()
         await create(first)
-        stored = await say(first)
+        stored = await add_turn(first)
         version = await version_of(first)
         await place.close(first)
         second = await place.connect()
@@ -897,7 +905,7 @@ class TestSeveralStores:
         assert (await history(second))[1:] == list(stored.messages)
         await second.commit_turn(key(), version, finished())
 
-    async def test_stores_that_connect_at_once_to_an_empty_place_can_all_be_used(self, place: Place):
+    async def test_stores_that_connect_to_an_empty_place_at_once_can_all_be_used(self, place: Place):
         stores = await asyncio.gather(*(place.connect() for _ in range(4)))
         for number, store in enumerate(stores):
             await create(store, f"a{number}")
@@ -906,7 +914,7 @@ class TestSeveralStores:
                 assert await contents(store, f"a{number}") == ["Be brief."]
 
     @pytest.mark.parametrize("if_exists", [IfExists.FAIL, IfExists.KEEP])
-    async def test_one_of_several_creations_at_once_makes_the_assistant(self, place: Place, if_exists: IfExists):
+    async def test_one_of_several_concurrent_creations_makes_the_assistant(self, place: Place, if_exists: IfExists):
         stores = [await place.connect() for _ in range(3)]
         for round_ in range(10):
             results = await asyncio.gather(
@@ -925,7 +933,7 @@ class TestSeveralStores:
             else:
                 assert all(other == (results[made[0]][0], False) for other in others)
 
-    async def test_closing_tears_no_call(self, place: Place):
+    async def test_closing_lets_the_calls_in_progress_finish(self, place: Place):
         store = await place.connect()
         await create(store)
         version = await version_of(store)
@@ -941,9 +949,9 @@ class TestSeveralStores:
         stored = () if isinstance(committed, BaseException) else committed.messages
         assert (await history(other))[1:] == list(stored)
 
-    async def test_a_call_that_was_abandoned_disturbs_no_other(self, store: Store):
+    async def test_an_abandoned_call_does_not_affect_others(self, store: Store):
         await create(store)
-        await say(store)
+        await add_turn(store)
         for _ in range(20):
             reading = asyncio.create_task(store.read_window(key(), 10))
             await asyncio.sleep(0)  # lets the call begin

@@ -1,4 +1,4 @@
-"""Any sequence of calls has the effect on a store that it has on a dictionary of lists."""
+"""Any sequence of calls has the same effect on a store as on a dictionary of lists."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.conversations import finished, key
 
 @dataclass
 class Conversation:
-    """What a store should know of an assistant."""
+    """The expected conversation of an assistant."""
 
     messages: list[Message] = field(default_factory=list)
     total_tokens: int = 0
@@ -75,14 +75,14 @@ calls = st.lists(
 
 
 class Comparison:
-    """Makes each call on a store and on the model, and compares what comes of it."""
+    """Makes each call on a store and on the model, and compares the results."""
 
     def __init__(self, place: Place, stores: list[Store]) -> None:
         self._place = place
         self._stores = stores
         self._conversations: dict[Key, Conversation] = {}
         self._versions: list[tuple[Conversation, int, str]] = []
-        """Versions that were read, with what they name: a conversation, and how many messages it had."""
+        """Versions that were read, each with its conversation and the number of messages then."""
 
     @property
     def _store(self) -> Store:
@@ -115,7 +115,7 @@ class Comparison:
                 if instructions.strip():
                     time = (await self._store.get_assistant(at(key))).create_time
                     expected.messages.append(Message(Role.SYSTEM, Content(instructions), index=1, create_time=time))
-        await self.look(key)
+        await self.compare(key)
 
     async def delete(self, key: Key) -> None:
         if self._expected(key) is None:
@@ -124,7 +124,7 @@ class Comparison:
         else:
             await self._store.delete_assistant(at(key))
             del self._conversations[key[0].lower(), key[1]]
-        await self.look(key)
+        await self.compare(key)
 
     async def commit(self, key: Key, turn: FinishedTurn) -> None:
         expected = self._expected(key)
@@ -146,7 +146,7 @@ class Comparison:
         else:
             with pytest.raises(ConcurrentWrite):
                 await self._store.commit_turn(at(key), version, turn)
-        await self.look(key)
+        await self.compare(key)
 
     async def _commit_to(self, key: Key, version: Version, expected: Conversation, turn: FinishedTurn) -> None:
         stored = await self._store.commit_turn(at(key), version, turn)
@@ -156,9 +156,9 @@ class Comparison:
         expected.total_tokens = turn.total_tokens
         assert [message.index for message in expected.messages] == list(range(1, len(expected.messages) + 1))
         assert all(earlier.create_time < later.create_time for earlier, later in pairwise(expected.messages))
-        await self.look(key)
+        await self.compare(key)
 
-    async def look(self, key: Key) -> None:
+    async def compare(self, key: Key) -> None:
         expected = self._expected(key)
         for store in self._stores:
             if expected is None:

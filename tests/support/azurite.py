@@ -1,17 +1,16 @@
-"""Azurite's table service, started from npm on a free port: a real Azure Table Storage, but for the account behind it.
+"""Azurite, the emulator of Azure Table Storage, started from npm on a free port.
 
     with Azurite() as azurite:
-        account = azurite.account()  # empty, and nobody else's
+        account = azurite.account()  # an empty one
         TableServiceClient.from_connection_string(account.connection_string)
 
-`certificate` and `key` make it serve https and accept the tokens of managed identities.
+With a `certificate` and a `key`, it serves https and accepts the tokens of managed identities.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from base64 import b64encode
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from typing_extensions import Self
+
+from tests.support.ports import free_port
 
 FOLDER = Path(__file__).parent.parent / "azurite"
 MAIN = FOLDER / "node_modules" / "azurite" / "dist" / "src" / "table" / "main.js"
@@ -32,7 +33,7 @@ class Account:
 
     name: str
     url: str
-    """The address of its tables; the emulator has the name of the account in the path."""
+    """The address of its tables. The path is the name of the account."""
     key: str = KEY
 
     @property
@@ -40,13 +41,13 @@ class Account:
         return self.connection_string_at(self.url)
 
     def connection_string_at(self, url: str) -> str:
-        """The connection string with another address, a proxy's for instance."""
+        """Returns the connection string with another address, such as that of a proxy."""
         scheme = url.partition(":")[0]
         return f"DefaultEndpointsProtocol={scheme};AccountName={self.name};AccountKey={self.key};TableEndpoint={url};"
 
 
 def why_missing() -> str | None:
-    """Says what is missing to run Azurite; None where nothing is."""
+    """Returns why Azurite can't be run, or None."""
     if _node() is None:
         return "Azurite needs Node.js, which is neither on the PATH nor in the virtual environment"
     if not MAIN.exists():
@@ -55,7 +56,7 @@ def why_missing() -> str | None:
 
 
 class Azurite:
-    """The emulator, for the time of the `with` block."""
+    """The emulator. It runs for the time of the `with` block."""
 
     def __init__(self, certificate: Path | None = None, key: Path | None = None) -> None:
         self._https = [] if certificate is None else ["--oauth", "basic", "--cert", str(certificate), "--key", str(key)]
@@ -64,10 +65,7 @@ class Azurite:
         self.origin = ""
 
     def __enter__(self) -> Self:
-        # The emulator does not say which port it got when it is asked for any.
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         node = _node()
         assert node is not None, why_missing()
         self._process = subprocess.Popen(
@@ -89,11 +87,11 @@ class Azurite:
         self._process.communicate()
 
     def account(self) -> Account:
-        """Returns an account that nobody has used yet."""
+        """Returns an account that has not been used yet."""
         name = next(self._names)
         return Account(name, f"{self.origin}/{name}")
 
 
 def _node() -> str | None:
-    here = Path(sys.executable).parent  # where the wheel of Node.js puts it
+    here = Path(sys.executable).parent  # where the wheel of Node.js installs it
     return shutil.which("node", path=os.pathsep.join([*os.environ.get("PATH", "").split(os.pathsep), str(here)]))

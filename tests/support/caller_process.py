@@ -1,7 +1,7 @@
-"""A caller in a process of its own, which a test may kill or freeze.
+"""A caller in a process of its own, which a test can kill or freeze.
 
 async with caller_process(address, request) as caller:
-    await caller.said("text_delta")
+    await caller.wait_for("text_delta")
     caller.process.kill()
 """
 
@@ -21,15 +21,15 @@ from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 
 @dataclass(frozen=True)
 class CallerProcess:
-    """A caller that posts one user query, and says "posted" and the name of each event that it gets."""
+    """A caller that posts a user query, and prints "posted" and then the name of each event that it receives."""
 
     process: asyncio.subprocess.Process
 
-    async def said(self, word: str) -> None:
-        """Waits until the caller has said this."""
+    async def wait_for(self, word: str) -> None:
+        """Waits until the caller has printed a word."""
         assert self.process.stdout is not None
         while (line := await self.process.stdout.readline()).decode().strip() != word:
-            assert line, f"the caller has ended before it said {word!r}; it says why on stderr"
+            assert line, f"the caller ended before it printed {word!r}; see its message on stderr"
 
 
 @asynccontextmanager
@@ -49,7 +49,7 @@ def main(address: str, request: pb.PostUserQueryRequest) -> None:
     with grpc.insecure_channel(address) as channel:
         stub = AssistantServiceStub(channel)
         call = stub.PostUserQuery(request)
-        # The server takes calls of a connection in their order: when this is answered, it has the query.
+        # The server accepts the calls of a connection in order: when this call returns, it has the query.
         stub.GetAssistant(pb.GetAssistantRequest(id=request.id))
         print("posted", flush=True)
         for response in call:

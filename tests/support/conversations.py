@@ -1,4 +1,4 @@
-"""Short ways to fill a store and to read it back."""
+"""Short ways to write to a store and to read from it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def draft(role: Role, text: str, *rest: Any, **named: Any) -> Draft:
 
 
 def lease(request_id: str, seconds: float = 60, server: str = "") -> Lease:
-    """Returns the lease of a turn on a server, by default on one of its own."""
+    """Returns a lease of a turn on a server, by default on a server of its own."""
     return Lease(LeaseHolder.of(request_id, server or request_id), seconds)
 
 
@@ -52,14 +52,14 @@ async def version_of(store: Store, name: str = "a", collection: str = COLLECTION
     return (await store.read_window(key(name, collection), 0)).version
 
 
-async def say(store: Store, *messages: Draft, name: str = "a", collection: str = COLLECTION) -> StoredTurn:
-    """Commits a turn to the conversation as it is now."""
+async def add_turn(store: Store, *messages: Draft, name: str = "a", collection: str = COLLECTION) -> StoredTurn:
+    """Commits a turn to the present conversation."""
     version = await version_of(store, name, collection)
     return await store.commit_turn(key(name, collection), version, finished(*messages))
 
 
 async def history(store: Store, name: str = "a", collection: str = COLLECTION) -> list[Message]:
-    """Reads all messages, page by page."""
+    """Returns all messages, read page by page."""
     messages: list[Message] = []
     while True:
         after_index = messages[-1].index if messages else None

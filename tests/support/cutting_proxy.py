@@ -1,4 +1,4 @@
-"""A proxy before a server that cuts all of its connections when a test says so.
+"""A proxy in front of a server, which a test can make cut all of its connections.
 
 async with CuttingProxy(server.address) as proxy:
     client = palaver.AsyncClient(proxy.address)
@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 
 class CuttingProxy:
-    """The proxy, for the time of its `async with` block. What it forwards to may change at any time."""
+    """The proxy. It runs for the time of its `async with` block. Its `upstream` can be changed at any time."""
 
     def __init__(self, upstream: str) -> None:
         self.upstream = upstream
@@ -30,7 +30,7 @@ class CuttingProxy:
         return f"127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     def cut(self) -> None:
-        """Tears all connections; what is still on its way is lost."""
+        """Aborts all connections. Data in transit is lost."""
         self.cuts += 1
         for writer in self._writers:
             writer.transport.abort()

@@ -1,4 +1,4 @@
-"""What may become of a database file: functions from what is in it to what is left of it."""
+"""Ways to damage a database file: functions from its bytes to the damaged ones."""
 
 from __future__ import annotations
 

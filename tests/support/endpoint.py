@@ -1,4 +1,4 @@
-"""An endpoint that speaks OpenAI's chat completions on a real socket and does what a test scripts, faults included.
+"""An endpoint for OpenAI's chat completions on a real socket, which a test scripts, including its faults.
 
     async with Endpoint() as endpoint:
         endpoint.script(Stream("Hel", "lo"), Refusal(429, headers={"Retry-After": "1"}))
@@ -6,8 +6,8 @@
         [call, *_] = endpoint.calls
         await call.closed.wait()
 
-A `Stream` is played item by item: a `str` is a piece of the reply, `bytes` go out as they are, an `asyncio.Event` is
-waited for, a callable is called with the `Call`, and `RESET` tears the connection.
+A `Stream` is played item by item: a `str` is a piece of the reply, `bytes` are sent unchanged, an `asyncio.Event` is
+awaited, a callable is called with the `Call`, and `RESET` aborts the connection.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 from typing_extensions import Self
 
 RESET = object()
-"""In a `Stream`: tear the connection down with a TCP reset."""
+"""In a `Stream`: abort the connection with a TCP reset."""
 
 HANG_UP = object()
 """In a `Stream`: close the connection without ending the body."""
@@ -38,27 +38,27 @@ HEAD = (
 
 @dataclass(eq=False)
 class Call:
-    """One request to the endpoint, and what has become of it."""
+    """A request to the endpoint, and the progress of its response."""
 
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
     writer: asyncio.StreamWriter
     closed: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the caller has closed the connection while it was being answered."""
+    """Set when the caller closed the connection before the response was complete."""
     finished: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when the answer has been sent whole, or can't be any more."""
+    """Set when the response was sent, or can no longer be sent."""
     sent: int = 0
-    """Bytes of the answer's body that the socket has taken."""
+    """The bytes of the body that the socket has accepted."""
 
     async def send(self, data: bytes) -> None:
-        """Sends a piece of a chunked body, as fast as the caller reads."""
+        """Sends a chunk of the body, as fast as the caller reads."""
         self.writer.write(b"%x\r\n%b\r\n" % (len(data), data))
         await self.writer.drain()
         self.sent += len(data)
 
     def hang_up(self, *, reset: bool = False) -> None:
-        """Closes the connection at once, by a TCP reset or in an orderly way."""
+        """Closes the connection immediately, with a TCP reset or in an orderly way."""
         if reset:
             linger = struct.pack("ii", 1, 0)
             self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -67,7 +67,7 @@ class Call:
             self.writer.close()
 
     def chunk(self, delta: dict[str, Any] | None = None, **fields: Any) -> bytes:
-        """Makes an event with a chunk of the reply."""
+        """Returns an event with a chunk of the reply."""
         choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": None}]
         return event(
             {
@@ -82,7 +82,7 @@ class Call:
 
 
 def event(data: Any) -> bytes:
-    """Makes a server-sent event."""
+    """Returns a server-sent event."""
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
@@ -97,7 +97,7 @@ USAGE = {
 
 @dataclass(frozen=True, init=False)
 class Stream:
-    """A streamed reply of the items given. `finish=None` leaves the finish reason out, `done=False` the end mark."""
+    """A streamed reply of items. `finish=None` leaves out the finish reason, and `done=False` the end mark."""
 
     items: tuple[Any, ...]
     finish: str | None
@@ -113,7 +113,7 @@ class Stream:
     async def play(self, call: Call) -> None:
         items = list(self.items)
         while items and isinstance(items[0], asyncio.Event):
-            await items.pop(0).wait()  # an event in front of everything makes the head of the response late
+            await items.pop(0).wait()  # an event before everything else delays the response head
         call.writer.write(HEAD)
         if items:
             await call.send(call.chunk({"role": "assistant", "content": ""}))
@@ -146,7 +146,7 @@ async def _play_item(item: Any, call: Call) -> None:
 
 
 def skill_calls(*calls: tuple[str, str], text: str = "", ids: str = "call_{}") -> Stream:
-    """A reply that asks for skills, by name and arguments; the arguments come in two pieces."""
+    """Returns a reply that calls skills, by name and arguments. The arguments are sent in two pieces."""
 
     async def play(call: Call) -> None:
         if text:
@@ -163,28 +163,28 @@ def skill_calls(*calls: tuple[str, str], text: str = "", ids: str = "call_{}") -
 
 
 async def fire_hose(call: Call) -> None:
-    """Sends pieces without end, as fast as the caller reads."""
+    """Sends text without end, as fast as the caller reads."""
     data = call.chunk({"content": "water " * 200})
     while True:
         await call.send(data)
 
 
 async def comments_without_end(call: Call) -> None:
-    """Keeps the connection busy with comments alone."""
+    """Sends comments without end."""
     while True:
         await call.send(b": still here\n\n")
         await asyncio.sleep(0.01)  # the pace of a keep-alive, not a synchronisation
 
 
 async def drip_without_end(call: Call) -> None:
-    """Writes a word now and then, for ever."""
+    """Sends a word now and then, without end."""
     while True:
         await call.send(call.chunk({"content": "drip "}))
         await asyncio.sleep(0.01)  # the pace of the drip, not a synchronisation
 
 
 async def empty_deltas_without_end(call: Call) -> None:
-    """Sends chunks that hold nothing."""
+    """Sends empty chunks without end."""
     while True:
         await call.send(call.chunk({}))
         await asyncio.sleep(0.01)  # the pace of the chunks, not a synchronisation
@@ -198,7 +198,7 @@ async def line_without_end(call: Call) -> None:
 
 @dataclass(frozen=True)
 class Refusal:
-    """An HTTP error in OpenAI's shape, or with any body."""
+    """An HTTP error in OpenAI's form, or with any body."""
 
     status: int
     message: str = "something went wrong"
@@ -218,7 +218,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class HangUp:
-    """Closes the connection without an answer."""
+    """Closes the connection without a response."""
 
     async def play(self, call: Call) -> None:
         call.hang_up()
@@ -226,7 +226,7 @@ class HangUp:
 
 @dataclass(frozen=True)
 class UnlessRenamed:
-    """Refuses `max_tokens` as newer models do; a request without it gets the answer."""
+    """Refuses `max_tokens`, as newer models do. A request without it gets the answer."""
 
     answer: Stream
 
@@ -245,16 +245,16 @@ Answer = Stream | Refusal | HangUp | UnlessRenamed
 
 
 class Endpoint:
-    """The endpoint, for the time of its `async with` block."""
+    """The endpoint. It runs for the time of its `async with` block."""
 
     default: Answer = Stream("Hello", ", ", "world")
 
     def __init__(self, address: socket.socket | None = None) -> None:
-        """Takes a bound socket where the address must be known before anybody listens there."""
+        """Takes a bound socket if the address must be known before the endpoint listens."""
         self._socket = address
         self.calls: list[Call] = []
         self.connections = 0
-        """Connections that are open now."""
+        """The number of open connections."""
         self._answers: deque[Answer] = deque()
         self._arrived = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -266,7 +266,7 @@ class Endpoint:
         self._answers.extend(answers)
 
     async def call(self, number: int = 1) -> Call:
-        """Waits until so many calls have arrived, and returns the last of these."""
+        """Waits for the call with a number, counted from 1, and returns it."""
         async with self._arrived:
             await self._arrived.wait_for(lambda: len(self.calls) >= number)
         return self.calls[number - 1]
@@ -293,7 +293,7 @@ class Endpoint:
             head: asyncio.Future[bytes] = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
             while (request := await _none_at_end(head)) is not None:
                 call = await self._accept(request, reader, writer)
-                # The next request can't come before this answer ends, so this ends first when the caller leaves.
+                # The next request can't arrive before this response ends. If the read ends first, the caller has left.
                 head = asyncio.ensure_future(reader.readuntil(b"\r\n\r\n"))
                 answer = self._answers.popleft() if self._answers else self.default
                 await _first(answer.play(call), head)
@@ -330,7 +330,7 @@ async def _none_at_end(head: Awaitable[bytes]) -> bytes | None:
 
 
 async def _first(answer: Awaitable[None], head: asyncio.Future[bytes]) -> None:
-    """Plays the answer until it is over or the caller has gone."""
+    """Plays the answer until it ends or the caller leaves."""
     playing = asyncio.ensure_future(answer)
     try:
         await asyncio.wait([playing, head], return_when=asyncio.FIRST_COMPLETED)

@@ -1,10 +1,10 @@
 """The Azure Functions OpenAI extension on the wire: the rows as it writes them, and a reader of the service's raw JSON.
 
-Both are made from the facts about its table layout and share nothing with the server. A conversation is, for the writer
-and for the reader, the messages that the model is sent:
+Both follow the published table layout and share no code with the server. For the writer and for the reader, a
+conversation is the list of messages that the model receives:
 
     await write_conversation(table, "a", [{"role": "user", "content": "Hello"}])
-    await go_on(table, "a", [{"role": "assistant", "content": "Hi"}])
+    await continue_conversation(table, "a", [{"role": "assistant", "content": "Hi"}])
     assert read_conversation(await raw_rows(table, "a"))[1]["content"] == "Hi"
 """
 
@@ -23,7 +23,7 @@ ChatMessage = dict[str, Any]
 RawRow = dict[str, Any]
 
 MAX_UNITS = 32_768
-"""UTF-16 code units that it reads of a message."""
+"""The UTF-16 code units of a message that it reads."""
 
 MAX_OPERATIONS = 100
 
@@ -35,11 +35,11 @@ STATE_COLUMNS = {
     "TotalTokens": "Edm.Int32",
 }
 EDM_TYPES = {bool: "Edm.Boolean", int: "Edm.Int32", float: "Edm.Double", str: "Edm.String"}
-"""The types that JSON has itself; of all the others the service says in another property which they are."""
+"""The types of plain JSON values. Any other type is annotated in a property of its own."""
 
 
 class Unreadable(Exception):
-    """A row breaks a rule: its key, and the rule."""
+    """A row breaks a rule. The text has the key of the row, and the rule."""
 
 
 async def write_conversation(
@@ -51,9 +51,9 @@ async def write_conversation(
     ticks: Sequence[int] = (7,),
     role: Callable[[str], str] = str.capitalize,
 ) -> None:
-    """Writes a conversation in place of the one that is there, if there is one.
+    """Writes a conversation. If there is one already, it is replaced.
 
-    The messages are a millisecond apart; of their seven fractional digits the last one is taken from `ticks` in turn.
+    The messages are a millisecond apart. The last of their seven fractional digits cycles through `ticks`.
     """
     time = time or datetime.now(timezone.utc)
     keys = [row["RowKey"] for row in await raw_rows(table, assistant_id)]
@@ -63,7 +63,7 @@ async def write_conversation(
     await _submit(table, [("create", row) for row in (*rows, state)])
 
 
-async def go_on(
+async def continue_conversation(
     table: TableClient,
     assistant_id: str,
     messages: Sequence[ChatMessage],
@@ -72,7 +72,7 @@ async def go_on(
     time: datetime | None = None,
     ticks: Sequence[int] = (7,),
 ) -> None:
-    """Ends a turn: adds its messages, and merges the state without asking whether that is still as it was read."""
+    """Commits a turn: adds its messages and merges the state, without checking that it is still as it was read."""
     time = time or datetime.now(timezone.utc)
     if state is None:
         state = await table.get_entity(assistant_id, "state")
@@ -121,7 +121,7 @@ async def _submit(table: TableClient, operations: Sequence[tuple[str, RawRow]]) 
 
 
 def _time(time: datetime, tick: int) -> EntityProperty:
-    """A time with the seven fractional digits of .NET, one more than Python has."""
+    """Returns a time with the seven fractional digits of .NET, one more than Python has."""
     return EntityProperty(f"{time:%Y-%m-%dT%H:%M:%S.%f}{tick}Z", EdmType.DATETIME)
 
 
@@ -142,7 +142,7 @@ def _tool_calls(calls: Sequence[ChatMessage]) -> str:
 
 
 async def raw_rows(table: TableClient, assistant_id: str) -> list[RawRow]:
-    """Reads the rows of an assistant as the service sends them, types included."""
+    """Returns the rows of an assistant as the service sends them, including types."""
     bodies: list[bytes] = []
     found = table.query_entities(
         "PartitionKey eq @id",
@@ -156,9 +156,9 @@ async def raw_rows(table: TableClient, assistant_id: str) -> list[RawRow]:
 
 
 def read_conversation(raw_rows: Sequence[RawRow]) -> list[ChatMessage]:
-    """Reads a conversation row by row and type by type; raises `Unreadable`.
+    """Parses the rows of a conversation and checks every type; raises `Unreadable`.
 
-    It is as strict as the extension's reader, and stricter where that would go on with something wrong.
+    It is as strict as the reader of the extension, and stricter where that would accept a wrong value.
     """
     by_key = {row["RowKey"]: row for row in raw_rows}
     if "state" not in by_key:
@@ -226,7 +226,7 @@ def _expect(row: RawRow, column: str, type_: str) -> None:
 
 
 def _ticks(row: RawRow, column: str) -> tuple[str, str]:
-    """Makes times of up to seven fractional digits comparable."""
+    """Returns a comparable form of a time with up to seven fractional digits."""
     found = re.fullmatch(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,7}))?Z", row[column])
     _require(row, found, f"{column} is a time in UTC")
     assert found is not None
@@ -241,7 +241,7 @@ def _parsed(row: RawRow, text: str, rule: str) -> Any:
 
 
 def _no_constant(name: str) -> None:
-    """Python reads NaN and the infinities, which are not JSON to anybody else."""
+    """Rejects NaN and the infinities, which only Python accepts in JSON."""
     raise ValueError(name)
 
 

@@ -1,10 +1,10 @@
-"""The endpoint from which an Azure machine gets the tokens of its managed identity, as App Service has it.
+"""The endpoint that gives an Azure machine the tokens of its managed identity, in the form of App Service.
 
     async with ManagedIdentity() as identity:
-        environment = identity.environment  # where `azure-identity` looks for it
-        identity.lifetimes.append(60)  # seconds of the next token; a day where nothing is said
+        environment = identity.environment  # in which `azure-identity` looks for it
+        identity.lifetimes.append(60)  # seconds of the next token; by default a day
 
-Its tokens have the form and the claims of real ones; only their signature is none.
+Its tokens have the form and the claims of real ones, but no valid signature.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from typing_extensions import Self
 
 SECRET = "the header that proves that the caller is on this machine"
 DAY = 86_400
-ON_THE_WAY = 60
-"""Seconds that a token holds beyond the time at which it must be renewed, for the requests that have it already."""
+LEEWAY = 60
+"""Seconds for which a token is valid after it must be renewed, for the requests that are under way."""
 
 
 @dataclass(frozen=True)
 class TokenRequest:
-    """What somebody wanted a token for, and the token that it got."""
+    """A request for a token, and the token that it received."""
 
     resource: str
     client_id: str | None
@@ -85,7 +85,7 @@ class ManagedIdentity:
             "iss": "https://sts.windows.net/ab1f708d-50f6-404c-a006-d71b2ac7a606/",
             "iat": now - 10,
             "nbf": now - 10,
-            "exp": expires_on + ON_THE_WAY,
+            "exp": expires_on + LEEWAY,
             "jti": str(len(self.requests)),
         }
         token = ".".join(urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (

@@ -1,12 +1,12 @@
-"""A real gRPC server on loopback whose answers a test scripts, and which remembers what it was asked.
+"""A real gRPC server on loopback whose answers a test scripts, and which records its calls.
 
 Every method of the contract's `AssistantService` answers from its own list of answers: the first call gets the first
 one, and so on; the last one serves all further calls. A step of an answer is one of
 
-* a message of the contract, or bytes, which go out as they are;
+* a message of the contract, or bytes, which are sent unchanged;
 * a `Failure`, which ends the call with that status;
 * a `threading.Event`, for which the call waits;
-* `HANG`, which lets the call wait until its caller is gone.
+* `HANG`, for which the call waits until its caller has left.
 
 The answer of a unary call is a single step or a list that ends with one; the answer of `PostUserQuery` is a list.
 """
@@ -38,7 +38,7 @@ HANG = object()
 
 @dataclass(frozen=True)
 class Failure:
-    """A status that ends a call, with the details that go along."""
+    """A status that ends a call, with its details."""
 
     status: grpc.StatusCode
     message: str
@@ -55,7 +55,7 @@ class Failure:
 
 @dataclass
 class Call:
-    """A call as the server saw it."""
+    """A call to the server."""
 
     method: str
     request: Any
@@ -107,7 +107,7 @@ class ScriptedServer:
         return [call.request for call in self.calls if call.method == method]
 
     def wait_for_calls(self, count: int) -> list[Call]:
-        """Waits until there were so many calls, and returns all of them."""
+        """Waits for a number of calls and returns all calls."""
         with self._called:
             assert self._called.wait_for(lambda: len(self.calls) >= count, timeout=30), f"fewer than {count} calls"
         return self.calls

@@ -1,4 +1,4 @@
-"""Palaver servers in processes of their own, which a test may kill, stop or freeze.
+"""Palaver servers in processes of their own, which a test can kill, stop or freeze.
 
 async with server_process(folder, endpoint.url) as server:
     await server.stub.CreateAssistant(...)
@@ -25,7 +25,7 @@ COMMAND = Path(sys.executable).with_name("palaver-server")
 
 @dataclass(frozen=True)
 class ServerProcess:
-    """A server that has said where it listens."""
+    """A server that listens."""
 
     process: asyncio.subprocess.Process
     address: str
@@ -42,7 +42,7 @@ async def server_process(
     stderr: IO[bytes] | None = None,
     **variables: str,
 ) -> AsyncIterator[ServerProcess]:
-    """Runs a server until the end of the block, with SQLite in the folder unless a variable says otherwise."""
+    """Runs a server until the end of the block. Its store is SQLite in the folder, unless a variable names another."""
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint_url, "PALAVER_DATA_DIR": str(folder)}
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -54,7 +54,7 @@ async def server_process(
     try:
         assert process.stdout is not None
         words = (await process.stdout.readline()).decode().split()
-        assert words, "the server has not started; it says why on stderr"
+        assert words, "the server did not start; see its message on stderr"
         async with grpc.aio.insecure_channel(words[-1]) as channel:
             yield ServerProcess(process, words[-1], AssistantServiceStub(channel))
     finally:

@@ -1,4 +1,4 @@
-"""What calls a host of skills as a server does."""
+"""A caller of a skill host, as the server is one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _call_ids = map("call-{}".format, itertools.count(1))
 
 @dataclass(frozen=True)
 class Caller:
-    """Calls a host; each call is another one unless it is given a `call_id`."""
+    """Calls a host. Every call gets a new `call_id`, unless one is given."""
 
     channel: grpc.aio.Channel
 

@@ -45,9 +45,9 @@ class SkillHost:
         self.answers = answers
         self.requests: list[pb.InvokeSkillRequest] = []
         self.listed = asyncio.Event()
-        """Set when somebody has asked for the skills."""
+        """Set when the skills were listed."""
         self.listing: bytes | None = None
-        """What goes out in place of the list of skills."""
+        """Bytes that are sent instead of the list of skills."""
         self._address = address
         self._credentials = credentials
         self._server: grpc.aio.Server | None = None
@@ -79,7 +79,7 @@ class SkillHost:
         await self.stop()
 
     async def stop(self) -> None:
-        """Ends the host and all calls under way, as a crash would."""
+        """Stops the host and all calls in progress, as a crash would."""
         assert self._server is not None
         await self._server.stop(None)
 

@@ -1,4 +1,4 @@
-"""What a caller learns from a failed call."""
+"""The status of a failed call, with its details."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Failure:
 
 
 async def failure_of(call: Awaitable[Any]) -> Failure:
-    """Awaits a call that must fail, and returns what its caller is told."""
+    """Awaits a call that must fail, and returns its status."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return failure(caught.value)

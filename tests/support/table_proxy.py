@@ -1,11 +1,11 @@
-"""A proxy between Palaver and the emulator of Azure Table Storage, which does to each request what a test says.
+"""A proxy between Palaver and the emulator of Azure Table Storage, which injects faults into requests.
 
     async with TableProxy(account) as proxy:
         connection_string = proxy.connection_string
         proxy.fault = drop_answer  # or a function that picks a fault for each request
 
-It passes on what it gets byte for byte, because the account's key signs the headers. A connection serves one request,
-so what a request costs can be counted.
+It forwards requests byte for byte, because the key of the account signs the headers. A connection serves one request,
+so that the traffic of a request can be counted.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from tests.support.azurite import Account
 
 @dataclass
 class Exchange:
-    """A request and what has become of it."""
+    """A request and its response."""
 
     method: str
     target: str
     request: bytes
     upstream: tuple[str, int]
     response: bytes = b""
-    """What the store has answered, whether or not it was passed on."""
+    """The response of the store, whether or not it was passed on."""
 
     async def forward(self) -> bytes:
-        """Has the store carry the request out, and returns its answer."""
+        """Sends the request to the store and returns its response."""
         reader, writer = await asyncio.open_connection(*self.upstream)
         try:
             writer.write(self.request)
@@ -56,39 +56,39 @@ class Exchange:
 
 
 Fault = Callable[[Exchange], Awaitable[bytes | None]]
-"""Carries a request out in its own way and returns the answer; None breaks the connection off."""
+"""Handles a request in place of `forward` and returns the response. None closes the connection."""
 
 
 async def none(exchange: Exchange) -> bytes | None:
-    """What happens without a fault."""
+    """No fault."""
     return await exchange.forward()
 
 
 async def drop_answer(exchange: Exchange) -> bytes | None:
-    """The store carries the request out, and its answer gets lost."""
+    """The store performs the request, and its response is lost."""
     await exchange.forward()
     return None
 
 
 async def fail_after(exchange: Exchange) -> bytes | None:
-    """The store carries the request out and says that it has failed."""
+    """The store performs the request and reports a failure."""
     await exchange.forward()
     return answer(500, "InternalError")
 
 
 async def cut_answer(exchange: Exchange) -> bytes | None:
-    """The store carries the request out, and the connection breaks in the middle of its answer."""
+    """The store performs the request, and the connection breaks in the middle of its response."""
     response = await exchange.forward()
     return response[: len(response) - 40]
 
 
 async def drop_request(exchange: Exchange) -> bytes | None:
-    """The request gets lost."""
+    """The request is lost."""
     return None
 
 
 async def hang(exchange: Exchange) -> bytes | None:
-    """Nothing happens, for ever."""
+    """The request is never answered."""
     await asyncio.Event().wait()
     return None
 
@@ -106,12 +106,12 @@ fail_before = refuse(500, "InternalError")
 
 
 async def garbage(exchange: Exchange) -> bytes | None:
-    """Something else answers in the place of the store."""
+    """Another program answers instead of the store."""
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 6\r\nConnection: close\r\n\r\n<html>"
 
 
 async def shuffle(exchange: Exchange) -> bytes | None:
-    """The store returns rows in no order, as Cosmos DB for Table may."""
+    """The store returns rows in random order, as Cosmos DB for Table may."""
     response = await exchange.forward()
     head, _, body = response.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
@@ -138,7 +138,7 @@ def unchunk(body: bytes) -> bytes:
 
 
 def once(fault: Fault, when: Callable[[Exchange], bool] = lambda exchange: True) -> Fault:
-    """The fault hits the first request of a kind alone."""
+    """Returns a fault of the first request that meets a condition."""
     left = [fault]
 
     async def pick(exchange: Exchange) -> bytes | None:
@@ -148,7 +148,7 @@ def once(fault: Fault, when: Callable[[Exchange], bool] = lambda exchange: True)
 
 
 def always(fault: Fault, when: Callable[[Exchange], bool]) -> Fault:
-    """The fault hits all requests of a kind."""
+    """Returns a fault of all requests that meet a condition."""
 
     async def pick(exchange: Exchange) -> bytes | None:
         return await (fault if when(exchange) else none)(exchange)
@@ -157,19 +157,19 @@ def always(fault: Fault, when: Callable[[Exchange], bool]) -> Fault:
 
 
 def since(fault: Fault, when: Callable[[Exchange], bool]) -> Fault:
-    """The fault hits the first request of a kind and all that come after it."""
-    has_come = False
+    """Returns a fault of the first request that meets a condition, and of all requests after it."""
+    has_begun = False
 
     async def pick(exchange: Exchange) -> bytes | None:
-        nonlocal has_come
-        has_come = has_come or when(exchange)
-        return await (fault if has_come else none)(exchange)
+        nonlocal has_begun
+        has_begun = has_begun or when(exchange)
+        return await (fault if has_begun else none)(exchange)
 
     return pick
 
 
 def lost_from(when: Callable[[Exchange], bool]) -> Fault:
-    """The answer to the first request of a kind gets lost, and after that the store only wants to be left alone."""
+    """Loses the response to the first request that meets a condition, and then throttles all requests."""
     is_lost = False
 
     async def pick(exchange: Exchange) -> bytes | None:
@@ -184,7 +184,7 @@ def lost_from(when: Callable[[Exchange], bool]) -> Fault:
 
 
 def cut_after(requests: int) -> Fault:
-    """The store carries so many requests out, and then nobody is reached any more: the caller might as well be dead."""
+    """Returns a fault of all requests after a number of them. For the store, the caller is then as good as dead."""
     left = [none] * requests
 
     async def pick(exchange: Exchange) -> bytes | None:
@@ -194,7 +194,7 @@ def cut_after(requests: int) -> Fault:
 
 
 def sometimes(seed: int, dropped: float, failed: float) -> Fault:
-    """Some answers get lost, and others become errors after the store has carried the request out."""
+    """Loses some responses and turns others into errors, after the store has performed the requests."""
     generator = random.Random(seed)
 
     async def pick(exchange: Exchange) -> bytes | None:
@@ -206,7 +206,7 @@ def sometimes(seed: int, dropped: float, failed: float) -> Fault:
 
 
 def answer(status: int, code: str, **headers: str) -> bytes:
-    """An error as the store words it."""
+    """Returns an error response in the form of the store."""
     error = {"odata.error": {"code": code, "message": {"lang": "en-US", "value": f"{code} of the test"}}}
     body = json.dumps(error)
     lines = {"Content-Type": "application/json", "Content-Length": str(len(body)), "Connection": "close"}
@@ -216,7 +216,7 @@ def answer(status: int, code: str, **headers: str) -> bytes:
 
 
 class TableProxy:
-    """The proxy, for the time of its `async with` block."""
+    """The proxy. It runs for the time of its `async with` block."""
 
     def __init__(self, account: Account) -> None:
         self.fault: Fault = none
@@ -253,7 +253,7 @@ class TableProxy:
                     writer.write(response)
                     await writer.drain()
         except ConnectionError:
-            pass  # the caller has gone
+            pass  # the caller has left
         finally:
             self._tasks.discard(task)
             writer.close()

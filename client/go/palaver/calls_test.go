@@ -150,7 +150,7 @@ func TestCallHasNoDeadlineUnlessTheCallerSetsOne(t *testing.T) {
 	}
 }
 
-func TestCallEndsAtItsDeadlineAndWhenItsContextIsCancelled(t *testing.T) {
+func TestCallEndsAtItsDeadlineAndWhenItsContextIsCanceled(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("GetAssistant", answer{scripted.Hang})

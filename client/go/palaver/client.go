@@ -28,11 +28,11 @@ type Client struct {
 	markClosed       context.CancelFunc
 }
 
-// NewClient returns a client of the server at target, in gRPC's syntax for names: "host:port", "dns:///host:port" or
-// "unix:path". If target is empty, [DefaultTarget] is used. NewClient does not connect: if the server can't be reached,
+// NewClient returns a client of the server at target: "host:port", or any other target that gRPC supports
+// ("dns:///host:port", "unix:path"). If target is empty, [DefaultTarget] is used. NewClient does not connect: if the server can't be reached,
 // the first call fails.
 //
-// It returns an error if the target or an option is invalid, or if a token would leave this machine without TLS.
+// It returns an error if the target or an option is invalid, or if the token would leave this machine without TLS.
 func NewClient(target string, options ...Option) (*Client, error) {
 	settings, err := newSettings(options)
 	if err != nil {
@@ -63,20 +63,19 @@ func (c *Client) Close() error {
 	return err
 }
 
-// CreateAssistant creates an assistant, whose conversation then consists of its instructions alone. Created in the
-// response is false if the assistant existed and was kept: see [IfExistsKeep].
+// CreateAssistant creates an assistant. Its conversation starts with only its instructions. Created in the response is
+// false if the assistant existed and was kept: see [IfExistsKeep].
 //
 // By default, an assistant that exists is an error: ALREADY_EXISTS with [ReasonAssistantExists].
 func (c *Client) CreateAssistant(ctx context.Context, request *CreateAssistantRequest) (*CreateAssistantResponse, error) {
 	response, err := call(ctx, c, c.stub.CreateAssistant, request)
 	if err == nil && response.GetAssistant() == nil {
-		return nil, malformed("it has no assistant")
+		return nil, malformed("`assistant` is missing")
 	}
 	return response, err
 }
 
-// GetAssistant returns the current state of an assistant. The call is retried for a few seconds while the server is
-// unavailable.
+// GetAssistant returns the current state of an assistant. The call is retried while the server is unavailable.
 //
 // If there is no such assistant, the error is NOT_FOUND with [ReasonAssistantNotFound].
 func (c *Client) GetAssistant(ctx context.Context, request *GetAssistantRequest) (*Assistant, error) {
@@ -85,14 +84,14 @@ func (c *Client) GetAssistant(ctx context.Context, request *GetAssistantRequest)
 		return nil, err
 	}
 	if response.GetAssistant() == nil {
-		return nil, malformed("it has no assistant")
+		return nil, malformed("`assistant` is missing")
 	}
 	return response.GetAssistant(), nil
 }
 
 // ListMessages yields the messages of an assistant, from all pages. Each page of PageSize messages is fetched when the
-// iteration reaches it, and retried for a few seconds while the server is unavailable. The iteration starts at PageToken
-// if it is set. An error, which is an [*Error], ends the iteration.
+// iteration reaches it, and retried while the server is unavailable. The iteration starts at PageToken if it is set. An
+// error, which is an [*Error], ends the iteration.
 //
 // If there is no such assistant, the error is NOT_FOUND with [ReasonAssistantNotFound].
 func (c *Client) ListMessages(ctx context.Context, request *ListMessagesRequest) iter.Seq2[*Message, error] {
@@ -129,19 +128,19 @@ func (c *Client) DeleteAssistant(ctx context.Context, request *DeleteAssistantRe
 // [Reply]. A request without a RequestId gets a random one.
 //
 // If ctx ends or the iteration is stopped early, OnDisconnect decides whether the turn continues. By default it is
-// cancelled, and nothing is stored.
+// canceled and not stored.
 func (c *Client) PostUserQuery(ctx context.Context, request *PostUserQueryRequest) *Reply {
 	return &Reply{client: c, ctx: ctx, request: withRequestID(request)}
 }
 
-// PostUserQueryUnary posts a user message and returns the whole reply when the turn is stored. The result is what a
-// [Client.PostUserQuery] stream ends with, and the turn is posted again in the same way when the connection breaks.
+// PostUserQueryUnary posts a user message and returns the last event of the reply once the turn is stored. The turn is
+// posted again when the connection breaks, like that of a [Reply].
 func (c *Client) PostUserQueryUnary(ctx context.Context, request *PostUserQueryRequest) (*TurnCompleted, error) {
 	request = withRequestID(request)
 	ctx, end := c.begin(ctx)
 	defer end()
 	var response *PostUserQueryUnaryResponse
-	err := c.postUntilDone(ctx, func(*attempts) (err error) {
+	err := c.postUntilDone(ctx, func(*retryBudget) (err error) {
 		response, err = c.stub.PostUserQueryUnary(ctx, request)
 		return err
 	})
@@ -149,12 +148,12 @@ func (c *Client) PostUserQueryUnary(ctx context.Context, request *PostUserQueryR
 		return nil, err
 	}
 	if response.GetCompleted() == nil {
-		return nil, malformed("it has no completed turn")
+		return nil, malformed("`completed` is missing")
 	}
 	return response.GetCompleted(), nil
 }
 
-// CancelTurn cancels a running turn of any caller, regardless of its OnDisconnect. Nothing of the turn is stored.
+// CancelTurn cancels a running turn of any caller, regardless of its OnDisconnect. The turn is not stored.
 //
 // If no such turn is running, the error is NOT_FOUND with [ReasonTurnNotFound].
 func (c *Client) CancelTurn(ctx context.Context, request *CancelTurnRequest) error {
@@ -162,12 +161,13 @@ func (c *Client) CancelTurn(ctx context.Context, request *CancelTurnRequest) err
 	return err
 }
 
-// Stub returns the generated client on the same connection, for calls that this client does not offer. They carry the
-// token, but not the deadline of [WithTimeout], and their errors are gRPC's.
+// Stub returns the generated client on the same connection, for calls that this client does not offer. They send the
+// token, but don't use the timeout of [WithTimeout], and they return gRPC's errors.
 func (c *Client) Stub() palaverv1.AssistantServiceClient {
 	return c.stub
 }
 
+// call makes a unary call.
 func call[Request, Response any](
 	ctx context.Context, c *Client,
 	method func(context.Context, *Request, ...grpc.CallOption) (*Response, error), request *Request,
@@ -181,7 +181,8 @@ func call[Request, Response any](
 	return response, nil
 }
 
-// begin returns the context of a call, with the deadline of the caller or else that of the client, if either has one.
+// begin returns the context of a call. Its deadline is that of the caller or, if there is none, the timeout of the
+// client.
 func (c *Client) begin(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, given := ctx.Deadline(); c.timeout > 0 && !given {
 		return context.WithTimeout(ctx, c.timeout)
@@ -189,22 +190,22 @@ func (c *Client) begin(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithCancel(ctx)
 }
 
-// postUntilDone posts a turn, again after each break, until it succeeds or the error is the caller's. It returns nil or
+// postUntilDone posts a turn, and posts it again after each break, until it succeeds or fails for good. It returns nil or
 // an *Error.
-func (c *Client) postUntilDone(ctx context.Context, post func(*attempts) error) error {
+func (c *Client) postUntilDone(ctx context.Context, post func(*retryBudget) error) error {
 	deadline, _ := ctx.Deadline()
-	attempts := newAttempts(deadline, c.reconnectTimeout)
+	budget := newRetryBudget(deadline, c.reconnectTimeout)
 	for {
-		err := post(attempts)
+		err := post(budget)
 		if err == nil {
 			return nil
 		}
 		failure := c.failure(ctx, err)
-		pause, again := attempts.backoff(failure)
+		delay, again := budget.delayAfter(failure)
 		if !again {
 			return failure
 		}
-		timer := time.NewTimer(pause)
+		timer := time.NewTimer(delay)
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
@@ -217,8 +218,8 @@ func (c *Client) postUntilDone(ctx context.Context, post func(*attempts) error) 
 	}
 }
 
-// failure converts an error of gRPC. If the context has ended or the client was closed, that is the error, whatever
-// status gRPC reports for the interrupted call.
+// failure converts an error of gRPC. If the context has ended or the client is closed, the result says so, regardless of
+// the status that gRPC reports for the interrupted call.
 func (c *Client) failure(ctx context.Context, err error) *Error {
 	failure := fromRPC(err)
 	switch {
@@ -234,11 +235,12 @@ func (c *Client) failure(ctx context.Context, err error) *Error {
 	return failure
 }
 
+// withRequestID returns a copy of the request with a request ID, which makes the turn safe to post again.
 func withRequestID(request *PostUserQueryRequest) *PostUserQueryRequest {
-	request = proto.CloneOf(request) // the caller may change its own before the next post
+	request = proto.CloneOf(request) // the caller may change the request before the next post
 	if request.GetRequestId() == "" {
 		var id [16]byte
-		_, _ = rand.Read(id[:]) // it never fails
+		_, _ = rand.Read(id[:]) // never fails
 		request.RequestId = hex.EncodeToString(id[:])
 	}
 	return request

@@ -17,13 +17,13 @@ import (
 // version is the version of this module, which is part of the user agent.
 const version = "0.1.0"
 
-// serviceConfig spreads calls over all addresses of the server and makes gRPC retry the calls that only read. It is
-// a copy of client/vectors/service_config.json.
+// serviceConfig balances calls over all addresses of the server and makes gRPC retry the calls that only read. It is a
+// copy of client/vectors/service_config.json.
 //
 //go:embed service_config.json
 var serviceConfig string
 
-// The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no margin.
+// The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no headroom.
 const maxReceiveBytes = 8 << 20
 
 // gRPC's default backoff, which grows from a second to two minutes, suits a server that is down rather than one that is
@@ -39,7 +39,7 @@ var reconnecting = grpc.ConnectParams{
 	MinConnectTimeout: 20 * time.Second,
 }
 
-// A model may be silent for a long time. Only pings tell a silent server from one that is gone.
+// A model may be silent for a long time. Pings detect a server that is gone.
 var pings = keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}
 
 // connect returns a connection, which is opened by the first call.
@@ -51,7 +51,7 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 		grpc.WithTransportCredentials(s.transport),
 		grpc.WithUserAgent("palaver-go/" + version),
 		grpc.WithDefaultServiceConfig(serviceConfig),
-		grpc.WithDisableServiceConfig(), // the lookup of one in DNS can be slow
+		grpc.WithDisableServiceConfig(), // looking one up in DNS can be slow
 		grpc.WithConnectParams(reconnecting),
 		grpc.WithKeepaliveParams(pings),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceiveBytes)),
@@ -77,7 +77,7 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 func isLocal(target string) bool {
 	scheme, rest, _ := strings.Cut(target, "://")
 	authority, endpoint, _ := strings.Cut(rest, "/")
-	if authority != "" { // the name server to ask, which may answer anything
+	if authority != "" { // a name server, which may return any address
 		return false
 	}
 	switch scheme {
@@ -93,10 +93,11 @@ func isLocal(target string) bool {
 // hostAndPort matches an ASCII name or IPv4 address, or an IPv6 address in brackets, with an optional port.
 var hostAndPort = regexp.MustCompile(`^(?:([0-9A-Za-z.]+)|\[([0-9A-Fa-f:.]+)\])(?::[0-9]+)?$`)
 
+// isLoopback reports whether an address, with or without a port, is "localhost" or a loopback address.
 func isLoopback(address string) bool {
 	match := hostAndPort.FindStringSubmatch(address)
 	if match == nil {
-		return isLoopbackIPv6(address) // which needs no brackets without a port
+		return isLoopbackIPv6(address) // without a port, brackets are not needed
 	}
 	if match[2] != "" {
 		return isLoopbackIPv6(match[2])

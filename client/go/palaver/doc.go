@@ -16,12 +16,12 @@
 //
 // Requests and events are the generated messages of the contract, palaver.v1, where every field is documented. This
 // package has aliases for them, so that programs need not import the generated package. Optional numbers are pointers,
-// which tells zero from unset: Temperature: new(0.0).
+// because zero differs from unset: Temperature: new(0.0).
 //
 // # Contexts
 //
-// A call has the deadline of its context or else that of [WithTimeout], if either is set. Cancelling the context ends the
-// call at once, also at the server. Whether the turn continues then depends on its OnDisconnect.
+// A call has the deadline of its context or, if there is none, the timeout of [WithTimeout]. Canceling the context ends
+// the call immediately, at the server too. OnDisconnect of the request then decides whether the turn continues.
 //
 // # Errors
 //

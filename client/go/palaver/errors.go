@@ -24,13 +24,13 @@ type Error struct {
 	Message string
 
 	// Reason is the exact cause. It is empty if the error does not come from a Palaver server, for instance because the
-	// server can't be reached. Newer servers may send unknown reasons: fall back to Status for those.
+	// server can't be reached. Newer servers may send reasons that you don't know: fall back to Status then.
 	Reason Reason
 
-	// FieldViolations are the invalid fields of the request, all of them.
+	// FieldViolations are all invalid fields of the request.
 	FieldViolations []FieldViolation
 
-	// RetryDelay is how long to wait before sending the same request again. It is nil if the server sent none.
+	// RetryDelay is how long to wait before sending the same request again. It is nil if the server did not suggest a delay.
 	RetryDelay *time.Duration
 
 	status *status.Status
@@ -123,8 +123,7 @@ func (e *Error) readDetails(details []*anypb.Any) error {
 	return nil
 }
 
-// isBreak reports whether a call failed because its connection broke or the server is shutting down, rather than because
-// of what it asked for.
+// isBreak reports whether the connection or a shutdown of the server ended the call, rather than the request itself.
 func (e *Error) isBreak() bool {
 	if e.Reason != "" { // a Palaver server gives a reason with every error
 		return e.Reason == ReasonShuttingDown
@@ -133,7 +132,7 @@ func (e *Error) isBreak() bool {
 	return e.Status == codes.Unavailable || strings.Contains(e.Message, "RST_STREAM")
 }
 
-// malformed returns the error for a response that violates the contract.
-func malformed(how string) *Error {
-	return &Error{Status: codes.Internal, Message: "invalid response from the server: " + how}
+// malformed returns the error for a response that breaks the contract.
+func malformed(problem string) *Error {
+	return &Error{Status: codes.Internal, Message: "the server's response can't be understood: " + problem}
 }

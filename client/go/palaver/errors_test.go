@@ -116,7 +116,7 @@ func TestUnknownStatusIsKept(t *testing.T) {
 	}
 }
 
-func TestTurnCancelledByOthersIsNotContextCanceled(t *testing.T) {
+func TestTurnCanceledByOthersIsNotContextCanceled(t *testing.T) {
 	t.Parallel()
 	reason := details(t, &errdetails.ErrorInfo{Domain: "palaver.v1", Reason: "TURN_CANCELLED"})
 	if got := failure(t, codes.Canceled, "cancelled", reason); errors.Is(got, context.Canceled) {

@@ -14,7 +14,7 @@ import (
 // DefaultTarget is the address that a server listens on by default.
 const DefaultTarget = "127.0.0.1:50051"
 
-// DefaultReconnectTimeout is how long a turn tries to reconnect unless [WithReconnectTimeout] is used.
+// DefaultReconnectTimeout is how long a turn may be without a connection unless [WithReconnectTimeout] is used.
 const DefaultReconnectTimeout = 10 * time.Second
 
 // An Option configures a client. See [NewClient].
@@ -73,7 +73,7 @@ func WithToken(token string) Option {
 }
 
 // WithTimeout sets the timeout of calls whose context has no deadline. For a reply, it covers the whole reply up to the
-// last event; when messages are listed, it applies to each page. The default is zero, which means no timeout.
+// last event; when messages are listed, it applies to each page. The default is zero: no timeout.
 func WithTimeout(timeout time.Duration) Option {
 	return func(s *settings) error {
 		s.timeout = timeout
@@ -81,9 +81,9 @@ func WithTimeout(timeout time.Duration) Option {
 	}
 }
 
-// WithReconnectTimeout sets how long a turn tries to reconnect. When the connection breaks or the server stops, the turn
-// is posted again until then, and the caller gets each event of the reply once. With zero, a turn is never posted again.
-// The default is [DefaultReconnectTimeout].
+// WithReconnectTimeout sets how long a turn may be without a connection. When the connection breaks or the server shuts
+// down, the turn is posted again, and each event of the reply is delivered once. Zero disables posting again. The default
+// is [DefaultReconnectTimeout].
 func WithReconnectTimeout(timeout time.Duration) Option {
 	return func(s *settings) error {
 		s.reconnectTimeout = timeout
@@ -91,7 +91,7 @@ func WithReconnectTimeout(timeout time.Duration) Option {
 	}
 }
 
-// WithDialOptions adds gRPC options, for instance interceptors or a dialer. They override those that the client sets.
+// WithDialOptions adds gRPC options, for instance interceptors or a dialer. They override the client's own.
 func WithDialOptions(dial ...grpc.DialOption) Option {
 	return func(s *settings) error {
 		s.dial = append(s.dial, dial...)
@@ -99,6 +99,7 @@ func WithDialOptions(dial ...grpc.DialOption) Option {
 	}
 }
 
+// isHeaderText reports whether a text is a valid header value: visible ASCII characters, with spaces only between them.
 func isHeaderText(text string) bool {
 	for _, character := range []byte(text) {
 		if character < ' ' || character > '~' {

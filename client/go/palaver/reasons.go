@@ -1,7 +1,7 @@
 package palaver
 
 // A Reason is the exact cause of an [Error]. It is the name of a value of the contract's ErrorReason, without its prefix.
-// Newer servers may send others than those below.
+// Newer servers may send reasons that are not listed below.
 type Reason string
 
 // The reasons of an [Error]. The documentation of palaverv1.ErrorReason explains each of them.

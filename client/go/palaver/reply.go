@@ -21,12 +21,12 @@ type Event = proto.Message
 
 type responses = grpc.ServerStreamingClient[PostUserQueryResponse]
 
-// A Reply is the reply to a user query: a stream of events, or of its text alone. The query is posted when the iteration
-// starts. Stopping the iteration early cancels the call at the server. A reply can be read only once.
+// A Reply is the reply to a user query: a stream of events, or of only their text. The query is posted when the iteration
+// starts. Stopping the iteration early ends the call immediately. A reply can be read only once.
 //
-// When the connection breaks, the turn is posted again with the same request ID, and the iteration resumes where it was.
-// If the turn had to run again and the model wrote something else, the reply restarts: a second [*TurnStarted] voids the
-// events before it. With [OnDisconnectContinue], that happens only if the server itself died.
+// When the connection breaks or the server shuts down, the turn is posted again with the same request ID, and the
+// iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the reply restarts:
+// a second [*TurnStarted] voids all events before it. With [OnDisconnectContinue], this happens only if the server dies.
 //
 // A Reply is not safe for concurrent use.
 type Reply struct {
@@ -37,8 +37,8 @@ type Reply struct {
 	completed *TurnCompleted
 }
 
-// RequestID returns the identifier of the turn, which is the caller's or a random one. It can be used to cancel the turn
-// or to post it again. It is known before the query is posted.
+// RequestID returns the identifier of the turn, to cancel it or to post it again: the one of the request, or the generated
+// one. It is known before the query is posted.
 func (r *Reply) RequestID() string {
 	return r.request.GetRequestId()
 }
@@ -50,8 +50,8 @@ func (r *Reply) Completed() *TurnCompleted {
 }
 
 // Events posts the query and yields the events of the reply. [*TurnCompleted] is the last one and means that the turn is
-// stored. An error, which is an [*Error], ends the iteration and means that nothing of the turn is stored. The exception
-// is INTERNAL without a reason: the server violated the contract, and it is unknown whether the turn is stored.
+// stored. An error, which is an [*Error], ends the iteration and means that the turn is not stored. The exception is
+// INTERNAL without a reason: the server broke the contract, and it is unknown whether the turn is stored.
 func (r *Reply) Events() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		if r.read.Swap(true) {
@@ -60,14 +60,14 @@ func (r *Reply) Events() iter.Seq2[Event, error] {
 		}
 		ctx, end := r.client.begin(r.ctx)
 		defer end()
-		var progress progress
-		err := r.client.postUntilDone(ctx, func(attempts *attempts) error {
-			progress.beginReplay()
+		var filter replayFilter
+		err := r.client.postUntilDone(ctx, func(budget *retryBudget) error {
+			filter.beginReplay()
 			stream, err := r.client.stub.PostUserQuery(ctx, r.request)
 			if err != nil {
 				return err
 			}
-			err = read(stream, attempts, &progress, func(event Event) bool {
+			err = read(stream, budget, &filter, func(event Event) bool {
 				r.completed, _ = event.(*TurnCompleted)
 				return yield(event, nil)
 			})
@@ -82,9 +82,9 @@ func (r *Reply) Events() iter.Seq2[Event, error] {
 	}
 }
 
-// read yields the events of one call. It returns nil after the last one or when yield returns false, and otherwise why
-// the call ended.
-func read(stream responses, attempts *attempts, progress *progress, yield func(Event) bool) error {
+// read yields the events of one call. It returns nil after the last event or when yield returns false, and otherwise the
+// error that ended the call.
+func read(stream responses, budget *retryBudget, filter *replayFilter, yield func(Event) bool) error {
 	for {
 		response, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -96,12 +96,12 @@ func read(stream responses, attempts *attempts, progress *progress, yield func(E
 		if err := stream.Context().Err(); err != nil { // gRPC first returns everything that it has buffered
 			return status.FromContextError(err).Err()
 		}
-		attempts.reset()
+		budget.reset()
 		event := eventOf(response)
 		if event == nil {
 			continue
 		}
-		for _, event := range progress.accept(event) {
+		for _, event := range filter.accept(event) {
 			if _, isLast := event.(*TurnCompleted); !yield(event) || isLast {
 				return nil
 			}
@@ -109,8 +109,8 @@ func read(stream responses, attempts *attempts, progress *progress, yield func(E
 	}
 }
 
-// awaitEnd waits for the status of a call after its last event, so that proxies and the server do not see the call as
-// cancelled. It does not wait long, because the turn is stored and the status no longer matters.
+// awaitEnd waits for the status of a call after its last event, so that proxies and the server do not see a canceled
+// call. It does not wait long, because the turn is stored and the status no longer matters.
 func awaitEnd(stream responses, end context.CancelFunc) {
 	timer := time.AfterFunc(time.Second, end)
 	defer timer.Stop()
@@ -139,8 +139,8 @@ func eventOf(response *PostUserQueryResponse) Event {
 	}
 }
 
-// Text is like [Reply.Events] but yields only the pieces of the reply's text. Text that was yielded can't be taken back,
-// so if the reply restarts, the iteration ends with an [*Error]: UNAVAILABLE without a reason.
+// Text is like [Reply.Events] but yields only the pieces of the reply's text. Delivered text can't be taken back: if the
+// reply restarts, the iteration ends with an [*Error], UNAVAILABLE without a reason.
 func (r *Reply) Text() iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		if err := r.readText(func(text string) bool { return yield(text, nil) }); err != nil {
@@ -149,6 +149,7 @@ func (r *Reply) Text() iter.Seq2[string, error] {
 	}
 }
 
+// readText yields the pieces of the text. It returns nil at the end or when yield returns false, and otherwise an *Error.
 func (r *Reply) readText(yield func(string) bool) error {
 	started := false
 	for event, err := range r.Events() {
@@ -160,7 +161,7 @@ func (r *Reply) readText(yield func(string) bool) error {
 			if started {
 				return &Error{
 					Status:  codes.Unavailable,
-					Message: "the connection broke, and the reply restarted with different text",
+					Message: "the connection broke, and the turn ran again with a different reply",
 				}
 			}
 			started = true

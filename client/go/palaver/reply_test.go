@@ -132,7 +132,7 @@ func TestEverythingAfterCompletedIsIgnored(t *testing.T) {
 	}
 }
 
-func TestCallThatWasReadToItsEndIsNotCancelled(t *testing.T) {
+func TestCallThatWasReadToItsEndIsNotCanceled(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	end := make(chan struct{})
@@ -149,7 +149,7 @@ func TestCallThatWasReadToItsEndIsNotCancelled(t *testing.T) {
 	scripted.Wait(t, call.Ended, "the end of the call")
 	select {
 	case <-call.Abandoned:
-		t.Error("the server saw it cancelled")
+		t.Error("the server saw it canceled")
 	default:
 	}
 }
@@ -208,7 +208,7 @@ func TestStoppingTheIterationEndsTheCall(t *testing.T) {
 	}
 }
 
-func TestCancellingTheContextEndsTheCall(t *testing.T) {
+func TestCancelingTheContextEndsTheCall(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{scripted.Started(), scripted.Delta("Hi"), scripted.Hang})
@@ -235,7 +235,7 @@ func TestCancellingTheContextEndsTheCall(t *testing.T) {
 	expectCalls(t, server, 1)
 }
 
-func TestCancellingTheContextEndsTheCallWhileNobodyReads(t *testing.T) {
+func TestCancelingTheContextEndsTheCallWhileNobodyReads(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{

@@ -261,7 +261,7 @@ func TestEachEventResetsTheReconnectTimeout(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	client := newClient(t, server.Target, palaver.WithReconnectTimeout(400*time.Millisecond))
-	// Each of these pauses is shorter than the timeout, but their sum is longer.
+	// Each of these delays is shorter than the timeout, but their sum is longer.
 	broken := answer{scripted.Started(), scripted.Delta("Hi"), scripted.Break}
 	server.Script("PostUserQuery", append(slices.Repeat([]answer{broken}, 12), scripted.Turn("Hi"))...)
 	expectShown(t, client.PostUserQuery(background(t), hello), "started", "Hi", "completed")
@@ -301,9 +301,9 @@ func TestDeadlineCoversAllPosts(t *testing.T) {
 	}
 }
 
-// Cancelling during a pause.
+// Canceling between two posts.
 
-func TestContextEndsThePause(t *testing.T) {
+func TestContextEndsATurnBetweenTwoPosts(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	gone := scripted.Refusal(codes.Unavailable, "SHUTTING_DOWN", long)
@@ -336,7 +336,7 @@ func TestContextEndsThePause(t *testing.T) {
 	expectCalls(t, server, 2)
 }
 
-func TestClosingTheClientEndsThePause(t *testing.T) {
+func TestClosingTheClientEndsATurnBetweenTwoPosts(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{scripted.Refusal(codes.Unavailable, "SHUTTING_DOWN", long)})
@@ -354,7 +354,7 @@ func TestClosingTheClientEndsThePause(t *testing.T) {
 	closing.Wait()
 	failure := expectError(t, err, codes.Canceled, "")
 	if errors.Is(failure, context.Canceled) {
-		t.Error("the caller's context was not cancelled")
+		t.Error("the caller's context was not canceled")
 	}
 	expectCalls(t, server, 1)
 }

@@ -1,6 +1,6 @@
 """Palaver: assistants over gRPC.
 
-A Palaver server keeps conversations and calls the model. This library creates assistants on the server, posts user
+A Palaver server stores conversations and calls the model. This library creates assistants on the server, posts user
 queries to them and streams the replies:
 
     with palaver.Client("localhost:50051") as client:
@@ -8,7 +8,7 @@ queries to them and streams the replies:
         for text in client.post_user_query("support-42", "Hello!").text:
             print(text, end="", flush=True)
 
-`palaver.AsyncClient` offers the same for asyncio. `palaver.v1` contains the generated messages and stubs.
+`palaver.AsyncClient` does the same for asyncio. `palaver.v1` contains the generated messages and stubs.
 """
 
 from palaver._client_async import AsyncClient

@@ -1,9 +1,9 @@
 """The settings of the channel to the server: target, TLS, token, service config and options.
 
-Clients in every language should use the `service_config.json` beside this module. It balances calls over all addresses
-of the server and has gRPC retry `GetAssistant` and `ListMessages` while the server is unavailable. It retries no other
-call, because a retry may do harm if only the response was lost: after its own success, `CreateAssistant` would fail
-with `ALREADY_EXISTS`, or reset an assistant that others have used in the meantime, and `DeleteAssistant` would fail
+gRPC clients in every language should use the `service_config.json` next to this module. It balances calls over all
+addresses of the server and makes gRPC retry `GetAssistant` and `ListMessages` while the server is unavailable. Other
+calls are not retried, because a retry after a lost response can do harm: `CreateAssistant` would, after its own
+success, fail with `ALREADY_EXISTS`, or reset an assistant that others have used since, and `DeleteAssistant` would fail
 with `NOT_FOUND`. `PostUserQuery` can be retried if it has a `request_id`, but gRPC can't know that; the clients set one
 and retry the call themselves (see `_resume`). Calls that never left this machine are always retried by gRPC.
 """
@@ -26,19 +26,19 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 ChannelOptions: TypeAlias = Sequence[tuple[str, Any]]
 """gRPC channel arguments: pairs of a name and a value."""
 
-# gRPC's defaults, one second growing to two minutes, suit a server that is down, but not one that is being replaced.
+# gRPC's defaults, from a second to two minutes, suit a server that is down rather than one that is being replaced.
 _INITIAL_BACKOFF_MS = 200
 _MAX_BACKOFF_MS = 5_000
 _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
-# Pages and turns may have almost 4 MiB by the contract. gRPC's default limit of exactly 4 MiB leaves no room.
+# The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no headroom.
 _MAX_RECEIVE_BYTES = 8 * 1024 * 1024
 _ADDRESS = re.compile(r"(?:([^:\[\]]+)|\[([^\[\]]+)\])(?::[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelSettings:
-    """Everything that is needed to open a channel, synchronous or asynchronous.
+    """The settings of a channel, synchronous or asynchronous.
 
     Attributes:
         target: The server, as a gRPC target name.
@@ -76,7 +76,7 @@ def channel_settings(
             raise ValueError(f'the token would be sent to "{target}" in the clear: use TLS')
     defaults = _default_options()
     if is_local(target):
-        defaults["grpc.enable_http_proxy"] = 0  # local calls stay on this machine, whatever `http_proxy` says
+        defaults["grpc.enable_http_proxy"] = 0  # calls to this machine never go through a proxy
     return ChannelSettings(target, tuple({**defaults, **dict(options)}.items()), credentials, call_metadata)
 
 
@@ -100,7 +100,7 @@ def is_local(target: str) -> bool:
 def _is_loopback(address: str, *, or_localhost: bool = False) -> bool:
     """Returns whether an address, with or without a port, is a loopback address, or "localhost" if that is allowed."""
     match = _ADDRESS.fullmatch(address)
-    host, ipv6 = match.groups() if match else (None, address)  # an IPv6 address without a port needs no brackets
+    host, ipv6 = match.groups() if match else (None, address)  # without a port, an IPv6 address needs no brackets
     try:
         if host is not None:
             return (or_localhost and host.lower() == "localhost") or ipaddress.IPv4Address(host).is_loopback
@@ -127,9 +127,8 @@ def _default_options() -> dict[str, Any]:
         "grpc.max_receive_message_length": _MAX_RECEIVE_BYTES,
         "grpc.initial_reconnect_backoff_ms": _INITIAL_BACKOFF_MS,
         "grpc.max_reconnect_backoff_ms": _MAX_BACKOFF_MS,
-        # A model may be silent for a long time; keepalive pings tell a silent server from a dead one. gRPC waits for
-        # the answer until the shorter of two timeouts, and stops pinging a silent peer unless the limit of pings
-        # without data is lifted.
+        # A model may be silent for a long time. Pings detect a server that is gone. gRPC waits for the answer until the
+        # shorter of two timeouts, and stops pinging a silent peer unless the limit of pings without data is lifted.
         "grpc.keepalive_time_ms": _KEEPALIVE_TIME_MS,
         "grpc.keepalive_timeout_ms": _KEEPALIVE_TIMEOUT_MS,
         "grpc.http2.ping_timeout_ms": _KEEPALIVE_TIMEOUT_MS,

@@ -59,13 +59,13 @@ class BaseClient(ABC):
             token: A bearer token, sent as `authorization: Bearer <token>` with every call.
             timeout: The default deadline of a call, in seconds. None: there is no deadline. The deadline of a reply
                 covers all of it, up to the last event.
-            reconnect_timeout: How many seconds a turn may go without its connection. If the connection breaks or the
-                server stops, the client posts the turn again and delivers each part of the reply once. 0: the error is
-                raised instead.
-            options: Additional gRPC channel arguments, which override those that the client sets.
+            reconnect_timeout: How many seconds a turn may be without a connection. When the connection breaks or the
+                server shuts down, the turn is posted again, and each event of the reply is delivered once. 0 disables
+                posting again.
+            options: Additional gRPC channel arguments. They override the client's own.
 
         Raises:
-            ValueError: A token would leave this machine without TLS, or contains other than visible ASCII characters.
+            ValueError: The token would leave this machine without TLS, or contains characters other than visible ASCII.
             OSError: The file of certificate authorities can't be read.
         """
         self._settings = channel_settings(target, tls, token, options)
@@ -114,11 +114,11 @@ class BaseClient(ABC):
         collection_name: str = "",
         timeout: float | None = None,
     ) -> _MaybeAwaitable[CreateAssistantResult]:
-        """Creates an assistant, whose conversation consists of its instructions at first.
+        """Creates an assistant. Its conversation starts with only its instructions.
 
         Args:
-            id: The identifier of the new assistant: 1 to 255 characters, without control characters, slash,
-                backslash, `#` and `?`.
+            id: The identifier of the new assistant: 1 to 255 characters, except control characters, slashes,
+                backslashes, `#` and `?`.
             instructions: The instructions that the model gets before every conversation, at most 450,000 UTF-16 code
                 units. None: "You are a helpful assistant." Blank: no instructions.
             if_exists: What to do if the assistant exists already: a member of the enum or its value, such as "keep".
@@ -175,7 +175,7 @@ class BaseClient(ABC):
             id: The identifier of the assistant.
             after_time: Return only messages with a later `create_time`. It must have a time zone.
             order: The order of the messages: a member of the enum or its value, such as "newest_first".
-            page_size: How many messages to fetch at once, at most 1,000. The default is the server's, 100.
+            page_size: How many messages to fetch per page, at most 1,000. The default is the server's, 100.
             chat_storage_connection_setting: The name of the storage connection. The default is `AzureWebJobsStorage`.
             collection_name: The collection of the conversation. The default is `ChatState`.
             timeout: The deadline of each page in seconds. None: the client's default; `math.inf`: no deadline.
@@ -219,14 +219,14 @@ class BaseClient(ABC):
     ) -> BaseReply:
         """Posts a user message and streams the reply. Together they are a turn.
 
-        The turn is stored as a whole when the reply completes. After an error or a cancellation, nothing is stored. The
-        call starts immediately; the iteration over the reply raises its errors.
+        The turn is stored as a whole when the reply completes, or not at all. The call starts immediately; the
+        iteration over the reply raises its errors.
 
-        If the connection breaks, the client posts the turn again with the same `request_id`, and the iteration
-        continues where it stopped. If the turn had to run again and the model wrote something else, the iteration
-        yields another `TurnStarted`, which voids all events before it. With `on_disconnect="continue"`, this happens
-        only if a server dies. After three posts in a row that the server answered but that brought nothing new, the
-        iteration raises the error, because each post may be another model call.
+        When the connection breaks or the server shuts down, the turn is posted again with the same `request_id`, and
+        the iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the
+        reply restarts: a second `TurnStarted` voids all events before it. With `on_disconnect="continue"`, this happens
+        only if the server dies. After three such posts in a row that the server answered but that brought nothing new,
+        the iteration raises the error, because each of them may be another model call.
 
         Args:
             id: The identifier of the assistant.
@@ -239,8 +239,8 @@ class BaseClient(ABC):
             block is left early.
 
         Raises:
-            PalaverError: The turn failed, and nothing of it is stored; see the subclasses. One exception: after an
-                `InternalError` with an empty `reason`, the server broke the contract, and the turn may be stored.
+            PalaverError: The turn failed and is not stored; see the subclasses. The exception is an `InternalError`
+                with an empty `reason`: the server broke the contract, and it is unknown whether the turn is stored.
             ValueError: An argument can't be sent, such as text with a lone surrogate.
         """
 
@@ -253,9 +253,9 @@ class BaseClient(ABC):
         timeout: float | None = None,
         **options: Unpack[QueryOptions],
     ) -> _MaybeAwaitable[TurnCompleted]:
-        """Posts a user message and returns the whole reply when the turn is stored.
+        """Posts a user message and returns the last event of the reply once the turn is stored.
 
-        If the connection breaks, the client posts the turn again with the same `request_id`.
+        The turn is posted again when the connection breaks, like that of a reply.
 
         Args:
             id: The identifier of the assistant.
@@ -264,7 +264,8 @@ class BaseClient(ABC):
             **options: The model, its parameters, the storage and more; see `QueryOptions`.
 
         Raises:
-            PalaverError: The turn failed, and nothing of it is stored; see the subclasses.
+            PalaverError: The turn failed and is not stored; see the subclasses. The exception is an `InternalError`
+                with an empty `reason`: the server broke the contract, and it is unknown whether the turn is stored.
             ValueError: An argument can't be sent, such as text with a lone surrogate.
         """
 
@@ -278,7 +279,7 @@ class BaseClient(ABC):
         collection_name: str = "",
         timeout: float | None = None,
     ) -> _MaybeAwaitable[None]:
-        """Cancels a running turn of any caller, whatever its `on_disconnect` says. Nothing of the turn is stored.
+        """Cancels a running turn of any caller, regardless of its `on_disconnect`. The turn is not stored.
 
         Args:
             id: The identifier of the assistant.

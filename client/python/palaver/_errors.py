@@ -4,7 +4,7 @@
      ├─ InvalidArgumentError      INVALID_ARGUMENT     the request is invalid; see `field_violations`
      ├─ NotFoundError             NOT_FOUND            the assistant does not exist, or the turn is not running
      ├─ AlreadyExistsError        ALREADY_EXISTS       the assistant exists already
-     ├─ AbortedError              ABORTED              another turn of the assistant got in the way
+     ├─ AbortedError              ABORTED              the call conflicted with another turn of the assistant
      ├─ FailedPreconditionError   FAILED_PRECONDITION  something must be changed before this can succeed
      ├─ ResourceExhaustedError    RESOURCE_EXHAUSTED   a limit of the server, the store or the model endpoint
      ├─ UnavailableError          UNAVAILABLE          the server, the store or the model endpoint can't be reached
@@ -51,8 +51,8 @@ class PalaverError(Exception):
         message: A description for people to read. The wording may change; programs should check `reason` or the class.
         status: The gRPC status.
         reason: The exact reason: the name of a value of the contract's `ErrorReason` without its prefix, such as
-            "ASSISTANT_NOT_FOUND". Empty if the error does not come from a Palaver server, for instance because none
-            can be reached. Newer servers may send reasons that you do not know; fall back to the class then.
+            "ASSISTANT_NOT_FOUND". Empty if the error does not come from a Palaver server, for instance because the
+            server can't be reached. Newer servers may send reasons that you don't know: fall back to the class then.
         field_violations: All invalid fields.
         retry_delay: The number of seconds after which the same request may succeed, or None if the server did not say.
     """
@@ -65,7 +65,7 @@ class PalaverError(Exception):
         field_violations: tuple[FieldViolation, ...] = (),
         retry_delay: float | None = None,
     ) -> None:
-        # All values are args of the exception, so that it can be pickled.
+        # All values are arguments of the base class, so that the exception can be pickled.
         super().__init__(message, status, reason, field_violations, retry_delay)
         self.message = message
         self.status = status
@@ -90,7 +90,7 @@ class AlreadyExistsError(PalaverError):
 
 
 class AbortedError(PalaverError):
-    """Another turn of the assistant got in the way. Nothing was stored; try again after `retry_delay`."""
+    """The call conflicted with another turn of the assistant. Nothing was stored; try again after `retry_delay`."""
 
 
 class FailedPreconditionError(PalaverError):
@@ -152,14 +152,14 @@ _CLASS_BY_STATUS: dict[grpc.StatusCode, type[PalaverError]] = {
 
 
 def from_rpc_error(error: grpc.RpcError) -> PalaverError:
-    """Converts an error of gRPC, synchronous or asynchronous, with its details."""
+    """Converts an error of gRPC, synchronous or asynchronous, including its details."""
     status = error.code()
     message = error.details() or "the call failed without a message"
     return _CLASS_BY_STATUS.get(status, PalaverError)(message, status, *_unpack_details(error))
 
 
 def _unpack_details(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ...], float | None]:
-    """Returns the reason, the field violations and the retry delay."""
+    """Returns the reason, the field violations and the retry delay of an error."""
     reason = ""
     violations: tuple[FieldViolation, ...] = ()
     retry_delay: float | None = None
@@ -176,7 +176,7 @@ def _unpack_details(error: grpc.RpcError) -> tuple[str, tuple[FieldViolation, ..
                 delay = error_details_pb2.RetryInfo.FromString(detail.value).retry_delay
                 retry_delay = delay.seconds + delay.nanos / 1e9
     except (DecodeError, ValueError):
-        # A proxy has replaced the status: its code is right, but its details are not from a Palaver server.
+        # A proxy has tampered with the status, so none of its details can be trusted.
         return "", (), None
     return reason, violations, retry_delay
 
@@ -187,12 +187,12 @@ def malformed_response(problem: str) -> InternalError:
 
 
 def call_canceled() -> CanceledError:
-    """Returns the error for reading a reply that the program itself has canceled."""
+    """Returns the error for a call that the program itself has canceled."""
     return CanceledError("the call was canceled", grpc.StatusCode.CANCELLED)
 
 
 def reply_restarted() -> UnavailableError:
-    """Returns the error for reading only the text of a reply that starts over: delivered text can't be taken back."""
+    """Returns the error for reading only the text of a reply that restarts: delivered text can't be taken back."""
     return UnavailableError(
         "the connection broke, and the turn ran again with a different reply", grpc.StatusCode.UNAVAILABLE
     )

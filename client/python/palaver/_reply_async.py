@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 class AsyncReply(BaseReply):
     """A reply as it arrives: an asynchronous iterator of events. To read only its text, iterate over `text`.
 
-    Leaving an `async with` block, calling `cancel()` and canceling the reading task end the call immediately. Nothing
-    of the turn is stored then, unless it is completed. Dropping the reply ends the call once it is garbage-collected.
+    Leaving an `async with` block, calling `cancel()` and canceling the reading task end the call immediately. The turn
+    is then canceled and not stored, unless it is completed or was posted with `OnDisconnect.CONTINUE`. Dropping the
+    reply ends the call once it is garbage-collected.
 
     `AsyncClient.post_user_query` describes what happens if the connection breaks.
 
@@ -76,7 +77,7 @@ class AsyncReply(BaseReply):
             try:
                 response = await self._call.read()
             except asyncio.CancelledError:
-                # gRPC raises it for a canceled task, which must pass it on, and for a canceled call.
+                # gRPC raises this if the task was canceled, which must propagate it, and if the call was canceled.
                 if not self._canceled.is_set() or _current_task_is_canceled():
                     raise
                 if self.is_completed:
@@ -123,7 +124,7 @@ class AsyncReply(BaseReply):
 
 
 def _current_task_is_canceled() -> bool:
-    """Returns whether the cancellation of the current task was requested."""
+    """Returns whether the current task is being canceled."""
     task = asyncio.current_task()
     # Python 3.10 can't tell. There, a task that is canceled while it reads a canceled reply gets `CanceledError`.
     return task is not None and sys.version_info >= (3, 11) and task.cancelling() > 0

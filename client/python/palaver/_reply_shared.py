@@ -27,7 +27,7 @@ class BaseReply(ABC):
 
     @property
     def request_id(self) -> str:
-        """The identifier of the turn, for `cancel_turn` and for posting it again. It is yours, or a generated one."""
+        """The identifier of the turn, to cancel it or to post it again: the request's, or the generated one."""
         return self._request_id
 
     @property
@@ -51,15 +51,16 @@ class BaseReply(ABC):
     def text(self) -> Iterator[str] | AsyncIterator[str]:
         """The text of the reply, in pieces as it arrives. Other events are skipped.
 
-        Delivered text can't be taken back. If the reply starts over, the iteration raises `UnavailableError`.
+        Delivered text can't be taken back. If the reply restarts, the iteration raises `UnavailableError` with an
+        empty `reason`.
         """
 
     @abstractmethod
     def cancel(self) -> None:
-        """Ends the call. Reading on raises `CanceledError`. After the end of the reply, this does nothing."""
+        """Ends the call. Further reads raise `CanceledError`. After the end of the reply, this does nothing."""
 
     def _receive(self, response: assistant_service_pb2.PostUserQueryResponse | None) -> None:
-        """Queues the events to deliver for a message of the stream: one, several or none.
+        """Takes a message of the stream and queues the events to deliver: one, several or none.
 
         Raises:
             InternalError: The message breaks the contract. The call is canceled.
@@ -70,7 +71,7 @@ class BaseReply(ABC):
         except PalaverError:
             self.cancel()
             raise
-        if event is not None and not self.is_completed:  # nothing counts after the last event
+        if event is not None and not self.is_completed:  # everything after the last event is ignored
             self._events.extend(self._filter.accept(event))
 
     def _next_event(self) -> Event:
@@ -98,10 +99,10 @@ class BaseReply(ABC):
 
         Args:
             event: The event.
-            starts: How often the reply had started when the iteration over its text began.
+            starts: How many times the reply had started when the iteration over its text began.
 
         Raises:
-            UnavailableError: The reply has started over since then. The call is canceled.
+            UnavailableError: The reply has restarted since then. The call is canceled.
         """
         if self._filter.starts > max(starts, 1):
             self.cancel()

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 class Reply(BaseReply):
     """A reply as it arrives: an iterator of events. To read only its text, iterate over `text`.
 
-    Leaving a `with` block, calling `cancel()` and dropping the reply end the call immediately. Nothing of the turn is
-    stored then, unless it is completed. One thread may cancel a reply while another one iterates over it.
+    Leaving a `with` block, calling `cancel()` and dropping the reply end the call immediately. The turn is then
+    canceled and not stored, unless it is completed or was posted with `OnDisconnect.CONTINUE`. One thread may cancel a
+    reply while another one iterates over it.
 
     `Client.post_user_query` describes what happens if the connection breaks.
 
@@ -84,7 +85,7 @@ class Reply(BaseReply):
             raise call_canceled() from error
         self._filter.begin_replay()
         self._call = self._post(self._budget.time_remaining())
-        if self._canceled.is_set():  # another thread has canceled the previous call in the meantime
+        if self._canceled.is_set():  # by another thread, which canceled the previous call
             self._call.cancel()
 
     @property

@@ -54,14 +54,14 @@ _PROGRESS_PHASES: Final[dict[int, ProgressPhase]] = {
 def create_assistant(response: assistant_service_pb2.CreateAssistantResponse) -> CreateAssistantResult:
     """Reads the response of `CreateAssistant`."""
     if not response.HasField("assistant"):
-        raise malformed_response("it has no assistant")
+        raise malformed_response("`assistant` is missing")
     return CreateAssistantResult(_assistant(response.assistant), response.created)
 
 
 def get_assistant(response: assistant_service_pb2.GetAssistantResponse) -> Assistant:
     """Reads the response of `GetAssistant`."""
     if not response.HasField("assistant"):
-        raise malformed_response("it has no assistant")
+        raise malformed_response("`assistant` is missing")
     return _assistant(response.assistant)
 
 
@@ -73,7 +73,7 @@ def list_messages(response: assistant_service_pb2.ListMessagesResponse) -> tuple
 def post_user_query_unary(response: assistant_service_pb2.PostUserQueryUnaryResponse) -> TurnCompleted:
     """Reads the response of `PostUserQueryUnary`."""
     if not response.HasField("completed"):
-        raise malformed_response("it does not have `completed`")
+        raise malformed_response("`completed` is missing")
     return _turn_completed(response.completed)
 
 
@@ -163,7 +163,7 @@ def _datetime(timestamp: Timestamp) -> datetime:
     try:
         return timestamp.ToDatetime(tzinfo=timezone.utc)
     except (OverflowError, ValueError) as error:
-        raise malformed_response("it has a time that is out of range") from error
+        raise malformed_response("a time is out of range") from error
 
 
 def _timedelta(duration: Duration) -> timedelta:

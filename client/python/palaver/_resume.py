@@ -32,7 +32,7 @@ class RetryBudget:
 
         Args:
             timeout: The deadline of the whole turn, in seconds from now. None: there is none.
-            reconnect_timeout: How many seconds the turn may go without a connection at a time.
+            reconnect_timeout: How many seconds the turn may be without a connection. 0 disables posting again.
         """
         self._deadline = None if timeout is None else time.monotonic() + timeout
         self._reconnect_timeout = reconnect_timeout
@@ -44,13 +44,13 @@ class RetryBudget:
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
     def reset(self) -> None:
-        """Restores the full reconnect timeout, because the server has answered."""
+        """Restores the full reconnect timeout, because an event has arrived."""
         self._disconnected_at = None
         self._delay = _FIRST_DELAY
 
     def delay_after(self, error: PalaverError) -> float | None:
         """Returns how many seconds to wait before posting again, or None if the caller gets the error."""
-        if not _is_connection_loss(error):
+        if not _is_break(error):
             return None
         now = time.monotonic()
         self._disconnected_at = self._disconnected_at or now
@@ -61,11 +61,11 @@ class RetryBudget:
         return None if now + delay > min(limits) else delay
 
 
-def _is_connection_loss(error: PalaverError) -> bool:
+def _is_break(error: PalaverError) -> bool:
     """Returns whether the connection or a shutdown of the server ended the call, rather than the request itself."""
-    if error.reason:  # every error that a Palaver server decides has one
+    if error.reason:  # a Palaver server gives a reason for each of its own errors
         return error.reason == "SHUTTING_DOWN"
-    # When the other side of a proxy is gone, the proxy resets the stream; the status is INTERNAL or CANCELLED then.
+    # A proxy resets the stream when it loses the server. The status is then usually INTERNAL or CANCELLED.
     return error.status is grpc.StatusCode.UNAVAILABLE or "RST_STREAM" in error.message
 
 
@@ -91,10 +91,10 @@ class _Post:
 
 
 class ReplayFilter:
-    """Delivers each event of a reply once, however often the turn is posted.
+    """Delivers each event of a reply once, even if the turn is posted several times.
 
     Attributes:
-        starts: How often the reply has started. More than once means that the turn ran again with a different reply.
+        starts: How many times the reply has started. More than once means that it has restarted.
     """
 
     def __init__(self) -> None:

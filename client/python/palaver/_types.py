@@ -31,7 +31,7 @@ class Role(_StringEnum):
     ASSISTANT = "assistant"
     """The model."""
     TOOL = "tool"
-    """A skill that answers a call of the model."""
+    """A skill, with the result of a call."""
 
 
 class IfExists(_StringEnum):
@@ -279,7 +279,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TurnCompleted:
-    """The last event of a reply: the turn is stored, and will survive any crash.
+    """The last event of a reply: the turn is stored and survives any crash.
 
     Attributes:
         assistant: The assistant after this turn.

@@ -107,7 +107,7 @@ impl ClientBuilder {
     }
 
     /// Sets how long a turn may be without a connection, 10 s by default. When the connection breaks or the server shuts
-    /// down, the turn is posted again, and its caller gets each piece of the reply once. Zero disables posting again.
+    /// down, the turn is posted again, and each event of the reply is delivered once. Zero disables posting again.
     pub fn reconnect_timeout(self, timeout: Duration) -> Self {
         Self {
             reconnect_timeout: timeout,
@@ -144,7 +144,7 @@ impl fmt::Debug for ClientBuilder {
 pub enum BuildError {
     /// The target is neither `host:port` nor `unix:path`. Contains the target.
     InvalidTarget(String),
-    /// The token is empty, or contains other characters than visible ASCII.
+    /// The token is empty, or contains characters other than visible ASCII.
     InvalidToken,
     /// The token would be sent over the network in the clear. Contains the target.
     TokenInTheClear(String),

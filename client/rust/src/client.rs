@@ -39,7 +39,7 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(99_999_999 * 60 * 60);
 /// });
 /// while let Some(event) = reply.try_next().await? {
 ///     match event {
-///         Event::Started(_) => println!(), // a second one voids everything before it
+///         Event::Started(_) => println!(), // a second one voids all events before it
 ///         Event::TextDelta(delta) => print!("{}", delta.text),
 ///         Event::Completed(turn) => println!("\n{:?}", turn.usage),
 ///         _ => {}
@@ -150,6 +150,7 @@ impl Client {
         Messages::new(self.clone(), request)
     }
 
+    /// Fetches one page of messages. The call is retried while the server is unavailable.
     pub(crate) async fn list_page(&self, request: &ListMessagesRequest) -> Result<ListMessagesResponse, Error> {
         let deadline = self.deadline();
         until(
@@ -189,8 +190,8 @@ impl Client {
         Reply::new(self.connection.clone(), with_request_id(request), self.retry_budget())
     }
 
-    /// Posts a user message and returns the whole reply once the turn is stored. The turn is posted again like that of a
-    /// [`Reply`].
+    /// Posts a user message and returns the last event of the reply once the turn is stored. The turn is posted again when
+    /// the connection breaks, like that of a [`Reply`].
     ///
     /// # Errors
     ///
@@ -211,7 +212,7 @@ impl Client {
         }
     }
 
-    /// Ends a running turn of any caller, even if its `on_disconnect` is `Continue`. Nothing of the turn is stored.
+    /// Cancels a running turn of any caller, regardless of its `on_disconnect`. The turn is not stored.
     ///
     /// # Errors
     ///
@@ -245,15 +246,15 @@ fn with_request_id(mut request: PostUserQueryRequest) -> PostUserQueryRequest {
     request
 }
 
-/// Returns a message that the contract requires in a response.
+/// Returns a message that the contract requires in a response, or an error if it is missing.
 fn required<T>(message: Option<T>, field: &str) -> Result<T, Error> {
     message.ok_or_else(|| Error::malformed_response(&format!("`{field}` is missing")))
 }
 
 /// Makes a call that only reads, and retries it while the server is unavailable.
 ///
-/// Other calls are not retried, because they may have taken effect even if their response was lost: a second
-/// `create_assistant` would fail because the first one succeeded.
+/// Other calls are not retried, because a retry after a lost response can do harm: `create_assistant` would fail with
+/// `ALREADY_EXISTS` after its own success.
 async fn retried<T, Call>(call: impl Fn() -> Call) -> Result<T, Error>
 where
     Call: Future<Output = Result<T, Error>>,

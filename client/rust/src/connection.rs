@@ -92,7 +92,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Awaits a part of a call until the deadline of the whole call.
+/// Awaits a part of a call, but no longer than until the deadline of the whole call.
 ///
 /// tonic enforces a timeout only until the response starts, and reports it as `Cancelled`.
 pub(crate) async fn until<T>(
@@ -107,6 +107,7 @@ pub(crate) async fn until<T>(
     }
 }
 
+/// Returns the value of the `authorization` header for a token, which it checks.
 fn authorization(token: &str) -> Result<MetadataValue<Ascii>, BuildError> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(BuildError::InvalidToken);
@@ -240,6 +241,7 @@ impl Service<http::Request<Body>> for DetailsSanitizer {
     }
 }
 
+/// Removes the status details if they are not base64.
 fn sanitize_details(headers: &mut http::HeaderMap) {
     if headers.contains_key(DETAILS) {
         let metadata = MetadataMap::from_headers(headers.clone());

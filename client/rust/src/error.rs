@@ -24,7 +24,7 @@ struct Fields {
     reason: String,
     field_violations: Vec<FieldViolation>,
     retry_delay: Option<Duration>,
-    /// Whether the connection or the stream of the call broke, rather than the server or an intermediary responding.
+    /// Whether the connection or the stream of the call broke, without a response of the server or a proxy.
     is_transport: bool,
 }
 
@@ -88,8 +88,8 @@ impl Error {
     /// Returns the exact reason: the name of a value of [`ErrorReason`](crate::ErrorReason) without its prefix, for instance
     /// `"ASSISTANT_NOT_FOUND"`.
     ///
-    /// The reason is empty if the error does not come from a Palaver server. Use [`code`](Self::code) for reasons that you
-    /// don't know: a newer server may add some.
+    /// The reason is empty if the error does not come from a Palaver server. Newer servers may send reasons that you
+    /// don't know: fall back to [`code`](Self::code) then.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.0.reason
@@ -170,7 +170,7 @@ impl From<Status> for Error {
     }
 }
 
-/// Returns the details of a status, or none if an intermediary has replaced the status.
+/// Returns the details of a status, or none if a proxy has tampered with it.
 fn details(status: &Status) -> Vec<ErrorDetail> {
     match tonic_types::Status::decode(status.details()) {
         Ok(rich) if rich.code == i32::from(status.code()) => status.get_error_details_vec(),
@@ -200,7 +200,8 @@ fn transport_code(status: &Status) -> Option<Code> {
     code
 }
 
-/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors>
+/// Returns the gRPC status of a reset stream, as specified in
+/// <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md#errors>.
 fn reset_code(reason: h2::Reason) -> Code {
     match reason {
         h2::Reason::REFUSED_STREAM => Code::Unavailable,

@@ -1,4 +1,4 @@
-//! Delivers each event of a reply once, however often the turn is posted. No I/O.
+//! Delivers each event of a reply once, even if the turn is posted several times. No I/O.
 
 use crate::Event;
 use crate::v1::TextDelta;
@@ -16,7 +16,7 @@ pub(crate) struct ReplayFilter {
 /// A stream that starts with events that were delivered before.
 #[derive(Debug)]
 struct Replay {
-    /// All events of the stream so far, in case that it turns out to be a different reply.
+    /// All events of the stream so far, in case it turns out to be a different reply.
     events: Vec<Event>,
     /// The length of the repeated text, in bytes.
     text_length: usize,

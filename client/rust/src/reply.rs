@@ -18,17 +18,17 @@ use crate::{Error, Event};
 /// A reply as it arrives: a stream of [`Event`]s, which ends after [`Event::Completed`] or with an error.
 ///
 /// It does nothing unless it is polled, and buffers nothing beyond what it was polled for. **Dropping it ends the call**
-/// immediately. Nothing of the turn is stored then, unless it is completed or its request has
+/// immediately. The turn is then cancelled and not stored, unless it is completed or was posted with
 /// [`OnDisconnect::Continue`](crate::OnDisconnect::Continue).
 ///
 /// When the connection breaks or the server shuts down, the turn is posted again with the same `request_id`, and the stream
-/// continues where it stopped. If the turn had to run again and the model wrote something else, another [`Event::Started`]
-/// marks the restart of the reply: **it voids all events before it.**
+/// resumes where it stopped. If the turn had to run again and the model wrote something else, the reply restarts: **a second
+/// [`Event::Started`] voids all events before it.** With `OnDisconnect::Continue`, this happens only if the server dies.
 ///
 /// # Errors
 ///
-/// If the turn fails, the last item is an [`Error`], and nothing of the turn is stored. The exception is the code `Internal`
-/// without a reason: the server broke the contract, and the turn may or may not be stored.
+/// If the turn fails, the last item is an [`Error`], and the turn is not stored. The exception is the code `Internal` without
+/// a reason: the server broke the contract, and it is unknown whether the turn is stored.
 #[must_use = "streams do nothing unless polled"]
 pub struct Reply {
     request_id: String,

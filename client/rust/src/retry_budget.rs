@@ -1,4 +1,4 @@
-//! When a call is retried after an error, and when its caller gets the error. No I/O.
+//! Decides whether a call is retried after an error, and after which delay. No I/O.
 
 use std::time::Duration;
 
@@ -24,7 +24,8 @@ pub(crate) fn read_retry_delays() -> impl Iterator<Item = Duration> {
 /// The time that a turn has left: for all of its posts together, and without a connection.
 ///
 /// Posting a turn again is safe because all of its posts have the same `request_id`: the server replays a stored turn and
-/// joins a running one. A turn that was lost with its server runs again.
+/// joins a running one. A turn that was lost with its server, or cancelled because its caller seemed to be gone, runs
+/// again.
 #[derive(Debug)]
 pub(crate) struct RetryBudget {
     deadline: Option<Instant>,
@@ -34,7 +35,7 @@ pub(crate) struct RetryBudget {
 }
 
 impl RetryBudget {
-    /// Creates a budget with the deadline of the whole turn, and with the time that the connection may be lost.
+    /// Creates a budget with the deadline of the whole turn, and the time that it may be without a connection.
     pub(crate) fn new(deadline: Option<Instant>, reconnect_timeout: Duration) -> Self {
         Self {
             deadline,
@@ -49,7 +50,7 @@ impl RetryBudget {
         self.deadline
     }
 
-    /// Restores the full reconnect timeout, because the server has sent something.
+    /// Restores the full reconnect timeout, because an event has arrived.
     pub(crate) fn reset(&mut self) {
         self.disconnected_at = None;
         self.delay = FIRST_DELAY;

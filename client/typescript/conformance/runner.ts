@@ -37,14 +37,14 @@ interface CancelCommand {
   readonly cancel: string;
 }
 
-type Say = (line: JsonObject) => void;
+type Report = (line: JsonObject) => void;
 
 let client = new PalaverClient();
-const leaving = new Map<string, AbortController>();
+const controllers = new Map<string, AbortController>();
 
 function makeClient(options: ClientCommand["client"]): void {
   client.close();
-  leaving.clear();
+  controllers.clear();
   try {
     client = new PalaverClient(options.target, {
       tls: options.tls,
@@ -61,22 +61,22 @@ function makeClient(options: ClientCommand["client"]): void {
 
 async function makeCall(command: CallCommand): Promise<void> {
   const controller = new AbortController();
-  leaving.set(command.id, controller);
+  controllers.set(command.id, controller);
   const options = { signal: controller.signal, timeoutMs: milliseconds(command.timeout) };
-  const say: Say = (line) => {
+  const report: Report = (line) => {
     print({ id: command.id, ...line });
   };
   try {
-    say({ response: await CALLS[command.call](command.request, options, say) });
+    report({ response: await CALLS[command.call](command.request, options, report) });
   } catch (error) {
     if (!(error instanceof PalaverError)) {
       throw error;
     }
-    say({ error: shownError(error) });
+    report({ error: shownError(error) });
   }
 }
 
-type Call = (request: JsonObject, options: CallOptions, say: Say) => Promise<JsonObject>;
+type Call = (request: JsonObject, options: CallOptions, report: Report) => Promise<JsonObject>;
 
 const CALLS = {
   async CreateAssistant(request, options) {
@@ -87,9 +87,9 @@ const CALLS = {
     const assistant = await client.getAssistant(parsed(GetAssistantRequestSchema, request), options);
     return shown(GetAssistantResponseSchema, create(GetAssistantResponseSchema, { assistant }));
   },
-  async ListMessages(request, options, say) {
+  async ListMessages(request, options, report) {
     for await (const message of client.listMessages(parsed(ListMessagesRequestSchema, request), options)) {
-      say({ message: shown(MessageSchema, message) });
+      report({ message: shown(MessageSchema, message) });
     }
     return {};
   },
@@ -97,15 +97,15 @@ const CALLS = {
     await client.deleteAssistant(parsed(DeleteAssistantRequestSchema, request), options);
     return {};
   },
-  async PostUserQuery(request, options, say) {
-    for await (const event of post(request, options, say)) {
-      say({ event: shownEvent(event) });
+  async PostUserQuery(request, options, report) {
+    for await (const event of post(request, options, report)) {
+      report({ event: shownEvent(event) });
     }
     return {};
   },
-  async PostUserQueryText(request, options, say) {
-    for await (const text of post(request, options, say).text) {
-      say({ text });
+  async PostUserQueryText(request, options, report) {
+    for await (const text of post(request, options, report).text) {
+      report({ text });
     }
     return {};
   },
@@ -119,9 +119,9 @@ const CALLS = {
   },
 } satisfies Readonly<Record<string, Call>>;
 
-function post(request: JsonObject, options: CallOptions, say: Say): Reply {
+function post(request: JsonObject, options: CallOptions, report: Report): Reply {
   const reply = client.postUserQuery(parsed(PostUserQueryRequestSchema, request), options);
-  say({ request_id: reply.requestId });
+  report({ request_id: reply.requestId });
   return reply;
 }
 
@@ -160,7 +160,7 @@ for await (const line of createInterface({ input: process.stdin })) {
   if ("client" in command) {
     makeClient(command.client);
   } else if ("cancel" in command) {
-    leaving.get(command.cancel)?.abort();
+    controllers.get(command.cancel)?.abort();
   } else {
     void makeCall(command);
   }

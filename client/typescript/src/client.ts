@@ -6,12 +6,12 @@ import { clone, create } from "@bufbuild/protobuf";
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from "@bufbuild/protobuf";
 import type { ChannelOptions } from "@grpc/grpc-js";
 
-import { Attempts } from "./attempts.js";
 import { serverStream, unary } from "./calls.js";
 import { Connection, DEFAULT_TARGET } from "./connection.js";
-import { malformed } from "./errors.js";
+import { malformedResponse } from "./errors.js";
 import { pauseAfter } from "./pause.js";
 import { Reply } from "./reply.js";
+import { RetryBudget } from "./retry_budget.js";
 import {
   AssistantService,
   CancelTurnRequestSchema,
@@ -31,14 +31,14 @@ const RPC = AssistantService.method;
 export interface ClientOptions {
   /**
    * Whether to use TLS. The default is `false`. With `true`, the certificate authorities of Node.js are trusted, which
-   * are those of the system if it runs with `--use-system-ca`. The path or the bytes of a PEM file make the client
-   * trust the authorities in it instead.
+   * are those of the system if it runs with `--use-system-ca`. To trust other authorities instead, pass the path of a
+   * PEM file, or its content as bytes.
    */
   readonly tls?: boolean | string | URL | Uint8Array | undefined;
 
   /**
-   * A bearer token, sent as `authorization: Bearer <token>` with every call. Without TLS, the target must be this
-   * machine (`localhost`, a loopback address or a Unix socket).
+   * A bearer token, sent as `authorization: Bearer <token>` with every call. Without TLS, a token is accepted only for
+   * targets on this machine: `localhost`, loopback addresses and Unix sockets.
    */
   readonly token?: string | undefined;
 
@@ -46,13 +46,13 @@ export interface ClientOptions {
   readonly timeoutMs?: number | undefined;
 
   /**
-   * How many milliseconds a turn tries to reconnect. When the connection breaks or the server stops, the turn is posted
-   * again until then, and the caller gets each event of the reply once. The default is 10,000; with 0, a turn is never
-   * posted again.
+   * How many milliseconds a turn may be without a connection. When the connection breaks or the server shuts down, the
+   * turn is posted again, and each event of the reply is delivered once. The default is 10,000; 0 disables posting
+   * again.
    */
   readonly reconnectTimeoutMs?: number | undefined;
 
-  /** Channel options of grpc-js. They override those that the client sets. */
+  /** Channel options of grpc-js. They override the client's own. */
   readonly channelOptions?: ChannelOptions | undefined;
 }
 
@@ -62,8 +62,8 @@ export interface CallOptions {
   readonly signal?: AbortSignal | undefined;
 
   /**
-   * The timeout in milliseconds, after which the call fails with `DEADLINE_EXCEEDED`. It covers a whole reply up to the
-   * last event, however often the turn is posted. The default is the client's timeout; `Infinity` means none.
+   * The timeout in milliseconds, after which the call fails with `DEADLINE_EXCEEDED`. For a reply, it covers the
+   * whole reply up to the last event, including all of its posts. The default is the client's timeout; `Infinity` means none.
    */
   readonly timeoutMs?: number | undefined;
 }
@@ -93,8 +93,8 @@ export class PalaverClient implements Disposable {
   #closed = false;
 
   /**
-   * @param target - The server, in the syntax of grpc-js for names: `host:port`, `dns:///host:port` or `unix:path`.
-   * @throws TypeError when a token would leave this machine without TLS, or has other than visible ASCII characters.
+   * @param target - The server, `host:port`, or any other target that grpc-js supports (`dns:///host:port`, `unix:path`).
+   * @throws TypeError when the token would leave this machine without TLS or contains characters other than visible ASCII.
    * @throws RangeError when a timeout is negative or not a number.
    * @throws Error when the file of certificate authorities can't be read.
    */
@@ -107,8 +107,8 @@ export class PalaverClient implements Disposable {
   /** Closes the connection. Open calls fail with `CANCELLED`. Closing again does nothing. */
   close(): void {
     this.#closed = true;
-    for (const leaving of this.#open) {
-      leaving.abort(closed());
+    for (const controller of this.#open) {
+      controller.abort(closed());
     }
     this.#connection.close();
   }
@@ -119,8 +119,8 @@ export class PalaverClient implements Disposable {
   }
 
   /**
-   * Creates an assistant, whose conversation then consists of its instructions alone. `created` is false if it existed
-   * and was kept.
+   * Creates an assistant. Its conversation starts with only its instructions. `created` is false if the assistant
+   * existed and was kept.
    *
    * Fails with `ASSISTANT_EXISTS` if the assistant exists, unless `ifExists` allows it.
    */
@@ -129,7 +129,7 @@ export class PalaverClient implements Disposable {
     options?: CallOptions,
   ): Promise<CreateAssistantResponse & { assistant: Assistant }> {
     const response = await this.#call(RPC.createAssistant, copy(CreateAssistantRequestSchema, request), options);
-    return { ...response, assistant: present(response.assistant, "assistant") };
+    return { ...response, assistant: required(response.assistant, "assistant") };
   }
 
   /** Returns the current state of an assistant. Fails with `ASSISTANT_NOT_FOUND` if there is none. */
@@ -138,7 +138,7 @@ export class PalaverClient implements Disposable {
     options?: CallOptions,
   ): Promise<Assistant> {
     const response = await this.#call(RPC.getAssistant, copy(GetAssistantRequestSchema, request), options);
-    return present(response.assistant, "assistant");
+    return required(response.assistant, "assistant");
   }
 
   /**
@@ -163,52 +163,52 @@ export class PalaverClient implements Disposable {
   /**
    * Posts a user message and streams the reply.
    *
-   * The turn is stored when the reply completes, as a whole or not at all. The call starts at once. Its errors are
-   * thrown by the iteration over the reply.
+   * The turn is stored as a whole when the reply completes, or not at all. The call starts immediately; the iteration
+   * over the reply throws its errors.
    *
    * @throws RangeError when `timeoutMs` is negative or not a number.
    */
   postUserQuery(request: MessageInitShape<typeof PostUserQueryRequestSchema>, options: CallOptions = {}): Reply {
-    const message = turn(request);
-    const attempts = this.#attempts(options);
-    const [leaving, ended] = this.#begin(options.signal);
+    const message = turnRequest(request);
+    const budget = this.#retryBudget(options);
+    const [controller, end] = this.#begin(options.signal);
     return new Reply(
       message.requestId,
       (limits) => serverStream(this.#connection, RPC.postUserQuery, message, limits),
-      attempts,
-      leaving,
-      ended,
+      budget,
+      controller,
+      end,
     );
   }
 
   /**
-   * Posts a user message and returns the whole reply when the turn is stored. The turn is posted again in the same way
-   * as by {@link postUserQuery}. If the call fails, nothing of the turn is stored.
+   * Posts a user message and returns the last event of the reply once the turn is stored. The turn is posted again when
+   * the connection breaks, like that of a {@link Reply}. If the call fails, the turn is not stored.
    */
   async postUserQueryUnary(
     request: MessageInitShape<typeof PostUserQueryRequestSchema>,
     options: CallOptions = {},
   ): Promise<TurnCompleted> {
-    const message = turn(request);
-    const attempts = this.#attempts(options);
-    const [{ signal }, ended] = this.#begin(options.signal);
+    const message = turnRequest(request);
+    const budget = this.#retryBudget(options);
+    const [{ signal }, end] = this.#begin(options.signal);
     try {
       for (;;) {
         try {
-          const limits = { timeoutMs: attempts.timeLeftMs, signal };
+          const limits = { timeoutMs: budget.timeLeftMs, signal };
           const response = await unary(this.#connection, RPC.postUserQueryUnary, message, limits);
-          return present(response.completed, "completed");
+          return required(response.completed, "completed");
         } catch (error) {
-          await pauseAfter(error, attempts, signal);
+          await pauseAfter(error, budget, signal);
         }
       }
     } finally {
-      ended();
+      end();
     }
   }
 
   /**
-   * Cancels a running turn of any caller, regardless of its `onDisconnect`. Nothing of the turn is stored. Fails with
+   * Cancels a running turn of any caller, regardless of its `onDisconnect`. The turn is not stored. Fails with
    * `TURN_NOT_FOUND` if no such turn is running.
    */
   async cancelTurn(request: MessageInitShape<typeof CancelTurnRequestSchema>, options?: CallOptions): Promise<void> {
@@ -232,16 +232,16 @@ export class PalaverClient implements Disposable {
     options: CallOptions = {},
   ): Promise<MessageShape<O>> {
     const timeoutMs = this.#timeout(options);
-    const [{ signal }, ended] = this.#begin(options.signal);
+    const [{ signal }, end] = this.#begin(options.signal);
     try {
       return await unary(this.#connection, method, request, { timeoutMs, signal });
     } finally {
-      ended();
+      end();
     }
   }
 
-  #attempts(options: CallOptions): Attempts {
-    return new Attempts(this.#timeout(options), this.#reconnectTimeoutMs);
+  #retryBudget(options: CallOptions): RetryBudget {
+    return new RetryBudget(this.#timeout(options), this.#reconnectTimeoutMs);
   }
 
   #timeout({ timeoutMs = this.#timeoutMs }: CallOptions): number {
@@ -249,51 +249,53 @@ export class PalaverClient implements Disposable {
   }
 
   /**
-   * Returns the controller that cancels a call, also for the caller's signal and `close`, and a function to call at its
-   * end.
+   * Registers a call. Returns the controller that cancels it, which the caller's signal and `close` also use, and a
+   * function to call when it has ended.
    */
   #begin(signal: AbortSignal | undefined): [AbortController, () => void] {
-    const leaving = new AbortController();
-    const leave = (): void => {
-      leaving.abort(signal?.reason);
+    const controller = new AbortController();
+    const abort = (): void => {
+      controller.abort(signal?.reason);
     };
     if (this.#closed) {
-      leaving.abort(closed());
+      controller.abort(closed());
     } else if (signal?.aborted) {
-      leave();
+      abort();
     }
     if (signal) {
       setMaxListeners(0, signal); // many calls may share it, and each removes its listener
-      signal.addEventListener("abort", leave);
+      signal.addEventListener("abort", abort);
     }
-    this.#open.add(leaving);
-    const ended = (): void => {
-      signal?.removeEventListener("abort", leave);
-      this.#open.delete(leaving);
+    this.#open.add(controller);
+    const end = (): void => {
+      signal?.removeEventListener("abort", abort);
+      this.#open.delete(controller);
     };
-    return [leaving, ended];
+    return [controller, end];
   }
 }
 
-/** Returns a copy, which the caller can't change while it is being sent. */
+/** Returns a copy of a request, so that the caller can't change it while it is being sent. */
 function copy<Schema extends DescMessage>(schema: Schema, init: MessageInitShape<Schema>): MessageShape<Schema> {
   return clone(schema, create(schema, init));
 }
 
-/** Returns the request of a turn, with a `requestId` so that posting it again is safe. */
-function turn(init: MessageInitShape<typeof PostUserQueryRequestSchema>): PostUserQueryRequest {
+/** Returns the request with a `requestId`, which makes the turn safe to post again. */
+function turnRequest(init: MessageInitShape<typeof PostUserQueryRequestSchema>): PostUserQueryRequest {
   const request = copy(PostUserQueryRequestSchema, init);
   request.requestId ||= randomBytes(16).toString("hex");
   return request;
 }
 
-function present<Value>(value: Value | undefined, name: string): Value {
+/** Returns a message that the contract requires in a response. */
+function required<Value>(value: Value | undefined, name: string): Value {
   if (value === undefined) {
-    throw malformed(`\`${name}\` is missing`);
+    throw malformedResponse(`\`${name}\` is missing`);
   }
   return value;
 }
 
+/** Returns a timeout, or throws if it is invalid. */
 function milliseconds(value: number): number {
   if (!(value >= 0)) {
     throw new RangeError(`a timeout must be at least 0 milliseconds, not ${value}`);

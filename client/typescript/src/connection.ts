@@ -11,7 +11,7 @@ import { VERSION } from "./version.js";
 export const DEFAULT_TARGET = "127.0.0.1:50051";
 
 /**
- * Spreads calls over all addresses of the server, and retries the calls that only read while it is unavailable. Other
+ * Balances calls over all addresses of the server, and makes gRPC retry the calls that only read while it is unavailable. Other
  * calls are not retried, because a retry after a lost response can do harm: `CreateAssistant` would fail with
  * `ALREADY_EXISTS` after its own success. It equals `client/vectors/service_config.json`.
  */
@@ -42,10 +42,10 @@ const DEFAULT_OPTIONS: ChannelOptions = {
   // gRPC's defaults, from a second to two minutes, suit a server that is down rather than one that is being replaced.
   "grpc.initial_reconnect_backoff_ms": 200,
   "grpc.max_reconnect_backoff_ms": 5_000,
-  // A model may be silent for a long time. Pings tell a silent server from one that is gone.
+  // A model may be silent for a long time. Pings detect a server that is gone.
   "grpc.keepalive_time_ms": 30_000,
   "grpc.keepalive_timeout_ms": 10_000,
-  // The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no margin.
+  // The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no headroom.
   "grpc.max_receive_message_length": 8 * 1024 * 1024,
   // A connection that was abandoned must not be reused from a pool.
   "grpc.use_local_subchannel_pool": 1,
@@ -70,7 +70,7 @@ export class Connection {
   #connecting: NodeJS.Timeout | undefined;
 
   /**
-   * @throws TypeError when a token would be sent over the network in the clear, or is not a valid header.
+   * @throws TypeError when the token would be sent over the network in the clear, or is not a valid header value.
    * @throws Error when the file of certificate authorities can't be read.
    */
   constructor(
@@ -143,7 +143,7 @@ export class Connection {
   }
 }
 
-/** Returns whether a target, in the syntax of grpc-js for names, can only mean this machine. */
+/** Returns whether a target, in the syntax of grpc-js, can only mean this machine. */
 function isLocal(target: string): boolean {
   const scheme = /^(dns|ipv4|ipv6|unix):/.exec(target)?.[1];
   if (scheme === undefined) {
@@ -151,7 +151,7 @@ function isLocal(target: string): boolean {
   }
   const rest = target.slice(scheme.length + 1).replace(/^\/\/\//, scheme === "unix" ? "/" : "");
   if (rest.startsWith("//")) {
-    return false; // "dns://authority/name" asks a specific name server, which may answer anything
+    return false; // "dns://authority/name" asks that name server, which may return any address
   }
   switch (scheme) {
     case "unix":
@@ -170,8 +170,9 @@ LOOPBACK.addAddress("::1", "ipv6");
 /** An ASCII name or IPv4 address, or an IPv6 address in brackets, with an optional port. */
 const HOST_AND_PORT = /^(?:([0-9a-z.]+)|\[([0-9a-f:.]+)\])(?::\d+)?$/i;
 
+/** Returns whether an address, with or without a port, is a loopback address, or "localhost" if that is allowed. */
 function isLoopback(address: string, { orLocalhost = false } = {}): boolean {
-  const [, host, ipv6 = address] = HOST_AND_PORT.exec(address) ?? []; // an IPv6 address alone needs no brackets
+  const [, host, ipv6 = address] = HOST_AND_PORT.exec(address) ?? []; // without a port, an IPv6 address needs no brackets
   if (host === undefined) {
     return isIPv6(ipv6) && !ipv6.includes("%") && LOOPBACK.check(ipv6, "ipv6");
   }

@@ -33,7 +33,7 @@ export interface ErrorDetails {
 }
 
 /**
- * The error of a failed call. Calls fail with no other error.
+ * The error of a failed call. All errors of calls are of this class.
  *
  * The `message` is for people to read, and its wording may change: programs should use `reason` and `status`. The
  * `cause` is the error of gRPC, or the reason of the `AbortSignal` that ended the call.
@@ -51,15 +51,15 @@ export class PalaverError extends Error {
 
   /**
    * The exact cause, for instance `"ASSISTANT_NOT_FOUND"`. Empty if the error does not come from a Palaver server, for
-   * instance because the server can't be reached. Newer servers may send unknown reasons: fall back to `status` for
-   * those.
+   * instance because the server can't be reached. Newer servers may send reasons that you don't know: fall back to
+   * `status` then.
    */
   readonly reason: KnownReason | "" | (string & {});
 
-  /** The invalid fields of the request, all of them. */
+  /** All invalid fields of the request. */
   readonly fieldViolations: readonly FieldViolation[];
 
-  /** How many milliseconds to wait before sending the same request again; `undefined` if the server sent no delay. */
+  /** How many milliseconds to wait before sending the same request again; `undefined` if the server did not suggest one. */
   readonly retryDelayMs: number | undefined;
 
   constructor(message: string, status: StatusName, details: ErrorDetails = {}, options?: ErrorOptions) {
@@ -84,20 +84,20 @@ export function fromServiceError(error: ServiceError): PalaverError {
   });
 }
 
-/** Returns the error for a response that violates the contract. */
-export function malformed(how: string): PalaverError {
-  return new PalaverError(`invalid response from the server: ${how}`, "INTERNAL");
+/** Returns the error for a response that breaks the contract. */
+export function malformedResponse(problem: string): PalaverError {
+  return new PalaverError(`the server's response can't be understood: ${problem}`, "INTERNAL");
 }
 
-/** Returns the error for a call that the program cancelled. */
+/** Returns the error for a call that the program itself has cancelled. */
 export function cancelled(cause: unknown): PalaverError {
   const why = cause instanceof Error ? `: ${cause.message}` : "";
   return new PalaverError(`the call was cancelled${why}`, "CANCELLED", {}, { cause });
 }
 
-/** Returns the error for an iteration over the text of a reply that restarted: text can't be taken back. */
-export function restarted(): PalaverError {
-  return new PalaverError("the connection broke, and the reply restarted with different text", "UNAVAILABLE");
+/** Returns the error for reading only the text of a reply that restarts: delivered text can't be taken back. */
+export function replyRestarted(): PalaverError {
+  return new PalaverError("the connection broke, and the turn ran again with a different reply", "UNAVAILABLE");
 }
 
 function details(error: ServiceError): ErrorDetails {

@@ -21,7 +21,7 @@ export type GrpcService<Service extends DescService> = {
 export type GrpcMethod<Method extends DescMethod> = MethodDefinition<Input<Method>, Output<Method>>;
 
 /**
- * The grpc-js implementation of a service: a function for each method. Responses need only the fields that are set.
+ * The grpc-js implementation of a service: a function for each method. Fields of responses may be left out.
  */
 export type GrpcHandlers<Service extends DescService> = {
   readonly [Name in keyof Methods<Service>]: Methods<Service>[Name] extends { methodKind: "unary" }

@@ -8,7 +8,7 @@ export { PalaverClient } from "./client.js";
 export type { CallOptions, ClientOptions } from "./client.js";
 export { PalaverError } from "./errors.js";
 export type { ErrorDetails, FieldViolation, KnownReason, StatusName } from "./errors.js";
-export type { Event } from "./progress.js";
+export type { Event } from "./replay_filter.js";
 export type { Reply } from "./reply.js";
 export { FinishReason, IfExists, OnDisconnect, Order, Role } from "./v1.js";
 export type {

@@ -1,30 +1,31 @@
 /** A reply as it arrives. */
-import type { Attempts } from "./attempts.js";
+import type { RetryBudget } from "./retry_budget.js";
 import type { Limits } from "./calls.js";
-import { restarted, malformed } from "./errors.js";
+import { malformedResponse, replyRestarted } from "./errors.js";
 import { pauseAfter } from "./pause.js";
-import { Progress } from "./progress.js";
-import type { Event } from "./progress.js";
+import { ReplayFilter } from "./replay_filter.js";
+import type { Event } from "./replay_filter.js";
 import type { PostUserQueryResponse, TurnCompleted } from "./v1.js";
 
 /** The abort reason of a reply whose reader called `return`. */
-const LEFT = Symbol("left");
+const RETURNED = Symbol("returned");
 
 /** Posts the turn. */
 export type Post = (limits: Limits) => AsyncIterable<PostUserQueryResponse>;
 
 /**
- * A reply as it arrives: an async iterable of events, or of its text alone with {@link text}. It can be iterated only
+ * A reply as it arrives: an async iterable of events, or of only their text with {@link text}. It can be iterated only
  * once.
  *
  * The call starts before the client returns the reply and ends with the iteration. `break`, an exception in the loop,
- * {@link return} and the signal of the call end it early. Nothing of the turn is stored then, unless the turn was
- * completed or was posted with `OnDisconnect.CONTINUE`. A reply that is neither read to its end nor ended early keeps
- * its call open.
+ * {@link return} and the signal of the call end it early. The turn is then
+ * cancelled and not stored, unless it is completed or was posted with `OnDisconnect.CONTINUE`. A reply that is neither
+ * read to its end nor ended early keeps its call open.
  *
- * When the connection breaks, the turn is posted again with the same `requestId`, and the iteration resumes where it
- * was. If the turn had to run again and the model wrote something else, the reply restarts: a second `started` voids
- * the events before it. With `OnDisconnect.CONTINUE`, that happens only if the server itself died.
+ * When the connection breaks or the server shuts down, the turn is posted again with the same `requestId`, and the
+ * iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the reply
+ * restarts: a second `started` voids all events before it. With `OnDisconnect.CONTINUE`, this happens only if the
+ * server dies.
  *
  * @example
  * ```ts
@@ -39,27 +40,26 @@ export type Post = (limits: Limits) => AsyncIterable<PostUserQueryResponse>;
  */
 export class Reply implements AsyncIterableIterator<Event, undefined, undefined>, AsyncDisposable {
   /**
-   * The identifier of the turn, which is the caller's or a random one. It can be used to cancel the turn or post it
-   * again.
+   * The identifier of the turn, to cancel it or to post it again: the one of the request, or the generated one.
    */
   readonly requestId: string;
 
   readonly #post: Post;
-  readonly #attempts: Attempts;
-  readonly #leaving: AbortController;
+  readonly #budget: RetryBudget;
+  readonly #controller: AbortController;
   readonly #events: AsyncGenerator<Event, undefined, undefined>;
   #first: Promise<IteratorResult<Event, undefined>> | undefined;
   #starts = 0;
   #completed: TurnCompleted | undefined;
 
   /** @internal */
-  constructor(requestId: string, post: Post, attempts: Attempts, leaving: AbortController, ended: () => void) {
+  constructor(requestId: string, post: Post, budget: RetryBudget, controller: AbortController, end: () => void) {
     this.requestId = requestId;
     this.#post = post;
-    this.#attempts = attempts;
-    this.#leaving = leaving;
-    this.#events = this.#run(ended);
-    // This starts the call. Its error is kept for the reader.
+    this.#budget = budget;
+    this.#controller = controller;
+    this.#events = this.#run(end);
+    // This starts the call. If it fails, the reader gets the error.
     this.#first = this.#events.next();
     this.#first.catch(() => undefined);
   }
@@ -70,8 +70,8 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
   }
 
   /**
-   * The pieces of the reply's text, as they arrive. Other events are skipped. Text that was yielded can't be taken
-   * back, so if the reply restarts, the iteration fails with `UNAVAILABLE`.
+   * The pieces of the reply's text, as they arrive. Other events are skipped. Delivered text can't be taken
+   * back: if the reply restarts, the iteration fails with `UNAVAILABLE` and an empty reason.
    */
   get text(): AsyncIterableIterator<string, undefined, undefined> {
     return this.#texts();
@@ -93,7 +93,7 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
   /** Ends the reply and its call early. A pending read finishes as done. Does nothing after the end of the reply. */
   async return(): Promise<IteratorReturnResult<undefined>> {
     this.#first = undefined;
-    this.#leaving.abort(LEFT);
+    this.#controller.abort(RETURNED);
     await this.#events.return(undefined);
     return { done: true, value: undefined };
   }
@@ -107,43 +107,45 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
     await this.return();
   }
 
-  async *#run(ended: () => void): AsyncGenerator<Event, undefined, undefined> {
-    const { signal } = this.#leaving;
-    const progress = new Progress();
+  /** Posts the turn, again if necessary, and yields each event once. Calls `end` when the reply has ended. */
+  async *#run(end: () => void): AsyncGenerator<Event, undefined, undefined> {
+    const { signal } = this.#controller;
+    const filter = new ReplayFilter();
     try {
       for (;;) {
         try {
-          for await (const { event } of this.#post({ timeoutMs: this.#attempts.timeLeftMs, signal })) {
-            this.#attempts.reset();
-            yield* progress.accept(event);
+          for await (const { event } of this.#post({ timeoutMs: this.#budget.timeLeftMs, signal })) {
+            this.#budget.reset();
+            yield* filter.accept(event);
           }
-          if (!progress.completed) {
-            throw malformed("the stream ended without `completed`");
+          if (!filter.completed) {
+            throw malformedResponse("the stream ended without `completed`");
           }
           return undefined;
         } catch (error) {
-          if (progress.completed) {
+          if (filter.completed) {
             return undefined; // the turn is stored, so a break no longer matters
           }
-          await pauseAfter(error, this.#attempts, signal);
-          progress.beginReplay();
+          await pauseAfter(error, this.#budget, signal);
+          filter.beginReplay();
         }
       }
     } catch (error) {
-      if (signal.reason === LEFT) {
+      if (signal.reason === RETURNED) {
         return undefined;
       }
       throw error;
     } finally {
-      ended();
+      end();
     }
   }
 
+  /** Yields the pieces of the text. Throws at a restart. */
   async *#texts(): AsyncGenerator<string, undefined, undefined> {
     const starts = Math.max(this.#starts, 1);
     for await (const event of this) {
       if (this.#starts > starts) {
-        throw restarted();
+        throw replyRestarted();
       }
       if (event.case === "textDelta") {
         yield event.value.text;

@@ -176,11 +176,11 @@ test("a signal cancels a call, whose error has the reason of the signal as its c
     (signal: AbortSignal) => client.postUserQueryUnary({ id: "a" }, { signal }),
   ];
   for (const [number, make] of calls.entries()) {
-    const leaving = new AbortController();
+    const controller = new AbortController();
     const reason = new Error("no longer needed");
-    const failing = fails(make(leaving.signal), { status: "CANCELLED", reason: "", cause: reason });
+    const failing = fails(make(controller.signal), { status: "CANCELLED", reason: "", cause: reason });
     const call = await server.call(number + 1);
-    leaving.abort(reason);
+    controller.abort(reason);
     assert.match((await failing).message, /no longer needed/);
     await call.abandoned;
   }

@@ -219,7 +219,7 @@ test("an error that nobody reads is not an unhandled rejection", async () => {
 // Ending a reply early, while the server is in the middle of one that never ends.
 
 describe("a reply is ended early, and its call at the server,", () => {
-  const ways: Record<string, (reply: Reply, leaving: AbortController, client: PalaverClient) => Promise<void>> = {
+  const ways: Record<string, (reply: Reply, controller: AbortController, client: PalaverClient) => Promise<void>> = {
     "by break": async (reply) => {
       for await (const event of reply) {
         if (event.case === "textDelta") {
@@ -260,16 +260,16 @@ describe("a reply is ended early, and its call at the server,", () => {
       await reply.return();
       assert.deepEqual(await reading, { done: true, value: undefined });
     },
-    "by its signal, while somebody reads": async (reply, leaving) => {
+    "by its signal, while somebody reads": async (reply, controller) => {
       await reply.next();
       await reply.next();
       const reading = fails(reply.next(), { status: "CANCELLED" });
-      leaving.abort();
+      controller.abort();
       await reading;
     },
-    "by its signal, while nobody reads": async (reply, leaving) => {
+    "by its signal, while nobody reads": async (reply, controller) => {
       await reply.next();
-      leaving.abort();
+      controller.abort();
       await fails(reply.next(), { status: "CANCELLED" });
     },
     "by closing the client": async (reply, _, client) => {
@@ -284,10 +284,13 @@ describe("a reply is ended early, and its call at the server,", () => {
       server.script("postUserQuery", [started(), delta("Hi"), HANG]);
       server.script("getAssistant", create(GetAssistantResponseSchema, { assistant: assistant() }));
       using client = new PalaverClient(server.target);
-      const leaving = new AbortController();
-      const reply = client.postUserQuery({ ...QUERY, onDisconnect: OnDisconnect.CONTINUE }, { signal: leaving.signal });
+      const controller = new AbortController();
+      const reply = client.postUserQuery(
+        { ...QUERY, onDisconnect: OnDisconnect.CONTINUE },
+        { signal: controller.signal },
+      );
       const call = await server.call(1);
-      await leave(reply, leaving, client);
+      await leave(reply, controller, client);
       await call.abandoned;
       assert.deepEqual(await reply.next(), { done: true, value: undefined });
       assert.equal(server.requests("postUserQuery").length, 1);
@@ -299,10 +302,10 @@ test("a reply is ended before the server has answered", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", HANG);
   using client = new PalaverClient(server.target);
-  const leaving = new AbortController();
-  const reading = fails(client.postUserQuery(QUERY, { signal: leaving.signal }), { status: "CANCELLED" });
+  const controller = new AbortController();
+  const reading = fails(client.postUserQuery(QUERY, { signal: controller.signal }), { status: "CANCELLED" });
   const call = await server.call(1);
-  leaving.abort();
+  controller.abort();
   await reading;
   await call.abandoned;
 });
@@ -327,10 +330,10 @@ test("returning after the end changes nothing", async () => {
   await using server = await ScriptedServer.start();
   server.script("postUserQuery", turn("Hi"));
   using client = new PalaverClient(server.target);
-  const leaving = new AbortController();
-  const reply = client.postUserQuery(QUERY, { signal: leaving.signal });
+  const controller = new AbortController();
+  const reply = client.postUserQuery(QUERY, { signal: controller.signal });
   await collect(reply);
-  leaving.abort();
+  controller.abort();
   await reply.return();
   assert.deepEqual(await collect(reply), []);
   assert.deepEqual(reply.completed, turnCompleted("Hi"));

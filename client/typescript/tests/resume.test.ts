@@ -173,7 +173,7 @@ test("an iteration over text ends at a restart, and cancels the call", () =>
       }
     })();
     const error = await fails(reading, { status: "UNAVAILABLE", reason: "" });
-    assert.match(error.message, /restarted/);
+    assert.match(error.message, /ran again with a different reply/);
     assert.deepEqual(seen, ["One"]);
     await (
       await server.call(2)
@@ -226,7 +226,7 @@ test("the reconnect timeout ends posting again", () =>
 test("each event resets the reconnect timeout", () =>
   withServer(
     async (server, client) => {
-      // Each of these pauses is shorter than that, and all of them together are longer.
+      // Each of these delays is shorter than that, but their sum is longer.
       const broken = Array.from({ length: 12 }, () => [started(), delta("Hi"), BREAK]);
       server.script("postUserQuery", ...broken, turn("Hi"));
       assert.deepEqual(shown(await collect(client.postUserQuery(QUERY))), ["started", "Hi", "completed"]);
@@ -286,10 +286,10 @@ describe("the pause before posting again is ended", () => {
   test("by the signal of a reply", () =>
     withServer(async (server, client) => {
       server.script("postUserQuery", [LATER]);
-      const leaving = new AbortController();
-      const reading = fails(client.postUserQuery(QUERY, { signal: leaving.signal }), { status: "CANCELLED" });
+      const controller = new AbortController();
+      const reading = fails(client.postUserQuery(QUERY, { signal: controller.signal }), { status: "CANCELLED" });
       await settled(server, client);
-      leaving.abort();
+      controller.abort();
       await reading;
       assert.equal(posts(server), 1);
     }, options));
@@ -309,10 +309,10 @@ describe("the pause before posting again is ended", () => {
   test("by the signal of a unary turn", () =>
     withServer(async (server, client) => {
       server.script("postUserQueryUnary", LATER);
-      const leaving = new AbortController();
-      const waiting = fails(client.postUserQueryUnary(QUERY, { signal: leaving.signal }), { status: "CANCELLED" });
+      const controller = new AbortController();
+      const waiting = fails(client.postUserQueryUnary(QUERY, { signal: controller.signal }), { status: "CANCELLED" });
       await settled(server, client);
-      leaving.abort();
+      controller.abort();
       await waiting;
       assert.equal(posts(server), 1);
     }, options));

@@ -7,7 +7,7 @@ import { PalaverClient, PalaverError } from "@palaver-chat/client";
 import type { Event } from "@palaver-chat/client";
 import { PostUserQueryResponseSchema } from "@palaver-chat/client/v1";
 
-import { Attempts } from "#dist/attempts.js";
+import { RetryBudget } from "#dist/retry_budget.js";
 import { SERVICE_CONFIG } from "#dist/connection.js";
 
 import { Clock } from "./support/clock.js";
@@ -64,24 +64,24 @@ function answer({ events, status, reason }: Post): Step[] {
 describe("a break:", async () => {
   for (const vector of await breaks()) {
     test(vector.name, () => {
-      assert.equal(new Attempts(Infinity, 10_000).backoff(errorOf(vector.error)) !== undefined, vector.is_break);
+      assert.equal(new RetryBudget(Infinity, 10_000).delayAfter(errorOf(vector.error)) !== undefined, vector.is_break);
     });
   }
 });
 
-describe("pauses:", async () => {
+describe("delays:", async () => {
   for (const { name, timeout_ms, reconnect_timeout_ms, steps } of await pauses()) {
     for (const luck of [0, 1]) {
       test(`${name}, ${luck === 0 ? "the shortest" : "the longest"}`, () => {
         const clock = new Clock(1_000, luck);
-        const attempts = new Attempts(timeout_ms ?? Infinity, reconnect_timeout_ms, clock);
+        const budget = new RetryBudget(timeout_ms ?? Infinity, reconnect_timeout_ms, clock);
         for (const { at_ms, received, error, pause_ms } of steps) {
           clock.time = 1_000 + at_ms;
           assert.equal(received === true, error === undefined);
           if (error === undefined) {
-            attempts.reset();
+            budget.reset();
           } else {
-            assert.equal(attempts.backoff(errorOf(error)), pause_ms?.[luck], `at ${at_ms} ms`);
+            assert.equal(budget.delayAfter(errorOf(error)), pause_ms?.[luck], `at ${at_ms} ms`);
           }
         }
       });
@@ -93,7 +93,7 @@ function errorOf({ status, reason = "", message = "", retry_delay_ms: retryDelay
   return new PalaverError(message, status, { reason, retryDelayMs });
 }
 
-describe("a token in the clear goes to this machine alone:", async () => {
+describe("a token in the clear is sent only to this machine:", async () => {
   for (const { name, target, local, unsupported_in } of await targets()) {
     test(name, () => {
       const connect = () => {

@@ -69,7 +69,7 @@ const SKILLS: readonly Skill[] = [
   },
 ];
 
-/** An error that the model can correct. It is sent to the model. */
+/** An error that the model can correct, so it is sent to the model. */
 class Mistake extends Error {}
 
 /** An error for the server, which only reports to the model that the skill failed. */
@@ -132,14 +132,14 @@ export class Host {
   };
 
   /**
-   * Changes the to-dos of the calling assistant. A call that is repeated gets the same result as before. Its arguments
+   * Changes the to-dos of the calling assistant. A repeated call gets the same result as before. Its arguments
    * are not compared, because a model may phrase them differently when it runs again. The result of another skill,
    * however, would mislead the model.
    */
   once(request: InvokeSkillRequest, skill: string, change: (todos: readonly Todo[]) => Change): string {
     const call = this.store.once(request.assistantId, request.callId, skill, change);
     if (call.skill !== skill) {
-      throw new Refusal(status.FAILED_PRECONDITION, `the call "${call.id}" was one of ${call.skill}`);
+      throw new Refusal(status.FAILED_PRECONDITION, `the call "${call.id}" was a call of ${call.skill}`);
     }
     return call.content;
   }

@@ -18,9 +18,9 @@ import { Store } from "./store.js";
 const USAGE = `usage: todo_host [--listen ADDRESS] [--file FILE] [--prefix PREFIX]
   --listen  the address to listen on; port 0 picks a free port (default: 127.0.0.1:50061)
   --file    the file with the to-dos; only one process may use it at a time (default: todos.json)
-  --prefix  a prefix of the skill names, to tell them from those of other hosts`;
+  --prefix  a prefix for the skill names, to distinguish them from those of other hosts`;
 
-/** How long a graceful stop waits for calls. Skills take less time, but health watches never end by themselves. */
+/** How long a graceful stop waits for calls. Skills take less time, but health watches never end on their own. */
 const GRACE_MS = 5_000;
 
 async function main(): Promise<void> {
@@ -43,7 +43,7 @@ async function main(): Promise<void> {
   health.addToServer(server);
 
   const stop = (): void => {
-    process.off("SIGTERM", stop).off("SIGINT", stop); // a second signal ends the process at once
+    process.off("SIGTERM", stop).off("SIGINT", stop); // a second signal ends the process immediately
     health.setStatus("", "NOT_SERVING");
     health.setStatus(SkillHostService.typeName, "NOT_SERVING");
     const timer = setTimeout(() => {

@@ -46,7 +46,7 @@ export class Store {
   readonly #path: string;
   #lists: ReadonlyMap<string, List>;
 
-  /** Reads the file or creates it. An unwritable path is thus an error at the start. */
+  /** Reads the file or creates it. If the path is not writable, this fails at the start. */
   constructor(path: string) {
     this.#path = path;
     const text = read(path);

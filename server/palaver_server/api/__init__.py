@@ -1,1 +1,1 @@
-"""The contract over the chat engine, without a transport: requests are parsed, served, and their results rendered."""
+"""The service on top of the chat engine, without a transport: it parses requests and renders responses."""

@@ -1,4 +1,4 @@
-"""Page tokens: where the next page of a listing begins, and which listing the page belongs to."""
+"""Page tokens, which hold the position of the next page and a hash of the listing that they belong to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def page_token(request: pb.ListMessagesRequest, last_index: int) -> str:
 
 
 def parse_page_token(request: pb.ListMessagesRequest) -> int | None:
-    """Returns the index in the token of a request, or None if the token does not belong to the listing."""
+    """Returns the index in the token of a request, or None if the token is invalid or belongs to another listing."""
     try:
         token = base64.b64decode(request.page_token, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):

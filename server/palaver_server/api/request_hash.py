@@ -1,4 +1,4 @@
-"""Hashes of requests, which tell whether two requests are the same."""
+"""Hashes of requests, to detect whether two requests are the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 
 
 def request_hash(request: Message, without: Sequence[str]) -> bytes:
-    """Returns a hash of a request as it was sent, without some fields. Fields that this version ignores count too."""
+    """Returns a hash of a request, without some fields. It includes fields that this version does not know."""
     rest = type(request)()
     rest.CopyFrom(request)
     for field in without:

@@ -1,4 +1,4 @@
-"""The request parser: it reads each field of a request once, checks it, and returns objects of the domain.
+"""The request parser: it reads and checks each field of a request, and returns objects of the domain.
 
 All invalid fields of a request are reported together, in one `InvalidFields`.
 """
@@ -19,7 +19,9 @@ from palaver_server.api.page_tokens import parse_page_token
 from palaver_server.api.request_hash import request_hash
 from palaver_server.domain import json_schema
 from palaver_server.domain.conversation import (
+    DEFAULT_COLLECTION,
     DEFAULT_INSTRUCTIONS,
+    DEFAULT_STORAGE_CONNECTION,
     AssistantKey,
     Content,
     IfExists,
@@ -41,14 +43,12 @@ from palaver_server.domain.limits import (
     MAX_REQUEST_ID_CHARACTERS,
     MAX_SCHEMAS_CHARACTERS,
     SKILL_NAME,
+    SKILL_NAME_RULE,
     TEMPERATURE,
     TOP_P,
     Interval,
 )
 from palaver_server.domain.turns import TurnKey, UserQuery
-
-DEFAULT_CONNECTION = "AzureWebJobsStorage"
-DEFAULT_COLLECTION = "ChatState"
 
 IF_EXISTS: dict[int, IfExists] = {
     pb.IF_EXISTS_UNSPECIFIED: IfExists.FAIL,
@@ -69,11 +69,12 @@ CONTINUES: dict[int, bool] = {
 
 MAX_QUOTED_CHARACTERS = 300
 
-_FORBIDDEN_IN_ID = re.compile(r"[/\\#?\x00-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f"
+_CONTROL = re.compile(rf"[{_CONTROL_CHARACTERS}]")
+_FORBIDDEN_IN_ID = re.compile(rf"[/\\#?{_CONTROL_CHARACTERS}]")
 _COLLECTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]{2,62}")
 _RESERVED_COLLECTION = "tables"
 _REQUEST_ID = re.compile(rf"[!-~]{{1,{MAX_REQUEST_ID_CHARACTERS}}}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAX_SECONDS = 253_402_300_799  # the end of the year 9999, where google.protobuf.Timestamp ends
 _MIN_SECONDS = -62_135_596_800  # the beginning of the year 1
 
@@ -81,7 +82,7 @@ T = TypeVar("T")
 
 
 def assistant_key(request: pb.GetAssistantRequest | pb.DeleteAssistantRequest) -> AssistantKey:
-    """Parses a request that only names an assistant."""
+    """Returns the assistant of a request that only names one."""
     parser = _Parser(request)
     key = parser.assistant_key()
     parser.finish()
@@ -89,7 +90,7 @@ def assistant_key(request: pb.GetAssistantRequest | pb.DeleteAssistantRequest) -
 
 
 def create_assistant(request: pb.CreateAssistantRequest) -> tuple[AssistantKey, str, IfExists]:
-    """Returns the assistant to create, its instructions, and what to do if it exists."""
+    """Returns the assistant to create, its instructions, and the action if it already exists."""
     parser = _Parser(request)
     key = parser.assistant_key()
     instructions = parser.message_text("instructions")
@@ -106,7 +107,7 @@ def list_messages(request: pb.ListMessagesRequest) -> tuple[AssistantKey, Listin
         order=parser.enum("order", ORDERS, Order.OLDEST_FIRST),
         after_time=parser.after_time(),
         limit=parser.page_size(),
-        after_index=parser.page_token(request),
+        after_index=parser.page_token(),
     )
     parser.finish()
     return key, listing
@@ -137,7 +138,7 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
             max_tokens=parser.max_tokens(),
             is_reasoning_model=request.is_reasoning_model,
         ),
-        max_messages=parser.max_messages(request.history),
+        max_messages=parser.max_messages(),
         request_id=parser.request_id(),
         request_hash=request_hash(request, without=("request_id", "on_disconnect")).hex(),
         continues=parser.enum("on_disconnect", CONTINUES, default=False),
@@ -147,7 +148,7 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
 
 
 class _Parser:
-    """Reads the fields of one request and collects the violations."""
+    """Reads the fields of one request and collects violations."""
 
     def __init__(self, request: Message) -> None:
         self._request: Any = request
@@ -163,7 +164,7 @@ class _Parser:
             raise InvalidFields(*self._violations)
 
     def assistant_key(self) -> AssistantKey:
-        """Reads the fields that name the assistant. The engine checks whether there is such a connection."""
+        """Reads the fields that name the assistant. The engine checks whether the connection exists."""
         assistant_id, collection = self._request.id, self._request.collection_name or DEFAULT_COLLECTION
         if not 1 <= len(assistant_id) <= MAX_ID_CHARACTERS:
             self.fail("id", f"must have 1 to {MAX_ID_CHARACTERS} characters, not {len(assistant_id)}")
@@ -174,11 +175,11 @@ class _Parser:
                 "collection_name",
                 f'must be 3 to 63 ASCII letters and digits, the first one a letter, and not "{_RESERVED_COLLECTION}"',
             )
-        connection = self._request.chat_storage_connection_setting or DEFAULT_CONNECTION
+        connection = self._request.chat_storage_connection_setting or DEFAULT_STORAGE_CONNECTION
         return AssistantKey(connection, collection, assistant_id)
 
     def message_text(self, field: str) -> str:
-        """Reads a text that is stored as one message."""
+        """Reads a text that is stored as the content of a message."""
         return self._message_text(field, getattr(self._request, field))
 
     def _message_text(self, path: str, text: str) -> str:
@@ -188,7 +189,7 @@ class _Parser:
         return text
 
     def user_message(self) -> str:
-        """Reads `user_message`, which `skill_results` replace."""
+        """Reads `user_message`. A request must have either this or `skill_results`."""
         request = self._request
         if request.user_message and request.skill_results:
             self.fail("user_message", "must be empty when there are skill_results")
@@ -213,7 +214,7 @@ class _Parser:
 
     def _caller_skill(self, path: str, skill: assistant_pb2.Skill) -> Skill:
         if not SKILL_NAME.fullmatch(skill.name):
-            self.fail(f"{path}.name", "must be 1 to 64 ASCII letters, digits, _ and -")
+            self.fail(f"{path}.name", SKILL_NAME_RULE)
         if error := json_schema.schema_error(skill.parameters_json_schema):
             self.fail(f"{path}.parameters_json_schema", error[:MAX_QUOTED_CHARACTERS])
         return Skill(skill.name, skill.description, skill.parameters_json_schema)
@@ -240,7 +241,7 @@ class _Parser:
             seen.add(value)
 
     def enum(self, field: str, known: Mapping[int, T], default: T) -> T:
-        """Reads an enum field. The default stands in for a number that is not known."""
+        """Reads an enum field. Returns the default for an unknown number, which is a violation."""
         number = getattr(self._request, field)
         if number not in known:
             self.fail(field, f"must be a known value ({', '.join(map(str, known))}), not {number}")
@@ -263,13 +264,13 @@ class _Parser:
             self.fail("page_size", f"must be from 1 to {MAX_PAGE_SIZE:,}, or 0 for the default, not {page_size}")
         return page_size or DEFAULT_PAGE_SIZE
 
-    def page_token(self, request: pb.ListMessagesRequest) -> int | None:
-        """Reads `page_token`, and returns the index of the message that the page begins after."""
-        if not request.page_token:
+    def page_token(self) -> int | None:
+        """Reads `page_token`, and returns the index of the last message before the page."""
+        if not self._request.page_token:
             return None
-        after_index = parse_page_token(request)
+        after_index = parse_page_token(self._request)
         if after_index is None:
-            self.fail("page_token", "must be the next_page_token of a page of this very listing")
+            self.fail("page_token", "must be the next_page_token of a page of the same listing")
         return after_index
 
     def chat_model(self) -> str | None:
@@ -299,8 +300,9 @@ class _Parser:
             self.fail("max_tokens", f"must be 1 or more, not {max_tokens}")
         return max_tokens
 
-    def max_messages(self, history: pb.History) -> int | None:
+    def max_messages(self) -> int | None:
         """Reads `history.max_messages`."""
+        history: pb.History = self._request.history
         if not history.HasField("max_messages"):
             return None
         if history.max_messages not in HISTORY_MESSAGES:

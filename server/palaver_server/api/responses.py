@@ -1,4 +1,4 @@
-"""The contract's messages for the objects of the domain."""
+"""Renders objects of the domain as messages of the contract."""
 
 from __future__ import annotations
 

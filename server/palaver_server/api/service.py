@@ -1,4 +1,7 @@
-"""`palaver.v1.AssistantService` over the chat engine. Each method parses the request, calls the engine and renders."""
+"""`palaver.v1.AssistantService` on top of the chat engine.
+
+Each method parses its request, calls the engine and renders the response.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class Call:
     method: str
     """The full name: `/palaver.v1.AssistantService/GetAssistant`."""
     metadata: dict[str, str | bytes]
-    """The metadata of the call. Of several values with one key, it has the last."""
+    """The metadata of the call. If a key was sent several times, this is its last value."""
     peer: str
     """The address of the other side of the connection."""
     time_remaining: float | None = None

@@ -1,4 +1,4 @@
-"""Errors as `google.rpc.Status`. This table is the only place that decides the code of an error."""
+"""The conversion of errors to `google.rpc.Status`. The table in this module alone decides the code of an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 DOMAIN = "palaver.v1"
 
 MAX_TEXT_BYTES = 1000
-"""The most bytes of a status text. It travels in a trailer, and clients refuse trailers of more than about 8 KiB."""
+"""The maximum size of a status text. It is sent in a trailer, and clients refuse trailers of more than about 8 KiB."""
 
 MAX_VIOLATIONS = 20
 
@@ -55,8 +55,8 @@ CODES = {
 def status_of(error: Exception) -> status_pb2.Status:
     """Returns the status for an error.
 
-    The text of an unexpected error may contain anything. It is logged with an incident id, and the caller receives only
-    the id.
+    An unexpected error is logged with an incident id. The caller receives only the id, because the text of the error
+    may contain anything.
     """
     if isinstance(error, PalaverError):
         return _status(error.reason, str(error), *_details(error))

@@ -7,11 +7,15 @@ from datetime import datetime
 from enum import Enum
 from json.encoder import encode_basestring_ascii
 
+from palaver_server.domain.limits import DEFAULT_PAGE_SIZE
+
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
+DEFAULT_STORAGE_CONNECTION = "AzureWebJobsStorage"
+DEFAULT_COLLECTION = "ChatState"
 
 
 class Role(Enum):
-    """The writer of a message. The values are those of OpenAI's chat format."""
+    """The author of a message. The values are those of OpenAI's chat format."""
 
     SYSTEM = "system"
     USER = "user"
@@ -20,7 +24,7 @@ class Role(Enum):
 
 
 class IfExists(Enum):
-    """The choices of creating an assistant that already exists."""
+    """The action of `create_assistant` if the assistant already exists."""
 
     FAIL = "fail"
     KEEP = "keep"
@@ -42,8 +46,8 @@ class AssistantKey:
     collection: str
     id: str
 
-    def folded(self) -> AssistantKey:
-        """Returns the key that all spellings of the collection share, since letter case does not distinguish them."""
+    def normalized(self) -> AssistantKey:
+        """Returns the key with the collection in lower case, because collection names are case-insensitive."""
         return replace(self, collection=self.collection.lower())
 
 
@@ -60,7 +64,7 @@ class Assistant:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The content of a message: its text, in each of the units that a limit is expressed in."""
+    """The content of a message: its text, and its size in each of the units that limits use."""
 
     text: str = ""
 
@@ -69,7 +73,7 @@ class Content:
 
     @property
     def utf16_units(self) -> int:
-        """The length in UTF-16 code units, the measure of Azure Table Storage and .NET."""
+        """The length in UTF-16 code units, in which Azure Table Storage and .NET measure text."""
         text = self.text
         return len(text) if text.isascii() else len(text.encode("utf-16-le", "surrogatepass")) // 2
 
@@ -79,14 +83,14 @@ class Content:
         return len(self.text) if self.text.isascii() else len(self.text.encode())
 
     @property
-    def encoded_bytes(self) -> int:
-        """The size in ASCII JSON, where a character outside ASCII is an escape of six or twelve bytes."""
+    def json_bytes(self) -> int:
+        """The size in ASCII JSON, where a character outside ASCII is an escape sequence of 6 or 12 bytes."""
         return len(encode_basestring_ascii(self.text)) - 2
 
 
 @dataclass(frozen=True, slots=True)
 class Skill:
-    """The description from which a model decides when and how to call a skill."""
+    """A skill as the model sees it. From this, the model decides when and how to call it."""
 
     name: str
     description: str
@@ -104,7 +108,7 @@ class SkillCall:
 
 @dataclass(frozen=True, slots=True)
 class SkillResult:
-    """The answer to a skill call: a result, or an error in words that the model reads."""
+    """The outcome of a skill call: its result, or an error message for the model."""
 
     id: str
     text: str
@@ -126,15 +130,19 @@ class Draft:
     skill_call_id: str = ""
     is_error: bool = False
     """True if the content says why a skill call has no result."""
+    endpoint_state: str = ""
+    """State that the endpoint wants back with the skill calls: a JSON array with an item for each of them."""
+    reasoning: str = ""
+    """The model's reasoning before the skill calls. Endpoints may want it back within the turn; it is never stored."""
 
     @property
-    def encoded_bytes(self) -> int:
+    def json_bytes(self) -> int:
         """The size of the content and of the skill calls in ASCII JSON."""
         calls = (Content(call.name + call.arguments_json) for call in self.skill_calls)
-        return self.content.encoded_bytes + sum(call.encoded_bytes for call in calls)
+        return self.content.json_bytes + sum(call.json_bytes for call in calls)
 
     @classmethod
-    def answering(cls, result: SkillResult) -> Draft:
+    def from_result(cls, result: SkillResult) -> Draft:
         """Returns the tool message that holds the result of a skill call."""
         return cls(Role.TOOL, Content(result.text), skill_call_id=result.id, is_error=result.is_error)
 
@@ -150,14 +158,14 @@ class Message(Draft):
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The selection of messages to list."""
+    """A range of messages to list, and their order."""
 
     order: Order = Order.OLDEST_FIRST
     after_time: datetime | None = None
     """Only messages with a later `create_time` are listed."""
     after_index: int | None = None
     """The listing continues after the message with this index, in the given order."""
-    limit: int = 100
+    limit: int = DEFAULT_PAGE_SIZE
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,8 +40,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from palaver_server.domain.limits import MAX_MESSAGES
+
 DEFAULT_RETRY_DELAY = 1.0
-"""The seconds after which a caller may retry, unless the endpoint or the store named another time."""
+"""Seconds to wait before a retry if neither the endpoint nor the store named a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +61,12 @@ class PalaverError(Exception):
 
 
 class RetryableError(PalaverError):
-    """An error that may not recur when the caller retries."""
+    """An error that is worth retrying."""
 
     def __init__(self, message: str, *, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
-        """The seconds to wait that the endpoint or the store named, or None."""
+        """The seconds to wait before a retry, as the endpoint or the store named them, or None."""
 
     @property
     def retry_delay(self) -> float:
@@ -226,9 +228,12 @@ class ConcurrentWrite(RetryableError, StoreError):
 
 
 class ConversationFull(StoreError):
-    """The conversation has reached the limit of messages."""
+    """The conversation has as many messages as it can hold."""
 
     reason = "CONVERSATION_FULL"
+
+    def __init__(self) -> None:
+        super().__init__(f"a conversation holds at most {MAX_MESSAGES:,} messages")
 
 
 class StoreFull(StoreError):

@@ -1,4 +1,4 @@
-"""The JSON Schemas of skills: checking a schema, and checking arguments against one."""
+"""Validation of the JSON Schemas of skills, and of arguments against them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ import referencing.exceptions
 from jsonschema.protocols import Validator
 
 MAX_ERRORS = 5
+MAX_ERROR_CHARACTERS = 300
+"""The most characters of an error. It quotes the value that is wrong, which may be as long as a message."""
+
 NO_REFERENCES: referencing.Registry[Any] = referencing.Registry()
-"""An empty registry: a schema must be self-contained, or a reference in it would make the server fetch a URL."""
+"""An empty registry, so that a reference in a schema never makes the server fetch a URL."""
 
 
 def schema_error(schema_json: str) -> str:
-    """Returns why a text can't be the schema of a skill's arguments, or an empty string if it can."""
+    """Returns an error message if the text is not a valid schema for arguments, or an empty string."""
     try:
         _validator(schema_json)
     except (ValueError, RecursionError) as error:
@@ -26,12 +29,16 @@ def schema_error(schema_json: str) -> str:
 
 
 def arguments_error(schema_json: str, arguments: dict[str, Any]) -> str:
-    """Returns how arguments violate a schema, in words for the model, or an empty string if they match."""
+    """Returns an error message for the model if the arguments don't match the schema, or an empty string."""
     try:
         errors = sorted(_validator(schema_json).iter_errors(arguments), key=lambda error: error.json_path)
     except (referencing.exceptions.Unresolvable, RecursionError):
         return "The arguments can't be checked against the schema of the skill."
-    return "; ".join(f"{error.json_path}: {error.message}" for error in errors[:MAX_ERRORS])
+    return "; ".join(_shortened(f"{error.json_path}: {error.message}") for error in errors[:MAX_ERRORS])
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
 
 
 @lru_cache(maxsize=1024)

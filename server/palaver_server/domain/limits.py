@@ -15,41 +15,45 @@ MAX_REQUEST_ID_CHARACTERS = 128
 MAX_CHAT_MODEL_CHARACTERS = 256
 
 MAX_MESSAGES = 0xFFFF
-"""The most messages of a conversation: the row keys of the extension, `msg-0001` to `msg-FFFF`, sort up to here."""
+"""The maximum number of messages in a conversation. The extension's row keys, `msg-0001` to `msg-FFFF`, end here."""
 
 MAX_MESSAGE_UNITS = 450_000
-"""The most UTF-16 code units of a message."""
+"""The maximum length of a message, in UTF-16 code units."""
 
 MAX_TURN_MESSAGES = 98
-"""The most messages of a turn: of the 100 operations of a transaction, two write the turn and the assistant."""
+"""The maximum number of messages in a turn. The transaction's other two operations write the turn and the assistant."""
 
 MAX_TURN_BYTES = 3_670_016
-"""The most bytes of a turn in ASCII JSON: 3.5 MiB."""
+"""The maximum size of a turn in ASCII JSON: 3.5 MiB."""
+
+MAX_ENDPOINT_STATE_CHARACTERS = 32_768
+"""The most characters of the state that an endpoint wants back with a message: what a column of a table holds."""
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 MAX_PAGE_BYTES = 3 * 1024 * 1024
-"""The most bytes of a page in UTF-8, so that it fits into a gRPC message of 4 MiB, the limit of most clients."""
+"""The maximum size of a page in UTF-8, so that it fits into a gRPC message of 4 MiB, the default limit of clients."""
 
 MAX_CALLER_SKILLS = 128
-"""The most skills of a request; OpenAI takes as many."""
+"""The maximum number of skills in a request, which is also OpenAI's limit."""
 
 MAX_SCHEMAS_CHARACTERS = 32_768
-"""The most characters of all schemas of a request. To check as many takes about a tenth of a second."""
+"""The maximum length of all schemas in a request. Checking that much takes about a tenth of a second."""
 
 MAX_SKILL_NAME_CHARACTERS = 64
 SKILL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SKILL_NAME_CHARACTERS}}}")
+SKILL_NAME_RULE = f"must be 1 to {MAX_SKILL_NAME_CHARACTERS} ASCII letters, digits, _ and -"
 
 MAX_SKILL_RESULT_BYTES = 256 * 1024
-"""The most bytes of UTF-8 in the answer of a skill host."""
+"""The maximum size of a skill host's result in UTF-8."""
 
 MAX_SKILL_ROUNDS = 48
-"""The highest setting of the rounds of a turn: each stores two messages or more, and a turn has at most 98."""
+"""The highest `max_skill_rounds` that may be set: a round stores at least two messages, and a turn holds 98."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An interval of numbers. Both ends belong to it, unless `excludes_low` leaves out the lower one."""
+    """An interval of numbers. It includes both ends, unless `excludes_low` is set."""
 
     low: float
     high: float

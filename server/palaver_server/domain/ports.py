@@ -35,15 +35,16 @@ from palaver_server.domain.turns import (
 class AssistantStore(Protocol):
     """The assistants of a storage connection.
 
-    As every method of a store, these raise `StoreUnavailable`, `StoreCredentialsRejected` and `StoreCorrupt`.
+    Like all methods of a store, these raise `StoreUnavailable`, `StoreCredentialsRejected` and `StoreCorrupt`.
     """
 
     async def create_assistant(
         self, key: AssistantKey, instructions: str, if_exists: IfExists
     ) -> tuple[Assistant, bool]:
-        """Creates an assistant, and its collection if that does not exist; blank instructions make no message.
+        """Creates an assistant, and its collection if that does not exist. Blank instructions are not stored.
 
-        Returns the assistant, and True if its conversation is new. Raises `AssistantExists` if `if_exists` says so.
+        Returns the assistant, and True if its conversation is new. Raises `AssistantExists` if the assistant exists and
+        `if_exists` is `FAIL`.
         """
 
     async def get_assistant(self, key: AssistantKey) -> Assistant:
@@ -63,7 +64,7 @@ class TurnStore(Protocol):
         """Returns the instructions and at most `max_messages` of the newest messages.
 
         The cost does not depend on the length of the conversation. With a lease, it also takes the lease, or raises
-        `AssistantBusy` while another holder has one; the next commit ends every lease. Raises `AssistantNotFound`.
+        `AssistantBusy` if another holder has one. The next commit ends the lease. Raises `AssistantNotFound`.
         """
 
     async def find_turn(self, turn: TurnKey) -> FoundTurn | None:
@@ -72,9 +73,9 @@ class TurnStore(Protocol):
     async def commit_turn(self, key: AssistantKey, version: Version, turn: FinishedTurn) -> StoredTurn:
         """Appends a turn to a conversation in one transaction.
 
-        The messages get the next indexes, and times that grow strictly. Raises `ConcurrentWrite` if the conversation
+        The messages get the next indexes and strictly increasing times. Raises `ConcurrentWrite` if the conversation
         has changed since `version` was read or already has a turn with this `request_id`, `TurnCancelled` if the lease
-        was cancelled, `ConversationFull`, `TurnTooLarge` or `StoreFull`. After an error nothing is stored.
+        was cancelled, `ConversationFull`, `TurnTooLarge` or `StoreFull`. After an error, nothing is stored.
         """
 
 
@@ -82,24 +83,24 @@ class LeaseStore(Protocol):
     """The leases of the assistants of a storage connection. `TurnStore.read_window` takes them."""
 
     async def renew_lease(self, key: AssistantKey, version: Version, lease: Lease) -> Version:
-        """Extends a lease from now on, and returns the version that names the conversation afterwards.
+        """Extends a lease to its full duration from now, and returns the new version of the conversation.
 
         Raises `ConcurrentWrite` if another holder has the lease or the conversation has changed, and `TurnCancelled` if
         the lease was cancelled.
         """
 
     async def release_lease(self, key: AssistantKey, holder: LeaseHolder) -> None:
-        """Ends the lease of a holder. Does nothing if another holder has it by now."""
+        """Ends the lease of a holder. Does nothing if the holder no longer has it."""
 
     async def cancel_lease(self, turn: TurnKey) -> bool:
-        """Ends the lease of a turn, which can't be committed afterwards. Returns False if the turn has no lease."""
+        """Ends the lease of a turn, so that the turn can't be committed. Returns False if the turn has no lease."""
 
 
 class Store(AssistantStore, TurnStore, LeaseStore, Protocol):
     """The conversations of a storage connection. `tests/stores` is the suite that every implementation must pass."""
 
     async def close(self) -> None:
-        """Ends the calls in progress and releases all resources. No call may follow."""
+        """Ends the calls in progress and releases all resources. The store can't be used afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,21 +117,22 @@ class Prompt:
 class SkillCallDelta:
     """A piece of a skill call that the model is writing."""
 
-    index: int
-    """The position of the call among those of the reply, as the endpoint counts them."""
-    id: str = ""
+    position: int
+    """The position of the call among those of the reply."""
     name: str = ""
     arguments: str = ""
+    endpoint_state: object = None
+    """State that the endpoint wants back with the call. It can be written as JSON."""
 
 
 @dataclass(slots=True)
 class ModelDelta:
-    """The output that arrived from the model at once. A field without output is empty or None."""
+    """The output of the model that arrived together. A field without output is empty or None."""
 
     text: str = ""
     skill_calls: Sequence[SkillCallDelta] = ()
-    thinking: bool = False
-    """True if the model sent reasoning, which is not part of the reply but shows progress."""
+    reasoning: str = ""
+    """Reasoning, which is not part of the reply but shows progress."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     chat_model: str = ""
@@ -159,7 +161,7 @@ class ModelConnections(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SkillInvocation:
-    """A skill call, and the turn that it belongs to, which a skill may authorise by."""
+    """A skill call, and the turn that it belongs to, so that the skill can authorise the call."""
 
     call: SkillCall
     turn: TurnKey
@@ -172,4 +174,4 @@ class SkillSource(Protocol):
         """Returns the skills that are available now."""
 
     async def invoke(self, invocation: SkillInvocation) -> SkillResult:
-        """Runs a skill. A failure of any kind is a result that tells the model about it."""
+        """Runs a skill. A failure of any kind is returned as a result, for the model to read."""

@@ -10,10 +10,10 @@ from palaver_server.domain.turns import TurnKey
 
 
 class Stage(Enum):
-    """A point in the life of a turn, in the order in which a turn reaches them. Each names the detail it comes with."""
+    """The points in the life of a turn, in order. Each is documented with the detail that observers receive."""
 
     ACCEPTED = "accepted"
-    """The turn exists. The store has not been searched for it yet. Detail: the `Caller`."""
+    """The turn was created. The store has not been searched for it yet. Detail: the `Caller`."""
     LOCKED = "locked"
     """The turn has its assistant to itself, and no event has been published. Detail: the `Window`."""
     STARTED = "started"
@@ -29,25 +29,25 @@ class Stage(Enum):
     SKILL_ANSWERED = "skill_answered"
     """A skill of the server has run; its result has not been published. Detail: the `SkillResult`."""
     REPLIED = "replied"
-    """The model has finished its reply, and nothing is stored. Detail: the `FinishedTurn`."""
+    """The model has finished its reply. Nothing is stored yet. Detail: the `FinishedTurn`."""
     WRITTEN = "written"
-    """The turn is in a transaction that is not committed: begun in SQLite, not sent to Azure. Detail: None."""
+    """The turn is in a transaction that is not committed yet: begun in SQLite, unsent in Azure. Detail: None."""
     STORED = "stored"
-    """The turn is stored, and no caller knows. Detail: the `StoredTurn`."""
+    """The turn is stored, but `TurnCompleted` is not published yet. Detail: the `StoredTurn`."""
     COMPLETED = "completed"
-    """A caller has received `TurnCompleted`. Detail: None."""
+    """A caller of the stream has received `TurnCompleted`. Detail: None."""
     ENDED = "ended"
     """The turn is over, stored or not. Detail: the exception that ended it, or None."""
 
 
 class Observer(Protocol):
-    """Something that follows turns through their stages."""
+    """A hook that is called when turns reach their stages."""
 
     def reached(self, stage: Stage, turn: TurnKey, detail: object = None) -> None:
-        """Notes that a turn has reached a stage.
+        """Called when a turn has reached a stage.
 
         It runs within the turn, in its context (`contextvars`), so it must be quick and must not raise. `WRITTEN` may
-        come from a thread of the store.
+        be reached in a thread of the store.
         """
 
 
@@ -58,6 +58,6 @@ class Observers:
     observers: tuple[Observer, ...] = ()
 
     def reached(self, stage: Stage, turn: TurnKey, detail: object = None) -> None:
-        """Notifies all of them."""
+        """Notifies all observers."""
         for observer in self.observers:
             observer.reached(stage, turn, detail)

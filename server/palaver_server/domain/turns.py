@@ -1,4 +1,4 @@
-"""Turns: what is asked, what happens while one runs, and what is stored of it."""
+"""Turns: the query, the events while a turn runs, and what is stored of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ProgressPhase(Enum):
 
 
 class FinishReason(Enum):
-    """The reasons for which a turn ends."""
+    """The reason that a turn ended."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -45,9 +45,9 @@ class TurnKey:
     assistant: AssistantKey
     request_id: str
 
-    def folded(self) -> TurnKey:
-        """Returns the key that all spellings of the collection share."""
-        return TurnKey(self.assistant.folded(), self.request_id)
+    def normalized(self) -> TurnKey:
+        """Returns the key with the collection in lower case."""
+        return TurnKey(self.assistant.normalized(), self.request_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +58,13 @@ class UserQuery:
     user_message: str
     options: GenerationOptions = field(default_factory=GenerationOptions)
     max_messages: int | None = None
+    """The caller's `history.max_messages`. None: the server's default."""
     request_id: str = ""
-    """The caller's identifier of the turn. Empty: the server makes one."""
+    """The caller's identifier of the turn. Empty: the server generates one."""
     request_hash: str = ""
-    """A hash of the request, which tells it from another request with the same `request_id`."""
+    """A hash of the request, to detect a different request with the same `request_id`."""
     continues: bool = False
-    """True if the turn runs on after its last caller has left."""
+    """True if the turn keeps running after its last caller has left."""
     caller_skills: tuple[Skill, ...] = ()
     """The skills that the caller runs itself."""
     skill_names: tuple[str, ...] = ()
@@ -131,7 +132,7 @@ class LeaseHolder:
     """The holder of a lease: a turn, and the server that runs it."""
 
     turn: str
-    """A digest of the turn's `request_id`, which may itself be too long for a column."""
+    """A digest of the turn's `request_id`, which may itself contain the separators of the stored form."""
     server: str
 
     @classmethod
@@ -151,19 +152,19 @@ class Lease:
 
     holder: LeaseHolder
     seconds: float
-    """How long it lasts unless it is renewed, by the clock of the server that takes it."""
+    """How long the lease lasts unless it is renewed, by the clock of the server that takes it."""
 
     def may_replace(self, holder: LeaseHolder | None) -> bool:
-        """Returns whether it may be taken before the lease of another holder has expired.
+        """Returns whether this lease may be taken although another holder's has not expired.
 
-        A server runs the turns of an assistant one after the other. An earlier lease of the same server was therefore
-        left behind when the store failed, and need not be waited for.
+        A server runs the turns of an assistant one after the other. If the same server has another lease, the lease was
+        left behind when the store failed, and there is no need to wait for it.
         """
         return holder is None or holder.server == self.holder.server
 
 
 class Version:
-    """The state of a conversation that a window was read from. Only the store that made it looks inside."""
+    """An opaque token for the state of a conversation. Only the store that created it looks inside."""
 
     __slots__ = ()
 
@@ -187,12 +188,12 @@ class FinishedTurn:
 
     request_id: str
     request_hash: str
-    """Tells a repeated request from another one with the same `request_id`."""
+    """A hash of the request, to detect a different request with the same `request_id`."""
     messages: tuple[Draft, ...]
     finish_reason: FinishReason
     usage: Usage
     total_tokens: int
-    """The `total_tokens` of the latest model call, which become the assistant's."""
+    """The `total_tokens` of the turn's last model call, which become the assistant's."""
     chat_model: str
     """The model that answered, as the endpoint reported it."""
     parameters: GenerationParameters
@@ -208,10 +209,10 @@ class StoredTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundTurn:
-    """A turn that is stored already."""
+    """A turn that was found in the store."""
 
     assistant: Assistant
-    """The present state of the assistant."""
+    """The current state of the assistant."""
     messages: tuple[Message, ...]
     request_hash: str
     finish_reason: FinishReason

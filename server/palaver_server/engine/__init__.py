@@ -1,1 +1,1 @@
-"""The shared chat engine, which runs turns. It has no gRPC in it and is tested without."""
+"""The chat engine, which runs turns. It does not depend on gRPC and is tested without it."""

@@ -15,20 +15,20 @@ from palaver_server.domain.limits import MAX_SKILL_NAME_CHARACTERS
 class CallIdGenerator:
     """Generates the identifiers of the calls of a turn.
 
-    A turn that runs again after a crash gives the same call the same identifier, whatever the model named it. A skill
-    host can therefore tell a repeated call from a new one.
+    A turn that runs again after a crash gives the same call the same identifier, regardless of the id from the model. A
+    skill host can therefore tell a repeated call from a new one.
     """
 
     def __init__(self, *turn: str) -> None:
-        """Takes the parts that identify the turn."""
+        """Takes the values that together identify the turn."""
         self._turn = turn
         self._seen: Counter[tuple[str, str]] = Counter()
 
-    def call(self, name: str, arguments: str) -> tuple[SkillCall, str]:
-        """Returns a call with an identifier, and an error in words for the model if the arguments are invalid.
+    def identify(self, name: str, arguments: str) -> tuple[SkillCall, str]:
+        """Returns a call with an identifier, and an error message for the model if the arguments are invalid.
 
-        The name and the arguments of the call are always valid for endpoints and for the Azure Functions extension,
-        which read them again later.
+        The call's name and arguments are always valid for endpoints and for the Azure Functions extension, which read
+        them later.
         """
         name = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_SKILL_NAME_CHARACTERS] or "_"
         error = ""

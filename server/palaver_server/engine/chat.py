@@ -1,7 +1,7 @@
 """The chat engine: everything that callers can do with assistants.
 
-A query is served in this order: join the running turn, else replay the stored one, else plan a turn, else run it. The
-plan comes after the look into the store, so a stored turn is replayed even by a server that could not run it.
+A query joins the running turn, or else replays the stored one, or else plans and runs a new one. The store is searched
+before the turn is planned, so even a server that could not run the turn can replay it.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ from palaver_server.engine.turn import Subscriber, Turn
 from palaver_server.engine.turn_lock import TurnLock, TurnLocks
 
 CLOCK_SKEW = timedelta(seconds=60)
-"""How far apart the clocks of servers may be when one looks for turns that another has just stored."""
+"""The clock difference that is tolerated when a server searches for a turn that another one has just stored."""
 
 REUSED = "request_id: it belongs to another request to this assistant; post the same request again, or choose a new id"
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """The decisions about a turn before it waits for its assistant."""
+    """The decisions that are made before a turn waits for its assistant."""
 
     model: ChatModel
     parameters: GenerationParameters
@@ -65,7 +65,7 @@ class _Plan:
 class ChatEngine:
     """Creates, reads and deletes assistants, and runs their turns.
 
-    Every method takes the caller, so that an engine which authorises callers can wrap this one, which serves all.
+    Every method takes the caller, so that an engine that authorises callers can wrap this one, which serves everyone.
     """
 
     def __init__(
@@ -108,9 +108,9 @@ class ChatEngine:
     def post(self, caller: Caller, query: UserQuery, time_remaining: float | None = None) -> Subscriber:
         """Starts a turn, or joins the running turn with the same key, and returns the caller's view of it.
 
-        The caller must `leave` the subscriber in the end. `time_remaining` are the seconds until the caller's deadline.
+        The caller must call `leave` on it in the end. `time_remaining` is the time until its deadline, in seconds.
         """
-        running = self._by_key.get(TurnKey(query.assistant, query.request_id).folded())
+        running = self._by_key.get(TurnKey(query.assistant, query.request_id).normalized())
         if running is not None and not running.is_cancelled:
             return _join(running, query)
         if self._is_draining:
@@ -122,7 +122,7 @@ class ChatEngine:
         turn = Turn(key, query.request_hash, self._observer, self._options.progress_interval)
         subscriber = _join(turn, query)
         self._turns.add(turn)
-        self._by_key[key.folded()] = turn
+        self._by_key[key.normalized()] = turn
         # A turn that continues outlives its callers, and their deadlines.
         deadline = None if time_remaining is None or query.continues else _now() + time_remaining
         self._observer.reached(Stage.ACCEPTED, key, caller)
@@ -132,15 +132,15 @@ class ChatEngine:
     async def cancel(self, caller: Caller, key: TurnKey) -> None:
         """Ends a running turn, here or on another server; raises `TurnNotFound`."""
         store = self._store(key.assistant)
-        turn = self._by_key.get(key.folded())
+        turn = self._by_key.get(key.normalized())
         is_cancelled = turn is not None and turn.cancel(TurnCancelled("the turn was cancelled"))
-        if turn is None or not turn.has_started:  # it may run on another server, and here only wait for that
+        if turn is None or not turn.has_started:  # it may run on another server, and the local one only wait for it
             is_cancelled = await store.cancel_lease(key) or is_cancelled
         if not is_cancelled:
             raise TurnNotFound("the turn is not running, or it is already being stored")
 
     async def drain(self, grace: float) -> None:
-        """Refuses new turns, lets the running ones finish for `grace` seconds, and then ends them."""
+        """Refuses new turns, gives the running ones `grace` seconds to finish, and cancels the rest."""
         self._is_draining = True
         running = list(self._turns)
         for turn in running:
@@ -155,13 +155,13 @@ class ChatEngine:
 
     def _forget(self, turn: Turn) -> None:
         self._turns.discard(turn)
-        if self._by_key.get(turn.key.folded()) is turn:
-            del self._by_key[turn.key.folded()]
+        if self._by_key.get(turn.key.normalized()) is turn:
+            del self._by_key[turn.key.normalized()]
 
     async def _serve(self, turn: Turn, query: UserQuery, store: Store, deadline: float | None) -> None:
         """Replays the turn if it is stored; otherwise plans it, waits for the assistant, and runs it."""
-        looked_at = datetime.now(timezone.utc)
-        # Only an identifier that the caller chose can be that of a stored turn.
+        searched_at = datetime.now(timezone.utc)
+        # A generated `request_id` is new, so no stored turn has it.
         if query.request_id and await self._replay(turn, query, store):
             return
         plan = self._plan(query)
@@ -169,8 +169,8 @@ class ChatEngine:
         # The newest message shows whether skill calls wait for their results, so at least one is read.
         async with self._locks.acquire(store, turn.key, max(plan.max_messages, 1), wait_until) as lock:
             self._observer.reached(Stage.LOCKED, turn.key, lock.window)
-            # Another server may have stored this very turn meanwhile.
-            has_changed = lock.window.assistant.update_time > looked_at - CLOCK_SKEW
+            # Another server may have stored this turn in the meantime.
+            has_changed = lock.window.assistant.update_time > searched_at - CLOCK_SKEW
             if not (has_changed and query.request_id and await self._replay(turn, query, store)):
                 await self._run(turn, query, plan, store, lock, deadline)
 
@@ -190,19 +190,19 @@ class ChatEngine:
     def _presumed_parameters(self, query: UserQuery) -> GenerationParameters:
         """Returns the likely parameters of a turn that an older server stored without them.
 
-        The request is known to be the same. What it left to that server is presumed to be as it is on this one.
+        The options are known, because the request is the same. That server's defaults are presumed to be this one's.
         """
         try:
             ai_connection, _ = self._models.resolve(query.options.ai_connection)
         except ConnectionNotConfigured:
             ai_connection = ""
-        return self._options.generation.applied_to(query.options, query.options.ai_connection or ai_connection)
+        return self._options.generation.resolve(query.options, query.options.ai_connection or ai_connection)
 
     def _plan(self, query: UserQuery) -> _Plan:
         ai_connection, model = self._models.resolve(query.options.ai_connection)
         return _Plan(
             model=model,
-            parameters=self._options.generation.applied_to(query.options, ai_connection),
+            parameters=self._options.generation.resolve(query.options, ai_connection),
             toolbox=Toolbox.for_query(query, self._skills),
             max_messages=self._options.history_messages if query.max_messages is None else query.max_messages,
         )
@@ -210,8 +210,8 @@ class ChatEngine:
     async def _run(
         self, turn: Turn, query: UserQuery, plan: _Plan, store: Store, lock: TurnLock, caller_deadline: float | None
     ) -> None:
-        lock.keep(on_loss=turn.cancel)
-        window = await self._complete(lock.window, query.assistant, plan, store)
+        lock.start_renewing(on_loss=turn.cancel)
+        window = await _with_open_calls(lock.window, query.assistant, plan, store)
         transcript = Transcript(query, window, plan.max_messages)
         turn.begin(TurnStarted(turn.key.request_id, plan.parameters))
         self._observer.reached(Stage.STARTED, turn.key, plan.parameters)
@@ -255,13 +255,6 @@ class ChatEngine:
             TurnCompleted(stored.assistant, stored.messages, outcome.finish_reason, outcome.usage, outcome.chat_model)
         )
 
-    async def _complete(self, window: Window, key: AssistantKey, plan: _Plan, store: Store) -> Window:
-        """Returns a window that has the message with the skill calls, if the conversation ends with any."""
-        if Transcript.is_complete(window):
-            return window
-        wider = await store.read_window(key, max(plan.max_messages, MAX_TURN_MESSAGES))
-        return replace(window, messages=wider.messages)
-
     def _store(self, key: AssistantKey) -> Store:
         try:
             return self._stores[key.connection]
@@ -277,6 +270,14 @@ def _join(turn: Turn, query: UserQuery) -> Subscriber:
         raise RequestIdReused(REUSED)
     turn.continues = turn.continues or query.continues
     return turn.subscribe()
+
+
+async def _with_open_calls(window: Window, key: AssistantKey, plan: _Plan, store: Store) -> Window:
+    """Returns the window, or a wider one if the conversation ends with skill results and their calls are not in it."""
+    if Transcript.is_complete(window):
+        return window
+    wider = await store.read_window(key, max(plan.max_messages, MAX_TURN_MESSAGES))
+    return replace(window, messages=wider.messages)
 
 
 def _publish_messages(turn: Turn, found: FoundTurn) -> None:
@@ -298,7 +299,10 @@ def _call_ids(turn: TurnKey, assistant: Assistant) -> CallIdGenerator:
 
 
 def _wait_until(caller_deadline: float | None) -> float | None:
-    """Returns how long a turn may wait for its assistant, so that the caller learns why before its deadline."""
+    """Returns the time until which a turn may wait for its assistant.
+
+    It is a little before the caller's deadline, so that the caller still receives the error.
+    """
     if caller_deadline is None:
         return None
     remaining = max(0.0, caller_deadline - _now())

@@ -1,4 +1,4 @@
-"""The operator's decisions about turns."""
+"""The operator's settings for turns."""
 
 from __future__ import annotations
 

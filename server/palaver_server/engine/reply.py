@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -20,7 +21,16 @@ from palaver_server.engine.turn import Turn
 
 ATTEMPTS = 3
 MAX_RETRY_AFTER = 10.0
-"""Seconds: if an endpoint asks for a longer pause, the call is not retried, and the caller learns the pause."""
+"""Seconds. If an endpoint asks for a longer pause, the call is not retried, and the caller gets the pause."""
+
+
+@dataclass(slots=True)
+class RequestedCall:
+    """A skill call as the model wrote it."""
+
+    name: str = ""
+    arguments: str = ""
+    endpoint_state: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,33 +38,11 @@ class Reply:
     """A whole reply of the model."""
 
     text: str
-    calls: tuple[tuple[str, str], ...]
-    """The names and the arguments of the skill calls."""
+    calls: tuple[RequestedCall, ...]
     finish_reason: FinishReason
     usage: Usage
     chat_model: str
-
-
-class CallCollector:
-    """Assembles the skill calls of a reply from their deltas."""
-
-    def __init__(self) -> None:
-        self._calls: list[SkillCallDelta] = []
-        self._by_index: dict[int, SkillCallDelta] = {}
-
-    def add(self, delta: SkillCallDelta) -> None:
-        """Adds a delta to its call."""
-        call = self._by_index.get(delta.index)
-        # Some endpoints send each call whole and give all of them the same index.
-        if call is None or (delta.name and delta.id and call.id and delta.id != call.id):
-            call = self._by_index[delta.index] = SkillCallDelta(delta.index, delta.id)
-            self._calls.append(call)
-        call.name += delta.name
-        call.arguments += delta.arguments
-
-    def calls(self) -> tuple[tuple[str, str], ...]:
-        """Returns the names and the arguments of the calls."""
-        return tuple((call.name, call.arguments) for call in self._calls)
+    reasoning: str = ""
 
 
 @dataclass(slots=True)
@@ -63,15 +51,18 @@ class _ReplyCollector:
 
     chat_model: str
     texts: list[str] = field(default_factory=list)
-    calls: CallCollector = field(default_factory=CallCollector)
+    reasoning: list[str] = field(default_factory=list)
+    calls: dict[int, list[SkillCallDelta]] = field(default_factory=dict)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
 
     def add(self, delta: ModelDelta) -> None:
         if delta.text:
             self.texts.append(delta.text)
+        if delta.reasoning:
+            self.reasoning.append(delta.reasoning)
         for call in delta.skill_calls:
-            self.calls.add(call)
+            self.calls.setdefault(call.position, []).append(call)
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.chat_model = delta.chat_model or self.chat_model
@@ -79,8 +70,22 @@ class _ReplyCollector:
     def reply(self) -> Reply:
         if self.finish_reason is None:
             raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
-        usage = replace(self.usage, model_calls=1)
-        return Reply("".join(self.texts), self.calls.calls(), self.finish_reason, usage, self.chat_model)
+        return Reply(
+            text="".join(self.texts),
+            calls=tuple(_requested_call(deltas) for _, deltas in sorted(self.calls.items())),
+            finish_reason=self.finish_reason,
+            usage=replace(self.usage, model_calls=1),
+            chat_model=self.chat_model,
+            reasoning="".join(self.reasoning),
+        )
+
+
+def _requested_call(deltas: Sequence[SkillCallDelta]) -> RequestedCall:
+    return RequestedCall(
+        name="".join(delta.name for delta in deltas),
+        arguments="".join(delta.arguments for delta in deltas),
+        endpoint_state=next((delta.endpoint_state for delta in deltas if delta.endpoint_state is not None), None),
+    )
 
 
 class ReplyReader:
@@ -96,9 +101,9 @@ class ReplyReader:
         deadline: float,
         retry_until: float,
     ) -> None:
-        """Sets the limits of the turn, as times of the event loop.
+        """Takes the limits of the turn, as times of the event loop.
 
-        No retry begins after `retry_until`, because no caller would wait for the reply.
+        A pause that the endpoint asks for must end before `retry_until`, because no caller would wait for the reply.
         """
         self._turn = turn
         self._size = size
@@ -111,11 +116,14 @@ class ReplyReader:
         self._now = asyncio.get_running_loop().time
 
     async def read(self, model: ChatModel, prompt: Prompt) -> Reply:
-        """Calls the model, with retries until it begins to write, and returns the reply; raises a `ModelError`."""
+        """Calls the model and returns its reply, or raises a `ModelError`.
+
+        A failed call is retried if the model had not begun to write.
+        """
         self._has_begun = False
         self._size.begin_reply()
         async for attempt in stamina.retry_context(
-            on=self._pause_before_retry, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
+            on=self._backoff, attempts=ATTEMPTS, timeout=None, wait_initial=0.25, wait_jitter=0.25
         ):
             with attempt:
                 reply = await self._observed_call(model, prompt)
@@ -148,7 +156,7 @@ class ReplyReader:
                         self._has_begun = True
                         self._size.add(call.name + call.arguments)
                     # Comments and empty deltas show no progress of the model; text, reasoning and calls do.
-                    if delta.text or delta.thinking or delta.skill_calls:
+                    if delta.text or delta.reasoning or delta.skill_calls:
                         self._extend(scope)
         if scope.cancelled_caught:
             raise self._timeout()
@@ -160,7 +168,7 @@ class ReplyReader:
         self._turn.publish(TextDelta(text))
 
     async def _wait_for_callers(self, scope: anyio.CancelScope) -> None:
-        # The callers are slow, not the endpoint, so only the limit of the whole turn applies.
+        """Waits for slow callers. Only the limit of the whole turn applies, because the endpoint is not to blame."""
         scope.deadline = self._deadline
         await self._turn.wait_for_demand()
         self._extend_at = 0.0
@@ -168,8 +176,8 @@ class ReplyReader:
     def _extend(self, scope: anyio.CancelScope) -> None:
         """Restarts the time limit between two tokens.
 
-        Moving the deadline costs as much as everything else that is done here for a token. It is therefore moved a
-        tenth further than needed, and moved again only when that tenth has passed.
+        Moving the deadline costs as much as all other work on a token. It is therefore moved a tenth further than
+        needed, and moved again only after that tenth has passed.
         """
         now = self._now()
         if now >= self._extend_at:
@@ -184,8 +192,8 @@ class ReplyReader:
             return ModelTimeout(f"the model wrote nothing for {self._options.token_timeout:g} seconds")
         return ModelTimeout(f"the model did not begin to write within {self._options.first_token_timeout:g} seconds")
 
-    def _pause_before_retry(self, error: Exception) -> bool | float:
-        """Returns whether to retry: False, True for exponential backoff, or the seconds that the endpoint named."""
+    def _backoff(self, error: Exception) -> bool | float:
+        """Returns False for no retry, True for exponential backoff, or the pause in seconds, as stamina expects."""
         if self._has_begun or not (isinstance(error, ModelError) and isinstance(error, RetryableError)):
             return False
         if error.retry_after is None:

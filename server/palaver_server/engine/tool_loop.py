@@ -22,9 +22,12 @@ from palaver_server.engine.turn import Turn
 TOO_MANY_ROUNDS = "The limit of skill calls in one turn is reached; this call was not made."
 
 
+CUT_OFF = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of a tool loop. The messages are in the transcript."""
+    """The outcome of a tool loop. The messages are in the transcript."""
 
     finish_reason: FinishReason
     usage: Usage
@@ -35,7 +38,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolLoop:
-    """A loop over model calls and skill calls, which publishes its events to a turn."""
+    """A loop of model calls and skill calls, which publishes its events to a turn."""
 
     turn: Turn
     observer: Observer
@@ -51,7 +54,7 @@ class ToolLoop:
     """The end of the turn, in the time of the event loop."""
 
     async def run(self) -> Outcome:
-        """Calls the model, and the skills that it asks for, until the reply is whole."""
+        """Calls the model, and the skills that it asks for, until the reply is complete."""
         usage, rounds = Usage(), 0
         while True:
             self.turn.phase = ProgressPhase.MODEL
@@ -66,17 +69,19 @@ class ToolLoop:
             rounds += 1
 
     async def _process(self, reply: Reply, *, is_last: bool) -> FinishReason | None:
-        """Appends a reply and the results of its calls; returns why the turn ends here, or None if it does not."""
-        if not reply.calls:
+        """Appends a reply and the results of its calls. Returns the finish reason, or None if the loop goes on."""
+        # A reply that was cut off by its length or by a filter is that, however complete its calls look.
+        if not reply.calls or reply.finish_reason in CUT_OFF:
             self.transcript.add_reply(reply.text)
             return FinishReason.STOP if reply.finish_reason is FinishReason.SKILL_CALLS else reply.finish_reason
         if not self.transcript.has_room_for_calls(len(reply.calls)):
-            # Calls without results would spoil the conversation, and not even errors would fit.
+            # Calls without results would make the conversation unusable, and there is no room even for errors.
             self.transcript.add_reply(reply.text)
             return FinishReason.SKILL_LIMIT
-        identified = [self.call_ids.call(name, arguments) for name, arguments in reply.calls]
+        identified = [self.call_ids.identify(call.name, call.arguments) for call in reply.calls]
         calls = [(call, error or self.toolbox.call_error(call)) for call, error in identified]
-        self.transcript.add_reply(reply.text, [call for call, _ in calls])
+        states = [call.endpoint_state for call in reply.calls]
+        self.transcript.add_reply(reply.text, [call for call, _ in calls], states, reply.reasoning)
         for call, _ in calls:
             self.turn.publish(call)
         if is_last:
@@ -89,12 +94,12 @@ class ToolLoop:
         return FinishReason.SKILL_CALLS if waiting else None
 
     async def _answer(self, calls: Sequence[tuple[SkillCall, str]]) -> list[SkillResult]:
-        """Runs the skills of calls side by side; a call with an error gets the error as its result."""
+        """Runs skill calls concurrently and returns their results. The result of a call with an error is the error."""
         results: dict[str, SkillResult] = {}
 
         async def answer(call: SkillCall, error: str) -> None:
             result = SkillResult.failure(call, error) if error else await self._invoke(call)
-            results[call.id] = self._publish(self.transcript.fitted(call, result))
+            results[call.id] = self._publish(self.transcript.fit(call, result))
 
         self.turn.phase = ProgressPhase.SKILL
         with anyio.CancelScope(deadline=self.deadline) as scope:
@@ -102,7 +107,7 @@ class ToolLoop:
                 for call, error in calls:
                     group.start_soon(answer, call, error)
         if scope.cancelled_caught:
-            raise ModelTimeout("the skills took longer than the rest of the turn's time limit")
+            raise ModelTimeout("the turn's time limit was reached while skills were running")
         return [results[call.id] for call, _ in calls]
 
     async def _invoke(self, call: SkillCall) -> SkillResult:

@@ -17,8 +17,8 @@ from palaver_server.domain.turns import UserQuery
 class Toolbox:
     """The skills of a turn: those that the server calls, and those that the caller runs."""
 
-    of_server: tuple[Skill, ...]
-    of_caller: tuple[Skill, ...]
+    server_skills: tuple[Skill, ...]
+    caller_skills: tuple[Skill, ...]
 
     @classmethod
     def for_query(cls, query: UserQuery, source: SkillSource) -> Toolbox:
@@ -44,17 +44,17 @@ class Toolbox:
     @property
     def all(self) -> tuple[Skill, ...]:
         """The skills that the model is offered."""
-        return (*self.of_server, *self.of_caller)
+        return (*self.server_skills, *self.caller_skills)
 
     def is_of_caller(self, call: SkillCall) -> bool:
         """Returns whether the caller runs the skill of a call."""
-        return any(skill.name == call.name for skill in self.of_caller)
+        return any(skill.name == call.name for skill in self.caller_skills)
 
     def call_error(self, call: SkillCall) -> str:
-        """Returns what is wrong with a call, in words for the model, or an empty string."""
+        """Returns an error message for the model if a call is invalid, or an empty string."""
         if self.is_of_caller(call):
-            return ""  # callers check by their own schemas, at their own cost: a pattern could take forever
-        skill = next((skill for skill in self.of_server if skill.name == call.name), None)
+            return ""  # callers check against their own schemas, because a pattern in one could take forever
+        skill = next((skill for skill in self.server_skills if skill.name == call.name), None)
         if skill is None:
             return f"There is no skill {call.name}. The skills are: {_listed(skill.name for skill in self.all)}."
         error = json_schema.arguments_error(skill.parameters_json_schema, json.loads(call.arguments_json))

@@ -1,21 +1,31 @@
-"""The messages of a turn: what it begins with, what the model is sent, and what is stored.
+"""The messages of a turn: those it begins with, those that the model gets, and those that are stored.
 
-Here is the one rule that endpoints and the extension insist on: a skill call and its results stay together. A prompt
-never contains one without the other, and a turn is never stored with a call that the conversation could not answer.
+This module keeps skill calls and their results together, because endpoints and the extension insist on it. A prompt
+never contains one without the other, and a turn is never stored with a call whose results would not fit.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import dropwhile
 
 from palaver_server.domain.conversation import Content, Draft, Message, Role, SkillCall, SkillResult
 from palaver_server.domain.errors import ConversationFull, FieldViolation, InvalidFields, TurnTooLarge
-from palaver_server.domain.limits import MAX_MESSAGE_UNITS, MAX_MESSAGES, MAX_TURN_BYTES, MAX_TURN_MESSAGES
+from palaver_server.domain.limits import (
+    MAX_ENDPOINT_STATE_CHARACTERS,
+    MAX_MESSAGE_UNITS,
+    MAX_MESSAGES,
+    MAX_TURN_BYTES,
+    MAX_TURN_MESSAGES,
+)
 from palaver_server.domain.turns import UserQuery, Window
 
 UNANSWERED = "The caller did not answer this call."
 RESULT_TOO_LARGE = "The result is too large for this conversation."
+
+RESERVED_BYTES = 128 * MAX_TURN_MESSAGES
+"""The part of a turn's size that is kept for such texts, which stand in for results when there is no room for these."""
 
 
 class TurnSize:
@@ -27,11 +37,11 @@ class TurnSize:
 
     def has_room_for(self, text: str) -> bool:
         """Returns whether the turn could still be stored with another text."""
-        return self._bytes + Content(text).encoded_bytes <= MAX_TURN_BYTES
+        return self._bytes + Content(text).json_bytes <= MAX_TURN_BYTES - RESERVED_BYTES
 
     def add(self, text: str) -> None:
         """Counts a text."""
-        self._bytes += Content(text).encoded_bytes
+        self._bytes += Content(text).json_bytes
         self._check()
 
     def begin_reply(self) -> None:
@@ -42,13 +52,13 @@ class TurnSize:
         """Counts a piece of the message that the model is writing."""
         content = Content(text)
         self._reply_units += content.utf16_units
-        self._bytes += content.encoded_bytes
+        self._bytes += content.json_bytes
         self._check()
 
     def _check(self) -> None:
         if self._reply_units > MAX_MESSAGE_UNITS:
             raise TurnTooLarge(f"the reply has more than {MAX_MESSAGE_UNITS:,} UTF-16 code units; set max_tokens")
-        if self._bytes > MAX_TURN_BYTES:
+        if self._bytes > MAX_TURN_BYTES - RESERVED_BYTES:
             raise TurnTooLarge(f"the turn has more than {MAX_TURN_BYTES:,} bytes of JSON; set max_tokens")
 
 
@@ -58,23 +68,23 @@ class Transcript:
     def __init__(self, query: UserQuery, window: Window, max_messages: int) -> None:
         """Begins a turn with a query.
 
-        The window must be complete (`is_complete`). At most `max_messages` of it are sent to the model. Raises
-        `InvalidFields` if the query's results are not those that the conversation waits for, and `ConversationFull`.
+        The window must be complete (`is_complete`). The model gets at most `max_messages` of it. Raises `InvalidFields`
+        if the query's results are not those that the conversation waits for, and `ConversationFull`.
         """
         self._new = list(_first_messages(query, _open_calls(window.messages)))
         self._room = min(MAX_TURN_MESSAGES, MAX_MESSAGES - window.assistant.total_messages)
         if len(self._new) >= self._room:
-            raise ConversationFull(f"a conversation holds at most {MAX_MESSAGES:,} messages")
+            raise ConversationFull
         self.size = TurnSize()
+        """The size of the turn. `ReplyReader` counts the replies while it reads them."""
         for draft in self._new:
             self.size.add(draft.content.text)
         self._before = _sent_before(window, self._new, max_messages)
 
     @staticmethod
     def is_complete(window: Window) -> bool:
-        """Returns whether a window that ends with skill calls includes the message that made them."""
-        newest = window.messages[-1:]
-        return not newest or not (newest[0].role is Role.TOOL or newest[0].skill_calls)
+        """Returns whether the window includes the calls whose results it ends with, if it ends with any."""
+        return not window.messages or any(message.role is not Role.TOOL for message in window.messages)
 
     @property
     def prompt(self) -> tuple[Draft, ...]:
@@ -87,31 +97,40 @@ class Transcript:
         return tuple(self._new)
 
     def has_room_for_calls(self, count: int) -> bool:
-        """Returns whether a reply with this many calls, and their results, can still be stored."""
+        """Returns whether a reply with this many calls can still be stored, with the results of the calls."""
         return len(self._new) + count + 1 <= self._room
 
     def has_room_after_calls(self, count: int) -> bool:
-        """Returns whether another reply can be stored after that."""
+        """Returns whether there is room for such a reply, the results of its calls, and another reply."""
         return len(self._new) + count + 2 <= self._room
 
-    def add_reply(self, text: str, calls: Sequence[SkillCall] = ()) -> None:
-        """Appends a message of the model. Its calls need room for their results (`has_room_for_calls`)."""
-        self._new.append(Draft(Role.ASSISTANT, Content(text), tuple(calls)))
+    def add_reply(
+        self, text: str, calls: Sequence[SkillCall] = (), states: Sequence[object] = (), reasoning: str = ""
+    ) -> None:
+        """Appends a message of the model. Its calls need room for their results (`has_room_for_calls`).
 
-    def fitted(self, call: SkillCall, result: SkillResult) -> SkillResult:
-        """Counts the result of a call, and returns it, or an error in its place if it is too large to be stored."""
-        if not self.size.has_room_for(result.text):
+        `states` are those that the endpoint wants back, one for each call.
+        """
+        state = json.dumps(states) if any(state is not None for state in states) else ""
+        if len(state) > MAX_ENDPOINT_STATE_CHARACTERS or not self.size.has_room_for(state):
+            state = ""
+        self.size.add(state)
+        self._new.append(Draft(Role.ASSISTANT, Content(text), tuple(calls), endpoint_state=state, reasoning=reasoning))
+
+    def fit(self, call: SkillCall, result: SkillResult) -> SkillResult:
+        """Counts the result of a call and returns it, or returns an error if the result is too large to be stored."""
+        if Content(result.text).utf16_units > MAX_MESSAGE_UNITS or not self.size.has_room_for(result.text):
             return SkillResult.failure(call, RESULT_TOO_LARGE)
         self.size.add(result.text)
         return result
 
     def add_results(self, results: Iterable[SkillResult]) -> None:
         """Appends the results of calls, in the order of the calls."""
-        self._new += map(Draft.answering, results)
+        self._new += map(Draft.from_result, results)
 
 
 def _open_calls(messages: Sequence[Message]) -> tuple[SkillCall, ...]:
-    """Returns the calls at the end of a conversation that have no result yet."""
+    """Returns the skill calls at the end of a conversation that have no result yet."""
     answered: set[str] = set()
     for message in reversed(messages):
         if message.role is not Role.TOOL:
@@ -123,20 +142,20 @@ def _open_calls(messages: Sequence[Message]) -> tuple[SkillCall, ...]:
 def _first_messages(query: UserQuery, open_calls: Sequence[SkillCall]) -> tuple[Draft, ...]:
     """Returns the messages that a turn begins with: a result for each open call, and the user's message."""
     if not query.skill_results:
-        unanswered = (Draft.answering(SkillResult.failure(call, UNANSWERED)) for call in open_calls)
+        unanswered = (Draft.from_result(SkillResult.failure(call, UNANSWERED)) for call in open_calls)
         return (*unanswered, Draft(Role.USER, Content(query.user_message)))
     results = {result.id: result for result in query.skill_results}
     expected = {call.id for call in open_calls}
     if results.keys() != expected:
         allowed = f"of the calls {', '.join(sorted(expected))}" if expected else "of no calls"
         raise InvalidFields(FieldViolation("skill_results", f"the conversation waits for the results {allowed}"))
-    return tuple(Draft.answering(results[call.id]) for call in open_calls)
+    return tuple(Draft.from_result(results[call.id]) for call in open_calls)
 
 
 def _sent_before(window: Window, new: Sequence[Draft], max_messages: int) -> tuple[Draft, ...]:
     """Returns the instructions and at most `max_messages` of the newest messages."""
     messages = window.messages[max(len(window.messages) - max_messages, 0) :] if max_messages else ()
-    # A window may begin after a skill call. Results without their call mean nothing, and endpoints refuse them.
+    # If the window begins between a call and its results, these are dropped: endpoints refuse results without a call.
     messages = tuple(dropwhile(lambda message: message.role is Role.TOOL, messages))
     if new[0].role is Role.TOOL and not any(message.skill_calls for message in messages):
         # These results need the calls that they answer, however small the window is.

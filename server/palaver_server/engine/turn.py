@@ -1,7 +1,7 @@
 """A running turn and its subscribers.
 
-A turn keeps its events from the first one, so a caller may join at any time, and again after its connection broke. The
-turn runs in a task of its own: a caller that leaves does not affect the others, and a commit that has begun completes.
+A turn keeps all of its events, so a caller can join at any time, and again after its connection broke. The turn runs in
+its own task: a caller that leaves does not affect the others, and a commit that has begun completes.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from palaver_server.domain.turns import (
 )
 
 MAX_UNREAD_CHARACTERS = 64 * 1024
-"""Characters of the reply that the fastest subscriber may have left unread before the turn stops reading the model."""
+"""Characters that even the fastest subscriber may have left to read before the turn stops reading from the model."""
 
 
 class Turn:
     """The events of a turn, published by its task and read by its subscribers."""
 
     def __init__(self, key: TurnKey, request_hash: str, observer: Observer, progress_interval: float) -> None:
-        """Sets the identity of the turn, and the hash that tells its request from others with the same key."""
+        """Takes the key of the turn, and the hash of its request, to detect a different request with the same key."""
         self.key = key
         self.request_hash = request_hash
         self.continues = False
-        """True if the turn runs on after its last subscriber has left."""
+        """True if the turn keeps running after its last subscriber has left."""
         self.phase = ProgressPhase.MODEL
         """What the turn is waiting for, once it has begun."""
         self.progress_interval = progress_interval
@@ -54,7 +54,7 @@ class Turn:
         self._cancelled = False
 
     def start(self, work: Coroutine[Any, Any, None], on_end: Callable[[Turn], None]) -> None:
-        """Runs the work of the turn in a task. Its exception is raised to the subscribers."""
+        """Runs the work of the turn in a task, and then calls `on_end`. Subscribers get the exception of the work."""
         self._task = asyncio.create_task(work)
         self._task.add_done_callback(self._end)
         self._task.add_done_callback(lambda _task: on_end(self))
@@ -89,7 +89,7 @@ class Turn:
 
     @property
     def has_backpressure(self) -> bool:
-        """True if even the fastest subscriber has too much left to read."""
+        """True if even the fastest subscriber is too far behind."""
         return self._produced - self._consumed > MAX_UNREAD_CHARACTERS and bool(self._subscribers)
 
     async def wait_for_demand(self) -> None:
@@ -99,13 +99,16 @@ class Turn:
             await self._demand
 
     def begin_commit(self) -> None:
-        """Makes `cancel` ineffective from now on, because the turn is about to be stored."""
+        """Prevents the turn from being cancelled, because it is about to be stored.
+
+        Raises `CancelledError` if the turn was cancelled before.
+        """
         if self._cancelled:
             raise asyncio.CancelledError
         self._is_committing = True
 
     def cancel(self, error: PalaverError | None = None) -> bool:
-        """Ends the turn with an error for its subscribers; returns False if the turn is past that."""
+        """Cancels the turn, with an error for its subscribers. Returns False if it is too late for that."""
         if self._task is None or self._is_committing or self._cancelled or self._ended:
             return False
         self._cancelled = True
@@ -115,7 +118,7 @@ class Turn:
 
     @property
     def is_cancelled(self) -> bool:
-        """True if the turn was cancelled before it could complete."""
+        """True if the turn was cancelled."""
         return self._cancelled
 
     @property
@@ -146,7 +149,7 @@ class Turn:
             subscriber.wake()
 
     def _consume(self, characters: int) -> None:
-        """Notes how far a subscriber has read. The fastest one counts, so one that leaves is not subtracted."""
+        """Records how many characters a subscriber has read in total. Only the fastest subscriber counts."""
         if characters > self._consumed:
             self._consumed = characters
             self._signal_demand()
@@ -159,7 +162,7 @@ class Turn:
 class Subscriber:
     """A caller's view of a turn: an asynchronous iterator over its events.
 
-    The text that arrived since the caller last read is one event, in however many pieces it came.
+    All text that arrived since the last read is returned as one event.
 
     Progress events belong to the subscriber, because each caller has silences of its own. Arming a timer for each wait
     would slow down every token. Instead, one timer runs until the caller leaves, and checks how long the caller has
@@ -196,7 +199,7 @@ class Subscriber:
         return self._coalesce(event) if isinstance(event, TextDelta) else event
 
     def _coalesce(self, first: TextDelta) -> TextDelta:
-        """Returns a piece of text together with all text that directly follows it."""
+        """Returns a piece of text, merged with all pieces that directly follow it."""
         text = first.text
         events = self._turn._events
         if self._next < len(events):
@@ -210,7 +213,7 @@ class Subscriber:
         return TextDelta(text)
 
     def wake(self) -> None:
-        """Resumes the iteration, because the turn has news."""
+        """Resumes the iteration after the turn has published an event or ended."""
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
@@ -237,7 +240,7 @@ class Subscriber:
         self._turn._unsubscribe(self)
 
     async def completed(self) -> TurnCompleted:
-        """Reads to the end of the turn and returns the last event, or raises the turn's error."""
+        """Reads up to `TurnCompleted` and returns it, or raises the turn's error."""
         async for event in self:
             if isinstance(event, TurnCompleted):
                 return event

@@ -2,7 +2,7 @@
 
 Within a process, turns queue in the order of their arrival. Across processes, the turn at the head of the queue takes a
 short lease in the store and renews it while it runs. The clocks of the servers must agree to within seconds. If they
-don't, or if a lease expired because its store could not be reached, two turns may run at once; the later commit then
+don't, or if a lease expired because the store could not be reached, two turns may run at once. The later commit then
 fails, so the history remains consistent.
 """
 
@@ -34,13 +34,13 @@ RELEASE_TIMEOUT = 1.0
 """Seconds that releasing a lease may take. A lease that is not released expires."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.4
-"""Seconds between two attempts to take a lease that another process has."""
+"""Seconds between two attempts to take a lease that another process holds."""
 
 FAIR_SHARE = 3.0
-"""Seconds for which the turns of a process may follow each other before other processes get a chance."""
+"""Seconds for which turns of the same process may follow each other before other processes get a chance."""
 
 GAP = LONGEST_PAUSE + 0.1
-"""Seconds of that chance: every process that waits for the assistant makes an attempt within them."""
+"""Seconds that this chance lasts. Every process that waits for the assistant makes an attempt within that time."""
 
 
 class TurnLock:
@@ -55,11 +55,11 @@ class TurnLock:
         self._turn = turn
         self._lease = lease
         self._version = window.version
-        self._is_over = False
+        self._is_committed = False
         self._renewing: asyncio.Task[None] | None = None
 
-    def keep(self, on_loss: Callable[[PalaverError], object]) -> None:
-        """Renews the lease from now on, and calls `on_loss` if another holder has taken it."""
+    def start_renewing(self, on_loss: Callable[[PalaverError], object]) -> None:
+        """Renews the lease periodically. Calls `on_loss` if another holder has taken it or it was cancelled."""
         self._renewing = asyncio.create_task(self._renew(on_loss))
 
     async def _renew(self, on_loss: Callable[[PalaverError], object]) -> None:
@@ -83,13 +83,13 @@ class TurnLock:
         """Stores the turn, which also ends the lease."""
         await self._stop_renewing()
         stored = await self._store.commit_turn(self._turn.assistant, self._version, turn)
-        self._is_over = True
+        self._is_committed = True
         return stored
 
     async def release(self) -> None:
         """Releases the lease, unless a commit has ended it."""
         await self._stop_renewing()
-        if not self._is_over:
+        if not self._is_committed:
             await _release(self._store, self._turn, self._lease)
 
 
@@ -99,32 +99,31 @@ class _Queue:
 
     mutex: asyncio.Lock = field(default_factory=asyncio.Lock)  # it wakes waiters in the order of their arrival
     length: int = 0
-    taken_at: float | None = None
-    """The time since when the turns of this process have followed each other."""
+    streak_start: float | None = None
+    """The time since which only turns of this process have used the assistant."""
 
-    def taken(self, *, was_contended: bool) -> None:
-        """Notes that a turn of this process has taken the assistant."""
-        if self.taken_at is None or was_contended:
-            self.taken_at = asyncio.get_running_loop().time()
+    def record_turn(self, *, was_contended: bool) -> None:
+        """Records that a turn of this process has taken the assistant."""
+        if self.streak_start is None or was_contended:
+            self.streak_start = asyncio.get_running_loop().time()
 
     async def yield_to_other_processes(self, wait_until: float | None) -> None:
-        """Leaves the assistant free for a moment after this process has used it for its fair share of time."""
+        """Leaves the assistant free for a moment if this process has used it for its fair share of time."""
         now = asyncio.get_running_loop().time()
-        if self.taken_at is not None and now - self.taken_at > FAIR_SHARE:
+        if self.streak_start is not None and now - self.streak_start > FAIR_SHARE:
             await asyncio.sleep(GAP if wait_until is None else min(GAP, wait_until - now))
-            self.taken_at = None
+            self.streak_start = None
 
 
 class TurnLocks:
     """The locks of all assistants, as seen by one process."""
 
     def __init__(self, queue_limit: int, lease_seconds: float) -> None:
-        """Sets how many turns may wait for one assistant, and how long a lease lasts unless it is renewed."""
+        """Takes the number of turns that may wait for one assistant, and the duration of a lease."""
         self._queue_limit = queue_limit
         self._lease_seconds = lease_seconds
         self._queues: dict[AssistantKey, _Queue] = {}
-        # A queue belongs to the name of a connection. Two names may lead to the same store, where this process then
-        # counts as two servers.
+        # Queues are per name of a connection. If two names lead to the same store, this process acts as two servers.
         self._servers: defaultdict[str, str] = defaultdict(lambda: uuid.uuid4().hex)
 
     @asynccontextmanager
@@ -133,9 +132,9 @@ class TurnLocks:
     ) -> AsyncGenerator[TurnLock, None]:
         """Waits for the assistant of a turn, and yields a lock on it with a window of at most `max_messages`.
 
-        Raises `AssistantBusy` if the queue is full, or at `wait_until`, a time of the event loop.
+        Raises `AssistantBusy` if the queue is full, or when `wait_until` is reached, a time of the event loop.
         """
-        key = turn.assistant.folded()
+        key = turn.assistant.normalized()
         queue = self._queues.setdefault(key, _Queue())
         if queue.length > self._queue_limit:
             raise AssistantBusy(f"{self._queue_limit} turns are already waiting for this assistant")
@@ -152,7 +151,7 @@ class TurnLocks:
                 )
                 lock = await _take(store, turn, lease, max_messages, wait_until)
                 try:
-                    queue.taken(was_contended=lock.was_contended)
+                    queue.record_turn(was_contended=lock.was_contended)
                     yield lock
                 finally:
                     await lock.release()
@@ -165,7 +164,7 @@ class TurnLocks:
 
 
 async def _take(store: Store, turn: TurnKey, lease: Lease, max_messages: int, wait_until: float | None) -> TurnLock:
-    """Takes the lease of an assistant, and retries until `wait_until` while another process has it."""
+    """Takes the lease of an assistant. Retries until `wait_until` while another process holds it."""
     limit = FIRST_PAUSE
     was_contended = False
     while True:
@@ -183,7 +182,7 @@ async def _take(store: Store, turn: TurnKey, lease: Lease, max_messages: int, wa
 
 
 async def _read_window(store: Store, turn: TurnKey, max_messages: int, lease: Lease) -> Window:
-    """Reads a window with a lease, and releases the lease if the turn is cancelled meanwhile."""
+    """Reads a window with a lease, and releases the lease if the turn is cancelled in the meantime."""
     reading = asyncio.ensure_future(store.read_window(turn.assistant, max_messages, lease))
     try:
         return await asyncio.shield(reading)

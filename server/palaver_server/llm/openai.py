@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -13,11 +14,17 @@ from openai import AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHt
 
 from palaver_server.domain.errors import ModelNotFound, ModelStreamBroken, ModelUnavailable
 from palaver_server.domain.ports import ModelDelta, Prompt
+from palaver_server.domain.turns import FinishReason
 from palaver_server.llm import quirks
-from palaver_server.llm.openai_errors import message_of, status_error, stream_error
+from palaver_server.llm.compression import decompressed
+from palaver_server.llm.endpoint_errors import read_error
+from palaver_server.llm.error_meanings import model_error
+from palaver_server.llm.openai_chunks import Chunk, DeltaMerger, ErrorEvent
 from palaver_server.llm.openai_requests import chat_completion
-from palaver_server.llm.openai_stream import Chunk, ChunkReader, ErrorEvent, merge
+from palaver_server.llm.openai_stream import ChunkReader
 from palaver_server.llm.quirks import Quirk
+
+logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect to the endpoint. The turn limits how long the response may take."""
@@ -39,13 +46,15 @@ class OpenAIModel:
         self,
         *,
         api_key: str | Callable[[], Awaitable[str]],
+        name: str = "",
         base_url: str | None = None,
         api_version: str | None = None,
     ) -> None:
         """Makes the one client that serves this connection for the life of the process.
 
-        `api_key` may be a function that returns the token for each request. `api_version` selects the older API of
-        Azure OpenAI: `base_url` is then the address of the resource, and models are called by deployment paths.
+        `name` is that of the connection, for the log. `api_key` may be a function that returns the token for each
+        request. `api_version` selects the older API of Azure OpenAI: `base_url` is then the address of the resource,
+        and models are called by deployment paths.
         """
         options: dict[str, Any] = {
             "max_retries": 0,  # the engine retries, because it knows whether the reply has begun
@@ -64,7 +73,8 @@ class OpenAIModel:
             )
         self._secret = api_key if isinstance(api_key, str) else ""
         self._has_deployment_paths = api_version is not None
-        self._quirks: dict[str, frozenset[Quirk]] = {}
+        self._name = name
+        self._quirks: dict[str, tuple[Quirk, ...]] = {}
 
     async def close(self) -> None:
         """Closes all connections."""
@@ -72,11 +82,12 @@ class OpenAIModel:
 
     async def stream(self, prompt: Prompt) -> AsyncGenerator[ModelDelta, None]:
         """Makes a model call and yields the output of each read from the connection."""
-        reader = ChunkReader()
+        reader, merger = ChunkReader(), DeltaMerger([skill.name for skill in prompt.skills])
         try:
             async with self._open(prompt) as response:
                 # The reads of the transport, without the layers that decode and split them again.
-                reads = aiter(cast("httpx2.AsyncByteStream", response.http_response.stream))
+                raw = aiter(cast("httpx2.AsyncByteStream", response.http_response.stream))
+                reads = decompressed(raw, response.headers.get("content-encoding", ""))
                 async for data in reads:
                     chunks: list[Chunk] = []
                     try:
@@ -84,12 +95,17 @@ class OpenAIModel:
                             chunks.append(chunk)  # noqa: PERF402 - the chunks before an error must not be lost
                     finally:
                         if chunks:
-                            yield merge(chunks)
+                            yield merger.merge(chunks)
                     if reader.is_done:
                         await _drain(reads)
-                        return
+                        break
+                if chunks := list(reader.finish()):
+                    yield merger.merge(chunks)
+                if reader.is_done and merger.has_output and not merger.has_finish_reason:
+                    # The endpoint ended its reply in order. The reply is paid for, so it counts without a reason.
+                    yield ModelDelta(finish_reason=FinishReason.UNKNOWN)
         except ErrorEvent as error:
-            raise stream_error(error.body, secret=self._secret) from error
+            raise model_error(read_error(error.body), secret=self._secret) from error
         except (openai.APIConnectionError, httpx2.RequestError) as error:
             raise ModelStreamBroken("the endpoint ended its reply early") from error
 
@@ -100,10 +116,10 @@ class OpenAIModel:
         if self._has_deployment_paths and model in (".", ".."):
             # The SDK quotes everything else that a path can't contain, and fails on these.
             raise ModelNotFound("the endpoint does not know the model: no deployment can have this name")
-        known_quirks = self._quirks.get(model, frozenset())
+        known, defaults = self._quirks.get(model, ()), prompt.parameters.defaulted
         while True:
             body = chat_completion(prompt)
-            quirks.apply(known_quirks, body)
+            quirks.apply(known, body, defaults)
             # The SDK transforms typed parameters one by one, which took a third of a turn's time with twenty messages
             # of history. It passes an extra body on unchanged.
             call = self._client.chat.completions.with_streaming_response.create(
@@ -112,25 +128,27 @@ class OpenAIModel:
             try:
                 response = await call.__aenter__()
             except openai.APIStatusError as error:
-                quirk = quirks.find(body, message_of(error.body)) if error.status_code in (400, 422) else None
+                refusal = read_error(error.response.content, error.response.headers)
+                quirk = quirks.find(refusal, body, defaults, known) if error.status_code in (400, 422) else None
                 if quirk is None:
-                    raise status_error(
-                        error.status_code,
-                        error.body,
-                        error.response.headers,
-                        fallback_text=error.message,
-                        secret=self._secret,
-                    ) from error
-                known_quirks |= {quirk}
+                    raise model_error(refusal, status=error.status_code, secret=self._secret) from error
+                known = (*known, quirk)
                 continue
             except openai.APIConnectionError as error:
                 raise ModelUnavailable("the endpoint can't be reached") from error
-            self._quirks[model] = known_quirks
+            self._learn(model, known)
             try:
                 yield response
             finally:
                 await call.__aexit__(None, None, None)
             return
+
+    def _learn(self, model: str, known: tuple[Quirk, ...]) -> None:
+        """Remembers the quirks with which an endpoint has accepted a request."""
+        learnt = [quirk.name for quirk in known if quirk not in self._quirks.get(model, ())]
+        if learnt:
+            logger.warning("%s: the endpoint of %s wants %s; this is remembered", self._name, model, ", ".join(learnt))
+            self._quirks[model] = known
 
 
 async def _drain(reads: AsyncIterator[bytes]) -> None:

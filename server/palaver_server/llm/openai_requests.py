@@ -7,8 +7,12 @@ from typing import Any
 
 from palaver_server.domain.conversation import Draft, Skill
 from palaver_server.domain.ports import Prompt
+from palaver_server.llm import history
 
 Body = dict[str, Any]
+
+NO_PARAMETERS: Body = {"type": "object", "properties": {}}
+"""The schema of a skill without arguments. Several providers refuse a function without one."""
 
 
 def chat_completion(prompt: Prompt) -> Body:
@@ -16,7 +20,7 @@ def chat_completion(prompt: Prompt) -> Body:
     parameters = prompt.parameters
     body: Body = {
         "model": parameters.chat_model,
-        "messages": [_message(message) for message in prompt.messages],
+        "messages": [_message(message) for message in history.fit(prompt.messages)],
         "stream": True,
         "stream_options": {"include_usage": True},
     }
@@ -32,19 +36,32 @@ def chat_completion(prompt: Prompt) -> Body:
 
 
 def _tool(skill: Skill) -> Body:
-    function: Body = {"name": skill.name, "description": skill.description}
-    if skill.parameters_json_schema:
-        function["parameters"] = json.loads(skill.parameters_json_schema)
-    return {"type": "function", "function": function}
+    schema = json.loads(skill.parameters_json_schema) if skill.parameters_json_schema else NO_PARAMETERS
+    return {
+        "type": "function",
+        "function": {"name": skill.name, "description": skill.description, "parameters": schema},
+    }
 
 
 def _message(message: Draft) -> Body:
-    body: Body = {"role": message.role.value, "content": message.content.text}
+    # A message of calls alone has no text: some providers refuse an empty one there.
+    content = message.content.text or None if message.skill_calls else message.content.text
+    body: Body = {"role": message.role.value, "content": content}
     if message.skill_calls:
-        body["tool_calls"] = [
-            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments_json}}
-            for call in message.skill_calls
-        ]
+        body["tool_calls"] = _tool_calls(message)
+    if message.reasoning and message.skill_calls:
+        body["reasoning_content"] = message.reasoning
     if message.skill_call_id:
-        body["tool_call_id"] = message.skill_call_id
+        body["tool_call_id"] = history.call_id(message.skill_call_id)
     return body
+
+
+def _tool_calls(message: Draft) -> list[Body]:
+    states = json.loads(message.endpoint_state or "[]")
+    calls: list[Body] = []
+    for number, call in enumerate(message.skill_calls):
+        function = {"name": call.name, "arguments": call.arguments_json}
+        calls.append({"id": history.call_id(call.id), "type": "function", "function": function})
+        if number < len(states) and states[number] is not None:
+            calls[-1]["extra_content"] = states[number]
+    return calls

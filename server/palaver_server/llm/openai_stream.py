@@ -1,4 +1,4 @@
-"""A reader for the bytes of a streamed chat completion.
+"""The bytes of a streamed chat completion, split into its chunks.
 
 The SDK's typed stream costs ten times as much per piece as splitting the bytes and decoding the few fields that are
 used. The SDK therefore opens the request, and this module reads the response. A property test compares it with the
@@ -8,85 +8,17 @@ SDK's typed stream.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import msgspec
 
 from palaver_server.domain.errors import ModelStreamBroken
-from palaver_server.domain.ports import ModelDelta, SkillCallDelta
-from palaver_server.domain.turns import FinishReason, Usage
+from palaver_server.llm.openai_chunks import Chunk, ChunkDecoder, ErrorEvent
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """The largest event of a stream. A reply that can be stored is smaller, even as a single event."""
 
-MAX_COUNT = 2**31 - 1
-
 DONE = b"[DONE]"
 MARKED_DATA = b"\xef\xbb\xbfdata:"  # some servers begin with a byte order mark
-
-
-class TokenDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-
-
-class ChunkUsage(msgspec.Struct, frozen=True):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    prompt_tokens_details: TokenDetails | None = None
-    completion_tokens_details: TokenDetails | None = None
-
-
-class FunctionDelta(msgspec.Struct, frozen=True):
-    name: str | None = None
-    arguments: str | None = None
-
-
-class ToolCallDelta(msgspec.Struct, frozen=True):
-    index: int | None = 0
-    id: str | None = None
-    function: FunctionDelta | None = None
-
-
-class Delta(msgspec.Struct, frozen=True):
-    content: str | None = None
-    refusal: str | None = None
-    reasoning_content: str | None = None  # DeepSeek's name, which many compatible servers use
-    tool_calls: list[ToolCallDelta] | None = None
-
-
-class Choice(msgspec.Struct, frozen=True):
-    index: int | None = 0
-    delta: Delta | None = None
-    finish_reason: str | None = None
-
-
-class Chunk(msgspec.Struct, frozen=True):
-    """The fields of a `chat.completion.chunk` that Palaver uses."""
-
-    model: str | None = None
-    choices: list[Choice] | None = None
-    usage: ChunkUsage | None = None
-    error: Any = None
-
-
-class ErrorEvent(Exception):
-    """An error object in the middle of a stream. `body` is the object."""
-
-    def __init__(self, body: object) -> None:
-        super().__init__("the endpoint sent an error in its stream")
-        self.body = body
-
-
-_decode_chunk = msgspec.json.Decoder(Chunk).decode
-
-_FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "content_filter": FinishReason.CONTENT_FILTER,
-    "tool_calls": FinishReason.SKILL_CALLS,
-}
 
 
 class ChunkReader:
@@ -97,6 +29,9 @@ class ChunkReader:
         self._ended_with_cr = False
         self._data: list[bytes] = []
         self._size = 0
+        self._chunks = ChunkDecoder()
+        self._has_begun = False
+        self._body: list[bytes] | None = None  # of a response that is no stream of events
         self.is_done = False
         """True after the endpoint has sent `[DONE]`. Everything after that is ignored."""
 
@@ -107,25 +42,20 @@ class ChunkReader:
         the chunks before it.
         """
         if self._is_one_event(data):
-            yield _chunk(data[6:-2])
+            yield self._chunks.decode(data[6:-2])
             return
-        if self._ended_with_cr and data:
-            data = data.removeprefix(b"\n")  # the second half of a line end that two reads share
-            self._ended_with_cr = False
-        if b"\r" in data:
-            self._ended_with_cr = data.endswith(b"\r")
-            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = (self._rest + data if self._rest else data).split(b"\n")
-        self._rest = lines.pop()
-        for line in lines:
+        if not self._has_begun or self._body is not None:
+            data = self._without_body(data)
+        for line in self._lines(data):
             if self.is_done:
                 break
-            if line:
-                self._take_field(line)
-            elif self._data:
+            # Some servers leave out the blank line between two events.
+            if (not line and self._data) or (self._data and self._is_next_event(line)):
                 chunk = self._dispatch()
                 if chunk is not None:
                     yield chunk
+            if line:
+                self._take_field(line)
         if len(self._rest) + self._size > MAX_EVENT_BYTES:
             raise ModelStreamBroken("the endpoint sent an event that does not end")
 
@@ -138,6 +68,58 @@ class ChunkReader:
             and b"\r" not in data
             and not (self._rest or self._data or self._ended_with_cr or self.is_done)
         )
+
+    def _lines(self, data: bytes) -> list[bytes]:
+        """Returns the lines that the next bytes complete."""
+        if self._ended_with_cr and data:
+            data = data.removeprefix(b"\n")  # the second half of a line end that two reads share
+            self._ended_with_cr = False
+        if b"\r" in data:
+            self._ended_with_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        lines = (self._rest + data if self._rest else data).split(b"\n")
+        self._rest = lines.pop()
+        return lines
+
+    def _without_body(self, data: bytes) -> bytes:
+        """Keeps data for `finish` if the response turns out to be a document, and returns it otherwise."""
+        if self._body is None:
+            begin = data.lstrip(b"\xef\xbb\xbf \t\r\n")
+            if not begin:
+                return data
+            self._has_begun = True
+            if begin[:1] not in b"{[<":
+                return data
+            self._body = []
+        self._body.append(data)
+        self._size += len(data)
+        if self._size > MAX_EVENT_BYTES:
+            raise ModelStreamBroken("the endpoint sent a document that does not end")
+        return b""
+
+    def _is_next_event(self, line: bytes) -> bool:
+        """Returns whether a line begins another event although no blank line has ended the one before it."""
+        return (
+            line.startswith((b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]"))
+            and self._data[-1].endswith(b"}")
+            and _is_json(b"\n".join(self._data))
+        )
+
+    def finish(self) -> Iterator[Chunk]:
+        """Yields what the end of the stream completes: a last event without a blank line, or a whole document.
+
+        Some endpoints answer a request for a stream with a single JSON document, a completion or an error.
+        """
+        if self._body is not None:
+            yield self._document(b"".join(self._body))
+            return
+        if self._rest and not self.is_done:
+            self._take_field(self._rest)
+            self._rest = b""
+        if self._data and not self.is_done:
+            chunk = self._dispatch()
+            if chunk is not None:
+                yield chunk
 
     def _take_field(self, line: bytes) -> None:
         if line.startswith(b"data:"):
@@ -159,66 +141,21 @@ class ChunkReader:
         if data.startswith(DONE):
             self.is_done = True
             return None
-        return _chunk(data)
+        return self._chunks.decode(data)
+
+    def _document(self, body: bytes) -> Chunk:
+        try:
+            chunk = self._chunks.decode(body.strip(b"\xef\xbb\xbf \t\r\n"))
+        except ModelStreamBroken:
+            raise ErrorEvent(body) from None
+        if not chunk.choices:
+            raise ErrorEvent(body)
+        return chunk
 
 
-def _chunk(data: bytes) -> Chunk:
+def _is_json(data: bytes) -> bool:
     try:
-        chunk = _decode_chunk(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelStreamBroken("the endpoint sent an event that is not a chat completion chunk") from error
-    if chunk.error:
-        raise ErrorEvent(chunk.error)
-    return chunk
-
-
-def merge(chunks: list[Chunk]) -> ModelDelta:
-    """Merges the chunks of one read into one delta. Only the first choice counts, since one was requested."""
-    delta = ModelDelta()
-    texts: list[str] = []
-    for chunk in chunks:
-        if chunk.model:
-            delta.chat_model = chunk.model
-        if chunk.usage is not None:
-            delta.usage = _usage(chunk.usage)
-        for choice in chunk.choices or ():
-            if choice.index:
-                continue
-            if choice.finish_reason:
-                delta.finish_reason = _FINISH_REASONS.get(choice.finish_reason, FinishReason.UNKNOWN)
-            if choice.delta is not None:
-                _add(delta, texts, choice.delta)
-    delta.text = texts[0] if len(texts) == 1 else "".join(texts)
-    return delta
-
-
-def _add(delta: ModelDelta, texts: list[str], part: Delta) -> None:
-    text = part.content or part.refusal
-    if text:
-        texts.append(text)
-    if part.reasoning_content:
-        delta.thinking = True
-    if part.tool_calls:
-        delta.skill_calls = (*delta.skill_calls, *map(_skill_call, part.tool_calls))
-
-
-def _skill_call(call: ToolCallDelta) -> SkillCallDelta:
-    function = call.function or FunctionDelta()
-    return SkillCallDelta(call.index or 0, call.id or "", function.name or "", function.arguments or "")
-
-
-def _usage(usage: ChunkUsage) -> Usage:
-    prompt_details = usage.prompt_tokens_details or TokenDetails()
-    completion_details = usage.completion_tokens_details or TokenDetails()
-    return Usage(
-        prompt_tokens=_count(usage.prompt_tokens),
-        completion_tokens=_count(usage.completion_tokens),
-        total_tokens=_count(usage.total_tokens),
-        cached_tokens=_count(prompt_details.cached_tokens),
-        reasoning_tokens=_count(completion_details.reasoning_tokens),
-    )
-
-
-def _count(tokens: int | None) -> int:
-    # The contract and the extension's tables hold 32 bits, and a paid turn must not fail because of a count.
-    return min(max(tokens or 0, 0), MAX_COUNT)
+        msgspec.json.decode(data, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return False
+    return True

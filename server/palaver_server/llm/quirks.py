@@ -1,4 +1,8 @@
-"""The parameters that some endpoints refuse, and what they accept instead."""
+"""The quirks of endpoints: what they refuse only in form, and what they accept instead.
+
+A default that nobody set may be changed or left out. A value that the caller set may be sent under another name, but it
+is never left out: an endpoint that does not take it refuses the caller's request.
+"""
 
 from __future__ import annotations
 
@@ -6,45 +10,98 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from palaver_server.llm.endpoint_errors import EndpointError
 from palaver_server.llm.openai_requests import Body
+
+REFUSAL = re.compile(
+    r"not (?:a )?(?:support|permit|allow|recogni[sz]|valid|accept|expect|implemented)|unsupported|unrecogni[sz]ed"
+    r"|unknown|unexpected|extra (?:inputs?|fields?|parameters?)|extra_forbidden|forbidden|invalid|cannot|can't"
+    r"|must (?:be|not)|only (?:the default|1)|deprecated|does not (?:support|exist|accept)|doesn't support|no longer",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Quirk:
-    """A parameter, the wording with which endpoints refuse it, and the change of the body that they accept."""
+    """A form that some endpoints refuse."""
 
+    name: str
     parameter: str
-    refusal: re.Pattern[str]
+    """The parameter that must be in the body."""
     change: Callable[[Body], None]
+    """Changes the body into a form that these endpoints accept."""
+    refusal: re.Pattern[str] = REFUSAL
+    """The wording of the refusal, besides the name of the parameter."""
+    keeps_value: bool = False
+    """True if the value is sent all the same. Otherwise the quirk only applies to defaults."""
+    needs_name: bool = True
+    """True if the refusal must name the parameter."""
 
-    def applies_to(self, body: Body, refusal: str) -> bool:
-        """Returns whether an endpoint's words refuse the parameter of a body."""
-        return self.parameter in body and self.refusal.search(refusal) is not None
+    def explains(self, error: EndpointError, body: Body, defaults: frozenset[str]) -> bool:
+        """Returns whether this quirk explains why an endpoint refused a body. `defaults` are values that nobody set."""
+        if self.parameter not in body or not (self.keeps_value or self.parameter in defaults):
+            return False
+        names_parameter = error.parameter.rpartition(".")[2] == self.parameter or re.search(
+            rf"(?<![\w.]){re.escape(self.parameter)}(?![\w])", error.message
+        )
+        return (bool(names_parameter) or not self.needs_name) and self.refusal.search(error.message) is not None
 
 
-def _rename_max_tokens(body: Body) -> None:
-    body["max_completion_tokens"] = body.pop("max_tokens")
+def _rename(old: str, new: str) -> Callable[[Body], None]:
+    def rename(body: Body) -> None:
+        body[new] = body.pop(old)
+
+    return rename
 
 
-def _drop_stream_options(body: Body) -> None:
-    del body["stream_options"]
+def _drop(name: str) -> Callable[[Body], None]:
+    def drop(body: Body) -> None:
+        del body[name]
+
+    return drop
+
+
+def _empty_reasoning(body: Body) -> None:
+    for message in body["messages"]:
+        if message.get("tool_calls"):
+            message.setdefault("reasoning_content", "")
+
+
+def _dummy_signatures(body: Body) -> None:
+    # Gemini's documentation names this value for calls that another model made.
+    extra = {"google": {"thought_signature": "skip_thought_signature_validator"}}
+    for message in body["messages"]:
+        for call in message.get("tool_calls", ()):
+            call.setdefault("extra_content", extra)
 
 
 QUIRKS = (
     # Newer models of OpenAI and Azure OpenAI. Their refusal names the parameter that they accept.
-    Quirk("max_tokens", re.compile("max_completion_tokens"), _rename_max_tokens),
-    # Older servers, which then report no usage.
-    Quirk("stream_options", re.compile("stream_options"), _drop_stream_options),
-)
+    Quirk("max_completion_tokens", "max_tokens", _rename("max_tokens", "max_completion_tokens"),
+          re.compile(r"unsupported|not supported|replaced|instead", re.IGNORECASE), keeps_value=True),
+    # Older servers do not know the newer name, under which a reasoning model gets its limit.
+    Quirk("max_tokens", "max_completion_tokens", _rename("max_completion_tokens", "max_tokens"), keeps_value=True),
+    # Servers without it report no usage.
+    Quirk("no stream_options", "stream_options", _drop("stream_options"), keeps_value=True),
+    # Reasoning models that nobody declared as such accept only their own default.
+    Quirk("no temperature", "temperature", _drop("temperature")),
+    Quirk("no max_tokens", "max_tokens", _drop("max_tokens")),
+    # DeepSeek wants back the reasoning before calls. Reasoning is not stored, so a later turn returns an empty one.
+    Quirk("empty reasoning_content", "tools", _empty_reasoning, re.compile("reasoning_content"), keeps_value=True,
+          needs_name=False),
+    # Gemini wants its signatures back, which calls of another model do not have.
+    Quirk("dummy thought_signature", "tools", _dummy_signatures, re.compile("thought_signature"), keeps_value=True,
+          needs_name=False),
+)  # fmt: skip
 
 
-def apply(quirks: frozenset[Quirk], body: Body) -> None:
+def apply(quirks: tuple[Quirk, ...], body: Body, defaults: frozenset[str]) -> None:
     """Changes a body so that an endpoint with these quirks accepts it."""
     for quirk in quirks:
-        if quirk.parameter in body:
+        if quirk.parameter in body and (quirk.keeps_value or quirk.parameter in defaults):
             quirk.change(body)
 
 
-def find(body: Body, refusal: str) -> Quirk | None:
-    """Returns the quirk that explains why an endpoint refused a body, or None."""
-    return next((quirk for quirk in QUIRKS if quirk.applies_to(body, refusal)), None)
+def find(error: EndpointError, body: Body, defaults: frozenset[str], known: tuple[Quirk, ...]) -> Quirk | None:
+    """Returns the quirk that explains why an endpoint refused a body, or None. Known ones have been tried already."""
+    return next((quirk for quirk in QUIRKS if quirk not in known and quirk.explains(error, body, defaults)), None)

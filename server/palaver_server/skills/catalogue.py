@@ -1,4 +1,4 @@
-"""The catalogue of all skills that the server offers, over the sources that provide them."""
+"""The catalogue of the skills of all sources."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from palaver_server.domain.ports import SkillInvocation, SkillSource
 logger = logging.getLogger(__name__)
 
 REFRESH_INTERVAL = 30.0
-"""Seconds between two refreshes of the sources, whose skills may change when they are deployed again."""
+"""Seconds between two refreshes of the sources, whose skills may change when they are redeployed."""
 
 RETRY_INTERVAL = 2.0
 """Seconds between two refreshes while a source is unavailable."""
@@ -36,11 +36,11 @@ class RemoteSkillSource(SkillSource, Protocol):
         """False if the latest refresh failed."""
 
     async def refresh(self) -> None:
-        """Fetches the skills of the source. A source that is unavailable keeps the skills that it had."""
+        """Fetches the skills of the source. If it is unavailable, it keeps the skills that it had."""
 
 
 class SkillCatalogue:
-    """A `SkillSource` over several others. If two provide a skill with the same name, the first one is called."""
+    """A `SkillSource` that combines others. If two provide a skill with the same name, the first one is called."""
 
     def __init__(self, sources: Sequence[RemoteSkillSource] = ()) -> None:
         self._sources = sources
@@ -54,7 +54,7 @@ class SkillCatalogue:
         return tuple(skills.values())
 
     async def invoke(self, invocation: SkillInvocation) -> SkillResult:
-        """Runs a skill. A failure of any kind is a result that tells the model about it."""
+        """Runs a skill at its source. A failure of any kind is returned as a result, for the model to read."""
         call = invocation.call
         for source in self._sources:
             if any(skill.name == call.name for skill in source.offered()):
@@ -74,10 +74,10 @@ class SkillCatalogue:
         return [f"{name} ({', '.join(sources)})" for name, sources in sorted(owners.items()) if len(sources) > 1]
 
     async def refresh_periodically(self) -> None:
-        """Refreshes the sources until it is cancelled."""
+        """Refreshes the sources periodically, until the task is cancelled."""
         while True:
-            is_complete = all(source.is_available for source in self._sources)
-            await asyncio.sleep(REFRESH_INTERVAL if is_complete else RETRY_INTERVAL)
+            all_available = all(source.is_available for source in self._sources)
+            await asyncio.sleep(REFRESH_INTERVAL if all_available else RETRY_INTERVAL)
             await self.refresh()
             for conflict in self.conflicts():
                 logger.error(
@@ -87,7 +87,7 @@ class SkillCatalogue:
 
 @asynccontextmanager
 async def skill_catalogue(sources: Sequence[RemoteSkillSource]) -> AsyncIterator[SkillCatalogue]:
-    """Yields a catalogue that is kept up to date; raises `SkillConflict` if it starts with a conflict."""
+    """Yields a catalogue that is refreshed in the background; raises `SkillConflict` if it begins with a conflict."""
     catalogue = SkillCatalogue(sources)
     await catalogue.refresh()
     if conflicts := catalogue.conflicts():

@@ -13,8 +13,13 @@ from typing_extensions import Self
 from palaver.v1 import skill_host_service_pb2 as pb
 from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
 from palaver_server.domain import json_schema
-from palaver_server.domain.conversation import Skill, SkillResult
-from palaver_server.domain.limits import MAX_SKILL_NAME_CHARACTERS, MAX_SKILL_RESULT_BYTES, SKILL_NAME
+from palaver_server.domain.conversation import Skill, SkillCall, SkillResult
+from palaver_server.domain.limits import (
+    MAX_SKILL_NAME_CHARACTERS,
+    MAX_SKILL_RESULT_BYTES,
+    SKILL_NAME,
+    SKILL_NAME_RULE,
+)
 from palaver_server.domain.ports import SkillInvocation
 
 if TYPE_CHECKING:
@@ -38,7 +43,7 @@ CHANNEL_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The address of a host, and the seconds that a skill of it may take."""
+    """The address of a host, and the time limit of its skills in seconds."""
 
     target: str
     is_secure: bool
@@ -46,7 +51,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, timeout: float) -> Self:
-        """Parses "TARGET" or "grpcs://TARGET", either with ";timeout=SECONDS"; raises `ValueError`."""
+        """Parses "TARGET" or "grpcs://TARGET", with an optional ";timeout=SECONDS"; raises `ValueError`."""
         target, _, option = text.partition(";")
         name, _, value = option.partition("=")
         try:
@@ -54,7 +59,7 @@ class Address:
         except ValueError:
             seconds = 0.0
         if not target.removeprefix("grpcs://") or (option and name.strip() != "timeout") or not 0 < seconds < math.inf:
-            raise ValueError(f'must be TARGET, grpcs://TARGET or either with ";timeout=SECONDS", not {text!r}')
+            raise ValueError(f'must be TARGET or grpcs://TARGET, with an optional ";timeout=SECONDS", not {text!r}')
         return cls(target.removeprefix("grpcs://").strip(), target.startswith("grpcs://"), seconds)
 
     def channel(self) -> grpc.aio.Channel:
@@ -68,7 +73,7 @@ class GrpcSkillHost:
     """A `SkillSource` behind gRPC."""
 
     def __init__(self, address: Address, channel: grpc.aio.Channel) -> None:
-        """Takes a channel to the address, which its owner closes."""
+        """Takes a channel to the address. The caller closes the channel."""
         self._timeout = address.timeout
         self._stub: SkillHostServiceAsyncStub = SkillHostServiceStub(channel)
         self._skills: dict[str, Skill] = {}
@@ -81,7 +86,7 @@ class GrpcSkillHost:
         return tuple(self._skills.values())
 
     async def invoke(self, invocation: SkillInvocation) -> SkillResult:
-        """Calls the host. A failure of any kind is a result that tells the model about it."""
+        """Calls the host. A failure of any kind is returned as a result, for the model to read."""
         call = invocation.call
         request = pb.InvokeSkillRequest(
             call_id=call.id,
@@ -101,15 +106,15 @@ class GrpcSkillHost:
                     call, f"The skill {call.name} did not answer within {self._timeout:g} seconds."
                 )
             return SkillResult.failure(call, f"The skill {call.name} failed.")
-        return _result(call.id, call.name, response)
+        return _result(call, response)
 
     async def refresh(self) -> None:
-        """Lists the skills of the host. A host that is unavailable keeps the skills that it had."""
+        """Fetches the skills of the host. If it is unavailable, it keeps the skills that it had."""
         try:
             listing = self._stub.ListSkills(pb.ListSkillsRequest(), timeout=LISTING_TIMEOUT)
             response: pb.ListSkillsResponse | None = await listing  # None if it does not parse
         except grpc.aio.AioRpcError as error:
-            if self.is_available or not self._was_asked:  # it is asked every two seconds; one line is enough
+            if self.is_available or not self._was_asked:  # it is asked again every two seconds, but logged once
                 logger.warning(
                     "the skill host %s does not answer: %s: %s", self.name, error.code().name, error.details()
                 )
@@ -128,7 +133,7 @@ class GrpcSkillHost:
             error = (
                 json_schema.schema_error(listed.parameters_json_schema)
                 if SKILL_NAME.fullmatch(listed.name)
-                else "its name must be 1 to 64 letters, digits, _ and -"
+                else f"its name {SKILL_NAME_RULE}"
             )
             if error:
                 name = listed.name[:MAX_SKILL_NAME_CHARACTERS]
@@ -140,12 +145,13 @@ class GrpcSkillHost:
         return skills
 
 
-def _result(call_id: str, name: str, response: pb.InvokeSkillResponse | None) -> SkillResult:
-    kind = None if response is None else response.WhichOneof("outcome")
-    if response is None or kind is None:
-        return SkillResult(call_id, f"The skill {name} sent a response that can't be understood.", is_error=True)
-    text = response.error if kind == "error" else response.content
+def _result(call: SkillCall, response: pb.InvokeSkillResponse | None) -> SkillResult:
+    outcome = None if response is None else response.WhichOneof("outcome")
+    if response is None or outcome is None:
+        return SkillResult.failure(call, f"The skill {call.name} sent a response that can't be understood.")
+    text = response.error if outcome == "error" else response.content
     if len(text.encode()) > MAX_SKILL_RESULT_BYTES:
-        error = f"The result of the skill {name} has more than {MAX_SKILL_RESULT_BYTES:,} bytes and is not used."
-        return SkillResult(call_id, error, is_error=True)
-    return SkillResult(call_id, text, is_error=kind == "error")
+        return SkillResult.failure(
+            call, f"The result of the skill {call.name} has more than {MAX_SKILL_RESULT_BYTES:,} bytes and is not used."
+        )
+    return SkillResult(call.id, text, is_error=outcome == "error")

@@ -1,4 +1,4 @@
-"""The parts that all stores have in common: timeouts, limits, pages, and the text forms of what they store."""
+"""The parts that all stores share: timeouts, new assistants and turns, leases, windows and pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 import msgspec
 from typing_extensions import Self
 
-from palaver_server.domain.conversation import Assistant, Listing, Message, Page
+from palaver_server.domain.conversation import Assistant, Content, Listing, Message, Page, Role
 from palaver_server.domain.errors import AssistantBusy, ConversationFull, TurnTooLarge
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.limits import (
@@ -33,7 +33,7 @@ from palaver_server.domain.turns import (
 TICK = timedelta(microseconds=1)
 
 REPORTING_MARGIN = 0.5
-"""Seconds of a call's timeout that are left to report that the store did not answer."""
+"""Seconds of a call's timeout that are reserved for reporting that the store did not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,29 +41,35 @@ class StoreTimeouts:
     """The time limits of a store, in seconds."""
 
     call: float = 4.5
-    """Of a call with all its retries, so that a caller learns within 5 seconds that a store hangs."""
+    """The limit of a call with all its retries. Callers learn within 5 seconds that a store hangs."""
     commit: float = 15.0
-    """Of a commit with all its retries. It is longer because the model is already paid for."""
+    """The limit of a commit with all its retries. It is longer, because the model call is already paid for."""
 
 
 DAMAGE = (AttributeError, KeyError, TypeError, ValueError, msgspec.DecodeError)
-"""The exceptions of reading stored data that is damaged."""
+"""The exceptions that reading damaged data raises."""
 
 # These ignore members that a newer server may have added.
 _load_usage = msgspec.json.Decoder(Usage).decode
 _load_parameters = msgspec.json.Decoder(GenerationParameters).decode
 
 
-def stamped(assistant: Assistant, turn: FinishedTurn, now: datetime) -> StoredTurn:
-    """Returns a turn with the indexes and times of its messages, and the assistant after it.
+def new_assistant(assistant_id: str, instructions: str, now: datetime) -> tuple[Assistant, tuple[Message, ...]]:
+    """Returns a new assistant, and the message with its instructions unless they are blank."""
+    messages = (Message(Role.SYSTEM, Content(instructions), index=1, create_time=now),) if instructions.strip() else ()
+    return Assistant(assistant_id, now, now, total_messages=len(messages), total_tokens=0), messages
 
-    `assistant` is the state before. Raises `ConversationFull` or `TurnTooLarge`.
+
+def stamped(assistant: Assistant, turn: FinishedTurn, now: datetime) -> StoredTurn:
+    """Returns the messages of a turn with their indexes and times, and the assistant after the turn.
+
+    `assistant` is the state before the turn. Raises `ConversationFull` or `TurnTooLarge`.
     """
     last_index = assistant.total_messages + len(turn.messages)
     if last_index > MAX_MESSAGES:
-        raise ConversationFull(f"a conversation holds at most {MAX_MESSAGES:,} messages")
+        raise ConversationFull
     _check_size(turn)
-    # A clock that was set back must not hide the messages from callers that poll by time.
+    # If the clock was set back, callers that poll by time must still find the messages.
     start = max(now, assistant.update_time + TICK)
     messages = tuple(
         Message(
@@ -72,6 +78,7 @@ def stamped(assistant: Assistant, turn: FinishedTurn, now: datetime) -> StoredTu
             draft.skill_calls,
             draft.skill_call_id,
             draft.is_error,
+            draft.endpoint_state,
             index=assistant.total_messages + number,
             create_time=start + (number - 1) * TICK,
             request_id=turn.request_id,
@@ -87,17 +94,17 @@ def _check_size(turn: FinishedTurn) -> None:
         raise TurnTooLarge(f"a turn holds at most {MAX_TURN_MESSAGES} messages")
     if any(message.content.utf16_units > MAX_MESSAGE_UNITS for message in turn.messages):
         raise TurnTooLarge(f"a message holds at most {MAX_MESSAGE_UNITS:,} UTF-16 code units")
-    if sum(message.encoded_bytes for message in turn.messages) > MAX_TURN_BYTES:
+    if sum(message.json_bytes for message in turn.messages) > MAX_TURN_BYTES:
         raise TurnTooLarge(f"a turn holds at most {MAX_TURN_BYTES:,} bytes of JSON")
 
 
 CANCELLED = "cancelled "
-"""The prefix of a holder whose lease was cancelled. It tells the holder so, where another holder only means a loss."""
+"""The prefix of a holder whose lease was cancelled, so that the holder can tell this from the loss of the lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredLease:
-    """The lease in the state of an assistant."""
+    """A lease as it is stored with an assistant."""
 
     holder: LeaseHolder | None
     until: datetime
@@ -105,35 +112,37 @@ class StoredLease:
 
     @classmethod
     def parse(cls, holder: str, until: datetime) -> Self:
-        """Parses the text form of a holder: empty, `TURN.SERVER`, or `cancelled TURN.SERVER`."""
+        """Parses the stored form of a holder: empty, `TURN.SERVER`, or `cancelled TURN.SERVER`."""
         turn, _, server = holder.removeprefix(CANCELLED).partition(".")
         return cls(LeaseHolder(turn, server) if turn else None, until, holder.startswith(CANCELLED))
 
     @property
     def holder_text(self) -> str:
-        """The text form of the holder, which older servers write and read as well."""
+        """The stored form of the holder, which older servers read and write too."""
         if self.holder is None:
             return ""
         return f"{CANCELLED if self.is_cancelled else ''}{self.holder.turn}.{self.holder.server}"
 
     def check_available(self, lease: Lease, now: datetime) -> None:
-        """Raises `AssistantBusy` if this lease keeps another one from being taken."""
+        """Raises `AssistantBusy` if this lease prevents another one from being taken."""
         remaining = (self.until - now).total_seconds()
         if remaining > 0 and not self.is_cancelled and not lease.may_replace(self.holder):
             raise AssistantBusy("another turn of the assistant is running", retry_after=remaining)
 
     def is_held_by(self, holder: LeaseHolder | None) -> bool:
-        """Returns whether the lease is still that of a holder."""
+        """Returns whether a holder still has the lease."""
         return holder is not None and holder == self.holder and not self.is_cancelled
 
     def was_cancelled(self, holder: LeaseHolder | None) -> bool:
-        """Returns whether the lease was that of a holder until it was cancelled."""
+        """Returns whether a holder had the lease until it was cancelled."""
         return holder is not None and holder == self.holder and self.is_cancelled
 
 
 def dump_parameters(parameters: GenerationParameters) -> str:
-    """Returns the text form of the parameters of a turn."""
-    return json.dumps({name: value for name, value in asdict(parameters).items() if value is not None})
+    """Returns the stored form of a turn's parameters."""
+    columns = asdict(parameters)
+    del columns["defaulted"]  # it only matters while the turn runs
+    return json.dumps({name: value for name, value in columns.items() if value is not None})
 
 
 def load_found_turn(
@@ -146,9 +155,9 @@ def load_found_turn(
     chat_model: str,
     parameters: str | None,
 ) -> FoundTurn:
-    """Returns a turn from its stored columns; raises one of `DAMAGE` if they can't be read.
+    """Returns a turn from its stored columns, or raises one of `DAMAGE`.
 
-    `parameters` is None if the server that stored the turn did not store parameters yet.
+    `parameters` is None if the turn was stored by an older server, which did not store parameters.
     """
     return FoundTurn(
         assistant=assistant,
@@ -161,8 +170,13 @@ def load_found_turn(
     )
 
 
+def first_index(assistant: Assistant, instructions: Message | None, max_messages: int) -> int:
+    """Returns the index of the first message of a window, which holds `max_messages` besides the instructions."""
+    return max(assistant.total_messages - max_messages, 0 if instructions is None else 1) + 1
+
+
 class PageBuilder:
-    """Fills a page with messages, up to the limits of a page. A page has one message at least, if there is any."""
+    """Collects the messages of a page, up to its limits. The first message always fits."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -184,6 +198,6 @@ class PageBuilder:
 
 
 def page_of(messages: Iterable[Message], listing: Listing) -> Page:
-    """Returns a page of messages, which are read only as far as needed."""
+    """Returns the first page of some messages, reading only as many as it needs."""
     builder = PageBuilder(listing.limit)
     return builder.page(has_more=not all(map(builder.add, messages)))

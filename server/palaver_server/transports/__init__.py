@@ -1,1 +1,1 @@
-"""Transports of the API."""
+"""The transports of the API."""

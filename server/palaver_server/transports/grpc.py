@@ -21,10 +21,10 @@ FLUSH_TIMEOUT = 5.0
 """Seconds that callers have to read the end of a turn that finished while the server was stopping."""
 
 LINGER = 0.5
-"""Seconds for which the server still answers SHUTTING_DOWN after the last turn has ended, before it stops.
+"""Seconds that the server still answers SHUTTING_DOWN after the last turn has ended, before it stops.
 
 gRPC answers a call that arrives while it stops with CANCELLED (https://github.com/grpc/grpc/issues/41785), which no
-client retries. Both the stop and a caller's next turn wait for the end of a turn, so the two would often coincide.
+client retries. Without the pause this would happen often, because a caller posts its next turn when the last one ends.
 """
 
 CHANNEL_OPTIONS = (
@@ -32,7 +32,7 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     # Without a limit, one connection can open thousands of handlers within seconds.
     ("grpc.max_concurrent_streams", 1000),
-    # A frozen or vanished client is noticed after these times, and only with both timeouts.
+    # These detect a client that froze or vanished. Both timeouts are needed.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
@@ -52,18 +52,18 @@ class CertificateError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A gRPC server that listens."""
+    """A running gRPC server."""
 
     port: int
     _server: grpc.aio.Server
     _health: health.aio.HealthServicer
 
-    async def stop_serving(self) -> None:
-        """Reports NOT_SERVING from now on. Calls are still served."""
+    async def report_not_serving(self) -> None:
+        """Makes the health service report NOT_SERVING. Calls are still served."""
         await self._health.enter_graceful_shutdown()
 
     async def stop(self) -> None:
-        """Closes the listener, and all connections once their callers have read the last responses."""
+        """Closes the listener, and closes the connections after callers have had time to read the last responses."""
         await asyncio.sleep(LINGER)
         await self._server.stop(FLUSH_TIMEOUT)
 
@@ -78,11 +78,11 @@ async def listener(
     serves_reflection: bool = False,
     shares_port: bool = False,
 ) -> AsyncIterator[Listener]:
-    """Serves the API on an address; leaving the block stops it at once. Raises `ListenError`."""
+    """Serves the API on an address; leaving the block stops it immediately. Raises `ListenError`."""
     server = grpc.aio.server(options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(shares_port))))
     server.add_generic_rpc_handlers((assistant_service_handler(api, interceptors),))
-    checks = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    health_service = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     if serves_reflection:
         names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -95,16 +95,16 @@ async def listener(
     await server.start()
     try:
         for name in ("", SERVICE.full_name):
-            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-        yield Listener(port, server, checks)
+            await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
+        yield Listener(port, server, health_service)
     finally:
         await server.stop(None)
 
 
 def tls_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """Returns the credentials of two PEM files; raises `CertificateError`."""
+    """Returns the credentials in two PEM files; raises `CertificateError`."""
     try:
-        # gRPC would only report that it can't listen. It accepts the files that Python's own TLS accepts.
+        # With bad files, gRPC would only report that it can't listen. Python's TLS explains what is wrong with them.
         # An empty password keeps OpenSSL from asking for the password of an encrypted key on the terminal.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key, password="")

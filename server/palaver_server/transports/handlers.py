@@ -1,8 +1,8 @@
 """The gRPC handlers of the API, inside one guarded chain of interceptors.
 
 Without the guard, gRPC would answer an exception with `UNKNOWN` and the text of the exception, secrets included. It
-would also parse requests before any code of Palaver's runs, and answer a malformed one in the same way. The guard
-therefore encloses everything: parsing, the interceptors and the method.
+would also parse requests before any of Palaver's code runs, and answer a malformed one in the same way. The guard
+therefore encloses everything: the parsing, the interceptors and the method.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ UnaryMethod = Callable[[Any, Call], Awaitable[Message]]
 StreamingMethod = Callable[[Any, Call], AsyncGenerator[Message, None]]
 
 Interceptor = Callable[[Call], AbstractAsyncContextManager[None]]
-"""A layer around every call of the API. The block is entered before the request is parsed, and left with the exception
-of the call, if it failed. The interceptor may change the call, and whatever it raises becomes the status of the call.
+"""A context manager around every call of the API.
+
+It is entered before the request is parsed. If the call fails, it is left with the exception. It may change the call,
+and whatever it raises becomes the status of the call.
 """
 
 
@@ -81,7 +83,7 @@ def _streaming_handler(
             async with AsyncExitStack() as stack:
                 for interceptor in interceptors:
                     await stack.enter_async_context(interceptor(call))
-                # gRPC never closes the generator of a caller that has left; this does.
+                # If the caller leaves, gRPC would not close the generator.
                 responses = await stack.enter_async_context(aclosing(serve(_parsed(request_type, data), call)))
                 async for response in responses:
                     await context.write(response.SerializeToString())

@@ -82,7 +82,7 @@ func (c *chat) answer(message string, interrupts <-chan os.Signal) {
 	select {
 	case <-answered:
 	case <-interrupts:
-		// Cancelling the context is not enough, because the turn continues without its caller.
+		// Canceling the context is not enough, because the turn continues without its caller.
 		cancel := &palaver.CancelTurnRequest{Id: c.id, RequestId: reply.RequestID()}
 		if err := c.client.CancelTurn(ctx, cancel); err != nil {
 			printError(err)
@@ -158,7 +158,7 @@ func readLines(in io.Reader) <-chan string {
 	return lines
 }
 
-// isTerminal reports whether a file is a terminal. Other character devices than the null device are not expected.
+// isTerminal reports whether a file is a terminal: a character device other than the null device.
 func isTerminal(file *os.File) bool {
 	info, err := file.Stat()
 	if err != nil || info.Mode()&os.ModeCharDevice == 0 {

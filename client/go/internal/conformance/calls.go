@@ -81,7 +81,7 @@ func (c *calls) begin(next command) error {
 	return nil
 }
 
-// write writes a line. A proto.Message in it must have been through toJSON.
+// write writes a line. Messages in it must have been converted with toJSON.
 func (c *calls) write(line map[string]any) error {
 	text, err := json.Marshal(line)
 	if err != nil {
@@ -93,6 +93,7 @@ func (c *calls) write(line map[string]any) error {
 	return err
 }
 
+// mustWrite writes a line, and exits the program if that fails.
 func (c *calls) mustWrite(line map[string]any) {
 	if err := c.write(line); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -100,12 +101,13 @@ func (c *calls) mustWrite(line map[string]any) {
 	}
 }
 
-// A call makes a call, reports what arrives in the meantime, and returns its response.
-type call func(ctx context.Context, see func(kind string, value any)) (proto.Message, error)
+// A call makes a call, reports what arrives before its end, and returns the response.
+type call func(ctx context.Context, report func(kind string, value any)) (proto.Message, error)
 
 // empty is the response of calls that return nothing.
 var empty = &palaver.CancelTurnResponse{}
 
+// caller returns the call that a command describes.
 func caller(client *palaver.Client, next command) (call, error) {
 	switch next.Call {
 	case "CreateAssistant":
@@ -138,36 +140,36 @@ func caller(client *palaver.Client, next command) (call, error) {
 		})
 	case "ListMessages":
 		request, err := read[palaver.ListMessagesRequest](next)
-		return func(ctx context.Context, see func(string, any)) (proto.Message, error) {
+		return func(ctx context.Context, report func(string, any)) (proto.Message, error) {
 			for message, err := range client.ListMessages(ctx, request) {
 				if err != nil {
 					return nil, err
 				}
-				see("message", toJSON(message))
+				report("message", toJSON(message))
 			}
 			return empty, nil
 		}, err
 	case "PostUserQuery":
 		request, err := read[palaver.PostUserQueryRequest](next)
-		return func(ctx context.Context, see func(string, any)) (proto.Message, error) {
+		return func(ctx context.Context, report func(string, any)) (proto.Message, error) {
 			reply := client.PostUserQuery(ctx, request)
-			see("request_id", reply.RequestID())
+			report("request_id", reply.RequestID())
 			for event, err := range reply.Events() {
 				if err != nil {
 					return nil, err
 				}
-				see("event", toJSON(wrap(event)))
+				report("event", toJSON(wrap(event)))
 			}
 			return empty, nil
 		}, err
 	case "PostUserQueryText":
 		request, err := read[palaver.PostUserQueryRequest](next)
-		return func(ctx context.Context, see func(string, any)) (proto.Message, error) {
+		return func(ctx context.Context, report func(string, any)) (proto.Message, error) {
 			for text, err := range client.PostUserQuery(ctx, request).Text() {
 				if err != nil {
 					return nil, err
 				}
-				see("text", text)
+				report("text", text)
 			}
 			return empty, nil
 		}, err
@@ -222,6 +224,7 @@ func wrap(event palaver.Event) *palaver.PostUserQueryResponse {
 	return response
 }
 
+// describe returns the fields of an error, as the suite expects them.
 func describe(err error) map[string]any {
 	var failure *palaver.Error
 	if !errors.As(err, &failure) {

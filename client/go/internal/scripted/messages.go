@@ -16,7 +16,7 @@ import (
 // Break is the error of a broken connection.
 var Break = status.Error(codes.Unavailable, "Socket closed")
 
-// Refusal returns an error that a Palaver server decided. A retry delay of zero is left out.
+// Refusal returns an error of a Palaver server. A retry delay of zero is left out.
 func Refusal(code codes.Code, reason string, retryDelay time.Duration) error {
 	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Domain: "palaver.v1", Reason: reason}}
 	if retryDelay != 0 {
@@ -41,13 +41,13 @@ func Delta(text string) *palaverv1.PostUserQueryResponse {
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_TextDelta{TextDelta: delta}}
 }
 
-// SkillCall returns a call of a skill.
+// SkillCall returns the event of a skill call.
 func SkillCall(id string) *palaverv1.PostUserQueryResponse {
 	call := &palaverv1.SkillCall{Id: id, Name: "clock"}
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_SkillCall{SkillCall: call}}
 }
 
-// SkillResult returns the result of a call of a skill.
+// SkillResult returns the event of a skill's result.
 func SkillResult(id string) *palaverv1.PostUserQueryResponse {
 	outcome := &palaverv1.SkillResult_Content{Content: "result of " + id}
 	result := &palaverv1.SkillResult{Id: id, Outcome: outcome}
@@ -73,7 +73,7 @@ func Completed(text string) *palaverv1.PostUserQueryResponse {
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_Completed{Completed: completed}}
 }
 
-// Turn returns the answer for a whole turn.
+// Turn returns the answer to a whole turn, with the reply in these pieces.
 func Turn(texts ...string) Answer {
 	answer := Answer{Started()}
 	for _, text := range texts {

@@ -31,12 +31,12 @@ const (
 type Proxy struct {
 	Target string
 
-	server string
-	mu     sync.Mutex
-	links  map[*link]struct{}
-	inside bool // the next data frame is cut in the middle
-	refuse bool
-	frozen chan struct{}
+	server    string
+	mu        sync.Mutex
+	links     map[*link]struct{}
+	cutInside bool // cut the connection in the middle of the next data frame
+	refuse    bool
+	frozen    chan struct{}
 }
 
 // A link is one connection through the proxy.
@@ -94,7 +94,7 @@ func (p *Proxy) Refuse() {
 func (p *Proxy) CutInside() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.inside = true
+	p.cutInside = true
 }
 
 // Freeze stops forwarding without closing connections, until Thaw is called.
@@ -180,8 +180,8 @@ func (p *Proxy) pump(l *link, from io.Reader, to int) {
 		}
 		p.mu.Lock()
 		frozen := p.frozen
-		cut := p.inside && to == toClient && frame[3] == frameData && length > 1
-		p.inside = p.inside && !cut
+		cut := p.cutInside && to == toClient && frame[3] == frameData && length > 1
+		p.cutInside = p.cutInside && !cut
 		p.mu.Unlock()
 		if frozen != nil {
 			<-frozen
@@ -199,6 +199,7 @@ func (p *Proxy) pump(l *link, from io.Reader, to int) {
 	}
 }
 
+// note records which streams are open, from a frame of the server.
 func (l *link) note(frame []byte) {
 	id := binary.BigEndian.Uint32(frame[5:])
 	switch {

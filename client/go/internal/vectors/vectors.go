@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// Folder is where the vectors are, seen from a package of the module's root.
+// Folder is the path of the vectors, relative to a package in the root of the module.
 var Folder = filepath.Join("..", "..", "vectors")
 
 // The files of vectors, and the service config.
@@ -116,7 +116,7 @@ func Load[Vector any](t testing.TB, name string) []Vector {
 	return result
 }
 
-// Read returns a file as it is. It skips the test outside a clone of the repository, where there are no vectors.
+// Read returns the content of a file. It skips the test outside a clone of the repository, where there are no vectors.
 func Read(t testing.TB, name string) []byte {
 	t.Helper()
 	if _, err := os.Stat(Folder); os.IsNotExist(err) {

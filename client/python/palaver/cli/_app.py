@@ -56,7 +56,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 @click.group(
     cls=_Group,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="These options may also follow the command.",
+    epilog="These options may also be given after the command.",
 )
 @click.version_option(package_name="palaver")
 @global_options

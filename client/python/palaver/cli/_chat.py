@@ -110,7 +110,7 @@ class Chat:
                 return
             try:
                 self._handle(message)
-            except KeyboardInterrupt:  # Ctrl-C was pressed once more while a reply was being stopped
+            except KeyboardInterrupt:  # Ctrl-C was pressed again while a reply was being stopped
                 continue
 
     def _handle(self, message: str) -> None:
@@ -168,7 +168,7 @@ def _dim_line(text: str) -> Text:
 
 
 def _key_bindings() -> KeyBindings:
-    """Returns the key bindings of the prompt."""
+    """Returns the key bindings of the prompt, which `_HELP` lists."""
     bindings = KeyBindings()
 
     @bindings.add("enter")

@@ -56,7 +56,7 @@ class MarkdownStream:
             self._live.stop()
 
     def write(self, text: str) -> None:
-        """Adds a piece of the text."""
+        """Adds a piece of the text, and prints the blocks that it finishes."""
         with self._live.lock:
             self._is_waiting = False
             self._print_blocks(self._splitter.feed(strip_control_characters(text)))

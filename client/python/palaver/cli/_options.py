@@ -1,4 +1,4 @@
-"""The options of the commands, and the settings that they make up."""
+"""The options of the commands, and the settings that they are parsed into."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Storage(TypedDict):
 
 
 _RECONNECT_TIMEOUT = 3.0
-"""Shorter than the library's default, because a user at a terminal wants to know soon that there is no server."""
+"""Shorter than the library's default, so that a user at a terminal soon learns that the server can't be reached."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Settings:
 
 
 def utf8_text(value: str) -> str:
-    """Returns the value, or rejects it if it is not UTF-8 and so can't be sent."""
+    """Returns the value, or rejects it if it can't be sent because it is not UTF-8."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -87,7 +87,7 @@ def text_or_file(value: str) -> str:
 
 
 def integer(value: str) -> int:
-    """Parses a number that fits into the contract's fields. Further checks are up to the server."""
+    """Parses an integer and checks that it fits into the contract's fields. The server does all other checks."""
     try:
         number = int(value)
     except ValueError as error:
@@ -98,7 +98,7 @@ def integer(value: str) -> int:
 
 
 def _store_setting(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-    """Stores an option in the settings. A command's copy of a global option is stored only if it is given."""
+    """Stores an option in the settings. A command's copy of a global option is stored only if the user gave it."""
     settings = ctx.ensure_object(Settings)
     if ctx.parent is None or value not in {None, False}:
         setattr(settings, str(param.name), value)
@@ -145,7 +145,7 @@ def global_options(function: _Function) -> _Function:
 
 
 def command_options(function: _Function) -> _Function:
-    """Adds `--json`, and copies of the global options, which may follow the command, too."""
+    """Adds `--json`, and hidden copies of the global options, which may also be given after the command."""
     for option in _settings_options(is_global=False):
         function = option(function)
     return click.option(

@@ -1,4 +1,4 @@
-"""Standard output and standard error, except in the interactive chat."""
+"""Writes to standard output and standard error, except in the interactive chat."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def show_error(error: palaver.PalaverError, server: str, *, as_json: bool) -> No
         print(line, file=sys.stderr)  # noqa: T201 - standard error is for the user here
 
 
-REPLY_RESTARTED = "The connection broke; the reply starts over."
+REPLY_RESTARTED = "The connection broke; the reply restarts."
 
 
 def finish_note(reply: palaver.Reply, started: palaver.TurnStarted | None) -> str:

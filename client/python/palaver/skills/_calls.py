@@ -48,10 +48,10 @@ class Calls:
         self._outcomes: OrderedDict[_Key, InvokeSkillResponse] = OrderedDict()
 
     async def call(self, definition: Definition, arguments_json: str, invocation: Invocation) -> InvokeSkillResponse:
-        """Calls the function of a skill, or finds the outcome of the same call, and returns the outcome.
+        """Calls the function of a skill and returns the outcome, or returns that of the call that this one repeats.
 
-        If the caller leaves, a call to be remembered continues, so that a repeat finds the outcome. Other calls are
-        canceled, except for synchronous functions, because threads can't be canceled.
+        If the caller leaves, a call that is to be remembered continues, so that a repeated call finds its outcome.
+        Other calls are canceled, except for synchronous functions, because threads can't be canceled.
         """
         key = self._key(definition, arguments_json, invocation)
         if key is None:
@@ -64,8 +64,8 @@ class Calls:
             task = self._running_by_key[key] = self._start(definition, arguments_json, invocation)
             task.add_done_callback(lambda ended: self._remember_outcome(key, ended))
         try:
-            # Unlike `await task`, this tells a canceled caller from a canceled task. gRPC must see the CancelledError
-            # of the caller. If it saw one that a skill raised, it would never answer the call.
+            # Unlike `await task`, this distinguishes a canceled caller from a canceled task. gRPC must see the
+            # CancelledError of the caller. If it saw one that a skill raised, it would never answer the call.
             await asyncio.wait({task})
         except asyncio.CancelledError:
             if key is None:
@@ -117,7 +117,7 @@ class Calls:
 
 
 def _canonical(arguments_json: str) -> str:
-    """Returns arguments in a canonical form, because a model may format the same ones differently the next time."""
+    """Returns arguments in a canonical form, because a repeated call may format the same arguments differently."""
     try:
         return json.dumps(json.loads(arguments_json), sort_keys=True)
     except (ValueError, RecursionError):

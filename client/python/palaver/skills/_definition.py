@@ -129,7 +129,7 @@ def definition_of(function: Callable[..., object]) -> Definition:
 
 
 def _define(function: Callable[..., object], name: str | None, local_names: Mapping[str, Any]) -> Definition:
-    """Checks a function and returns its definition."""
+    """Checks a function and returns its definition. `local_names` resolves its type hints."""
     if not inspect.isfunction(function):
         raise TypeError(f"a skill must be a function, not {function!r}")
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -203,12 +203,12 @@ def _arguments_model(name: str, parameters: tuple[inspect.Parameter, ...], hints
 
 
 def _has_own_default(parameter: inspect.Parameter) -> bool:
-    """Returns whether the function has a default for a parameter, rather than a pydantic field or none."""
+    """Returns whether a parameter has a default that is not a pydantic `Field`."""
     return parameter.default is not parameter.empty and not isinstance(parameter.default, FieldInfo)
 
 
 def _describe_violations(error: ValidationError) -> str:
-    """Describes the invalid arguments, without their values, which the model knows."""
+    """Returns a list of the invalid arguments for the model, without their values, which it knows."""
     errors = error.errors(include_url=False, include_context=False, include_input=False)
     lines = [
         f"{'.'.join(map(str, details['loc']))[:_MAX_PATH_LENGTH] or 'the arguments'}: {details['msg']}"

@@ -77,7 +77,7 @@ class SkillHost:
         *skills: Functions that are decorated with `skill`.
         listen: The address to listen on. Port 0 picks a free port; see `port`.
         tls_certificate: The path of a PEM file with the certificate chain for TLS. Without it, the host serves
-            plaintext to everybody who can reach it; use loopback or a service mesh then.
+            plaintext to anyone who can reach it, so use loopback or a service mesh.
         tls_key: The path of a PEM file with the private key of the certificate.
         remember: How many outcomes of finished calls to remember, each of at most 256 KiB. 0: none.
         threads: How many synchronous functions may run at the same time. Further calls wait.

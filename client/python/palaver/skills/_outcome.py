@@ -19,7 +19,7 @@ FAILED = InvokeSkillResponse(error="the skill failed")
 
 
 async def run_async(definition: Definition, arguments_json: str, invocation: Invocation) -> InvokeSkillResponse:
-    """Calls an asynchronous function. Raises only `CancelledError`."""
+    """Calls an asynchronous function and returns the outcome. Raises only `CancelledError`."""
     try:
         return _content_outcome(await definition.function(**definition.arguments(arguments_json, invocation)))
     except (Exception, SystemExit) as error:  # a skill must not exit the program
@@ -27,7 +27,10 @@ async def run_async(definition: Definition, arguments_json: str, invocation: Inv
 
 
 def run(definition: Definition, arguments_json: str, invocation: Invocation) -> InvokeSkillResponse:
-    """Calls a synchronous function. Raises nothing: some exceptions can't pass from a thread to a coroutine."""
+    """Calls a synchronous function and returns the outcome.
+
+    Raises nothing, because some exceptions can't propagate from a thread to a coroutine.
+    """
     try:
         return _content_outcome(definition.function(**definition.arguments(arguments_json, invocation)))
     except (Exception, SystemExit) as error:
@@ -57,7 +60,7 @@ def _error_outcome(name: str, invocation: Invocation, error: BaseException) -> I
 
 
 def _length_error(text: str) -> str:
-    """Returns an error if the text is too long, or an empty string."""
+    """Returns the error message for a text that is too long, or an empty string."""
     size = len(text.encode())
     if size <= MAX_RESULT_BYTES:
         return ""

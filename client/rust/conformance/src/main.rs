@@ -181,7 +181,7 @@ fn error_fields(error: &Error) -> Value {
 /// The error of a cancelled call. A dropped future or stream reports none itself.
 fn cancelled() -> Value {
     json!({
-        "status": "CANCELLED", "reason": "", "message": "left", "field_violations": [], "retry_delay": null,
+        "status": "CANCELLED", "reason": "", "message": "the call was cancelled", "field_violations": [], "retry_delay": null,
     })
 }
 

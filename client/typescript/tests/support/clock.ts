@@ -1,7 +1,7 @@
-import type { Chance } from "#dist/attempts.js";
+import type { Environment } from "#dist/retry_budget.js";
 
 /** A clock that tests set, and numbers that are not random. */
-export class Clock implements Chance {
+export class Clock implements Environment {
   constructor(
     public time = 1_000,
     public luck = 1,

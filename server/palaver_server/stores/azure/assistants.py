@@ -1,7 +1,7 @@
 """Creating and deleting assistants in Azure Table Storage.
 
-An assistant exists if its `state` row does. That row is the last one that creating writes and the first one that
-deleting removes. Rows without it are remnants, which the next creation or deletion removes.
+An assistant exists if its `state` row does. Creating an assistant writes this row last, and deleting one removes it
+first. Rows without it are remnants, which the next creation or deletion removes.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from datetime import datetime, timezone
 
 from azure.core.exceptions import ResourceNotFoundError
 
-from palaver_server.domain.conversation import Assistant, AssistantKey, Content, IfExists, Message, Role
+from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists
 from palaver_server.domain.errors import AssistantExists, AssistantNotFound, ConcurrentWrite, StoreUnavailable
 from palaver_server.stores.azure import rows
 from palaver_server.stores.azure.calls import MAX_ATTEMPTS, Patience
 from palaver_server.stores.azure.requests import Operation, Table, deletion
+from palaver_server.stores.common import new_assistant
 
 MAX_OPERATIONS = 100
-"""The most operations of a transaction. The response to a larger one can't be parsed."""
+"""The maximum number of operations in a transaction. The response to a larger one can't be parsed."""
 
 
 async def create(
@@ -48,7 +49,7 @@ async def create(
         try:
             return await _insert(table, key.id, instructions, creation_id, create_table), True
         except ConcurrentWrite:
-            attempts += 1  # another writer was faster, or the response was lost: the state row will tell
+            attempts += 1  # another writer was faster, or the response was lost; the state row shows which
         except StoreUnavailable as error:
             if not await patience.has_time_after(error):
                 raise
@@ -71,14 +72,12 @@ async def delete(table: Table, key: AssistantKey) -> None:
 async def _insert(
     table: Table, assistant_id: str, instructions: str, creation_id: str, create_table: Callable[[], Awaitable[None]]
 ) -> Assistant:
-    now = datetime.now(timezone.utc)
-    has_instructions = bool(instructions.strip())
-    assistant = Assistant(assistant_id, now, now, total_messages=int(has_instructions), total_tokens=0)
-    operations: list[Operation] = []
-    if has_instructions:
-        message = Message(Role.SYSTEM, Content(instructions), index=1, create_time=now)
-        operations.append(("create", rows.message_row(assistant_id, message)))
-    operations.append(("create", rows.state_row(assistant, creation_id)))
+    """Inserts the rows of a new assistant, and creates the table if necessary."""
+    assistant, messages = new_assistant(assistant_id, instructions, datetime.now(timezone.utc))
+    operations: list[Operation] = [
+        *(("create", rows.message_row(assistant_id, message)) for message in messages),
+        ("create", rows.state_row(assistant, creation_id)),
+    ]
     try:
         await table.submit(operations)
     except ResourceNotFoundError:
@@ -86,7 +85,7 @@ async def _insert(
         try:
             await table.submit(operations)
         except ResourceNotFoundError as error:
-            # The table is being deleted, or an emulator has it in another letter case.
+            # The table is being deleted, or an emulator has it with another letter case.
             raise StoreUnavailable("the table of the collection was created but can't be found") from error
     return assistant
 
@@ -94,12 +93,12 @@ async def _insert(
 async def _purge(table: Table, partition: str) -> bool:
     """Removes the rows of an assistant that does not exist; returns False if it does exist.
 
-    A row is deleted only in the state in which it was read before the assistant was seen not to exist. A new assistant
-    with the same id therefore loses nothing.
+    The rows are read first, then the assistant is seen not to exist, and then the rows are deleted if they have not
+    changed. If an assistant with the same id is created in the meantime, it therefore loses nothing.
     """
     attempts, patience = 0, Patience(table.timeout)
     while attempts < MAX_ATTEMPTS:
-        found = await table.some_keys(partition)
+        found = await table.first_keys(partition)
         if not found:
             return True
         if await table.get(partition, rows.STATE) is not None:
@@ -109,7 +108,7 @@ async def _purge(table: Table, partition: str) -> bool:
                 await table.submit([deletion(row) for row in found[start : start + MAX_OPERATIONS]])
                 attempts, patience = 0, Patience(table.timeout)
         except (ConcurrentWrite, ResourceNotFoundError):
-            attempts += 1  # another writer removes them as well, or the response was lost
+            attempts += 1  # another writer is removing them too, or the response was lost
         except StoreUnavailable as error:
             if not await patience.has_time_after(error):
                 raise

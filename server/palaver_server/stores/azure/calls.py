@@ -1,4 +1,4 @@
-"""Calls to Azure Table Storage: their time limits, the errors of their failures, and which failures are retried."""
+"""Calls to Azure Table Storage: their time limits, errors and retries."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ CONNECT_TIMEOUT = 2.0
 RETRIES = 2
 RETRY_BACKOFF = 0.2
 PATIENCE = 2 / 3
-"""The part of a call's time limit in which creating and deleting are retried. The rest is for the last attempt."""
+"""The part of a call's time limit in which it is retried. The rest is for the last attempt."""
 
 MAX_ATTEMPTS = 10
-"""How often a write starts over because other writers change the same assistant."""
+"""The number of times that an operation starts over because other writers change the same assistant."""
 
 MAX_RETRY_AFTER = 1.0
-"""Seconds of throttling that a call waits out. A longer time is reported to the caller at once."""
+"""The longest pause, in seconds, that a call waits for a throttling store. A longer one is reported immediately."""
 
 TOO_LARGE = ("EntityTooLarge", "PropertyValueTooLarge", "RequestBodyTooLarge")
 """The service's error codes for data that exceeds its limits."""
 
 
 class Patience:
-    """The time in which a write is retried before the failure of the store is reported."""
+    """The time in which a call is retried before the failure of the store is reported."""
 
     def __init__(self, timeout: float) -> None:
         """Takes the time limit of a call, in seconds."""
         self._ends = time.monotonic() + PATIENCE * timeout
 
     async def has_time_after(self, error: StoreUnavailable) -> bool:
-        """Pauses and returns True if there is time for a retry. A pause that the store named is left to the caller."""
+        """Pauses and returns True, or returns False if there is no time for a retry or the store asks for a pause."""
         if error.retry_after is not None or time.monotonic() > self._ends:
             return False
         await anyio.sleep(RETRY_BACKOFF)
@@ -51,7 +51,7 @@ class Patience:
 
 @asynccontextmanager
 async def call(timeout: float) -> AsyncIterator[None]:
-    """Limits the time of a block of calls, and raises the errors of the SDK as those of a store."""
+    """Limits the time of a block of calls, and converts the SDK's errors, except `ResourceNotFoundError`."""
     try:
         with anyio.fail_after(timeout):
             yield
@@ -65,14 +65,15 @@ async def call(timeout: float) -> AsyncIterator[None]:
             raise StoreCredentialsRejected(
                 "the store refused the server's credentials, or the server has none"
             ) from error
-        if (mapped := _by_status(error)) is None:
+        if (converted := _store_error(error)) is None:
             raise
-        raise mapped from error
+        raise converted from error
     except AzureError as error:
         raise StoreUnavailable("the store can't be reached") from error
 
 
-def _by_status(error: HttpResponseError) -> StoreError | TurnTooLarge | None:
+def _store_error(error: HttpResponseError) -> StoreError | TurnTooLarge | None:
+    """Returns the error of a store for a response, or None if the request itself was wrong."""
     status = error.status_code or 0
     if status < 400:
         return StoreUnavailable("the store sent a response that can't be read")
@@ -86,7 +87,7 @@ def _by_status(error: HttpResponseError) -> StoreError | TurnTooLarge | None:
 
 
 def refuse_long_wait(response: PipelineResponse[Any, Any]) -> None:
-    """Raises an error if a throttling store names a long pause, which the SDK would otherwise wait out."""
+    """Raises `StoreUnavailable` if a throttling store asks for a long pause, which the SDK would otherwise wait for."""
     retry_after = _retry_after(response.http_response)
     if retry_after is not None and retry_after > MAX_RETRY_AFTER:
         raise StoreUnavailable("the store throttles calls", retry_after=retry_after)
@@ -101,14 +102,14 @@ def _retry_after(response: Any) -> float | None:
     return None
 
 
-def wait_before_retry(timeout: float) -> Callable[[Exception], bool | float]:
-    """Returns a predicate for the retries of a commit: False, True, or the seconds that the store named."""
+def commit_backoff(timeout: float) -> Callable[[Exception], bool | float]:
+    """Returns the backoff hook of commits for stamina: False for no retry, True for the default pause, or seconds."""
 
-    def wait(error: Exception) -> bool | float:
+    def backoff(error: Exception) -> bool | float:
         if not isinstance(error, StoreUnavailable):
             return False
         if error.retry_after is None:
             return True
         return error.retry_after if error.retry_after < timeout else False
 
-    return wait
+    return backoff

@@ -1,7 +1,7 @@
 """Committing turns to Azure Table Storage.
 
-A turn is one transaction, which succeeds only if `state` is as it was read. A response can be lost, and the SDK retries
-what failed with a 5xx. After an error, the table is therefore read to find out whether the transaction succeeded.
+A turn is one transaction, which succeeds only if the `state` row is unchanged. Its response can be lost, and the SDK
+retries it after a 5xx status. After an error, the table is therefore read to see whether the transaction succeeded.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from palaver_server.domain.errors import ConcurrentWrite, StoreError
 from palaver_server.domain.stages import Observer, Stage
 from palaver_server.domain.turns import FinishedTurn, StoredTurn, TurnKey
 from palaver_server.stores.azure import leases, rows
-from palaver_server.stores.azure.calls import RETRY_BACKOFF, wait_before_retry
-from palaver_server.stores.azure.requests import Operation, Table, unchanged
+from palaver_server.stores.azure.calls import RETRY_BACKOFF, commit_backoff
+from palaver_server.stores.azure.requests import Operation, Table, if_unchanged
 from palaver_server.stores.azure.rows import AzureVersion
 
 LONGEST_BACKOFF = 2.0
@@ -32,9 +32,9 @@ async def commit(
     timeout: float,
 ) -> None:
     """Stores a turn, with retries for `timeout` seconds."""
-    # The transaction can be sent repeatedly, because only one attempt can find the state as it was.
+    # It is safe to send the transaction repeatedly, because only one attempt can find the `state` row unchanged.
     async for attempt in stamina.retry_context(
-        on=wait_before_retry(timeout),
+        on=commit_backoff(timeout),
         attempts=None,
         timeout=timeout,
         wait_initial=RETRY_BACKOFF,
@@ -46,12 +46,15 @@ async def commit(
 
 
 async def _submit(table: Table, version: AzureVersion, turn: FinishedTurn, stored: StoredTurn) -> None:
-    """Sends the transaction of a turn, and raises the error that kept it from succeeding."""
+    """Sends the transaction of a turn. After an error, returns normally if the turn is stored all the same.
+
+    If only a lost renewal of the lease has changed the `state` row, the transaction is sent again.
+    """
     partition, messages = stored.assistant.id, stored.messages
     operations: list[Operation] = [
         *(("create", rows.message_row(partition, message)) for message in messages),
         ("create", rows.turn_row(partition, turn, messages[0].index, messages[-1].index)),
-        ("update", rows.turn_end(stored.assistant), {"mode": UpdateMode.MERGE, **unchanged(version.etag)}),
+        ("update", rows.commit_update(stored.assistant), {"mode": UpdateMode.MERGE, **if_unchanged(version.etag)}),
     ]
     try:
         await table.submit(operations)
@@ -62,7 +65,7 @@ async def _submit(table: Table, version: AzureVersion, turn: FinishedTurn, store
         if isinstance(error, ResourceNotFoundError):
             raise ConcurrentWrite("the assistant was deleted during the turn") from error
         if isinstance(error, ConcurrentWrite):
-            renewed = await leases.renewed(table, partition, version)
+            renewed = await leases.find_lost_renewal(table, partition, version)
             if renewed is not None:
                 await _submit(table, renewed, turn, stored)
                 return

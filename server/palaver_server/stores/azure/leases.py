@@ -19,7 +19,7 @@ from palaver_server.stores.common import StoredLease
 async def take(table: Table, state: TableEntity, lease: Lease | None, patience: Patience) -> str | None:
     """Takes a lease, if one is given, and returns the new ETag of the state.
 
-    Returns None if the state must be read again. Raises `AssistantBusy`.
+    Returns None if the state must be read again, or no lease is given. Raises `AssistantBusy`.
     """
     if lease is None:
         return None
@@ -33,18 +33,18 @@ async def take(table: Table, state: TableEntity, lease: Lease | None, patience: 
 
 
 async def extend(table: Table, partition: str, etag: str | None, lease: Lease) -> str | None:
-    """Writes a lease that lasts from now on, and returns the new ETag, or None if the state has changed."""
+    """Writes a lease that lasts from now on, and returns the new ETag of the state, or None if it has changed."""
     until = datetime.now(timezone.utc) + timedelta(seconds=lease.seconds)
     return await write(table, partition, etag, StoredLease(lease.holder, until))
 
 
 async def write(table: Table, partition: str, etag: str | None, lease: StoredLease) -> str | None:
-    """Writes a lease, and returns the new ETag of the state, or None if the state has changed."""
+    """Writes a lease, and returns the new ETag of the state, or None if it has changed."""
     return await table.merge(rows.lease_update(partition, lease), etag)
 
 
 async def end(table: Table, partition: str, etag: str | None) -> bool:
-    """Ends whatever lease there is; returns False if the state has changed."""
+    """Ends the current lease, whoever holds it; returns False if the state has changed."""
     return await write(table, partition, etag, StoredLease(None, datetime.now(timezone.utc))) is not None
 
 
@@ -53,14 +53,14 @@ async def renew(table: Table, partition: str, version: AzureVersion, lease: Leas
     etag = await extend(table, partition, version.etag, lease)
     if etag is not None:
         return replace(version, etag=etag)
-    newer = await renewed(table, partition, version)
+    newer = await find_lost_renewal(table, partition, version)
     if newer is None:
         raise ConcurrentWrite("another turn has the lease of the assistant")
     return await renew(table, partition, newer, lease)
 
 
-async def renewed(table: Table, partition: str, version: AzureVersion) -> AzureVersion | None:
-    """Returns the version that a renewal led to whose response was lost, or None if the lease or the version is gone.
+async def find_lost_renewal(table: Table, partition: str, version: AzureVersion) -> AzureVersion | None:
+    """Returns the version after a renewal whose response was lost, or None if there was no such renewal.
 
     Raises `TurnCancelled` if the lease was cancelled.
     """
@@ -87,7 +87,10 @@ async def release(table: Table, partition: str, holder: LeaseHolder) -> None:
 
 
 async def cancel(table: Table, partition: str, turn: str) -> bool:
-    """Ends the lease of a turn, given its digest; returns False if the turn has no lease."""
+    """Ends the lease of a turn, given its digest, so that the turn can't be committed.
+
+    Returns False if the turn has no lease.
+    """
     for _ in range(MAX_ATTEMPTS):
         state = await table.get(partition, rows.STATE)
         if state is None:

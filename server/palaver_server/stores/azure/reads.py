@@ -1,4 +1,7 @@
-"""Reading conversations from Azure Table Storage. No read costs more for a longer conversation than it returns."""
+"""Reading conversations from Azure Table Storage.
+
+The cost of a read depends on the rows that it returns, not on the length of the conversation.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +18,10 @@ from palaver_server.stores.azure import leases, rows
 from palaver_server.stores.azure.calls import MAX_ATTEMPTS, Patience
 from palaver_server.stores.azure.requests import Table
 from palaver_server.stores.azure.rows import AzureVersion, Row
-from palaver_server.stores.common import PageBuilder
+from palaver_server.stores.common import PageBuilder, first_index
 
 CHUNK = 64
-"""Messages that a listing reads at a time: enough for most pages, and not too many if each has the full size."""
+"""Messages that a listing reads at a time: enough for most pages, and not too many if each has the maximum size."""
 
 FIRST_TIME = datetime(1602, 1, 1, tzinfo=timezone.utc)
 """The service has no times before 1601."""
@@ -35,19 +38,20 @@ async def state(table: Table, key: AssistantKey) -> TableEntity:
 async def page(table: Table, key: AssistantKey, listing: Listing) -> Page:
     """Returns the first messages of a listing."""
     indexes: Sequence[int] = range(1, rows.assistant(await state(table, key)).total_messages + 1)
-    filters, parameters = "", {}
+    condition, parameters = "", {}
     if listing.after_time is not None and listing.after_time > FIRST_TIME:
-        # The extension's times are finer than Palaver's, and emulators compare coarser ones; `is_later` is exact.
-        filters, parameters = " and CreatedAt ge @from", {"from": listing.after_time - timedelta(milliseconds=1)}
+        # This may find a few messages too many: the extension's times are more precise than Palaver's, and emulators
+        # compare less precise ones. `is_later` is exact.
+        condition, parameters = "CreatedAt ge @from", {"from": listing.after_time - timedelta(milliseconds=1)}
         keys = await table.query(
-            key.id, rows.message_key(1), rows.PAST_MESSAGES, filters, parameters, select=["RowKey"]
+            key.id, rows.FIRST_MESSAGE, rows.PAST_MESSAGES, condition, parameters, select=["RowKey"]
         )
         indexes = sorted(map(rows.index, keys))
     if listing.order is Order.NEWEST_FIRST:
         indexes = indexes[::-1]
     builder = PageBuilder(listing.limit)
     chunk = min(CHUNK, listing.limit + 1)
-    async for message in _messages(table, key.id, _remaining(indexes, listing), chunk, filters, parameters):
+    async for message in _messages(table, key.id, _remaining(indexes, listing), chunk, condition, parameters):
         is_later = listing.after_time is None or message.create_time > listing.after_time
         if is_later and not builder.add(message):
             return builder.page(has_more=True)
@@ -64,7 +68,7 @@ async def window(table: Table, key: AssistantKey, max_messages: int, lease: Leas
         try:
             found, first, etag = await asyncio.gather(
                 table.query(key.id, rows.message_key(max(lowest, 1)), rows.STATE),
-                table.get(key.id, rows.message_key(1)),
+                table.get(key.id, rows.FIRST_MESSAGE),
                 taking,
             )
         except StoreUnavailable:
@@ -75,8 +79,8 @@ async def window(table: Table, key: AssistantKey, max_messages: int, lease: Leas
         newest = next((row for row in found if row["RowKey"] == rows.STATE), None)
         if newest is None:
             raise AssistantNotFound(key.id, key.collection)
-        # The first message must not be that of a conversation which has been reset since.
-        if (etag is not None or lease is None) and rows.creation(newest) == rows.creation(before):
+        # If the assistant was reset in the meantime, the first message may belong to the old conversation.
+        if (etag is not None or lease is None) and rows.identity(newest) == rows.identity(before):
             version = AzureVersion(
                 rows.assistant(newest), etag or newest.metadata["etag"], lease.holder if lease else None
             )
@@ -101,11 +105,12 @@ async def turn(table: Table, key: AssistantKey, request_id: str) -> FoundTurn | 
 
 
 def _window(version: AzureVersion, first: TableEntity | None, found: Iterable[Row], max_messages: int) -> Window:
+    """Returns a window of the rows found. The first message of the conversation may be the instructions."""
     assistant: Assistant = version.assistant
     instructions = None if first is None else rows.message(first)
     if instructions is not None and instructions.role is not Role.SYSTEM:
         instructions = None
-    lowest = max(assistant.total_messages - max_messages, 0 if instructions is None else 1) + 1
+    lowest = first_index(assistant, instructions, max_messages)
     return Window(
         assistant=assistant,
         version=version,
@@ -119,7 +124,7 @@ def _sorted(found: Iterable[Row]) -> tuple[Message, ...]:
 
 
 def _remaining(indexes: Sequence[int], listing: Listing) -> Sequence[int]:
-    """Returns the indexes that earlier pages of a listing did not have."""
+    """Returns the indexes that follow the earlier pages of a listing."""
     after = listing.after_index
     if after is None:
         return indexes
@@ -133,17 +138,17 @@ async def _messages(
     partition: str,
     indexes: Sequence[int],
     chunk_size: int,
-    filters: str,
+    condition: str,
     parameters: Mapping[str, object],
 ) -> AsyncIterator[Message]:
     """Yields the messages with these indexes, in this order. The service may return rows in any order."""
     while indexes:
         chunk, indexes = indexes[:chunk_size], indexes[chunk_size:]
         lowest, highest = rows.message_key(min(chunk)), rows.message_key(max(chunk))
-        found = await table.query(partition, lowest, highest, filters, parameters)
+        found = await table.query(partition, lowest, highest, condition, parameters)
         by_index = {message.index: message for message in map(rows.message, found)}
         for index in chunk:
             if index in by_index:
                 yield by_index[index]
-        # Where rows are missing, a wider range returns no more of them.
+        # A range without rows is cheap to read, so the next one may be wider.
         chunk_size = CHUNK if found else chunk_size * 4

@@ -21,19 +21,19 @@ from palaver_server.stores.azure.calls import call
 from palaver_server.stores.azure.rows import Row
 
 PAGE_ROWS = 1000
-"""The most rows of a response of the service."""
+"""The maximum number of rows in a response of the service."""
 
 Operation = tuple[str, Mapping[str, Any]] | tuple[str, Mapping[str, Any], Mapping[str, Any]]
 
 
-def unchanged(etag: str | None) -> dict[str, Any]:
+def if_unchanged(etag: str | None) -> dict[str, Any]:
     """Returns the options of a write that fails if the row has changed since its ETag was read."""
     return {"etag": etag, "match_condition": MatchConditions.IfNotModified}
 
 
 def deletion(row: TableEntity) -> Operation:
     """Returns the deletion of a row, which fails if the row has changed since it was read."""
-    return ("delete", row, unchanged(row.metadata["etag"]))
+    return ("delete", row, if_unchanged(row.metadata["etag"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +57,18 @@ class Table:
         partition: str,
         first: str,
         last: str,
-        filters: str = "",
+        condition: str = "",
         parameters: Mapping[str, object] | None = None,
         select: list[str] | None = None,
     ) -> list[TableEntity]:
-        """Returns the rows of a partition with keys from `first` to `last`, in any order."""
+        """Returns the rows of a partition with keys from `first` to `last` that meet a condition, in any order.
+
+        Returns nothing if the table does not exist.
+        """
+        keys = "PartitionKey eq @partition and RowKey ge @first and RowKey le @last"
         async with call(self.timeout):
             found = self.client.query_entities(
-                f"PartitionKey eq @partition and RowKey ge @first and RowKey le @last{filters}",
+                f"{keys} and {condition}" if condition else keys,
                 parameters={"partition": partition, "first": first, "last": last, **(parameters or {})},
                 select=select,
             )
@@ -73,8 +77,8 @@ class Table:
             except ResourceNotFoundError:
                 return []
 
-    async def some_keys(self, partition: str) -> list[TableEntity]:
-        """Returns the keys and ETags of a page of rows of a partition; the page is empty only if the partition is."""
+    async def first_keys(self, partition: str) -> list[TableEntity]:
+        """Returns the keys and ETags of up to `PAGE_ROWS` rows of a partition, or nothing if the partition is empty."""
         async with call(self.timeout):
             found = self.client.query_entities(
                 "PartitionKey eq @partition",
@@ -93,8 +97,8 @@ class Table:
     async def submit(self, operations: Sequence[Operation]) -> None:
         """Performs all of the operations or none.
 
-        Raises `ResourceNotFoundError` or `ConcurrentWrite` if a row is not as expected. After any error the operations
-        may have been performed all the same, because the SDK may have sent them more than once.
+        Raises `ResourceNotFoundError` or `ConcurrentWrite` if a row is not as expected. The operations may have been
+        performed despite an error, because the SDK may have sent them more than once.
         """
         async with call(self.timeout):
             try:
@@ -111,10 +115,10 @@ class Table:
                 raise
 
     async def merge(self, row: Row, etag: str | None) -> str | None:
-        """Changes columns of a row and returns its new ETag, or None if the row has changed since it was read."""
+        """Changes columns of a row. Returns the row's new ETag, or None if the row has changed since it was read."""
         async with call(self.timeout):
             try:
-                written = await self.client.update_entity(row, mode=UpdateMode.MERGE, **unchanged(etag))
+                written = await self.client.update_entity(row, mode=UpdateMode.MERGE, **if_unchanged(etag))
                 return str(written["etag"])
             except (ResourceModifiedError, ResourceNotFoundError):
                 return None
@@ -123,7 +127,7 @@ class Table:
         """Deletes a row, or returns False if it has changed since it was read. A missing row counts as deleted."""
         async with call(self.timeout):
             try:
-                await self.client.delete_entity(row, **unchanged(row.metadata["etag"]))
+                await self.client.delete_entity(row, **if_unchanged(row.metadata["etag"]))
             except ResourceModifiedError:
                 return False
         return True

@@ -5,7 +5,7 @@ A conversation that began there continues here and vice versa, so names, types a
 | RowKey | content | columns of Palaver's own |
 | --- | --- | --- |
 | `state` | the assistant | `CreationId`, `LeaseHolder`, `LeaseUntil` |
-| `msg-0001` … `msg-FFFF` | a message | `RequestId`, `IsError`; `ContentParts`, `Content_01`…, `ToolCallsParts`… |
+| `msg-0001` … `msg-FFFF` | a message | `RequestId`, `IsError`, `EndpointState`, `ContentParts`, `ToolCallsParts` … |
 | `done-<hash of request_id>` | a stored turn | all of them |
 
 The extension ignores columns and rows that it does not know, and its merges keep them. A row of Palaver's own must not
@@ -46,6 +46,7 @@ LEASE_HOLDER = "LeaseHolder"
 LEASE_UNTIL = "LeaseUntil"
 REQUEST_ID = "RequestId"
 IS_ERROR = "IsError"
+ENDPOINT_STATE = "EndpointState"
 
 ROLES = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
 ROLES_BY_NAME = {name.lower(): role for role, name in ROLES.items()}
@@ -53,7 +54,7 @@ ROLES_BY_NAME = {name.lower(): role for role, name in ROLES.items()}
 
 @dataclass(frozen=True, slots=True)
 class AzureVersion(Version):
-    """The state of a conversation, with everything that a commit needs to know of it without another read."""
+    """The state of a conversation, with everything that a commit needs, so that it does not read it again."""
 
     assistant: Assistant
     etag: str | None
@@ -62,12 +63,12 @@ class AzureVersion(Version):
 
 
 def message_key(index: int) -> str:
-    """Returns the key of a message; for an index that no message can have, a key after all messages."""
+    """Returns the key of a message, or a key after all messages if the index is too high for a message."""
     return f"msg-{index:04X}" if index <= MAX_MESSAGES else PAST_MESSAGES
 
 
 def turn_key(request_id: str) -> str:
-    """Returns the key of a turn. It is a hash, because a request id may contain characters that a key must not."""
+    """Returns the key of a turn. It is a hash, because a `request_id` may contain characters that keys can't have."""
     return f"done-{hashlib.sha256(request_id.encode()).hexdigest()}"
 
 
@@ -87,13 +88,13 @@ def state_update(assistant: Assistant) -> Row:
     }
 
 
-def turn_end(assistant: Assistant) -> Row:
-    """Returns the columns of an assistant that the commit of a turn changes; the lease ends with it."""
+def commit_update(assistant: Assistant) -> Row:
+    """Returns the columns of an assistant that the commit of a turn changes. The commit also ends the lease."""
     return state_update(assistant) | {LEASE_HOLDER: ""}
 
 
 def lease_update(partition: str, lease: StoredLease) -> Row:
-    """Returns the columns of an assistant that hold a lease."""
+    """Returns the columns of an assistant that hold its lease."""
     return {"PartitionKey": partition, "RowKey": STATE, LEASE_HOLDER: lease.holder_text, LEASE_UNTIL: lease.until}
 
 
@@ -112,6 +113,8 @@ def message_row(partition: str, message: Message) -> Row:
     if message.skill_call_id:
         row["Name"] = message.skill_call_id
         row[IS_ERROR] = message.is_error
+    if message.endpoint_state:
+        row[ENDPOINT_STATE] = message.endpoint_state
     if len(parts) > 1:
         row |= _columns("Content", parts, first=1)
     return row
@@ -150,11 +153,14 @@ def assistant(row: Mapping[str, Any]) -> Assistant:
 def stored_lease(row: Mapping[str, Any]) -> StoredLease:
     """Returns the lease in a `state` row."""
     until = row.get(LEASE_UNTIL)
-    return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
+    try:
+        return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
+    except DAMAGE as error:
+        raise StoreCorrupt("the lease of the assistant can't be read") from error
 
 
-def creation(row: Mapping[str, Any]) -> tuple[object, object]:
-    """Returns an identity of the conversation, which a reset conversation does not share with its predecessor."""
+def identity(row: Mapping[str, Any]) -> tuple[object, object]:
+    """Returns a value that identifies the conversation. After a reset, the assistant has a different one."""
     return row.get(CREATION_ID), row.get("CreatedAt")
 
 
@@ -169,6 +175,7 @@ def message(row: Mapping[str, Any]) -> Message:
             skill_calls=_skill_calls(row),
             skill_call_id=_text(row.get("Name") or ""),
             is_error=bool(row.get(IS_ERROR)),
+            endpoint_state=_text(row.get(ENDPOINT_STATE) or ""),
             index=index(row),
             create_time=_utc(row["CreatedAt"]),
             request_id=row.get(REQUEST_ID) or "",
@@ -186,7 +193,7 @@ def turn_indexes(row: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def found_turn(row: Mapping[str, Any], assistant: Assistant, messages: tuple[Message, ...]) -> FoundTurn:
-    """Returns the turn of a row, with the present state of its assistant."""
+    """Returns the turn of a row, with the current state of its assistant."""
     try:
         return load_found_turn(
             assistant,
@@ -202,7 +209,7 @@ def found_turn(row: Mapping[str, Any], assistant: Assistant, messages: tuple[Mes
 
 
 def index(row: Mapping[str, Any]) -> int:
-    """Returns the index of a message, which its key contains."""
+    """Returns the index of a message, from the key of its row."""
     number = int(row["RowKey"].removeprefix("msg-"), 16)
     if not 1 <= number <= MAX_MESSAGES:
         raise ValueError(number)
@@ -210,7 +217,7 @@ def index(row: Mapping[str, Any]) -> int:
 
 
 def _split(text: str) -> list[str]:
-    """Splits a text into parts that each fit into a column, and never within a character."""
+    """Splits a text into parts that each fit into a column. A character is never split."""
     parts = []
     encoded = text.encode("utf-16-le")
     start, limit = 0, 2 * MAX_PROPERTY_UNITS
@@ -225,7 +232,7 @@ def _split(text: str) -> list[str]:
 
 
 def _columns(name: str, parts: list[str], first: int) -> Row:
-    """Returns the columns of the parts of a text, from part `first` on, and the column with the number of parts."""
+    """Returns the columns for the parts of a text, starting at part `first`, and the column with their number."""
     columns: Row = {f"{name}_{number:02}": part for number, part in enumerate(parts) if number >= first}
     return columns | {f"{name}Parts": len(parts)}
 
@@ -236,7 +243,7 @@ def _tool_calls(calls: tuple[SkillCall, ...]) -> Row:
     parts = _split(_tool_calls_json(calls))
     if len(parts) == 1:
         return {"ToolCalls": parts[0]}
-    # The extension parses its column as JSON, so the column must be complete, even if without the arguments.
+    # The extension parses its column as JSON, so the column must hold complete JSON, even if without the arguments.
     stubs = tuple(replace(call, arguments_json="{}") for call in calls)
     return {"ToolCalls": _tool_calls_json(stubs), **_columns("ToolCalls", parts, first=0)}
 
@@ -260,12 +267,12 @@ def _skill_calls(row: Mapping[str, Any]) -> tuple[SkillCall, ...]:
 
 
 def _text(value: object) -> str:
-    """Returns a value that must be text. Any other value would fail only later, when it is sent."""
+    """Returns a value that must be text, or raises `TypeError`. Other values would only fail when they are sent."""
     if not isinstance(value, str):
         raise TypeError(value)
     return value
 
 
 def _utc(time: datetime) -> datetime:
-    # The SDK's own subclass of datetime also keeps the text of the service.
+    # The SDK returns a subclass of datetime that also keeps the service's text; this returns a plain datetime.
     return datetime.combine(time.date(), time.time(), time.tzinfo or timezone.utc).astimezone(timezone.utc)

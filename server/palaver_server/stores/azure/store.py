@@ -40,7 +40,7 @@ T = TypeVar("T")
 def _limited(
     method: Callable[Concatenate[AzureTablesStore, P], Awaitable[T]],
 ) -> Callable[Concatenate[AzureTablesStore, P], Coroutine[Any, Any, T]]:
-    """Gives all requests of a method together the time limit of a single one."""
+    """Applies the time limit of a single request to all requests of a method together."""
 
     @wraps(method)
     async def limited(self: AzureTablesStore, /, *arguments: P.args, **named: P.kwargs) -> T:
@@ -62,7 +62,7 @@ class AzureTablesStore:
         timeouts: StoreTimeouts | None = None,
         observer: Observer | None = None,
     ) -> None:
-        """Takes a connection string, or a URI and a credential, which its owner closes."""
+        """Takes a connection string, or a URI and a credential. The caller closes the credential."""
         self._timeouts = timeouts or StoreTimeouts()
         self._observer = observer or Observers()
         self._connection_string = connection_string
@@ -71,7 +71,7 @@ class AzureTablesStore:
         self._service: TableServiceClient
 
     async def open(self) -> None:
-        """Makes the client that serves until `close`; raises `ValueError` if the connection string is invalid."""
+        """Creates the client of the service; raises `ValueError` if the connection string is invalid."""
         session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -138,7 +138,7 @@ class AzureTablesStore:
 
     async def commit_turn(self, key: AssistantKey, version: Version, turn: FinishedTurn) -> StoredTurn:
         base = cast("AzureVersion", version)
-        # The version may be that of another conversation, whose ETag then does not match.
+        # The version may belong to another assistant. The commit then fails, because the ETag does not match.
         stored = stamped(replace(base.assistant, id=key.id), turn, datetime.now(timezone.utc))
         await commits.commit(
             self._table(key),

@@ -60,27 +60,37 @@ MIGRATIONS = {
 }
 """The statements that upgrade the schema from each version to the next one."""
 
-ADDITIONS = """
+ADDITIONS = (
+    """
 CREATE TABLE IF NOT EXISTS turn_parameters (
     assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
     request_id TEXT NOT NULL,
     parameters TEXT NOT NULL,  -- a JSON object
     PRIMARY KEY (assistant, request_id)
-) STRICT;
-"""
+) STRICT
+""",
+    """
+CREATE TABLE IF NOT EXISTS endpoint_states (
+    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
+    "index" INTEGER NOT NULL,  -- of the message
+    state TEXT NOT NULL,
+    PRIMARY KEY (assistant, "index")
+) STRICT
+""",
+)
 """Tables that older servers may ignore. They do not change the version, so an older server can keep using the file."""
 
 
 def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    """Opens a database and checks it, or creates it if there is no file.
+    """Opens a database, checks it and migrates it, or creates it if there is no file.
 
-    `busy_timeout` is how many seconds each transaction waits for the transactions of others.
+    `busy_timeout` is the time in seconds that a transaction waits for those of other processes.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreUnavailable("the folder of the database can't be created") from error
-    # The store's thread makes the connection, but the interpreter may close it in another thread at its exit.
+    # The store's thread opens the connection, but at exit the interpreter may close it in another thread.
     connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
     try:
         connection.row_factory = sqlite3.Row
@@ -89,7 +99,7 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
         _use_write_ahead_log(connection, busy_timeout)
         connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn survives a power failure
         connection.execute("PRAGMA foreign_keys = ON")
-        _check_pages(connection)
+        _check_integrity(connection)
     except BaseException:
         connection.close()
         raise
@@ -97,20 +107,20 @@ def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) -> None:
-    give_up = time.monotonic() + busy_timeout
+    deadline = time.monotonic() + busy_timeout
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.OperationalError as error:  # noqa: PERF203 - the statement is retried
-            # The change of mode needs exclusive access, for which SQLite does not wait.
-            if "locked" not in str(error) or time.monotonic() > give_up:
+            # Changing the mode needs exclusive access, and SQLite does not wait for it.
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
         else:
             return
 
 
-def _check_pages(connection: sqlite3.Connection) -> None:
+def _check_integrity(connection: sqlite3.Connection) -> None:
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise StoreCorrupt("the database is damaged")
 
@@ -125,7 +135,8 @@ def _check_or_create_schema(connection: sqlite3.Connection) -> None:
         raise StoreCorrupt("the database is not one of Palaver's")
     else:
         _migrate(connection, connection.execute("PRAGMA user_version").fetchone()[0])
-    connection.execute(ADDITIONS)
+    for statement in ADDITIONS:
+        connection.execute(statement)
 
 
 def _migrate(connection: sqlite3.Connection, found: int) -> None:
@@ -159,15 +170,15 @@ def transaction(connection: sqlite3.Connection, kind: str = "IMMEDIATE", *, is_d
 
 @contextmanager
 def store_errors() -> Iterator[None]:
-    """Raises the errors of SQLite as those of a store."""
+    """Converts the errors of SQLite to those of a store."""
     try:
         yield
     except sqlite3.Error as error:
         text = str(error)
         if "disk is full" in text:
             raise StoreFull("the disk of the database is full") from error
-        # DatabaseError itself means a damaged file; its subclasses mean a failure with a sound one.
-        if type(error) is sqlite3.DatabaseError or "malformed" in text:
+        # DatabaseError itself means a damaged file. Its subclasses mean a failure with a sound one, except these two.
+        if type(error) is sqlite3.DatabaseError or "malformed" in text or "Could not decode to UTF-8" in text:
             raise StoreCorrupt("the database is damaged") from error
         if isinstance(error, sqlite3.OperationalError):
             raise StoreUnavailable("the database can't be used right now") from error

@@ -1,4 +1,4 @@
-"""The rows of the database: statements that read and write them, and the values that they stand for."""
+"""The rows of the database: the statements that read and write them, and their conversion to values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from palaver_server.stores.common import DAMAGE, StoredLease, dump_parameters, l
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens, lease_holder, lease_until"
-_MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error'
+_MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error, state'
 
 
 @dataclass(frozen=True, slots=True)
 class SqliteVersion(Version):
-    """The state of a conversation in the database."""
+    """The state of a conversation in the database, which a commit compares with the current one."""
 
     row: int
     """The key of the assistant's row, which a reset conversation does not share with its predecessor."""
@@ -29,7 +29,10 @@ class SqliteVersion(Version):
     """The holder of the lease that was taken, or None if none was."""
 
     def current_row(self, connection: sqlite3.Connection, key: AssistantKey) -> sqlite3.Row:
-        """Returns the row of the assistant; raises `ConcurrentWrite` or `TurnCancelled` if it has changed."""
+        """Returns the assistant's row if it still is as this version says.
+
+        Raises `TurnCancelled` if the lease was cancelled, and `ConcurrentWrite` after any other change.
+        """
         row = find_assistant(connection, key)
         if row is not None and (row["key"], row["total_messages"]) == (self.row, self.total_messages):
             lease = stored_lease(row)
@@ -57,13 +60,13 @@ def get_assistant(connection: sqlite3.Connection, key: AssistantKey) -> sqlite3.
     return row
 
 
-def insert_assistant(connection: sqlite3.Connection, key: AssistantKey, now: datetime, total_messages: int) -> int:
-    """Inserts the row of a new assistant and returns its key."""
-    created_at = microseconds(now)
+def insert_assistant(connection: sqlite3.Connection, collection: str, assistant: Assistant) -> int:
+    """Inserts the row of a new assistant and returns the row's key."""
+    created_at = microseconds(assistant.create_time)
     cursor = connection.execute(
         "INSERT INTO assistants (collection, id, created_at, updated_at, total_messages, total_tokens)"
         " VALUES (?, ?, ?, ?, ?, 0)",
-        (key.collection, key.id, created_at, created_at, total_messages),
+        (collection, assistant.id, created_at, created_at, assistant.total_messages),
     )
     return cursor.lastrowid or 0
 
@@ -85,7 +88,7 @@ def stored_lease(row: sqlite3.Row) -> StoredLease:
 
 
 def write_lease(connection: sqlite3.Connection, row: int, lease: StoredLease) -> None:
-    """Writes the lease in the row of an assistant."""
+    """Writes a lease to the row of an assistant."""
     connection.execute(
         "UPDATE assistants SET lease_holder = ?, lease_until = ? WHERE key = ?",
         (lease.holder_text, microseconds(lease.until), row),
@@ -98,8 +101,12 @@ def extend_lease(connection: sqlite3.Connection, row: int, lease: Lease) -> None
 
 
 def select_messages(connection: sqlite3.Connection, condition: str, *parameters: object) -> sqlite3.Cursor:
-    """Selects messages. The condition is the end of the statement, from behind WHERE."""
-    return connection.execute(f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE {condition}", parameters)  # noqa: S608
+    """Selects messages. `condition` is everything that follows WHERE in the statement."""
+    return connection.execute(
+        f"SELECT {_MESSAGE_COLUMNS} FROM messages"  # noqa: S608 - all constants
+        f' LEFT JOIN endpoint_states USING (assistant, "index") WHERE {condition}',
+        parameters,
+    )
 
 
 def insert_message(connection: sqlite3.Connection, row: int, message: Message) -> None:
@@ -110,6 +117,8 @@ def insert_message(connection: sqlite3.Connection, row: int, message: Message) -
         (row, message.index, message.role.value, message.content.text, microseconds(message.create_time),
          calls if message.skill_calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
     )  # fmt: skip
+    if message.endpoint_state:
+        connection.execute("INSERT INTO endpoint_states VALUES (?, ?, ?)", (row, message.index, message.endpoint_state))
 
 
 def message(row: sqlite3.Row) -> Message:
@@ -121,6 +130,7 @@ def message(row: sqlite3.Row) -> Message:
             skill_calls=tuple(SkillCall(*call) for call in json.loads(row["skill_calls"] or "[]")),
             skill_call_id=row["skill_call_id"],
             is_error=bool(row["is_error"]),
+            endpoint_state=row["state"] or "",
             index=row["index"],
             create_time=time(row["created_at"]),
             request_id=row["request_id"],
@@ -130,7 +140,10 @@ def message(row: sqlite3.Row) -> Message:
 
 
 def insert_turn(connection: sqlite3.Connection, row: int, turn: FinishedTurn, stored: StoredTurn) -> None:
-    """Inserts a turn, its messages and its parameters, and updates the assistant; raises `ConcurrentWrite`."""
+    """Inserts a turn, its messages and its parameters, and updates the assistant.
+
+    Raises `ConcurrentWrite` if the turn is already stored.
+    """
     for new in stored.messages:
         insert_message(connection, row, new)
     first_index, last_index = stored.messages[0].index, stored.messages[-1].index
@@ -183,7 +196,7 @@ def find_turn(connection: sqlite3.Connection, key: TurnKey) -> FoundTurn | None:
 
 
 def now() -> datetime:
-    """Returns the present time, in UTC."""
+    """Returns the current time, in UTC."""
     return datetime.now(timezone.utc)
 
 

@@ -17,10 +17,8 @@ from typing import TypeVar, cast
 from palaver_server.domain.conversation import (
     Assistant,
     AssistantKey,
-    Content,
     IfExists,
     Listing,
-    Message,
     Order,
     Page,
     Role,
@@ -38,7 +36,15 @@ from palaver_server.domain.turns import (
     Version,
     Window,
 )
-from palaver_server.stores.common import REPORTING_MARGIN, StoredLease, StoreTimeouts, page_of, stamped
+from palaver_server.stores.common import (
+    REPORTING_MARGIN,
+    StoredLease,
+    StoreTimeouts,
+    first_index,
+    new_assistant,
+    page_of,
+    stamped,
+)
 from palaver_server.stores.sqlite import rows
 from palaver_server.stores.sqlite.file import connect, store_errors, transaction
 from palaver_server.stores.sqlite.rows import SqliteVersion
@@ -52,7 +58,7 @@ class SqliteStore:
     """A `Store` in one SQLite file."""
 
     def __init__(self, path: Path, timeouts: StoreTimeouts | None = None, observer: Observer | None = None) -> None:
-        """Names the file. `open` opens or creates it; each later call opens it if that has not succeeded yet."""
+        """Takes the path of the file, which `open` opens or creates. If that fails, each later call tries again."""
         self._path = path
         self._busy_timeout = (timeouts or StoreTimeouts()).call - REPORTING_MARGIN
         self._observer = observer or Observers()
@@ -75,13 +81,11 @@ class SqliteStore:
                     if if_exists is IfExists.FAIL:
                         raise AssistantExists(key.id, key.collection)
                     connection.execute("DELETE FROM assistants WHERE key = ?", (found["key"],))
-                now = rows.now()
-                has_instructions = bool(instructions.strip())
-                row = rows.insert_assistant(connection, key, now, int(has_instructions))
-                if has_instructions:
-                    message = Message(Role.SYSTEM, Content(instructions), index=1, create_time=now)
+                assistant, messages = new_assistant(key.id, instructions, rows.now())
+                row = rows.insert_assistant(connection, key.collection, assistant)
+                for message in messages:
                     rows.insert_message(connection, row, message)
-                return rows.assistant(rows.get_assistant(connection, key)), True
+                return assistant, True
 
         return await self._run(create)
 
@@ -102,7 +106,7 @@ class SqliteStore:
         def select(connection: sqlite3.Connection) -> Page:
             with transaction(connection, "DEFERRED"):
                 row = rows.get_assistant(connection, key)["key"]
-                # One row more than the page holds tells whether there is another page.
+                # One more row than a page holds shows whether there is another page.
                 found = rows.select_messages(connection, condition, row, after_time, after_index, listing.limit + 1)
                 return page_of(map(rows.message, found), listing)
 
@@ -128,12 +132,15 @@ class SqliteStore:
                     connection, 'assistant = ? AND "index" = 1 AND role = ?', row["key"], Role.SYSTEM.value
                 ).fetchone()
                 instructions = None if first is None else rows.message(first)
-                lowest = max(row["total_messages"] - max_messages, 0 if instructions is None else 1) + 1
+                assistant = rows.assistant(row)
                 newest = rows.select_messages(
-                    connection, 'assistant = ? AND "index" >= ? ORDER BY "index"', row["key"], lowest
+                    connection,
+                    'assistant = ? AND "index" >= ? ORDER BY "index"',
+                    row["key"],
+                    first_index(assistant, instructions, max_messages),
                 )
-                version = SqliteVersion(row["key"], row["total_messages"], lease.holder if lease else None)
-                return Window(rows.assistant(row), version, instructions, tuple(map(rows.message, newest)))
+                version = SqliteVersion(row["key"], assistant.total_messages, lease.holder if lease else None)
+                return Window(assistant, version, instructions, tuple(map(rows.message, newest)))
 
         return await self._run(read)
 
@@ -196,7 +203,7 @@ class SqliteStore:
         self._thread.shutdown()
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs work on the connection, in the store's thread."""
+        """Calls a function with the connection, in the store's thread."""
 
         def run() -> T:
             with store_errors():

@@ -101,7 +101,7 @@ public final class Chat {
                 switch (event.getEventCase()) {
                     case STARTED -> {
                         if (++starts > 1) {
-                            show("\n[The reply restarts.]\n");
+                            show("\n[the connection broke, and the reply restarts]\n");
                         }
                     }
                     case TEXT_DELTA -> show(event.getTextDelta().getText());

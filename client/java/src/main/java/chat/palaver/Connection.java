@@ -99,7 +99,7 @@ final class Connection {
         return new RetryBudget(deadline, reconnectTimeout, Deadline.getSystemTicker());
     }
 
-    /** Returns the stub for one call. */
+    /** Returns the stub for one call. A channel in backoff reconnects for it. */
     AssistantServiceStub stub(Deadline deadline) {
         resetBackoff();
         return AssistantServiceGrpc.newStub(channel).withDeadline(deadline);
@@ -107,7 +107,7 @@ final class Connection {
 
     void begin(Activity activity) {
         activities.add(activity);
-        if (isClosed) { // `close` may have missed it
+        if (isClosed) { // `close` may have run before the call was added
             activity.abort(closed());
         }
     }

@@ -16,7 +16,7 @@ final class LocalTarget {
 
     private LocalTarget() {}
 
-    /** Takes a target in gRPC's syntax for names. Unknown syntax is not local. */
+    /** Returns whether a target, in gRPC's syntax, can only mean this machine. Unknown syntax is not local. */
     static boolean isLocal(String target) {
         if (UNIX_SOCKET.matcher(target).matches()) {
             return true;
@@ -31,7 +31,7 @@ final class LocalTarget {
                 : host.equalsIgnoreCase("localhost") || LOOPBACK.matcher(host).matches();
     }
 
-    /** Takes an address in brackets. A host in brackets is never looked up by name. */
+    /** Returns whether an address in brackets is a loopback address. A host in brackets is never looked up by name. */
     private static boolean isIpv6Loopback(String host) {
         try {
             return InetAddress.getByName(host).isLoopbackAddress();

@@ -146,8 +146,8 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Posts a user message and returns the whole reply once the turn is stored. The turn is posted again when the
-     * connection breaks.
+     * Posts a user message and returns the last event of the reply once the turn is stored. The turn is posted again when
+     * the connection breaks, like that of a {@link ReplyPublisher}.
      *
      * @param request the assistant, the message, the model and its parameters
      * @return the stored turn, with its messages
@@ -157,7 +157,7 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Posts a user message and returns the whole reply once the turn is stored, with its own timeout.
+     * Posts a user message and returns the last event of the reply, with its own timeout.
      *
      * @param request the assistant, the message, the model and its parameters
      * @param timeout the timeout of the whole turn, or null for the client's
@@ -173,8 +173,7 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Ends a running turn of any caller, even if its {@code on_disconnect} is {@code ON_DISCONNECT_CONTINUE}. Nothing of
-     * the turn is stored.
+     * Cancels a running turn of any caller, regardless of its {@code on_disconnect}. The turn is not stored.
      *
      * @param request the assistant and the {@code request_id} of the turn
      * @return a future that completes with null
@@ -184,7 +183,7 @@ public final class PalaverAsyncClient {
     }
 
     /**
-     * Ends a running turn of any caller, with its own timeout.
+     * Cancels a running turn of any caller, with its own timeout.
      *
      * @param request the assistant and the {@code request_id} of the turn
      * @param timeout the timeout of this call, or null for the client's

@@ -48,7 +48,7 @@ import java.util.stream.StreamSupport;
  * <p>All calls share one connection, which the first call opens and which is reopened when it breaks.
  *
  * <p>The timeout of a call is the one that is passed to the method, or else {@link Builder#timeout the client's}, or else
- * none. {@code ChronoUnit.FOREVER.getDuration()} turns the client's timeout off for a call. A call that is made within an
+ * none. {@code ChronoUnit.FOREVER.getDuration()} disables the client's timeout for a call. A call that is made within an
  * {@code io.grpc.Context} ends with the context and at its deadline, even if it is retried.
  *
  * <p>All calls throw {@link PalaverException} when they fail. To cancel a call, interrupt its thread: it gets a {@code
@@ -160,7 +160,7 @@ public final class PalaverClient implements AutoCloseable {
      * Returns the messages of an assistant, from all pages. The stream fetches each page when it is needed, retries while
      * the server is unavailable, and throws the errors of these calls.
      *
-     * @param request the assistant, the filter and order of the messages, and how many to fetch at once ({@code page_size})
+     * @param request the assistant, the filter and order of the messages, and how many to fetch per page ({@code page_size})
      * @return the messages
      */
     public Stream<Message> listMessages(ListMessagesRequest request) {
@@ -170,7 +170,7 @@ public final class PalaverClient implements AutoCloseable {
     /**
      * Returns the messages of an assistant, from all pages, with its own timeout.
      *
-     * @param request the assistant, the filter and order of the messages, and how many to fetch at once ({@code page_size})
+     * @param request the assistant, the filter and order of the messages, and how many to fetch per page ({@code page_size})
      * @param timeout the timeout of each page, or null for the client's
      * @return the messages
      */
@@ -228,8 +228,8 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Posts a user message and returns the whole reply once the turn is stored. The turn is posted again when the
-     * connection breaks.
+     * Posts a user message and returns the last event of the reply once the turn is stored. The turn is posted again when
+     * the connection breaks, like that of a {@link Reply}.
      *
      * @param request the assistant, the message, the model and its parameters
      * @return the stored turn, with its messages
@@ -239,7 +239,7 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Posts a user message and returns the whole reply once the turn is stored, with its own timeout.
+     * Posts a user message and returns the last event of the reply, with its own timeout.
      *
      * @param request the assistant, the message, the model and its parameters
      * @param timeout the timeout of the whole turn, or null for the client's
@@ -250,8 +250,7 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Ends a running turn of any caller, even if its {@code on_disconnect} is {@code ON_DISCONNECT_CONTINUE}. Nothing of
-     * the turn is stored.
+     * Cancels a running turn of any caller, regardless of its {@code on_disconnect}. The turn is not stored.
      *
      * @param request the assistant and the {@code request_id} of the turn
      */
@@ -260,7 +259,7 @@ public final class PalaverClient implements AutoCloseable {
     }
 
     /**
-     * Ends a running turn of any caller, with its own timeout.
+     * Cancels a running turn of any caller, with its own timeout.
      *
      * @param request the assistant and the {@code request_id} of the turn
      * @param timeout the timeout of this call, or null for the client's
@@ -356,7 +355,7 @@ public final class PalaverClient implements AutoCloseable {
 
         /**
          * Sets how long a turn may be without a connection. When the connection breaks or the server shuts down, the turn is
-         * posted again, and its caller gets each piece of the reply once. The default is 10 seconds.
+         * posted again, and each event of the reply is delivered once. The default is 10 seconds.
          *
          * @param reconnectTimeout the time from the first break; zero disables posting again
          * @return this builder
@@ -385,7 +384,7 @@ public final class PalaverClient implements AutoCloseable {
          * Returns the client. The first call opens the connection.
          *
          * @return the client
-         * @throws IllegalArgumentException if the token would leave this machine without TLS or contains other characters than
+         * @throws IllegalArgumentException if the token would leave this machine without TLS or contains characters other than
          *     visible ASCII, or if the target or the certificate authorities are invalid
          * @throws java.io.UncheckedIOException if the file of certificate authorities can't be read
          */

@@ -16,8 +16,8 @@ import java.util.List;
 import java.util.Optional;
 
 /**
- * A call failed. If it was a turn, nothing of it is stored. The exception is {@code INTERNAL} with an empty {@link
- * #reason()}: the server broke the contract, and the turn may or may not be stored.
+ * A call failed. If it was a turn, it is not stored, unless the status is {@code INTERNAL} and {@link #reason()} is empty:
+ * then the server broke the contract, and it is unknown whether the turn is stored.
  *
  * <p>The status is the kind of failure:
  *
@@ -94,7 +94,7 @@ public final class PalaverException extends RuntimeException {
 
     /**
      * Returns the exact reason: the name of a value of the contract's {@link chat.palaver.v1.ErrorReason} without its
-     * prefix, for instance "ASSISTANT_NOT_FOUND". Use the status for reasons that you don't know: a newer server may add some.
+     * prefix, for instance "ASSISTANT_NOT_FOUND". Newer servers may send reasons that you don't know: fall back to the status then.
      *
      * @return the reason, or an empty string if the error does not come from a Palaver server
      */
@@ -120,7 +120,7 @@ public final class PalaverException extends RuntimeException {
         return Optional.ofNullable(retryDelay);
     }
 
-    /** Returns the exception for one that gRPC has thrown. */
+    /** Converts an exception of gRPC, including its details. */
     static PalaverException of(Throwable thrown) {
         Status status = Status.fromThrowable(thrown);
         // gRPC cancels a call if it can't parse one of its messages.
@@ -197,7 +197,7 @@ public final class PalaverException extends RuntimeException {
                     }
                 }
             } catch (InvalidProtocolBufferException | IllegalArgumentException | ArithmeticException changed) {
-                return NONE; // an intermediary has replaced the status, so its details are not the server's
+                return NONE; // a proxy has tampered with the status, so none of its details can be trusted
             }
             return new Details(reason, violations, retryDelay);
         }

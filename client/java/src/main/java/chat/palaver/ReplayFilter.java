@@ -6,7 +6,7 @@ import java.util.ArrayList;
 import java.util.List;
 
 /**
- * Delivers each event of a reply once, however often the turn is posted. This class does no I/O.
+ * Delivers each event of a reply once, even if the turn is posted several times. This class does no I/O.
  *
  * <p>Lengths are in UTF-16 code units. That is safe because each piece of text on the wire consists of whole characters: if
  * two texts have the same code units up to the end of one of them, that end is between two characters in both.

@@ -31,10 +31,10 @@ import java.util.concurrent.LinkedBlockingQueue;
  * immediately, and {@code on_disconnect} of the request decides what happens to the turn. The reading thread gets a {@link
  * PalaverException} with the status {@code CANCELLED}; if it was interrupted, its interrupt flag stays set.
  *
- * <p>When the connection breaks, the turn is posted again with the same {@code request_id}, and the iteration continues
- * where it stopped. If the turn had to run again and the model wrote something else, another {@code started} marks the
- * restart of the reply: <strong>it voids all events before it.</strong> With {@code ON_DISCONNECT_CONTINUE} that happens only
- * if a server dies.
+ * <p>When the connection breaks or the server shuts down, the turn is posted again with the same {@code request_id}, and the
+ * iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the reply restarts:
+ * <strong>a second {@code started} voids all events before it.</strong> With {@code ON_DISCONNECT_CONTINUE}, this happens
+ * only if the server dies.
  *
  * <p>The call starts immediately, but at most one event is read ahead. Only one thread at a time may iterate. All iterators
  * read the same stream, so each continues where the others stopped.
@@ -61,8 +61,7 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
     }
 
     /**
-     * Returns the identifier of the turn, for {@code CancelTurn} or to post the turn again: the one of the request, or the
-     * one that the client generated.
+     * Returns the identifier of the turn, to cancel it or to post it again: the one of the request, or the generated one.
      *
      * @return the {@code request_id}
      */
@@ -101,7 +100,7 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
     /**
      * Returns the pieces of the reply's text as they arrive, without the other events.
      *
-     * <p>Delivered text can't be taken back. If the reply restarts, the iteration cancels the call and throws a {@link
+     * <p>Delivered text can't be taken back: if the reply restarts, the iteration cancels the call and throws a {@link
      * PalaverException} with the status {@code UNAVAILABLE} and an empty reason.
      *
      * @return the pieces
@@ -175,6 +174,7 @@ public final class Reply implements Iterable<PostUserQueryResponse>, AutoCloseab
         return event;
     }
 
+    /** Waits for the next signal, and requests another event after an event. Returns an error if the reply is closed. */
     private Signal takeSignal() {
         try {
             Signal signal = isClosed ? null : signals.take();

@@ -15,8 +15,8 @@ import java.util.concurrent.Flow;
  * error of a subscription is always a {@link PalaverException}. Subscribers are called on gRPC's threads or on the thread that
  * requests events, and must not block.
  *
- * <p>When the connection breaks, the turn is posted again, and the subscriber gets each event once. If the turn had to run
- * again and the model wrote something else, another {@code started} marks the restart of the reply: <strong>it voids all
+ * <p>When the connection breaks or the server shuts down, the turn is posted again, and each event is delivered once. If the
+ * turn had to run again and the model wrote something else, the reply restarts: <strong>a second {@code started} voids all
  * events before it.</strong>
  */
 public final class ReplyPublisher implements Flow.Publisher<PostUserQueryResponse> {
@@ -31,8 +31,7 @@ public final class ReplyPublisher implements Flow.Publisher<PostUserQueryRespons
     }
 
     /**
-     * Returns the identifier of the turn, for {@code CancelTurn} or to post the turn again: the one of the request, or the
-     * one that the client generated.
+     * Returns the identifier of the turn, to cancel it or to post it again: the one of the request, or the generated one.
      *
      * @return the {@code request_id}
      */

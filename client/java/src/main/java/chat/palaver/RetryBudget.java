@@ -33,7 +33,7 @@ final class RetryBudget {
      * Creates a budget for one call.
      *
      * @param deadline the deadline of the whole call, or null for none
-     * @param reconnectTimeout how long the connection may be lost; zero disables retries
+     * @param reconnectTimeout how long the turn may be without a connection; zero disables posting again
      */
     RetryBudget(Deadline deadline, Duration reconnectTimeout, Deadline.Ticker clock) {
         this.deadline = deadline;
@@ -41,7 +41,7 @@ final class RetryBudget {
         this.clock = clock;
     }
 
-    /** Restores the full reconnect timeout, because the server has sent something. */
+    /** Restores the full reconnect timeout, because an event has arrived. */
     void reset() {
         reconnectDeadline = null;
         delay = FIRST_DELAY;
@@ -67,7 +67,7 @@ final class RetryBudget {
         if (!error.reason().isEmpty()) { // a Palaver server gives a reason for each of its own errors
             return error.reason().equals("SHUTTING_DOWN");
         }
-        // A proxy resets the stream when it loses the server. The status is mostly INTERNAL or CANCELLED then.
+        // A proxy resets the stream when it loses the server. The status is then usually INTERNAL or CANCELLED.
         return error.status() == Status.Code.UNAVAILABLE || error.description().contains("RST_STREAM");
     }
 

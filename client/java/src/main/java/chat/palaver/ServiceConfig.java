@@ -7,8 +7,8 @@ import java.util.Map;
  * The service config of the clients in all languages, in the form that gRPC for Java takes.
  *
  * <p>It balances calls over all addresses of the server and lets gRPC retry {@code GetAssistant} and {@code ListMessages}
- * while the server is unavailable. Other calls are not retried by gRPC, because they may have taken effect even if their
- * response was lost: a second {@code CreateAssistant} would fail because the first one succeeded. {@code PostUserQuery} is
+ * while the server is unavailable. Other calls are not retried by gRPC, because a retry after a lost response can
+ * do harm: {@code CreateAssistant} would fail with {@code ALREADY_EXISTS} after its own success. {@code PostUserQuery} is
  * idempotent with a {@code request_id}, which gRPC can't know; the client itself retries it.
  */
 final class ServiceConfig {

@@ -126,7 +126,7 @@ final class UnaryCall<Q, R, T> implements Connection.Activity {
         @Override
         public void onCompleted() {
             if (response == null) {
-                abort(PalaverException.malformedResponse("there is none", null));
+                abort(PalaverException.malformedResponse("there is no message", null));
             } else {
                 complete(response);
             }

@@ -162,7 +162,7 @@ class ChatTest {
                 List.of(started(), text("Two"), skillCall("1"), skillResult("1"), completed()));
         chat.shows(PROMPT);
         chat.say("Hello!");
-        chat.shows("One\n[The reply restarts.]\nTwo\n" + PROMPT);
+        chat.shows("One\n[the connection broke, and the reply restarts]\nTwo\n" + PROMPT);
         chat.input.close();
         chat.ends("[clock ]\n[result of 1]\n");
     }

@@ -1,8 +1,9 @@
-"""How much a message and a turn may hold."""
+"""The sizes of messages and turns, and the intervals of parameters."""
 
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -10,8 +11,15 @@ from hypothesis import strategies as st
 
 from palaver_server.domain.conversation import Content
 from palaver_server.domain.errors import TurnTooLarge
-from palaver_server.domain.limits import MAX_MESSAGE_UNITS, MAX_TURN_BYTES
-from palaver_server.engine.transcript import TurnSize
+from palaver_server.domain.limits import (
+    HISTORY_MESSAGES,
+    MAX_MESSAGE_UNITS,
+    MAX_TURN_BYTES,
+    TEMPERATURE,
+    TOP_P,
+    Interval,
+)
+from palaver_server.engine.transcript import RESERVED_BYTES, TurnSize
 
 texts = st.text(st.characters(codec="utf-8"))
 
@@ -41,13 +49,13 @@ def size_of(text: str) -> TurnSize:
     ],
 )
 def test_texts_have_a_size_in_utf16_and_in_json(text: str, units: int, size: int):
-    assert (Content(text).utf16_units, Content(text).encoded_bytes) == (units, size)
+    assert (Content(text).utf16_units, Content(text).json_bytes) == (units, size)
 
 
 @given(texts)
 def test_sizes_are_those_of_the_encoded_text(text: str):
     assert Content(text).utf16_units == len(text.encode("utf-16-le")) // 2
-    assert Content(text).encoded_bytes == len(json.dumps(text)) - 2
+    assert Content(text).json_bytes == len(json.dumps(text)) - 2
 
 
 def test_a_turn_may_be_as_large_as_the_limits_say():
@@ -59,7 +67,7 @@ def test_a_turn_may_be_as_large_as_the_limits_say():
 
 
 @pytest.mark.parametrize("character", ["a", "é", "😀"])
-def test_a_reply_ends_the_turn_with_the_piece_that_is_too_much(character: str):
+def test_a_reply_that_grows_too_long_ends_the_turn(character: str):
     size = TurnSize()
     room = MAX_MESSAGE_UNITS // Content(character).utf16_units
     for _ in range(room // 1000):
@@ -70,9 +78,9 @@ def test_a_reply_ends_the_turn_with_the_piece_that_is_too_much(character: str):
 
 
 def test_the_user_message_counts_towards_the_bytes_of_the_turn():
-    # 450,000 units of text outside ASCII are 2.7 MB as encoded, so two such messages are too much.
+    # 450,000 units of non-ASCII text are 2.7 MB as encoded, so two such messages are too large.
     size = size_of("語" * MAX_MESSAGE_UNITS)
-    room = (MAX_TURN_BYTES - 6 * MAX_MESSAGE_UNITS) // 6
+    room = (MAX_TURN_BYTES - RESERVED_BYTES - 6 * MAX_MESSAGE_UNITS) // 6
     size.add_to_reply("語" * room)
     with pytest.raises(TurnTooLarge, match="the turn has more than 3,670,016 bytes of JSON; set max_tokens"):
         size.add_to_reply("語")
@@ -81,6 +89,8 @@ def test_the_user_message_counts_towards_the_bytes_of_the_turn():
 def test_the_user_message_does_not_count_towards_the_length_of_the_reply():
     size = size_of("x" * MAX_MESSAGE_UNITS)
     size.add_to_reply("y" * MAX_MESSAGE_UNITS)
+    with pytest.raises(TurnTooLarge, match="the reply has more than"):
+        size.add_to_reply("y")
 
 
 @given(st.lists(texts, max_size=20))
@@ -92,3 +102,32 @@ def test_pieces_count_as_much_as_the_whole(pieces: list[str]):
         size.add_to_reply(piece)
     with pytest.raises(TurnTooLarge):
         size.add_to_reply("x")
+
+
+class TestIntervals:
+    @pytest.mark.parametrize(
+        ("interval", "inside", "outside"),
+        [
+            (Interval(0, 2), [0, -0.0, 1e-300, 1, 2], [-1e-300, -1, 2.0000001, 3]),
+            (Interval(0, 1, excludes_low=True), [1e-300, 0.5, 1], [0, -0.0, -1, 1.0000001]),
+            (Interval(-1, -1), [-1], [-2, 0]),
+        ],
+    )
+    def test_both_ends_belong_to_it_unless_the_lower_one_is_left_out(
+        self, interval: Interval, inside: list[float], outside: list[float]
+    ):
+        assert all(number in interval for number in inside)
+        assert not any(number in interval for number in [*outside, math.nan, math.inf, -math.inf])
+
+    @pytest.mark.parametrize(
+        ("interval", "text"),
+        [
+            (TEMPERATURE, "from 0 to 2"),
+            (TOP_P, "greater than 0 and at most 1"),
+            (HISTORY_MESSAGES, "from 0 to 65,535"),
+            (Interval(-2, 2), "from -2 to 2"),
+            (Interval(0.5, 1_000_000), "from 0.5 to 1,000,000"),
+        ],
+    )
+    def test_its_text_completes_the_sentence_of_an_error(self, interval: Interval, text: str):
+        assert str(interval) == text

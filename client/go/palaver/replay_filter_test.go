@@ -6,20 +6,20 @@ import (
 	"testing"
 )
 
-func TestTextIsDeliveredOnceHoweverItIsCut(t *testing.T) {
+func TestTextIsDeliveredOnceRegardlessOfItsPieces(t *testing.T) {
 	const text = "Größe: 36 ㎡ — 👩‍👩‍👧 und 🇩🇪, fertig."
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 2000 {
-		var p progress
+		var filter replayFilter
 		var got strings.Builder
 		for post := range 5 {
-			p.beginReplay()
+			filter.beginReplay()
 			pieces := cut(random, text)
 			if post < 4 {
 				pieces = pieces[:random.IntN(len(pieces)+1)]
 			}
 			for _, event := range append([]Event{&TurnStarted{}}, pieces...) {
-				for _, event := range p.accept(event) {
+				for _, event := range filter.accept(event) {
 					if delta, ok := event.(*TextDelta); ok {
 						got.WriteString(delta.Text)
 					}
@@ -50,14 +50,14 @@ func cut(random *rand.Rand, text string) []Event {
 }
 
 func TestSkillEventsModifiedByTheCallerAreStillSkipped(t *testing.T) {
-	var p progress
+	var filter replayFilter
 	call := &SkillCall{Id: "1", Name: "clock"}
-	p.accept(&TurnStarted{})
-	p.accept(call)
+	filter.accept(&TurnStarted{})
+	filter.accept(call)
 	call.Name = "changed by the caller"
-	p.beginReplay()
-	p.accept(&TurnStarted{})
-	if got := p.accept(&SkillCall{Id: "1", Name: "clock"}); got != nil {
+	filter.beginReplay()
+	filter.accept(&TurnStarted{})
+	if got := filter.accept(&SkillCall{Id: "1", Name: "clock"}); got != nil {
 		t.Errorf("delivered was %v", got)
 	}
 }

@@ -40,7 +40,7 @@ CAPPED = GenerationDefaults(chat_model="default", temperature=0.7, max_tokens=20
     ],
 )
 def test_the_parameters_in_effect(options: GenerationOptions, defaults: GenerationDefaults, expected: tuple):
-    parameters = defaults.applied_to(options, "OPENAI")
+    parameters = defaults.resolve(options, "OPENAI")
     names = ("chat_model", "temperature", "top_p", "max_tokens", "is_reasoning_model")
     assert tuple(getattr(parameters, name) for name in names) == expected
     assert parameters.ai_connection == "OPENAI"

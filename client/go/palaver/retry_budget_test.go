@@ -10,7 +10,7 @@ import (
 	"github.com/palaver-chat/palaver/client/go/internal/vectors"
 )
 
-func TestPauses(t *testing.T) {
+func TestDelays(t *testing.T) {
 	for _, vector := range vectors.Load[vectors.PauseSequence](t, vectors.Pauses) {
 		t.Run(vector.Name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { play(t, vector) })
@@ -24,34 +24,34 @@ func play(t *testing.T, vector vectors.PauseSequence) {
 	if vector.TimeoutMS != nil {
 		deadline = start.Add(milliseconds(*vector.TimeoutMS))
 	}
-	a := newAttempts(deadline, milliseconds(vector.ReconnectTimeoutMS))
+	budget := newRetryBudget(deadline, milliseconds(vector.ReconnectTimeoutMS))
 	for _, step := range vector.Steps {
 		time.Sleep(time.Until(start.Add(milliseconds(step.AtMS))))
 		if step.Received == (step.Error != nil) {
 			t.Fatalf("at %d ms there must be either an event or an error", step.AtMS)
 		}
 		if step.Received {
-			a.reset()
+			budget.reset()
 			continue
 		}
-		pause, again := a.backoff(errorOf(t, *step.Error))
+		delay, again := budget.delayAfter(errorOf(t, *step.Error))
 		switch {
 		case again != (step.PauseMS != nil):
 			t.Errorf("at %d ms: posted again is %v", step.AtMS, again)
-		case again && (pause < milliseconds(step.PauseMS[0]) || pause > milliseconds(step.PauseMS[1])):
-			t.Errorf("at %d ms: a pause of %v, not %v ms", step.AtMS, pause, step.PauseMS)
+		case again && (delay < milliseconds(step.PauseMS[0]) || delay > milliseconds(step.PauseMS[1])):
+			t.Errorf("at %d ms: a delay of %v, not %v ms", step.AtMS, delay, step.PauseMS)
 		}
 	}
 }
 
-func TestPausesAreRandom(t *testing.T) {
+func TestDelaysAreRandom(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for range 100 {
-		pause, _ := newAttempts(time.Time{}, time.Minute).backoff(&Error{Status: codes.Unavailable})
-		seen[pause] = true
+		delay, _ := newRetryBudget(time.Time{}, time.Minute).delayAfter(&Error{Status: codes.Unavailable})
+		seen[delay] = true
 	}
 	if len(seen) < 50 {
-		t.Errorf("100 pauses have only %d lengths", len(seen))
+		t.Errorf("100 delays have only %d lengths", len(seen))
 	}
 }
 

@@ -1,5 +1,5 @@
 /**
- * Records the events of a reply that were delivered, so that each is delivered once however often the turn is posted.
+ * Delivers each event of a reply once, even if the turn is posted several times.
  */
 import { create, equals } from "@bufbuild/protobuf";
 
@@ -10,9 +10,9 @@ import type { PostUserQueryResponse } from "./v1.js";
  * An event of a reply. `case` is its kind, and `value` the message of the contract:
  *
  * - `started`: the turn was accepted. This is the first event. A second one means that the reply restarts, and voids
- *   the events before it.
+ *   all events before it.
  * - `textDelta`: a piece of the reply, to be appended to the text so far.
- * - `skillCall`, `skillResult`: the model called a skill; the skill answered.
+ * - `skillCall`, `skillResult`: the model called a skill, and the call has a result.
  * - `completed`: the turn is stored. This is the last event.
  *
  * Events of newer servers that this version does not know are skipped.
@@ -21,23 +21,23 @@ export type Event = Exclude<PostUserQueryResponse["event"], { case: undefined }>
 
 type SkillEvent = Extract<Event, { case: "skillCall" | "skillResult" }>;
 
-/** The events that were delivered, and those of them that a replay has not repeated yet. */
-export class Progress {
+/** The events that were delivered, and those of them that a replay has yet to repeat. */
+export class ReplayFilter {
   #started = false;
   #completed = false;
   #text = "";
   #skills: SkillEvent[] = [];
-  /** Everything received in a replay, to be delivered on a restart; `undefined` outside a replay. */
+  /** The events of the new stream so far, during a replay; otherwise `undefined`. */
   #replay: Event[] | undefined;
-  #textLeft = "";
-  #skillsLeft: SkillEvent[] = [];
+  #expectedText = "";
+  #expectedSkills: SkillEvent[] = [];
 
-  /** Expects the events to begin again with the first one. */
+  /** Expects the events of the turn from the first one again, because the turn is posted again. */
   beginReplay(): void {
     if (this.#started) {
       this.#replay = [];
-      this.#textLeft = this.#text;
-      this.#skillsLeft = [...this.#skills];
+      this.#expectedText = this.#text;
+      this.#expectedSkills = [...this.#skills];
     }
   }
 
@@ -59,38 +59,43 @@ export class Progress {
       case "started":
         return [];
       case "textDelta":
-        return this.#skipText(event.value.text);
+        return this.#matchText(event.value.text);
       case "skillCall":
       case "skillResult":
-        return this.#skipSkill(event);
+        return this.#matchSkillEvent(event);
       case "completed":
-        return this.#textLeft !== "" || this.#skillsLeft.length > 0 ? this.#restart() : [this.#deliver(event)];
+        return this.#expectedText !== "" || this.#expectedSkills.length > 0 ? this.#restart() : [this.#deliver(event)];
     }
   }
 
-  // Pieces consist of whole characters, so comparing UTF-16 units never splits a surrogate pair.
-  #skipText(text: string): Event[] {
-    const length = Math.min(text.length, this.#textLeft.length);
-    if (text.slice(0, length) !== this.#textLeft.slice(0, length)) {
+  /**
+   * Skips text that was delivered before and delivers the rest; restarts the reply if the text differs.
+   *
+   * Pieces consist of whole characters, so comparing UTF-16 units never splits a surrogate pair.
+   */
+  #matchText(text: string): Event[] {
+    const length = Math.min(text.length, this.#expectedText.length);
+    if (text.slice(0, length) !== this.#expectedText.slice(0, length)) {
       return this.#restart();
     }
-    this.#textLeft = this.#textLeft.slice(length);
+    this.#expectedText = this.#expectedText.slice(length);
     if (length === text.length) {
       return [];
     }
     return [this.#deliver({ case: "textDelta", value: create(TextDeltaSchema, { text: text.slice(length) }) })];
   }
 
-  #skipSkill(event: SkillEvent): Event[] {
-    const index = this.#skillsLeft.findIndex((other) => isSame(event, other));
+  /** Skips a skill event that was delivered before, once and in any order, and delivers any other one. */
+  #matchSkillEvent(event: SkillEvent): Event[] {
+    const index = this.#expectedSkills.findIndex((other) => isSame(event, other));
     if (index < 0) {
       return [this.#deliver(event)];
     }
-    this.#skillsLeft.splice(index, 1);
+    this.#expectedSkills.splice(index, 1);
     return [];
   }
 
-  /** Delivers the whole stream from its `started`, which voids the earlier events. */
+  /** Delivers the new stream from its `started`, which voids all events before it. */
   #restart(): Event[] {
     const events = this.#replay ?? [];
     this.#replay = undefined;
@@ -99,6 +104,7 @@ export class Progress {
     return events.map((event) => this.#deliver(event));
   }
 
+  /** Records an event as delivered and returns it. */
   #deliver(event: Event): Event {
     switch (event.case) {
       case "started":

@@ -14,15 +14,21 @@ from hypothesis import strategies as st
 from openai.types.chat import ChatCompletionChunk
 
 from palaver_server.domain.errors import ModelStreamBroken
+from palaver_server.domain.ports import ModelDelta
 from palaver_server.domain.turns import FinishReason, Usage
-from palaver_server.llm.openai_stream import MAX_EVENT_BYTES, Chunk, ChunkReader, ChunkUsage, ErrorEvent, merge
+from palaver_server.llm.openai_chunks import Chunk, ChunkUsage, DeltaMerger, ErrorEvent
+from palaver_server.llm.openai_stream import MAX_EVENT_BYTES, ChunkReader
 
 _client = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:1")
 
 
+def merge(chunks: list[Chunk]) -> ModelDelta:
+    return DeltaMerger().merge(chunks)
+
+
 @dataclass
 class Outcome:
-    """What a reader made of a stream: the chunks that it yielded, and how it ended."""
+    """The result of reading a stream: its chunks, and how it ended."""
 
     chunks: list[Any]
     end: str = "whole"
@@ -53,7 +59,7 @@ def read_with_ours(pieces: list[bytes]) -> Outcome:
             if reader.is_done:
                 break
     except ErrorEvent as error:
-        outcome.end, outcome.error = "error event", error.body
+        outcome.end, outcome.error = "error event", json.loads(error.body)["error"]
     except ModelStreamBroken:
         outcome.end = "broken"
     return outcome
@@ -213,7 +219,7 @@ other_fields = st.sampled_from(
 
 @st.composite
 def events(draw: st.DrawFn, data: st.SearchStrategy, fields: st.SearchStrategy = other_fields) -> bytes:
-    """One event: its data, a line for each of its lines, between other fields and comments."""
+    """Encodes an event: a `data` field for each line of its data, between other fields and comments."""
     lines = draw(st.lists(fields, max_size=1))
     for text in draw(data).split("\n"):
         lines.append(draw(st.sampled_from([b"data: ", b"data:"])) + text.encode())
@@ -248,7 +254,7 @@ streams = st.builds(
 
 @st.composite
 def cut(draw: st.DrawFn, streams: st.SearchStrategy) -> list[bytes]:
-    """A stream in the pieces in which it comes from the network."""
+    """Splits a stream into the pieces that arrive from the network."""
     stream = draw(streams)
     every = draw(st.sampled_from([None, None, 1, 2, 7]))
     if every:
@@ -280,8 +286,13 @@ class TestTheSameAsTheSdk:
     @example([b"data: " + one_content("Hi") + b"\r\r"])
     @example([b"data: " + one_content("Hi") + b"\r", b"\n\r", b"\n", b"data: [DONE]\r\n\r\n"])
     @example([b"data: " + one_content("Hi") + b"\r", b"\r", b"\r", b"data: " + one_content("again") + b"\n\n"])
-    def test_any_stream_means_the_same(self, pieces: list[bytes]):
-        assert read_with_ours(pieces) == read_with_sdk(pieces)
+    def test_any_stream_is_read_as_the_sdk_reads_it(self, pieces: list[bytes]):
+        ours, theirs = read_with_ours(pieces), read_with_sdk(pieces)
+        if theirs.end == "broken" and ours != theirs:
+            # Palaver reads some streams that the SDK does not, such as events without a blank line between them.
+            assert ours.chunks[: len(theirs.chunks)] == theirs.chunks
+        else:
+            assert ours == theirs
 
     @settings(deadline=None)
     @given(cut(st.lists(good_events, max_size=6).map(b"".join)))
@@ -290,9 +301,9 @@ class TestTheSameAsTheSdk:
 
     @settings(deadline=None)
     @given(cut(streams))
-    def test_every_byte_by_itself_means_the_same(self, pieces: list[bytes]):
+    def test_reading_byte_by_byte_changes_nothing(self, pieces: list[bytes]):
         single = [bytes([byte]) for byte in b"".join(pieces)]
-        assert read_with_ours(single) == read_with_sdk(single)
+        assert read_with_ours(single) == read_with_ours(pieces)
 
     @settings(deadline=None)
     @given(
@@ -303,14 +314,14 @@ class TestTheSameAsTheSdk:
             )
         )
     )
-    def test_no_bytes_whatever_raise_anything_else(self, pieces: list[bytes]):
+    def test_no_bytes_raise_an_unexpected_error(self, pieces: list[bytes]):
         read_with_ours(pieces)
 
     @pytest.mark.parametrize(
         "event",
         [b"event: ping\n\n", b"id: 7\n\n", b"retry: 10\n\n", b"event: ping\r\n\r\n", b"id: 7\n\n\n\n"],
     )
-    def test_an_event_without_data_is_ignored_as_the_standard_of_server_sent_events_says(self, event: bytes):
+    def test_an_event_without_data_is_ignored_as_in_the_standard(self, event: bytes):
         done = b"data: [DONE]\n\n"
         stream = event + b"data: " + one_content("Hi") + b"\n\n" + done
         assert text_of(stream) == "Hi"
@@ -322,7 +333,7 @@ class TestTheSameAsTheSdk:
             assert text_of(*pieces) == "Hi"
         assert read_with_sdk([stream]).chunks == []  # the SDK takes it for a part of the field's name
 
-    def test_bytes_that_are_no_text_do_not_matter_in_comments(self):
+    def test_invalid_utf8_in_comments_is_ignored(self):
         stream = b": \xff\n\ndata: " + one_content("Hi") + b"\n\n"
         assert text_of(stream) == "Hi"
         assert read_with_sdk([stream]).end == "broken"
@@ -336,14 +347,7 @@ class TestBroken:
             "3",
             "null",
             '"text"',
-            '{"choices": "text"}',
-            '{"choices": [{"index": 0, "delta": {"content": 5}}]}',
-            '{"choices": [{"index": 0, "delta": "text"}]}',
-            '{"usage": {"total_tokens": "many"}}',
-            '{"choices": [{"index": 0, "delta": {"content": "\\ud83d"}}]}',
-            '{"choices": [{"index": 0, "delta": {"content": "\\ude00\\ud83d"}}]}',
             '{"choices": [{"index": 0, "delta": {"content": "a\x01b"}}]}',
-            '{"x": NaN}',
             '{"x": ' + "[" * 100_000 + "]" * 100_000 + "}",
             '{"error": ' + "[" * 100_000 + "]" * 100_000 + "}",
             "",
@@ -351,7 +355,7 @@ class TestBroken:
         ],
         ids=lambda data: data[:60],
     )
-    def test_what_is_no_chunk_breaks_the_stream(self, data: str):
+    def test_an_event_that_is_not_a_chunk_breaks_the_stream(self, data: str):
         with pytest.raises(ModelStreamBroken):
             fed(f"data: {data}\n\n".encode())
 
@@ -364,9 +368,9 @@ class TestBroken:
         reader = ChunkReader()
         with pytest.raises(ErrorEvent) as caught:
             feed(reader, f"data: {json.dumps({'error': error})}\n\n".encode())
-        assert caught.value.body == error
+        assert json.loads(caught.value.body) == {"error": error}
 
-    def test_what_follows_the_end_is_ignored(self):
+    def test_data_after_the_end_mark_is_ignored(self):
         reader = ChunkReader()
         stream = b"data: " + one_content("Hi") + b"\n\ndata: [DONE]\n\n"
         chunks = feed(reader, stream + b"data: nonsense\n\n" + b"data: " + one_content("more") + b"\n\n")
@@ -375,13 +379,13 @@ class TestBroken:
         assert feed(reader, b"data: nonsense\n\ndata: " + one_content("more") + b"\n\n") == []
 
     @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n", b"\r"])
-    def test_an_event_without_its_end_is_none(self, end: bytes):
+    def test_an_unterminated_event_is_ignored(self, end: bytes):
         reader = ChunkReader()
         assert feed(reader, b"data: " + one_content("Hi") + end) == []
         assert not reader.is_done
 
     @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
-    def test_an_event_comes_as_soon_as_its_last_byte_is_there(self, end: bytes):
+    def test_an_event_is_returned_with_its_last_byte(self, end: bytes):
         reader = ChunkReader()
         for text in ("One", "Two"):
             assert merge(feed(reader, b"data: " + one_content(text) + end + end)).text == text
@@ -390,12 +394,12 @@ class TestBroken:
 
 
 class TestLimits:
-    """Whatever an endpoint sends, the memory that it takes is bounded."""
+    """The memory of a stream is bounded, whatever the endpoint sends."""
 
     @pytest.mark.parametrize(
         "piece", [b"x" * 65_536, b"data: " + b"x" * 65_530, b":" * 65_536], ids=["text", "data", "comment"]
     )
-    def test_a_line_without_an_end_breaks_the_stream(self, piece: bytes):
+    def test_an_endless_line_breaks_the_stream(self, piece: bytes):
         reader = ChunkReader()
         reads = MAX_EVENT_BYTES // len(piece)
         for _ in range(reads):
@@ -404,7 +408,7 @@ class TestLimits:
             feed(reader, piece)
 
     @pytest.mark.parametrize("line", [b"data: x\n", b"data:\n", b"data\n", b"data: \r\n"], ids=repr)
-    def test_an_event_without_an_end_breaks_the_stream(self, line: bytes):
+    def test_an_endless_event_breaks_the_stream(self, line: bytes):
         reader = ChunkReader()
         piece = line * 8192
         feed(reader, *[piece] * (MAX_EVENT_BYTES // len(piece)))
@@ -423,7 +427,7 @@ class TestLimits:
         count = MAX_EVENT_BYTES // len(event) + 100
         assert sum(len(merge(feed(reader, event)).text) for _ in range(count)) == count * 1000
 
-    def test_comments_may_go_on_for_ever(self):
+    def test_comments_may_continue_for_ever(self):
         reader = ChunkReader()
         for _ in range(MAX_EVENT_BYTES // 4096 + 10):
             assert feed(reader, b": ping\n\n" * 512) == []
@@ -432,13 +436,14 @@ class TestLimits:
 
 class TestMerging:
     @settings(deadline=None)
-    @given(st.lists(as_json(chunks), max_size=6), st.lists(st.integers(0, 6), max_size=3))
-    def test_reads_that_bring_more_at_once_bring_the_same(self, written: list[str], positions: list[int]):
+    @given(st.lists(as_json(chunks), max_size=6))
+    def test_chunks_mean_the_same_one_by_one_and_merged(self, written: list[str]):
         parsed = [chunk for text in written for chunk in fed(b"data: " + text.replace("\n", "").encode() + b"\n\n")]
         whole = merge(parsed)
-        singles = [merge([chunk]) for chunk in parsed]
+        merger = DeltaMerger()
+        singles = [merger.merge([chunk]) for chunk in parsed]
         assert whole.text == "".join(single.text for single in singles)
-        assert whole.thinking == any(single.thinking for single in singles)
+        assert whole.reasoning == "".join(single.reasoning for single in singles)
         assert whole.finish_reason == next((s.finish_reason for s in singles[::-1] if s.finish_reason), None)
         assert whole.usage == next((s.usage for s in singles[::-1] if s.usage), None)
         assert whole.chat_model == next((s.chat_model for s in singles[::-1] if s.chat_model), "")
@@ -465,7 +470,7 @@ class TestMerging:
             ]
         )
         delta = merge(fed(stream))
-        assert (delta.text, delta.chat_model, delta.thinking) == ("It rains.", "gpt-x-2026", False)
+        assert (delta.text, delta.chat_model, delta.reasoning) == ("It rains.", "gpt-x-2026", "")
         assert delta.finish_reason is FinishReason.STOP
         assert delta.usage == Usage(
             prompt_tokens=1, completion_tokens=2, total_tokens=3, cached_tokens=4, reasoning_tokens=5
@@ -477,10 +482,13 @@ class TestMerging:
             ("stop", FinishReason.STOP),
             ("length", FinishReason.LENGTH),
             ("content_filter", FinishReason.CONTENT_FILTER),
-            ("eos", FinishReason.UNKNOWN),
+            ("eos", FinishReason.STOP),
+            ("MAX_TOKENS", FinishReason.LENGTH),
+            ("safety", FinishReason.CONTENT_FILTER),
+            ("tired", FinishReason.UNKNOWN),
         ],
     )
-    def test_finish_reasons_are_known_or_said_to_be_unknown(self, written: str, meant: FinishReason):
+    def test_an_unlisted_finish_reason_is_unknown(self, written: str, meant: FinishReason):
         data = json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": written}]}).encode()
         assert merge(fed(b"data: " + data + b"\n\n")).finish_reason is meant
 
@@ -488,11 +496,11 @@ class TestMerging:
         data = b'{"choices": [{"index": 0, "delta": {"content": null, "refusal": "I can\'t."}}]}'
         assert text_of(b"data: " + data + b"\n\n") == "I can't."
 
-    def test_reasoning_is_a_sign_of_life_and_no_text(self):
+    def test_reasoning_is_progress_and_not_text(self):
         data = b'{"choices": [{"index": 0, "delta": {"content": null, "reasoning_content": "Hm."}}]}'
         delta = merge(fed(b"data: " + data + b"\n\n"))
-        assert (delta.text, delta.thinking) == ("", True)
+        assert (delta.text, delta.reasoning) == ("", "Hm.")
 
-    def test_figures_that_are_not_reported_are_zero(self):
+    def test_usage_that_is_not_reported_is_zero(self):
         delta = merge([Chunk(usage=ChunkUsage(total_tokens=9))])
         assert delta.usage == Usage(total_tokens=9)

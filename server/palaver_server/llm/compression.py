@@ -1,0 +1,39 @@
+"""Reading compressed streams. Palaver asks for none, but some gateways compress all the same."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import AsyncIterator
+
+from palaver_server.domain.errors import ModelStreamBroken
+
+GZIP_OR_ZLIB = 47
+"""The window bits with which zlib recognises both formats."""
+
+MAX_INFLATED_BYTES = 1024 * 1024
+"""The most bytes that are inflated at a time."""
+
+
+def decompressed(reads: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
+    """Returns the reads of a stream without its content encoding; raises `ModelStreamBroken` for an unknown one."""
+    match encoding.strip().lower():
+        case "" | "identity":
+            return reads
+        case "gzip" | "x-gzip" | "deflate":
+            return _inflated(reads)
+        case other:
+            raise ModelStreamBroken(f"the endpoint compressed its reply with {other[:20]}, which was not requested")
+
+
+async def _inflated(reads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    inflate = zlib.decompressobj(GZIP_OR_ZLIB)
+    async for data in reads:
+        rest = data
+        while rest:
+            try:
+                inflated = inflate.decompress(rest, MAX_INFLATED_BYTES)
+            except zlib.error as error:
+                raise ModelStreamBroken("the endpoint sent a compressed reply that can't be read") from error
+            rest = inflate.unconsumed_tail
+            if inflated:
+                yield inflated

@@ -1,0 +1,134 @@
+"""Reading chunks whose fields are not of the usual types.
+
+Compatible endpoints send text as lists of parts, arguments as objects, counts as floats and indexes as strings. A field
+of another type must not cost the caller a paid reply, so this module converts what it can and drops the rest. It works
+on decoded JSON and costs several times the decoder for the usual types, which is why it only runs when that one fails.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+HIGH_SURROGATES = range(0xD800, 0xDC00)
+REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "reasoning.text", "summary_text"})
+
+
+def decode(data: bytes) -> Any:
+    """Decodes JSON, lone surrogates and NaN included; raises `ValueError` or `RecursionError`."""
+    return json.loads(data.decode())
+
+
+def text_of(content: object) -> str:
+    """Returns the text of a content, which may be a string, a part or a list of parts. Reasoning is left out."""
+    match content:
+        case str():
+            return content
+        case Mapping():
+            if content.get("type") in REASONING_PARTS or "thinking" in content:
+                return ""
+            return text_of(content.get("text", content.get("content")))
+        case Sequence():
+            return "".join(map(text_of, content))
+        case _:
+            return ""
+
+
+def reasoning_of(content: object) -> str:
+    """Returns the reasoning among the parts of a content."""
+    match content:
+        case Mapping():
+            if content.get("type") not in REASONING_PARTS and "thinking" not in content:
+                return ""
+            parts = (content.get(name) for name in ("thinking", "reasoning", "text", "summary"))
+            return next((text for part in parts if (text := plain_text_of(part))), "")
+        case Sequence() if not isinstance(content, str):
+            return "".join(map(reasoning_of, content))
+        case _:
+            return ""
+
+
+def plain_text_of(value: object) -> str:
+    """Returns all text of a value that is known to be reasoning."""
+    match value:
+        case str():
+            return value
+        case Mapping():
+            parts = (value.get(name) for name in ("text", "content", "summary"))
+            return next((text for part in parts if (text := plain_text_of(part))), "")
+        case Sequence():
+            return "".join(map(plain_text_of, value))
+        case _:
+            return ""
+
+
+def arguments_of(value: object) -> str:
+    """Returns the arguments of a call as text. Some endpoints send the object itself."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def string_of(value: object) -> str:
+    """Returns a name or an identifier."""
+    match value:
+        case str():
+            return value
+        case bool() | None:
+            return ""
+        case int() | float():
+            return str(value)
+        case _:
+            return ""
+
+
+def integer_of(value: object) -> int | None:
+    """Returns a whole number, or None for what is not one."""
+    match value:
+        case bool() | None:
+            return None
+        case int():
+            return value
+        case float() | str():
+            try:
+                return int(float(value))
+            except (ValueError, OverflowError):
+                return None
+        case _:
+            return None
+
+
+def object_of(value: object) -> Mapping[str, Any]:
+    """Returns a JSON object, or an empty one for what is none."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def list_of(value: object) -> Sequence[Any]:
+    """Returns a JSON array. A single object counts as an array of one."""
+    match value:
+        case Mapping():
+            return (value,)
+        case Sequence() if not isinstance(value, str):
+            return value
+        case _:
+            return ()
+
+
+class SurrogatePairs:
+    """Joins the halves of surrogate pairs that two pieces share, and replaces halves without a partner."""
+
+    def __init__(self) -> None:
+        self._high = ""
+
+    def add(self, text: str) -> str:
+        """Returns the text that is complete with this piece."""
+        text, self._high = self._high + text, ""
+        if text and ord(text[-1]) in HIGH_SURROGATES:
+            text, self._high = text[:-1], text[-1]
+        return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+    @property
+    def is_open(self) -> bool:
+        """True if the last piece ended with the first half of a pair."""
+        return bool(self._high)

@@ -1,0 +1,192 @@
+"""The errors of endpoints are understood in every form, and mean what they say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palaver_server.domain.errors import (
+    ContextLengthExceeded,
+    ModelContentFiltered,
+    ModelCredentialsRejected,
+    ModelError,
+    ModelNotFound,
+    ModelQuotaExhausted,
+    ModelRateLimited,
+    ModelRejectedRequest,
+    ModelStreamBroken,
+    ModelUnavailable,
+)
+from palaver_server.llm.endpoint_errors import read_error
+from palaver_server.llm.error_meanings import model_error, quote
+
+FORMS: dict[str, Callable[[str, str], object]] = {
+    "OpenAI's object": lambda words, code: {"error": {"message": words, "type": "x", "param": None, "code": code}},
+    "the error itself": lambda words, code: {"message": words, "code": code},
+    "vLLM's object": lambda words, code: {"object": "error", "message": words, "type": code, "code": 400},
+    "Gemini's array": lambda words, code: [{"error": {"code": 400, "message": words, "status": code.upper()}}],
+    "Anthropic's object": lambda words, code: {"type": "error", "error": {"type": code, "message": words}},
+    "FastAPI's detail": lambda words, code: {"detail": words, "code": code},
+    "pydantic's details": lambda words, code: {"detail": [{"loc": ["body", "x"], "msg": words, "type": code}]},
+    "a message that is an object": lambda words, code: {"message": {"detail": [{"msg": words}]}, "code": code},
+    "problem details": lambda words, code: {"title": "Bad Request", "detail": words, "type": code, "status": 400},
+    "a list of errors": lambda words, code: {"errors": [{"message": words, "code": code}]},
+    "JSON in the message of JSON": lambda words, code: {
+        "error": {"message": json.dumps({"error": {"message": words, "code": code}}), "code": 400}
+    },
+    "OpenRouter's metadata": lambda words, code: {
+        "error": {"message": "Provider returned error", "code": 400, "metadata": {"raw": json.dumps(
+            {"error": {"message": words, "type": code}}
+        )}}
+    },
+    "Azure's inner error": lambda words, code: {
+        "error": {"message": words, "code": "BadRequest", "innererror": {"code": code}}
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+@pytest.mark.parametrize("encode", [lambda body: body, json.dumps, lambda body: json.dumps(body).encode()])
+def test_words_and_code_are_found_in_every_form(form: Callable[[str, str], object], encode: Callable[[object], object]):
+    error = read_error(encode(form("The water is cold.", "too_cold")))
+    assert "The water is cold." in error.message
+    assert "too_cold" in error.codes
+
+
+@given(st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
+        st.sampled_from(["error", "message", "detail", "code", "status", "retryDelay", "loc", "type", "errors", "x"]),
+        inner, max_size=4,
+    ),
+))  # fmt: skip
+def test_nothing_that_an_endpoint_sends_raises(body: object):
+    for form in (body, json.dumps(body), json.dumps(body).encode()):
+        for status in (None, 200, 400, 429, 500):
+            assert isinstance(model_error(read_error(form), status=status), ModelError)
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_raise(body: bytes):
+    assert isinstance(model_error(read_error(body), status=400), ModelError)
+
+
+MEANINGS: list[tuple[int | None, object, type[ModelError]]] = [
+    # The context is too long, in the words of each kind of endpoint.
+    *(
+        (400, {"error": {"message": words}}, ContextLengthExceeded)
+        for words in (
+            "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens.",
+            "Input tokens exceed the configured limit of 272000 tokens. Please reduce the length of the messages.",
+            "The input (132000 tokens) is longer than the model's context length (131072 tokens).",
+            "the request exceeds the available context size. try increasing the context size or enable context shift",
+            "Prompt contains 40000 tokens, too large for model with 32768 maximum context length",
+            "prompt is too long: 210000 tokens > 200000 maximum",
+            "input length and `max_tokens` exceed context limit: 199000 + 4096 > 200000",
+            "The input token count (1100000) exceeds the maximum number of tokens allowed (1048576).",
+            "Requested token count exceeds the model's maximum context length of 4096 tokens.",
+            "Range of input length should be [1, 30720]",
+            "Please reduce the length of the messages or completion.",
+            "This request has too many input tokens.",
+        )
+    ),
+    (400, {"error": {"code": "context_length_exceeded", "message": "x"}}, ContextLengthExceeded),
+    (400, {"error": {"code": 400, "type": "exceed_context_size_error", "message": "x"}}, ContextLengthExceeded),
+    (413, b"<html><head><title>413 Request Entity Too Large</title></head></html>", ContextLengthExceeded),
+    (None, {"error": {"code": 400, "message": "maximum context length is 10"}}, ContextLengthExceeded),
+    # Money
+    (402, {"error": {"message": "Insufficient Balance"}}, ModelQuotaExhausted),
+    (429, {"error": {"code": "insufficient_quota", "message": "You exceeded your current quota"}}, ModelQuotaExhausted),
+    (400, {"error": {"message": "Your credit balance is too low to access the API."}}, ModelQuotaExhausted),
+    (200, {"error": {"code": 402, "message": "This request requires more credits"}}, ModelQuotaExhausted),
+    # Pace: a quota of each minute is a rate limit.
+    (429, {"error": {"message": "slow down"}}, ModelRateLimited),
+    (429, b"Too Many Requests", ModelRateLimited),
+    (None, {"error": {"code": 429, "message": "slow down"}}, ModelRateLimited),
+    (None, {"error": {"type": "rate_limit_error", "message": "slow down"}}, ModelRateLimited),
+    (429, [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "You exceeded your current quota.",
+                      "details": [{"@type": "RetryInfo", "retryDelay": "17s"}]}}], ModelRateLimited),
+    (429, {"error": {"message": "Rate limit reached: Limit 6000, Used 5900, Requested 300. Too many tokens per "
+                                "minute for this context length."}}, ModelRateLimited),
+    # Credentials
+    (401, b"", ModelCredentialsRejected),
+    (403, b"<html>Forbidden</html>", ModelCredentialsRejected),
+    (200, {"error": {"code": "invalid_api_key", "message": "x"}}, ModelCredentialsRejected),
+    (None, {"error": {"code": 401, "message": "x"}}, ModelCredentialsRejected),
+    # The model
+    (404, {"error": {"code": "DeploymentNotFound", "message": "x"}}, ModelNotFound),
+    (400, {"error": {"message": "The model `gpt-9` does not exist or you do not have access to it."}}, ModelNotFound),
+    (404, {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError"}, ModelNotFound),
+    (400, {"error": {"message": "Invalid model: x", "type": "invalid_request_error"}}, ModelNotFound),
+    # Filters
+    (400, {"error": {"code": "content_filter", "message": "x"}}, ModelContentFiltered),
+    (400, {"error": {"code": "BadRequest", "message": "x",
+                     "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, ModelContentFiltered),
+    (400, {"error": {"code": "data_inspection_failed", "message": "x"}}, ModelContentFiltered),
+    # The rest
+    (400, {"detail": "No."}, ModelRejectedRequest),
+    (422, {"detail": [{"loc": ["body", "n"], "msg": "No."}]}, ModelRejectedRequest),
+    (None, {"error": {"type": "invalid_request_error", "message": "No."}}, ModelRejectedRequest),
+    (None, {"error": {"code": 400, "message": "No."}}, ModelRejectedRequest),
+    (500, b"oops", ModelUnavailable),
+    (503, {"error": {"message": "maximum context length"}}, ModelUnavailable),
+    (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}, ModelUnavailable),
+    (None, {"error": {"type": "overloaded_error", "message": "Overloaded"}}, ModelUnavailable),
+    (None, {"error": {"code": 502, "message": "Bad Gateway"}}, ModelUnavailable),
+    (None, {"error": "something"}, ModelStreamBroken),
+    (200, b"<html><title>Please log in</title></html>", ModelStreamBroken),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body", "kind"), MEANINGS)
+def test_an_error_means_what_it_says(status: int | None, body: object, kind: type[ModelError]):
+    assert type(model_error(read_error(body), status=status)) is kind
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "seconds"),
+    [
+        ({}, {"retry-after": "7"}, 7),
+        ({}, {"retry-after": "7", "retry-after-ms": "1500"}, 1.5),
+        ({}, {"retry-after": "Fri, 01 Jan 2021 00:00:00 GMT"}, 0),
+        ({}, {"retry-after": "inf"}, None),
+        ({}, {"retry-after": "nan"}, None),
+        ({}, {"retry-after": "1e300"}, None),
+        ({}, {"retry-after": "-5"}, None),
+        ({}, {"retry-after": "soon"}, None),
+        ({"error": {"details": [{"retryDelay": "17.5s"}]}}, {}, 17.5),
+        ({"error": {"details": [{"retryDelay": {"seconds": 17, "nanos": 5}}]}}, {}, 17),
+        ({"error": {"retry_after": 3}}, {}, 3),
+        ({"error": {"retryDelay": 1e400}}, {}, None),
+        ({"message": "Token limit is exceeded. Try again in 22 seconds."}, {}, 22),
+        ({"error": {"message": "Please try again in 6m0.5s."}}, {}, 360.5),
+        ({"error": {"message": "Please try again in 250ms."}}, {}, 0.25),
+        ({"error": {"message": "Please retry after 1 minute."}}, {}, 60),
+        ({"error": {"message": "Please try again later."}}, {}, None),
+    ],
+)
+def test_the_pause_is_found(body: object, headers: dict[str, str], seconds: float | None):
+    assert read_error(body, headers).retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "secret", "quoted"),
+    [
+        ("but not none. See nonessential", "none", "but not none. See nonessential"),
+        ("Incorrect key EMPTY, x", "EMPTY", "Incorrect key EMPTY, x"),
+        ("the key k1 of k12 is wrong", "k1", "the key [key] of k12 is wrong"),
+        ("Incorrect API key provided: abcdefgh12345", "abcdefgh12345", "Incorrect API key provided: [key]"),
+        ("Incorrect API key provided: sk-abc*****wxyz.", "", "Incorrect API key provided: [key]."),
+        ("token eyJhbGciOiJI.eyJzdWIi.sig", "", "token [key]"),
+        ("see https://10.example/x?key=1 now", "", "see [address] now"),
+        ("sky-high task-force", "", "sky-high task-force"),
+        ("a\x1b[31mb\u202ec\n", "", "a [31mb c "),
+        ("x" * 1000, "", "x" * 399 + "…"),
+    ],
+)  # fmt: skip
+def test_words_are_quoted_without_secrets(text: str, secret: str, quoted: str):
+    assert quote(text, secret) == quoted
