@@ -1,4 +1,4 @@
-"""The documentation: its links lead somewhere, its names exist, and its programs run."""
+"""The documentation: its links have targets, its names exist, and its programs run."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def documents() -> list[str]:
 
 DOCUMENTS = documents()
 OF_THE_SERVER = [path for path in DOCUMENTS if not path.startswith(("client/", "tests/"))]
-"""Those whose commands and programs are run in the root of the repository."""
+"""The pages whose commands and programs run in the root of the repository."""
 
 
 @cache
 def anchors(path: Path) -> set[str]:
-    """Returns the anchors that GitHub makes of the headings."""
+    """Returns the anchors that GitHub generates for the headings."""
     seen: Counter[str] = Counter()
     found = set()
     for heading in HEADING.findall(FENCED.sub("", path.read_text())):
@@ -72,7 +72,7 @@ def test_the_variables_and_commands_exist(path: str):
 
 
 def programs(of_kind: str) -> list[str]:
-    """Returns the Python programs with these words in them."""
+    """Returns the Python programs that contain some words."""
     texts = ((ROOT / path).read_text() for path in OF_THE_SERVER)
     return [block for text in texts for kind, block in FENCED.findall(text) if kind == "python" and of_kind in block]
 

@@ -1,4 +1,4 @@
-"""The reference and the server tell the same story."""
+"""The reference agrees with the server."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from palaver_server.api.statuses import CODES
 from tools.reference import contract, errors
 
 NEVER_SENT = {"UNIMPLEMENTED"}
-"""Reasons of the contract that this server has no use for, because it implements everything in it."""
+"""Reasons of the contract that this server never sends, because it implements the whole contract."""
 
 
 def test_the_contract_documents_the_status_that_the_server_sends_with_each_reason():

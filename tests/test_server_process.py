@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from palaver_server.settings import Settings
+from tests.support.certificates import Certificates, issue_certificates
 from tests.support.server_process import COMMAND
 
 SERVICE = "palaver.v1.AssistantService"
@@ -127,7 +128,7 @@ class TestStarting:
     )
     def test_a_signal_stops_the_process_with_status_0(self, workers: int, number: signal.Signals, whole_group: bool):
         with started("--workers", str(workers)) as server:
-            # Ctrl-C and most service managers signal all processes of the group, others the first one.
+            # Ctrl-C and most service managers signal all processes of the group, others only the first one.
             (os.killpg if whole_group else os.kill)(server.popen.pid, number)
             assert server.end() == (0, "", "")
 
@@ -305,25 +306,19 @@ class TestServing:
 
 
 class TestTls:
-    @pytest.fixture
-    def authority(self) -> trustme.CA:
-        authority = trustme.CA()
-        certificate = authority.issue_cert("localhost", "127.0.0.1")
-        certificate.private_key_pem.write_to_path("key.pem")
-        for blob in certificate.cert_chain_pems:
-            blob.write_to_path("certificate.pem", append=True)
-        return authority
+    @pytest.fixture(autouse=True)
+    def certificates(self, folder: Path) -> Certificates:
+        return issue_certificates(folder)
 
     FLAGS = ("--tls-certificate", "certificate.pem", "--tls-key", "key.pem")
 
-    def test_a_client_that_trusts_the_certificate_is_served(self, authority: trustme.CA):
-        credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+    def test_a_client_that_trusts_the_certificate_is_served(self, certificates: Certificates):
         with started(*self.FLAGS, "--workers", "2") as server:
-            with grpc.secure_channel(server.address, credentials) as channel:
+            with grpc.secure_channel(server.address, certificates.channel_credentials) as channel:
                 response = AssistantServiceStub(channel).CreateAssistant(pb.CreateAssistantRequest(id="a"))
             assert response.created
 
-    def test_a_client_without_tls_or_trust_is_not_served(self, authority: trustme.CA):
+    def test_a_client_without_tls_or_trust_is_not_served(self):
         stranger = grpc.ssl_channel_credentials(trustme.CA().cert_pem.bytes())
         with started(*self.FLAGS) as server:
             for channel in (grpc.insecure_channel(server.address), grpc.secure_channel(server.address, stranger)):
@@ -332,12 +327,12 @@ class TestTls:
                 assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
     @pytest.mark.parametrize("broken", ["certificate.pem", "key.pem"])
-    def test_an_invalid_certificate_or_key_is_reported(self, authority: trustme.CA, broken: str):
+    def test_an_invalid_certificate_or_key_is_reported(self, broken: str):
         Path(broken).write_text("nonsense")
         line = failed("--listen", "127.0.0.1:0", *self.FLAGS, "--offline-model")
         assert line.startswith("PALAVER_TLS_CERTIFICATE")
 
-    def test_the_key_of_another_certificate_is_reported(self, authority: trustme.CA):
-        authority.issue_cert("elsewhere").private_key_pem.write_to_path("key.pem")
+    def test_the_key_of_another_certificate_is_reported(self):
+        trustme.CA().issue_cert("localhost").private_key_pem.write_to_path("key.pem")
         line = failed("--listen", "127.0.0.1:0", *self.FLAGS, "--offline-model")
         assert line.startswith("PALAVER_TLS_CERTIFICATE")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from palaver_server.connections import (
+    OPENAI_URL,
     AIConnection,
     Database,
     Identity,
@@ -22,7 +23,7 @@ from palaver_server.domain.generation import GenerationDefaults
 from palaver_server.engine.options import EngineOptions
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 
-# A value for every setting that is not its default, as it is written and as it is read.
+# For every setting, a value other than its default, as it is written and as it is read.
 EXAMPLES = {
     "listen": ("[::1]:0", "[::1]:0"),
     "data_dir": ("some/where", Path("some/where")),
@@ -57,7 +58,7 @@ TOGETHER = {"tls_certificate": "tls_key", "tls_key": "tls_certificate"}
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The settings of the machine that runs the tests are none of ours."""
+    """Removes the settings of the machine that runs the tests."""
     for name in list(os.environ):
         if name.upper().startswith("PALAVER_"):
             monkeypatch.delenv(name)
@@ -204,15 +205,60 @@ class TestStorageConnections:
             ({"credential": "managedidentity"}, Identity(is_managed=True)),
             ({"credential": "ManagedIdentity", "clientId": "c"}, Identity(is_managed=True, client_id="c")),
             ({"clientId": "c"}, Identity(client_id="c")),
+            ({"managedIdentityResourceId": "/r"}, Identity(is_managed=True, resource_id="/r")),
+            ({"CREDENTIAL": "managedidentity", "CLIENTID": " c\n"}, Identity(is_managed=True, client_id="c")),
+            ({"credential": "", "clientId": "", "tenantId": ""}, Identity()),
+            # The host of an app that has an identity for its storage needs these for itself.
+            ({"blobServiceUri": "https://a.blob.core.windows.net", "queueServiceUri": "https://q"}, Identity()),
+            ({"accountName": "a1b"}, Identity()),
         ],
     )
     def test_a_connection_can_be_the_uri_of_an_account_with_an_identity(
         self, variables: dict[str, str], identity: Identity
     ):
-        uri = "https://a.table.core.windows.net"
+        uri = "https://a1b.table.core.windows.net"
         environment = {"One__tableServiceUri": uri, **{f"One__{name}": value for name, value in variables.items()}}
         found = storage_connections(Settings(storage_connections="One"), environment)
         assert found == {"One": TableAccount(uri=uri, identity=identity)}
+
+    def test_a_connection_is_the_name_of_an_account_and_an_identity(self, caplog: pytest.LogCaptureFixture):
+        environment = {"AzureWebJobsStorage__accountName": "mystorage", "AzureWebJobsStorage__clientId": "c"}
+        assert storage_connections(Settings(), environment) == {
+            "AzureWebJobsStorage": TableAccount(
+                uri="https://mystorage.table.core.windows.net", identity=Identity(client_id="c")
+            )
+        }
+        # The operator sees which store is meant.
+        [line] = caplog.messages
+        assert "AzureWebJobsStorage__accountName" in line
+        assert "https://mystorage.table.core.windows.net" in line
+
+    @pytest.mark.parametrize(
+        "variable",
+        ["Other__tableServiceUri", "Other__TableServiceURI", "OTHER__TABLESERVICEURI", "other__tableserviceuri"],
+    )
+    def test_the_letter_case_of_variables_does_not_matter(self, variable: str):
+        uri = "https://a.table.core.windows.net"
+        found = storage_connections(Settings(storage_connections="Other"), {variable: uri})
+        assert found == {"Other": TableAccount(uri=uri, identity=Identity())}
+
+    @pytest.mark.parametrize("variable", ["AzureWebJobsStorage", "AZUREWEBJOBSSTORAGE", "azurewebjobsstorage"])
+    def test_the_letter_case_of_a_connection_string_does_not_matter(self, variable: str):
+        found = storage_connections(Settings(), {variable: "UseDevelopmentStorage=true"})
+        assert found == {"AzureWebJobsStorage": TableAccount(connection_string="UseDevelopmentStorage=true")}
+
+    def test_two_spellings_may_agree(self):
+        environment = dict.fromkeys(["One__tableServiceUri", "ONE__TABLESERVICEURI"], "https://a")
+        found = storage_connections(Settings(storage_connections="One"), environment | {"one__tableserviceuri": ""})
+        assert found == {"One": TableAccount(uri="https://a", identity=Identity())}
+
+    def test_a_name_may_be_that_of_a_store_and_of_a_model(self):
+        settings = Settings(storage_connections="One", ai_connections="ONE")
+        environment = {"One": "sqlite:one.db", "One__Endpoint": "https://one", "One__clientId": "c"}
+        assert storage_connections(settings, environment) == {"One": Database(Path("one.db"))}
+        assert ai_connections(settings, environment) == [
+            AIConnection("ONE", "https://one/openai/v1/", identity=Identity(client_id="c"))
+        ]
 
     @pytest.mark.parametrize(
         ("name", "environment", "line"),
@@ -240,6 +286,82 @@ class TestStorageConnections:
                 {"Other__tableServiceUri": "https://a.table.core.windows.net", "Other__credential": "clientsecret"},
                 """Other__credential: must be "managedidentity" or unset, not 'clientsecret'""",
             ),
+            *[
+                ("Other", {"Other__tableServiceUri": uri}, f"Other__tableServiceUri: {problem}")
+                for uri, problem in [
+                    ("http://a.table.core.windows.net/?sig=c2VjcmV0", "must begin with https://, not 'http://a.table"),
+                    ("https://a.table.core.windows.net/?sig=c2VjcmV0", "must have no user name, query string or fra"),
+                    ("https://a.table.core.windows.net/#c2VjcmV0", "must have no user name, query string or fragment"),
+                    ("https://u:c2VjcmV0@a.table.core.windows.net", "must have no user name, query string or fragment"),
+                    ("DefaultEndpointsProtocol=https;AccountName=a;AccountKey=c2VjcmV0", "must be an https:// URL"),
+                    ("a.table.core.windows.net?sig=c2VjcmV0", "must be an https:// URL"),
+                    ("https://", "must be an https:// URL"),
+                    ("https://<account>.table.core.windows.net", "must be an https:// URL"),
+                ]
+            ],
+            *[
+                ("Other", {"Other__accountName": account}, "Other__accountName: must be the name of a storage account")
+                for account in ("https://a.table.core.windows.net", "mystorage.table", "My-Storage", "a", "x/?sig=c2Vj")
+            ],
+            (
+                "Other",
+                {"Other__accountName": "mine", "Other__tableServiceUri": "https://other.table.core.windows.net"},
+                "Other__tableServiceUri, Other__accountName: set one of them",
+            ),
+            (
+                "Other",
+                {"Other": "AccountKey=c2VjcmV0", "Other__accountName": "mine"},
+                "Other, Other__accountName: set one of them",
+            ),
+            (
+                "Other",
+                {"Other": "AccountKey=c2VjcmV0", "other__CREDENTIAL": "managedidentity"},
+                "Other, other__CREDENTIAL: set one of them",
+            ),
+            (
+                "Other",
+                {
+                    "Other__accountName": "mine",
+                    "Other__clientId": "c",
+                    "Other__managedIdentityResourceId": "/r",
+                },
+                "Other__clientId, Other__managedIdentityResourceId: set one of them",
+            ),
+            (
+                "Other",
+                {
+                    "Other__accountName": "mine",
+                    "Other__managedIdentityResourceId": "/r",
+                    "AZURE_FEDERATED_TOKEN_FILE": "/var/run/token",
+                },
+                "Other__managedIdentityResourceId: ",
+            ),
+            *[
+                (name, {f"{name}__{key}": "x"}, f"{name}__{key}: the storage connection {name} has no address: set ")
+                for name in ("AzureWebJobsStorage", "Other")
+                for key in ("blobServiceUri", "QueueServiceUri", "credential", "clientId", "managedIdentityResourceId")
+            ],
+            (
+                "AzureWebJobsStorage",
+                {"AzureWebJobsStorage__blobServiceUri": "b", "AzureWebJobsStorage__queueServiceUri": "q"},
+                "AzureWebJobsStorage__blobServiceUri, AzureWebJobsStorage__queueServiceUri: the storage connection",
+            ),
+            *[
+                (
+                    "AzureWebJobsStorage",
+                    {"AzureWebJobsStorage": "sqlite:a.db", f"AzureWebJobsStorage__{key}": "c2VjcmV0"},
+                    (
+                        f"AzureWebJobsStorage__{key}: no such setting of a connection; AzureWebJobsStorage has "
+                        "tableServiceUri, accountName, blobServiceUri, queueServiceUri, credential, clientId, managedId"
+                    ),
+                )
+                for key in ("tenantId", "clientSecret", "certificate", "tableServiceUrl", "Endpoint", "a__b", "")
+            ],
+            (
+                "Other",
+                {"Other": "AccountKey=c2VjcmV0", "OTHER": "AccountKey=c2VjcmV0;AccountName=x"},
+                "OTHER, Other: two spellings of one variable with different values",
+            ),
         ],
     )
     def test_an_unusable_connection_is_named_without_its_value(self, name: str, environment: dict[str, str], line: str):
@@ -253,12 +375,31 @@ class TestAIConnections:
     def test_no_ai_connection_is_offered_by_default(self):
         assert ai_connections(Settings(), {"Mine__Endpoint": "https://mine.example", "Mine__Key": "k"}) == []
 
-    @pytest.mark.parametrize("endpoint", ["https://mine.example", "https://mine.example/"])
-    def test_a_listed_connection_has_an_endpoint_and_a_key(self, endpoint: str):
+    @pytest.mark.parametrize(
+        "path", ["", "/", "//", "/openai", "/openai/", "/openai/v1", "/openai/v1/", "/OpenAI/V1/", "/openai/v1//"]
+    )
+    def test_a_listed_connection_has_an_endpoint_and_a_key(self, path: str):
+        endpoint = f"https://mine.example{path}"
         environment = {"Mine__Endpoint": endpoint, "Mine__Key": "k1", "Other__Endpoint": "http://o", "Other__Key": "k2"}
         assert ai_connections(Settings(ai_connections="Other,Mine"), environment) == [
             AIConnection("Other", "http://o/openai/v1/", "k2"),
             AIConnection("Mine", "https://mine.example/openai/v1/", "k1"),
+        ]
+
+    @pytest.mark.parametrize("path", ["/gateway", "/openai/v2", "/myopenai", "/v1"])
+    def test_any_other_path_belongs_to_the_address(self, path: str):
+        environment = {"Mine__Endpoint": f"https://mine.example{path}", "Mine__Key": "k"}
+        [connection] = ai_connections(Settings(ai_connections="Mine"), environment)
+        assert connection.base_url == f"https://mine.example{path}/openai/v1/"
+
+    @pytest.mark.parametrize(
+        ("endpoint", "key"),
+        [("Mine__endpoint", "Mine__key"), ("MINE__ENDPOINT", "MINE__KEY"), ("mine__Endpoint", "Mine__KEY")],
+    )
+    def test_the_letter_case_of_variables_does_not_matter(self, endpoint: str, key: str):
+        environment = {endpoint: "https://mine.example", key: "k", "mine": "another thing"}
+        assert ai_connections(Settings(ai_connections="Mine"), environment) == [
+            AIConnection("Mine", "https://mine.example/openai/v1/", "k")
         ]
 
     def test_a_connection_without_a_key_uses_an_identity(self):
@@ -269,8 +410,9 @@ class TestAIConnections:
             AIConnection("Two", "https://two/openai/v1/", identity=Identity(is_managed=True, client_id="c")),
         ]
 
-    def test_a_dated_api_version_leaves_the_paths_to_the_sdk(self):
-        environment = {"Mine__Endpoint": "https://mine/", "Mine__Key": "k", "Mine__ApiVersion": "2024-10-21"}
+    @pytest.mark.parametrize("path", ["/", "/openai", "/openai/v1/"])
+    def test_a_dated_api_version_leaves_the_paths_to_the_sdk(self, path: str):
+        environment = {"Mine__Endpoint": f"https://mine{path}", "Mine__Key": "k", "Mine__ApiVersion": "2024-10-21"}
         [connection] = ai_connections(Settings(ai_connections="Mine"), environment)
         assert connection == AIConnection("Mine", "https://mine", "k", api_version="2024-10-21")
 
@@ -278,7 +420,7 @@ class TestAIConnections:
         [connection] = ai_connections(Settings(ai_connections="A"), {"A__Endpoint": "https://a", "A__Key": "secret"})
         assert "secret" not in repr(connection)
 
-    @pytest.mark.parametrize("name", ["OPENAI", "AZURE_OPENAI", "OFFLINE"])
+    @pytest.mark.parametrize("name", ["OPENAI", "AZURE_OPENAI", "OFFLINE", "OpenAI", "azure_openai"])
     def test_the_names_of_the_fallbacks_are_reserved(self, name: str):
         environment = {f"{name}__Endpoint": "https://mine", f"{name}__Key": "k"}
         with pytest.raises(SettingsError, match=f"^PALAVER_AI_CONNECTIONS: {name} is the name of a fallback"):
@@ -291,6 +433,37 @@ class TestAIConnections:
             ({"Mine__Key": "secret"}, "Mine__Endpoint: the AI connection Mine needs the URL of its endpoint here"),
             ({"Mine__Endpoint": "mine.example", "Mine__Key": "secret"}, "Mine__Endpoint: the AI connection Mine needs"),
             ({"Mine__Endpoint": "https://mine.example", "Mine__credential": "x"}, "Mine__credential: must be"),
+            ({"MINE__ENDPOINT": "mine.example"}, "MINE__ENDPOINT: the AI connection Mine needs the URL of its endp"),
+            *[
+                ({"Mine__Endpoint": f"https://{host}", "Mine__Key": "k"}, "Mine__Endpoint: the AI connection Mine ")
+                for host in ("", "/path", ":443", "a:b", "[::1", "<NAME>.openai.azure.com", "my host", "$(HOST)", "{n}")
+            ],
+            *[
+                ({"Mine__Endpoint": f"https://{rest}"}, "Mine__Endpoint: must have no user name, query string or frag")
+                for rest in ("mine/?api-key=secret", "mine/openai/v1?key=secret", "mine#secret", "u:secret@mine")
+            ],
+            (
+                {"Mine__Endpoint": "https://mine/openai/v1/chat/completions/"},
+                "Mine__Endpoint: must end before /chat/completions",
+            ),
+            (
+                {"Mine__Endpoint": "https://mine", "MINE__endpoint": "https://yours"},
+                "MINE__endpoint, Mine__Endpoint: two spellings of one variable with different values",
+            ),
+            (
+                {"Mine__Endpoint": "https://mine", "Mine__Key": "secret", "Mine__clientId": "c"},
+                "Mine__Key, Mine__clientId: set one of them",
+            ),
+            *[
+                (
+                    {"Mine__Endpoint": "https://mine", f"Mine__{key}": "secret"},
+                    (
+                        f"Mine__{key}: no such setting of a connection; Mine has "
+                        "Endpoint, Key, ApiVersion, credential, clientId, managedIdentityResourceId"
+                    ),
+                )
+                for key in ("ApiKey", "tenantId", "clientSecret", "certificate", "Endpoint__x", "tableServiceUri")
+            ],
         ],
     )
     def test_an_unusable_ai_connection_is_named(self, environment: dict[str, str], line: str):
@@ -303,19 +476,87 @@ class TestAIConnections:
         azure = {"AZURE_OPENAI_ENDPOINT": "https://mine.example/", "AZURE_OPENAI_KEY": "azure"}
         openai = {"OPENAI_API_KEY": "open"}
         assert fallback_connection({}) is None
-        assert fallback_connection({"AZURE_OPENAI_KEY": "azure"}) is None
-        assert fallback_connection(openai) == AIConnection("OPENAI", None, "open")
+        assert fallback_connection(openai) == AIConnection("OPENAI", OPENAI_URL, "open")
         assert fallback_connection(azure) == AIConnection("AZURE_OPENAI", "https://mine.example/openai/v1/", "azure")
-        assert fallback_connection({**azure, **openai}) == AIConnection("OPENAI", None, "open")
+        assert fallback_connection({**azure, **openai}) == AIConnection("OPENAI", OPENAI_URL, "open")
         assert fallback_connection({**azure, "OPENAI_API_KEY": ""}) == fallback_connection(azure)
 
-    @pytest.mark.parametrize(("value", "base_url"), [("http://localhost:1/v1", "http://localhost:1/v1"), ("", None)])
-    def test_openai_may_be_any_compatible_server(self, value: str, base_url: str | None):
-        environment = {"OPENAI_API_KEY": "open", "OPENAI_BASE_URL": value}
+    @pytest.mark.parametrize(
+        ("value", "base_url"),
+        [
+            ("http://localhost:1/v1", "http://localhost:1/v1"),
+            (" https://[::1]:8000/any/path/ ", "https://[::1]:8000/any/path/"),
+            ("http://host_1", "http://host_1"),
+            # The SDK would take the empty variable for the address.
+            ("", OPENAI_URL),
+        ],
+    )
+    def test_openai_may_be_any_compatible_server(self, value: str, base_url: str):
+        environment = {"OPENAI_API_KEY": "open\n", "OPENAI_BASE_URL": value}
         assert fallback_connection(environment) == AIConnection("OPENAI", base_url, "open")
 
     def test_the_azure_fallback_without_a_key_uses_an_identity(self):
-        environment = {"AZURE_OPENAI_ENDPOINT": "https://mine.example", "AZURE_OPENAI__clientId": "c"}
+        environment = {"AZURE_OPENAI_ENDPOINT": "https://mine.example/OPENAI/v1", "AZURE_OPENAI__clientId": "c"}
         assert fallback_connection(environment) == AIConnection(
             "AZURE_OPENAI", "https://mine.example/openai/v1/", identity=Identity(client_id="c")
         )
+
+    @pytest.mark.parametrize(
+        ("environment", "line"),
+        [
+            ({"OPENAI_BASE_URL": "http://a/v1"}, "OPENAI_BASE_URL: needs OPENAI_API_KEY; set it to any value, such as"),
+            (
+                {"OPENAI_BASE_URL": "http://a/v1", "AZURE_OPENAI_ENDPOINT": "https://mine", "AZURE_OPENAI_KEY": "k"},
+                "OPENAI_BASE_URL: needs OPENAI_API_KEY",
+            ),
+            *[
+                (
+                    {"OPENAI_API_KEY": "secret", "OPENAI_BASE_URL": url},
+                    "OPENAI_BASE_URL: must be an http:// or https://",
+                )
+                for url in (
+                    "localhost:80/v1",
+                    "http://",
+                    "ftp://a/v1",
+                    "/v1",
+                    "a",
+                    "http:///v1",
+                    '"http://a/v1"',
+                    "x y",
+                )
+            ],
+            *[
+                ({"OPENAI_API_KEY": "secret", "OPENAI_BASE_URL": url}, "OPENAI_BASE_URL: must have no user name, query")
+                for url in ("http://a/v1?key=secret", "http://a/v1#secret", "http://:secret@a/v1")
+            ],
+            (
+                {"OPENAI_API_KEY": "secret", "OPENAI_BASE_URL": "http://a/v1/chat/completions"},
+                "OPENAI_BASE_URL: must end before /chat/completions",
+            ),
+            (
+                {"OPENAI_API_KEY": "secret", "OPENAI_API_BASE": "http://a/v1"},
+                "OPENAI_API_BASE: the name of this setting is OPENAI_BASE_URL",
+            ),
+            ({"AZURE_OPENAI_KEY": "secret"}, "AZURE_OPENAI_KEY: needs AZURE_OPENAI_ENDPOINT"),
+            ({"AZURE_OPENAI__CLIENTID": "c"}, "AZURE_OPENAI__CLIENTID: needs AZURE_OPENAI_ENDPOINT"),
+            ({"AZURE_OPENAI_ENDPOINT": "mine"}, "AZURE_OPENAI_ENDPOINT: the AI connection AZURE_OPENAI needs the URL"),
+            ({"AZURE_OPENAI_ENDPOINT": "https://m/?k=secret"}, "AZURE_OPENAI_ENDPOINT: must have no user name, query"),
+            (
+                {"AZURE_OPENAI_ENDPOINT": "https://m", "AZURE_OPENAI_API_KEY": "secret"},
+                "AZURE_OPENAI_API_KEY: the name of this setting is AZURE_OPENAI_KEY",
+            ),
+            (
+                {"AZURE_OPENAI_ENDPOINT": "https://m", "AZURE_OPENAI_KEY": "secret", "AZURE_OPENAI__credential": "x"},
+                "AZURE_OPENAI_KEY, AZURE_OPENAI__credential: set one of them",
+            ),
+            (
+                {"AZURE_OPENAI_ENDPOINT": "https://m", "AZURE_OPENAI__clientSecret": "secret"},
+                "AZURE_OPENAI__clientSecret: no such setting of a connection; AZURE_OPENAI has credential, clientId",
+            ),
+        ],
+    )
+    def test_a_fallback_that_can_not_be_used_is_named(self, environment: dict[str, str], line: str):
+        with pytest.raises(SettingsError) as caught:
+            fallback_connection(environment)
+        assert str(caught.value).startswith(line)
+        assert "secret" not in str(caught.value).replace("clientSecret", "")

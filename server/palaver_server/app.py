@@ -149,7 +149,9 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
     if fallback is not None:
         configured.append(fallback)
     elif not configured:
-        logger.warning("no AI connection is configured: every user query will fail; see the guide on real models")
+        logger.warning(
+            "no AI connection is configured: every user query will fail; set OPENAI_API_KEY, or AZURE_OPENAI_ENDPOINT"
+        )
     models = {}
     for connection in configured:
         api_key: str | TokenProvider = connection.api_key or ""

@@ -51,7 +51,7 @@ class SharedStore:
 
 
 @asynccontextmanager
-async def sqlite(request: pytest.FixtureRequest, folder: Path, endpoint: Endpoint) -> AsyncIterator[SharedStore]:
+async def sqlite(_request: pytest.FixtureRequest, folder: Path, endpoint: Endpoint) -> AsyncIterator[SharedStore]:
     connections = {"storage_connections": ("AzureWebJobsStorage", "Other")}
     variables = {"Other": f"sqlite:{folder / 'other.db'}"}
 

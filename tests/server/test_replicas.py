@@ -11,7 +11,7 @@ import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support import table_proxy as faults
-from tests.support.azurite import Account, Azurite
+from tests.support.azurite import Account
 from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.endpoint import Call, Endpoint, Refusal, Stream
 from tests.support.palaver_server import Replicas, Served, palaver_server, server_with_assistant
@@ -213,10 +213,6 @@ async def test_a_server_that_is_killed_blocks_its_assistant_no_longer_than_the_l
 
 class TestRenewing:
     """Faults between the server and Azure Table Storage. SQLite loses no responses."""
-
-    @pytest.fixture
-    def account(self, azurite: Azurite) -> Account:
-        return azurite.account()
 
     async def test_a_long_turn_keeps_its_lease(self, tmp_path: Path, account: Account, endpoint: Endpoint):
         gate, renewed_often = asyncio.Event(), asyncio.Event()

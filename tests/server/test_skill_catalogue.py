@@ -1,4 +1,4 @@
-"""The catalogue over several skill hosts: which one is called, what a conflict is, and what a dead host leaves."""
+"""The catalogue over several skill hosts: calls, conflicts, and hosts that are down."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_a_catalogue_does_not_start_with_a_conflict():
 
 
 class Records(logging.Handler):
-    """Wakes a test up when something is logged."""
+    """Collects log messages. A test can wait for them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -539,7 +539,7 @@ class TestCallerSkills:
             result = assistant_pb2.SkillResult(id=right.id, content="12:00")
             assert (await self.post(served, skill_results=[result])).completed.messages[-1].content == "Hello, world"
             failure = await failure_of(self.post(served, skill_results=[result]))
-            assert failure.violations == {"skill_results": "the conversation waits for the results of no calls"}
+            assert failure.violations == {"skill_results": "the conversation waits for no skill results"}
 
     async def test_the_schema_of_a_caller_does_not_tie_up_the_server(self, replicas: Replicas, endpoint: Endpoint):
         pattern = {"type": "object", "properties": {"zone": {"type": "string", "pattern": "^(a+)+$"}}}

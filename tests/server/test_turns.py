@@ -11,6 +11,7 @@ import pytest
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.llm.history import EARLIER
 from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.endpoint import Endpoint, Stream, UnlessRenamed
 from tests.support.palaver_server import Served, palaver_server, server_with_assistant
@@ -135,7 +136,13 @@ async def test_the_prompt_has_the_instructions_the_history_and_the_new_message(s
 
 @pytest.mark.parametrize(
     ("max_messages", "history"),
-    [(0, []), (1, ["a1"]), (3, ["a0", "q1", "a1"]), (65_535, ["q0", "a0", "q1", "a1"])],
+    [
+        (0, []),
+        (1, [EARLIER, "a1"]),
+        (2, ["q1", "a1"]),
+        (3, [EARLIER, "a0", "q1", "a1"]),
+        (65_535, ["q0", "a0", "q1", "a1"]),
+    ],
 )
 async def test_the_history_window_always_keeps_the_instructions(
     served: Served, endpoint: Endpoint, max_messages: int, history: list[str]

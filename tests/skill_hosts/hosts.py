@@ -1,4 +1,4 @@
-"""The skill hosts of the examples that are built: what builds them, and what runs them."""
+"""The skill hosts of the examples that must be built: how to build them, and how to run them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tool(name: str, language: str) -> str:
     """Returns the path of a build tool. If it is missing, the test is skipped."""
     command = shutil.which(name, path=_PLACES)
     if command is None:
-        pytest.skip(f"{name} is not installed, which the skill host in {language} is built with")
+        pytest.skip(f"{name} is not installed; the {language} skill host is built with it")
     return command
 
 
@@ -48,7 +48,7 @@ def build_typescript() -> Built:
 
 
 def make_typescript(*targets: str) -> None:
-    """Makes targets of the host in TypeScript."""
+    """Runs `make` with targets of the TypeScript host."""
     command = ["make", "-C", str(EXAMPLES / "todo_host_typescript"), *targets]
     ended = subprocess.run(command, env={**os.environ, "PATH": _PLACES}, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -1,4 +1,4 @@
-"""The skill hosts of the examples in Go and in TypeScript: built, run as processes, called through the Python stubs."""
+"""The example skill hosts in Go and TypeScript: built, run as processes, and called with the Python stubs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLIENT_GO = EXAMPLES.parent / "client" / "go"
 SERVICE = "palaver.v1.SkillHostService"
 MILK = {"id": 1, "task": "Buy milk", "done": False}
 
-# The first build compiles gRPC, or installs a compiler, which takes a busy machine minutes.
+# The first build compiles gRPC or installs a compiler, which takes minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -41,7 +41,7 @@ class Host:
         return SkillHostServiceStub(self.channel)
 
     def invoke(self, name: str, arguments: object, *, call_id: str = "call", assistant: str = "a"):
-        """Calls a skill; returns the content, decoded, and the error."""
+        """Calls a skill. Returns the decoded content, and the error."""
         response = self.stub.InvokeSkill(request(name, arguments, call_id=call_id, assistant=assistant))
         if response.WhichOneof("outcome") == "error":
             return None, response.error

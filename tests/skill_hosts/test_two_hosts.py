@@ -1,4 +1,4 @@
-"""The to-do example whole: a server, a host in Python and one in Go or TypeScript, each a process of its own."""
+"""The whole to-do example: a server, a host in Python and one in Go or TypeScript, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.server_process import server_process
 
 PYTHON_HOST = Path(__file__).parents[2] / "examples" / "todo_host" / "todo_host.py"
 
-# The first build compiles gRPC, or installs a compiler, which takes a busy machine minutes.
+# The first build compiles gRPC or installs a compiler, which takes minutes on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -40,7 +40,7 @@ async def started(*command: str | Path) -> AsyncIterator[str]:
 
 
 async def listed(address: str, name: str) -> Any:
-    """Asks a host itself what it keeps for the assistant."""
+    """Returns the to-dos of the assistant, directly from a host."""
     async with grpc.aio.insecure_channel(address) as channel:
         request = host_pb.InvokeSkillRequest(call_id="x", name=name, arguments_json="{}", assistant_id="a")
         return json.loads((await SkillHostServiceStub(channel).InvokeSkill(request)).content)

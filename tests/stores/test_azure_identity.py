@@ -47,11 +47,19 @@ async def identity() -> AsyncIterator[ManagedIdentity]:
 
 @asynccontextmanager
 async def serving(
-    cloud: Cloud, account: Account, endpoint: Endpoint, identity: ManagedIdentity, folder: Path, **variables: str
+    cloud: Cloud,
+    account: Account,
+    endpoint: Endpoint,
+    identity: ManagedIdentity,
+    folder: Path,
+    *,
+    on_vm: bool = False,
+    **variables: str,
 ) -> AsyncIterator[ServerProcess]:
     """Runs a server process that trusts the authority, and that uses the identity for its store and its model."""
-    variables |= identity.environment | {
+    variables |= (identity.vm_environment if on_vm else identity.environment) | {
         "OPENAI_API_KEY": "",
+        "OPENAI_BASE_URL": "",
         "SSL_CERT_FILE": str(cloud.authority),
         "AzureWebJobsStorage__tableServiceUri": account.url,
         "AZURE_OPENAI_ENDPOINT": endpoint.url.removesuffix("/v1"),
@@ -74,6 +82,24 @@ async def test_a_conversation_needs_no_key_at_all(
     [request] = [request for request in identity.requests if request.resource == STORAGE_RESOURCE]
     assert request.client_id == "c-1"  # one token serves all calls
     assert len(endpoint.calls) == 1
+
+
+@pytest.mark.parametrize("on_vm", [False, True])
+async def test_an_identity_can_be_named_by_its_resource_id(
+    cloud: Cloud, endpoint: Endpoint, identity: ManagedIdentity, tmp_path: Path, on_vm: bool
+):
+    resource_id = "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/mine"
+    variables = {
+        "AzureWebJobsStorage__credential": "managedidentity",
+        "AzureWebJobsStorage__managedIdentityResourceId": resource_id,
+        "AZURE_OPENAI__ManagedIdentityResourceId": resource_id,
+    }
+    account = cloud.azurite.account()
+    async with serving(cloud, account, endpoint, identity, tmp_path, on_vm=on_vm, **variables) as server:
+        await create_assistant(server)
+        await server.stub.PostUserQueryUnary(query())
+    # Without the resource id, the machine would have returned a token of its own identity.
+    assert [(request.resource_id, request.client_id) for request in identity.requests] == [(resource_id, None)] * 2
 
 
 async def test_a_token_that_expires_is_renewed(

@@ -12,11 +12,13 @@ from typing import Any
 import grpc
 import pytest
 from azure.core.exceptions import ResourceNotFoundError
-from azure.data.tables import TableTransactionError, UpdateMode
+from azure.data.tables import EdmType, EntityProperty, TableTransactionError, UpdateMode
 from azure.data.tables.aio import TableClient, TableServiceClient
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import assistant_pb2, skill_host_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.llm import history
 from tests.support.azurite import Account, Azurite
 from tests.support.calls import messages_of
 from tests.support.endpoint import Endpoint, Stream, skill_calls
@@ -28,6 +30,7 @@ from tests.support.functions_extension import (
     raw_rows,
     read_conversation,
     write_conversation,
+    write_older_conversation,
 )
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.skill_host import SkillHost
@@ -69,7 +72,21 @@ CHATS = {
 REPLY = chat_message("assistant", "Hello, world")
 """The reply of the endpoint unless a test scripts another one."""
 
+OLDER_CHAT = [
+    chat_message("system", "Be brief."),
+    chat_message("user", "Remind me to call my dad"),
+    chat_message("function", "Done: 1 to-do", name="AddTodo"),
+    chat_message("function", "1 to-do: call dad", name="GetTodos"),
+    chat_message("assistant", "I will remind you."),
+]
+"""As stored before version 0.19 of the extension."""
+
 THEIRS = [chat_message("user", "Over there"), chat_message("assistant", "Indeed, over there")]
+
+
+@pytest.fixture
+def account(azurite: Azurite) -> Account:
+    return azurite.account()
 
 
 @pytest.fixture
@@ -93,10 +110,19 @@ async def read(table: TableClient, name: str = "a") -> list[ChatMessage]:
     return read_conversation(await raw_rows(table, name))
 
 
-def prompt(endpoint: Endpoint) -> list[ChatMessage]:
-    """Returns the messages of the latest model call."""
-    messages: list[ChatMessage] = endpoint.calls[-1].body["messages"]
-    return messages
+def prompt(endpoint: Endpoint, *stored_ids: str) -> list[ChatMessage]:
+    """Returns the messages of the latest model call, as they are stored.
+
+    That is without the ids and the placeholders that strict providers insist on; `tests/llm/test_history.py` has these.
+    """
+    stored = {history.call_id(stored): stored for stored in ("call_1", "1", "2", "3", *stored_ids)}
+    messages: list[ChatMessage] = json.loads(json.dumps(endpoint.calls[-1].body["messages"]))
+    for message in messages:
+        message["content"] = message["content"] or ""
+        for holder, name in [(message, "tool_call_id"), *((call, "id") for call in message.get("tool_calls", ()))]:
+            if name in holder:
+                holder[name] = stored.get(holder[name], holder[name])
+    return [message for message in messages if message["content"] not in (history.EARLIER, history.GO_ON)]
 
 
 def time_of(message: assistant_pb2.Message) -> datetime:
@@ -261,6 +287,73 @@ class TestBegunThere:
         assert len(await messages_of(served)) == len(begin) + 2
 
 
+class TestBegunThereBeforeVersion19:
+    @pytest.mark.parametrize("role", [str.capitalize, str.lower, str.upper])
+    async def test_results_of_functions_are_listed_as_tool_messages_without_a_call(
+        self, served: Served, table: TableClient, role: Callable[[str], str]
+    ):
+        await write_older_conversation(table, "a", OLDER_CHAT, role=role)
+        messages = await messages_of(served)
+        assert [(message.role, message.content) for message in messages] == [
+            (assistant_pb2.ROLE_SYSTEM, "Be brief."),
+            (assistant_pb2.ROLE_USER, "Remind me to call my dad"),
+            (assistant_pb2.ROLE_TOOL, "Done: 1 to-do"),
+            (assistant_pb2.ROLE_TOOL, "1 to-do: call dad"),
+            (assistant_pb2.ROLE_ASSISTANT, "I will remind you."),
+        ]
+        assert {message.skill_call_id for message in messages} == {""}
+
+    @pytest.mark.parametrize("length", range(1, len(OLDER_CHAT) + 1))
+    @pytest.mark.parametrize("max_messages", [0, 1, 2, 100])
+    async def test_it_goes_on_here_wherever_it_ends(
+        self, served: Served, endpoint: Endpoint, table: TableClient, length: int, max_messages: int
+    ):
+        chat = OLDER_CHAT[:length]
+        await write_older_conversation(table, "a", chat)
+        before = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a") if row["RowKey"] != "state"}
+        for number in range(2):
+            completed = await post(served, f"Question {number}", history=pb.History(max_messages=max_messages))
+            assert [message.content for message in completed.messages] == [f"Question {number}", REPLY["content"]]
+        # The results belong to no call that a smaller window would have cut off.
+        texts = [message["content"] for message in [*chat[1:], chat_message("user", "Question 0"), REPLY]]
+        sent = json.dumps([message["content"] for message in prompt(endpoint)])
+        assert [text for text in texts if text in sent] == texts[max(len(texts) - max_messages, 0) :]
+        assert {message["role"] for message in prompt(endpoint)} <= {"system", "user", "assistant"}
+        assert len(await messages_of(served)) == length + 4
+        after = {row["RowKey"]: columns(row) for row in await raw_rows(table, "a")}
+        assert before.items() <= after.items()
+
+    async def test_a_result_without_a_call_is_not_taken_for_the_answer_of_one(
+        self, served: Served, endpoint: Endpoint, table: TableClient
+    ):
+        await write_older_conversation(table, "a", OLDER_CHAT)
+        await continue_conversation(table, "a", [chat_message("assistant", "", tool_calls=[tool_call("1")])])
+        await post(served, "And now?")
+        assert prompt(endpoint)[-3:] == [
+            chat_message("assistant", "I will remind you.", tool_calls=[tool_call("1")]),
+            chat_message("tool", "The caller did not answer this call.", tool_call_id="1"),
+            chat_message("user", "And now?"),
+        ]
+
+
+class TestUnknownRoles:
+    @pytest.mark.parametrize("role", ["narrator", "developer", ""])
+    @pytest.mark.parametrize("number", range(len(CHAT)))
+    async def test_a_message_of_an_unknown_role_is_listed_and_the_chat_goes_on(
+        self, served: Served, endpoint: Endpoint, table: TableClient, role: str, number: int
+    ):
+        unknown = chat_message(role, "Meanwhile, at home", name="somebody")
+        await write_conversation(table, "a", [*CHAT[:number], unknown, *CHAT[number + 1 :]])
+        messages = await messages_of(served)
+        assert [message.role for message in messages].count(assistant_pb2.ROLE_UNSPECIFIED) == 1
+        shown = messages[number]
+        assert (shown.role, shown.content) == (assistant_pb2.ROLE_UNSPECIFIED, "Meanwhile, at home")
+        assert shown.skill_call_id == ""
+        await post(served, "And now?")
+        [sent] = [message for message in prompt(endpoint) if "Meanwhile, at home" in message["content"]]
+        assert sent["role"] == "user"
+
+
 def columns(row: RawRow) -> RawRow:
     """Returns the columns that the service does not change with each write."""
     return {name: value for name, value in row.items() if name not in ("odata.etag", "Timestamp")}
@@ -268,7 +361,6 @@ def columns(row: RawRow) -> RawRow:
 
 BROKEN_MESSAGES: dict[str, RawRow] = {
     "no Role": {"Role": None},
-    "an unknown Role": {"Role": "Narrator"},
     "a Role that is no text": {"Role": 1},
     "a Content that is no text": {"Content": 1},
     "no CreatedAt": {"CreatedAt": None},
@@ -284,12 +376,17 @@ BROKEN_MESSAGES: dict[str, RawRow] = {
     "an id of a tool call that is no text": {
         "ToolCalls": '[{"id": 1, "functionName": "f", "functionArguments": "{}", "kind": "Function"}]'
     },
+    "tool calls that are nested too deeply": {"ToolCalls": "[" * 20_000},
+    "a RequestId that is a number": {"RequestId": 7},
 }
 BROKEN_STATES: dict[str, RawRow] = {
     "no CreatedAt": {"CreatedAt": None},
     "a CreatedAt that is a text": {"CreatedAt": "yesterday"},
     "no TotalMessages": {"TotalMessages": None},
     "a TotalMessages that is a text": {"TotalMessages": "many"},
+    "a TotalMessages below zero": {"TotalMessages": -1},
+    "a TotalMessages that is too high": {"TotalMessages": 65_536},
+    "a TotalTokens that is too high": {"TotalTokens": EntityProperty(2**31, EdmType.INT64)},
 }
 BROKEN_LEASES: dict[str, RawRow] = {
     "a LeaseHolder that is a number": {"LeaseHolder": 7},
@@ -322,6 +419,16 @@ class TestBroken:
             await write_conversation(table, name, CHAT)
         await self.break_row(table, "msg-0003", change)
         await self.expect_data_loss(served, endpoint, messages_of(served), post(served, "Hello"))
+
+    async def test_a_message_whose_key_is_no_index_is_reported(
+        self, served: Served, endpoint: Endpoint, table: TableClient
+    ):
+        for name in ("a", "b"):
+            await write_conversation(table, name, CHAT)
+        await table.create_entity({**await table.get_entity("a", "msg-0003"), "RowKey": "msg-00ZZ"})
+        assert len(await messages_of(served)) == 5
+        since_long_ago = messages_of(served, after_time=Timestamp(seconds=1))
+        await self.expect_data_loss(served, endpoint, since_long_ago)
 
     @pytest.mark.parametrize("change", BROKEN_STATES.values(), ids=BROKEN_STATES.keys())
     async def test_a_broken_state_is_reported(
@@ -481,7 +588,7 @@ class TestSkills:
             assert reply == chat_message("assistant", "Noted")
             await continue_conversation(table, "a", CHAT[1:])
             await post(served, "And here")
-            assert prompt(endpoint) == [
+            assert prompt(endpoint, good["id"], bad["id"]) == [
                 *before,
                 calling,
                 done,

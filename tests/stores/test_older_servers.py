@@ -12,7 +12,7 @@ import pytest
 from palaver_server.domain.turns import TurnKey
 from palaver_server.stores.sqlite import SqliteStore
 from palaver_server.stores.sqlite.file import SCHEMA
-from tests.support.conversations import create, finished, key, say, version_of
+from tests.support.conversations import add_turn, create, finished, key, version_of
 
 SCHEMA_VERSION = 3
 
@@ -40,7 +40,7 @@ async def test_an_older_server_goes_on_with_the_database_while_a_newer_one_uses_
 ):
     store = SqliteStore(path)
     await create(store, instructions="")
-    await say(store)
+    await add_turn(store)
     assert older.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)  # so it may also start again
 
     [(row,)] = older.execute("SELECT key FROM assistants").fetchall()
@@ -52,7 +52,7 @@ async def test_an_older_server_goes_on_with_the_database_while_a_newer_one_uses_
     found = await store.find_turn(TurnKey(key(), "old"))
     assert found is not None
     assert (found.messages[0].content.text, found.usage.model_calls, found.parameters) == ("Hi", 1, None)
-    await say(store)
+    await add_turn(store)
 
     older.execute("DELETE FROM assistants")
     assert older.execute("SELECT count(*) FROM turn_parameters").fetchone() == (0,)

@@ -197,6 +197,9 @@ class TestDamage:
             ("role = 'nobody'", "a stored message can't be read"),
             ("skill_calls = '{'", "a stored message can't be read"),
             ("skill_calls = '[[1]]'", "a stored message can't be read"),
+            ("skill_calls = '[[1, 2, 3]]'", "a stored message can't be read"),
+            ("skill_calls = printf('%.*c', 100000, '[')", "a stored message can't be read"),
+            ("created_at = 9223372036854775807", "a stored message can't be read"),
             ("content = CAST(x'7bff' AS TEXT)", "the database is damaged"),  # not UTF-8
         ],
     )
@@ -212,6 +215,35 @@ class TestDamage:
                 await store.read_window(key(), 32)
             assert len((await store.read_window(key(), 31)).messages) == 31
             await add_turn(store)
+
+    @pytest.mark.parametrize(
+        ("damage", "text"),
+        [
+            ("created_at = 9223372036854775807", "the state of the assistant can't be read"),
+            ("updated_at = -9223372036854775808", "the state of the assistant can't be read"),
+            ("total_messages = -1", "the state of the assistant can't be read"),
+            ("total_messages = 65536", "the state of the assistant can't be read"),
+            ("total_tokens = 2147483648", "the state of the assistant can't be read"),
+            ("lease_until = 9223372036854775807", "the lease of the assistant can't be read"),
+        ],
+    )
+    async def test_a_damaged_state_is_reported_and_a_reset_replaces_it(self, sound: Path, damage: str, text: str):
+        with closing(sqlite3.connect(sound)) as connection, connection:
+            connection.execute(f"UPDATE assistants SET {damage}")
+        async with opened(sound) as store:
+            with pytest.raises(StoreCorrupt, match=text):
+                await store.read_window(key(), 10, lease("ours"))
+            await store.create_assistant(key(), "Anew.", IfExists.RESET)
+            assert await contents(store) == ["Anew."]
+
+    async def test_a_message_beyond_the_state_is_reported_and_never_replaced(self, sound: Path):
+        with closing(sqlite3.connect(sound)) as connection, connection:
+            connection.execute("UPDATE assistants SET total_messages = total_messages - 1")
+        async with opened(sound) as store:
+            before = await contents(store)
+            with pytest.raises(StoreCorrupt, match="more messages than its state says"):
+                await add_turn(store)
+            assert await contents(store) == before
 
 
 class TestDisk:

@@ -1,4 +1,4 @@
-"""The text forms of what stores keep: leases, usage and parameters. Other versions of the server write them, too."""
+"""The stored text forms of leases, usage and parameters. Other versions of the server write and read them, too."""
 
 from __future__ import annotations
 

@@ -63,6 +63,24 @@ async def write_conversation(
     await _submit(table, [("create", row) for row in (*rows, state)])
 
 
+async def write_older_conversation(
+    table: TableClient,
+    assistant_id: str,
+    messages: Sequence[ChatMessage],
+    *,
+    role: Callable[[str], str] = str.lower,
+) -> None:
+    """Writes a conversation as the extension did before version 0.19.
+
+    What a function returned is a message with the role "function" and the function's `name`. There are no tool calls.
+    """
+    time = datetime.now(timezone.utc)
+    rows = _message_rows(assistant_id, 0, messages, time, (7,), role)
+    for row in rows:
+        del row["ToolCalls"]
+    await _submit(table, [("create", row) for row in (*rows, _state_row(assistant_id, _time(time, 7), rows, 0))])
+
+
 async def continue_conversation(
     table: TableClient,
     assistant_id: str,
@@ -95,7 +113,7 @@ def _message_rows(
             "RowKey": f"msg-{count + number + 1:04X}",
             "Content": EntityProperty(message["content"], EdmType.STRING),
             "Role": EntityProperty(role(message["role"]), EdmType.STRING),
-            "Name": EntityProperty(message.get("tool_call_id"), EdmType.STRING),
+            "Name": EntityProperty(message.get("tool_call_id", message.get("name")), EdmType.STRING),
             "CreatedAt": _time(time + timedelta(milliseconds=number), ticks[number % len(ticks)]),
             "ToolCalls": EntityProperty(_tool_calls(message.get("tool_calls", [])), EdmType.STRING),
         }

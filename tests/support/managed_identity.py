@@ -1,7 +1,8 @@
-"""The endpoint that gives an Azure machine the tokens of its managed identity, in the form of App Service.
+"""The endpoint that gives an Azure machine the tokens of its managed identity.
 
     async with ManagedIdentity() as identity:
-        environment = identity.environment  # in which `azure-identity` looks for it
+        environment = identity.environment  # in which `azure-identity` looks for it in App Service
+        environment = identity.vm_environment  # in which it looks for it on a virtual machine
         identity.lifetimes.append(60)  # seconds of the next token; by default a day
 
 Its tokens have the form and the claims of real ones, but no valid signature.
@@ -27,12 +28,29 @@ LEEWAY = 60
 
 
 @dataclass(frozen=True)
+class Platform:
+    """A kind of machine: what its requests for tokens look like."""
+
+    path: str
+    header: str
+    header_value: str
+    resource_id_parameter: str
+
+
+APP_SERVICE = Platform("/msi/token", "x-identity-header", SECRET, "mi_res_id")
+VIRTUAL_MACHINE = Platform("/metadata/identity/oauth2/token", "metadata", "true", "msi_res_id")
+PLATFORMS = {platform.path: platform for platform in (APP_SERVICE, VIRTUAL_MACHINE)}
+
+
+@dataclass(frozen=True)
 class TokenRequest:
     """A request for a token, and the token that it received."""
 
     resource: str
     client_id: str | None
     token: str
+    resource_id: str | None = None
+    """The resource id of the identity, if it was sent under the name that this kind of machine knows."""
 
 
 class ManagedIdentity:
@@ -46,9 +64,16 @@ class ManagedIdentity:
 
     @property
     def environment(self) -> dict[str, str]:
+        return {"IDENTITY_ENDPOINT": f"{self._url}{APP_SERVICE.path}", "IDENTITY_HEADER": SECRET}
+
+    @property
+    def vm_environment(self) -> dict[str, str]:
+        return {"AZURE_POD_IDENTITY_AUTHORITY_HOST": self._url}
+
+    @property
+    def _url(self) -> str:
         assert self._server is not None
-        port = self._server.sockets[0].getsockname()[1]
-        return {"IDENTITY_ENDPOINT": f"http://127.0.0.1:{port}/msi/token", "IDENTITY_HEADER": SECRET}
+        return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -75,9 +100,11 @@ class ManagedIdentity:
     def _answer(self, target: str, headers: dict[str, str]) -> tuple[int, dict[str, str]]:
         if self.status != 200:
             return self.status, {"message": "no identity for you"}
-        if headers.get("x-identity-header") != SECRET:
+        url = urlsplit(target)
+        platform = PLATFORMS[url.path]
+        if headers.get(platform.header) != platform.header_value:
             return 401, {"message": "not from this machine"}
-        query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
         now = int(time.time())
         expires_on = now + (self.lifetimes.popleft() if self.lifetimes else DAY)
         claims = {
@@ -91,7 +118,9 @@ class ManagedIdentity:
         token = ".".join(urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in (
             {"typ": "JWT", "alg": "RS256"}, claims, "signature"
         ))  # fmt: skip
-        self.requests.append(TokenRequest(query["resource"], query.get("client_id"), token))
+        # As in Azure, a parameter that the platform does not know is ignored.
+        resource_id = query.get(platform.resource_id_parameter)
+        self.requests.append(TokenRequest(query["resource"], query.get("client_id"), token, resource_id))
         return 200, {
             "access_token": token,
             "expires_on": str(expires_on),

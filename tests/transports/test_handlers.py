@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -153,6 +153,36 @@ async def test_an_inner_interceptor_fails_inside_the_outer_ones(engine: Recordin
         for failure in await failures(stub):
             assert failure.reason == "INTERNAL"
     assert seen == [f"GetAssistant: {SECRET}", f"PostUserQuery: {SECRET}"]
+
+
+async def test_a_call_whose_error_an_interceptor_suppresses_still_fails(engine: RecordingEngine):
+    @asynccontextmanager
+    async def suppressing(_call: Call) -> AsyncIterator[None]:
+        with suppress(Exception):
+            yield
+
+    async with serving(engine, suppressing, failing_at_the_start(RuntimeError(SECRET))) as stub:
+        query = pb.PostUserQueryRequest(id="a", user_message="Hello")
+        for call in (stub.GetAssistant(pb.GetAssistantRequest(id="a")), stub.PostUserQuery(query).read()):
+            failure = await failure_of(call)
+            assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+            assert SECRET not in failure.text
+
+
+class BrokenEngine(RecordingEngine):
+    """An engine that fails with errors that gRPC's own code raises, too."""
+
+    def post(self, caller, query, time_remaining=None):
+        raise grpc.aio.UsageError(SECRET)
+
+
+async def test_an_error_of_another_grpc_call_is_not_taken_for_a_caller_that_left(engine: RecordingEngine):
+    engine.__class__ = BrokenEngine
+    async with serving(engine) as stub:
+        query = pb.PostUserQueryRequest(id="a", user_message="Hello")
+        failure = await failure_of(stub.PostUserQuery(query).read())
+        assert (failure.code, failure.reason) == (grpc.StatusCode.INTERNAL, "INTERNAL")
+        assert SECRET not in failure.text
 
 
 async def test_an_interceptor_comes_before_the_parser_and_sees_what_it_raises(engine: RecordingEngine):

@@ -228,7 +228,7 @@ class _Parser:
     def _skill_result(self, path: str, result: assistant_pb2.SkillResult) -> SkillResult:
         outcome = result.WhichOneof("outcome")
         if outcome is None:
-            self.fail(path, "must have a content or an error")
+            self.fail(path, "must have either content or an error")
             return SkillResult(result.id, "")
         text = self._message_text(f"{path}.{outcome}", getattr(result, outcome))
         return SkillResult(result.id, text, is_error=outcome == "error")

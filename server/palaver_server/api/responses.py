@@ -18,6 +18,7 @@ ROLES = {
     Role.USER: assistant_pb2.ROLE_USER,
     Role.ASSISTANT: assistant_pb2.ROLE_ASSISTANT,
     Role.TOOL: assistant_pb2.ROLE_TOOL,
+    Role.UNKNOWN: assistant_pb2.ROLE_UNSPECIFIED,
 }
 FINISH_REASONS = {
     FinishReason.UNKNOWN: pb.FINISH_REASON_UNSPECIFIED,

@@ -15,12 +15,13 @@ DEFAULT_COLLECTION = "ChatState"
 
 
 class Role(Enum):
-    """The author of a message. The values are those of OpenAI's chat format."""
+    """The author of a message. The values are those of OpenAI's chat format, and one for other programs' roles."""
 
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
     TOOL = "tool"
+    UNKNOWN = "unknown"
 
 
 class IfExists(Enum):
@@ -134,6 +135,8 @@ class Draft:
     """State that the endpoint wants back with the skill calls: a JSON array with an item for each of them."""
     reasoning: str = ""
     """The model's reasoning before the skill calls. Endpoints may want it back within the turn; it is never stored."""
+    skill_name: str = ""
+    """The skill that wrote a tool message without a call id, which only older versions of the extension store."""
 
     @property
     def json_bytes(self) -> int:

@@ -130,7 +130,7 @@ class ShuttingDown(RetryableError):
 
 
 class RequestIdReused(PalaverError):
-    """The `request_id` belongs to another request."""
+    """The `request_id` was already used by a different request."""
 
     reason = "REQUEST_ID_REUSED"
 

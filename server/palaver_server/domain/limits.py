@@ -17,6 +17,9 @@ MAX_CHAT_MODEL_CHARACTERS = 256
 MAX_MESSAGES = 0xFFFF
 """The maximum number of messages in a conversation. The extension's row keys, `msg-0001` to `msg-FFFF`, end here."""
 
+MAX_TOKENS = 2**31 - 1
+"""The highest number of tokens. The contract has 32 bits for it, and so has the extension's reader."""
+
 MAX_MESSAGE_UNITS = 450_000
 """The maximum length of a message, in UTF-16 code units."""
 

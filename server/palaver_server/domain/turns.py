@@ -8,6 +8,7 @@ from enum import Enum
 
 from palaver_server.domain.conversation import Assistant, AssistantKey, Draft, Message, Skill, SkillCall, SkillResult
 from palaver_server.domain.generation import GenerationOptions, GenerationParameters
+from palaver_server.domain.limits import MAX_TOKENS
 
 
 class ProgressPhase(Enum):
@@ -85,7 +86,8 @@ class Usage:
     model_calls: int = 0
 
     def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, each.name) + getattr(other, each.name) for each in fields(Usage)))
+        sums = (getattr(self, each.name) + getattr(other, each.name) for each in fields(Usage))
+        return Usage(*(min(number, MAX_TOKENS) for number in sums))
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ from palaver_server.engine.turn_lock import TurnLock, TurnLocks
 CLOCK_SKEW = timedelta(seconds=60)
 """The clock difference that is tolerated when a server searches for a turn that another one has just stored."""
 
-REUSED = "request_id: it belongs to another request to this assistant; post the same request again, or choose a new id"
+REUSED = "request_id: already used by a different request to this assistant; post the same request, or choose a new id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +266,7 @@ class ChatEngine:
 
 
 def _join(turn: Turn, query: UserQuery) -> Subscriber:
+    """Subscribes the caller of a query to its turn; raises `RequestIdReused` if the turn has another request."""
     if turn.request_hash != query.request_hash:
         raise RequestIdReused(REUSED)
     turn.continues = turn.continues or query.continues

@@ -19,7 +19,7 @@ from palaver_server.engine.toolbox import Toolbox
 from palaver_server.engine.transcript import Transcript
 from palaver_server.engine.turn import Turn
 
-TOO_MANY_ROUNDS = "The limit of skill calls in one turn is reached; this call was not made."
+TOO_MANY_ROUNDS = "The turn has reached its limit of skill calls; this call was not made."
 
 
 CUT_OFF = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)

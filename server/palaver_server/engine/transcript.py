@@ -147,8 +147,8 @@ def _first_messages(query: UserQuery, open_calls: Sequence[SkillCall]) -> tuple[
     results = {result.id: result for result in query.skill_results}
     expected = {call.id for call in open_calls}
     if results.keys() != expected:
-        allowed = f"of the calls {', '.join(sorted(expected))}" if expected else "of no calls"
-        raise InvalidFields(FieldViolation("skill_results", f"the conversation waits for the results {allowed}"))
+        awaited = f"the results of the calls {', '.join(sorted(expected))}" if expected else "no skill results"
+        raise InvalidFields(FieldViolation("skill_results", f"the conversation waits for {awaited}"))
     return tuple(Draft.from_result(results[call.id]) for call in open_calls)
 
 
@@ -156,7 +156,7 @@ def _sent_before(window: Window, new: Sequence[Draft], max_messages: int) -> tup
     """Returns the instructions and at most `max_messages` of the newest messages."""
     messages = window.messages[max(len(window.messages) - max_messages, 0) :] if max_messages else ()
     # If the window begins between a call and its results, these are dropped: endpoints refuse results without a call.
-    messages = tuple(dropwhile(lambda message: message.role is Role.TOOL, messages))
+    messages = tuple(dropwhile(lambda message: message.role is Role.TOOL and message.skill_call_id, messages))
     if new[0].role is Role.TOOL and not any(message.skill_calls for message in messages):
         # These results need the calls that they answer, however small the window is.
         start = max(number for number, message in enumerate(window.messages) if message.skill_calls)

@@ -67,8 +67,13 @@ def _with_sound_tools(messages: Iterable[Draft]) -> Iterator[Draft]:
             open_ids.discard(message.skill_call_id)
             yield message
         else:
-            orphans.append(Draft(Role.USER, Content(f"(A function returned:) {message.content.text}")))
+            orphans.append(_as_text(message))
     yield from orphans
+
+
+def _as_text(result: Draft) -> Draft:
+    name = f"The function {result.skill_name}" if result.skill_name else "A function"
+    return Draft(Role.USER, Content(f"({name} returned:) {result.content.text}"))
 
 
 def _answered(messages: Iterable[Draft]) -> Iterator[Draft]:

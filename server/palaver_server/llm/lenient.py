@@ -84,7 +84,7 @@ def string_of(value: object) -> str:
 
 
 def integer_of(value: object) -> int | None:
-    """Returns a whole number, or None for what is not one."""
+    """Returns a whole number, or None for any other value."""
     match value:
         case bool() | None:
             return None
@@ -100,7 +100,7 @@ def integer_of(value: object) -> int | None:
 
 
 def object_of(value: object) -> Mapping[str, Any]:
-    """Returns a JSON object, or an empty one for what is none."""
+    """Returns a JSON object, or an empty one for any other value."""
     return value if isinstance(value, Mapping) else {}
 
 

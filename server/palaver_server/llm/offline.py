@@ -22,7 +22,7 @@ PIECES_PER_SECOND = 30.0
 """About the speed at which a person reads."""
 
 MAX_QUOTE = 200
-"""Characters of the user's message that a reply repeats."""
+"""The maximum length of a message that a reply quotes, in characters."""
 
 
 class OfflineModel:
@@ -67,7 +67,7 @@ class OfflineModel:
             "total_tokens": prompt_tokens + len(written),
         }
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        # A caller that cancels the reply closes the connection, which is no error.
+        # A caller that cancels the reply closes the connection, which is not an error.
         with suppress(ConnectionResetError):
             await response.prepare(request)
             for piece in written:
@@ -88,7 +88,7 @@ async def _send(response: web.StreamResponse, chunk: dict[str, Any]) -> None:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """Yields the words of a text, each with the space before it, which is roughly how a model's tokens look."""
+    """Yields the words of a text, each with the space before it, which resembles a model's tokens."""
     return (match.group() for match in re.finditer(r"\s*\S+|\s+\Z", text))
 
 
@@ -109,13 +109,17 @@ def _reply(messages: list[dict[str, Any]]) -> str:
     if messages[-1]["role"] == "tool":
         return f"I am Palaver's **offline model**. The skill answered: {messages[-1]['content']}"
     said = [message["content"] for message in messages if message["role"] == "user"]
-    quote = said[-1] if len(said[-1]) <= MAX_QUOTE else said[-1][: MAX_QUOTE - 1] + "…"
     lines = [
-        "I am Palaver's **offline model**: no AI is at work here, but the way that these words took is the real one.",
-        f"You said: “{quote}”",
+        "I am Palaver's **offline model**: no AI is at work here, but everything else is the real thing.",
+        f"You said: “{_quoted(said[-1])}”",
     ]
     if len(said) > 1:
-        first = said[0] if len(said[0]) <= MAX_QUOTE else said[0][: MAX_QUOTE - 1] + "…"
-        lines.append(f"The conversation was kept: this is message {len(said)} from you, and it began with “{first}”.")
+        lines.append(
+            f"The conversation was kept: this is message {len(said)} from you, and it began with “{_quoted(said[0])}”."
+        )
     lines.append("Set `OPENAI_API_KEY` to talk to a model.")
     return "\n\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+    return text if len(text) <= MAX_QUOTE else text[: MAX_QUOTE - 1] + "…"

@@ -8,13 +8,12 @@ from typing import Any
 import msgspec
 
 from palaver_server.domain.errors import ModelStreamBroken
+from palaver_server.domain.limits import MAX_TOKENS
 from palaver_server.domain.ports import ModelDelta
 from palaver_server.domain.turns import FinishReason, Usage
 from palaver_server.llm import lenient
 from palaver_server.llm.lenient import SurrogatePairs
 from palaver_server.llm.tool_calls import CallPiece, CallSplitter
-
-MAX_COUNT = 2**31 - 1
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
@@ -292,5 +291,5 @@ def _usage(usage: ChunkUsage) -> Usage:
 
 
 def _count(tokens: int | None) -> int:
-    # The contract and the extension's tables hold 32 bits, and a paid turn must not fail because of a count.
-    return min(max(tokens or 0, 0), MAX_COUNT)
+    # A paid turn must not fail because of a count.
+    return min(max(tokens or 0, 0), MAX_TOKENS)

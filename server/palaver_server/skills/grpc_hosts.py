@@ -51,7 +51,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, timeout: float) -> Self:
-        """Parses "TARGET" or "grpcs://TARGET", with an optional ";timeout=SECONDS"; raises `ValueError`."""
+        """Parses "TARGET" or "grpcs://TARGET", with an optional ";timeout=SECONDS"; raises `ValueError`.
+
+        `timeout` is the time limit if the text has none.
+        """
         target, _, option = text.partition(";")
         name, _, value = option.partition("=")
         try:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from typing_extensions import Self
 
 from palaver_server.domain.conversation import Assistant, Content, Listing, Message, Page, Role
-from palaver_server.domain.errors import AssistantBusy, ConversationFull, TurnTooLarge
+from palaver_server.domain.errors import AssistantBusy, ConversationFull, StoreCorrupt, TurnTooLarge
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.limits import (
     MAX_MESSAGE_UNITS,
     MAX_MESSAGES,
     MAX_PAGE_BYTES,
+    MAX_TOKENS,
     MAX_TURN_BYTES,
     MAX_TURN_MESSAGES,
 )
@@ -46,12 +49,36 @@ class StoreTimeouts:
     """The limit of a commit with all its retries. It is longer, because the model call is already paid for."""
 
 
-DAMAGE = (AttributeError, KeyError, TypeError, ValueError, msgspec.DecodeError)
+DAMAGE = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError, msgspec.DecodeError)
 """The exceptions that reading damaged data raises."""
 
 # These ignore members that a newer server may have added.
 _load_usage = msgspec.json.Decoder(Usage).decode
 _load_parameters = msgspec.json.Decoder(GenerationParameters).decode
+
+
+@contextmanager
+def reading(what: str) -> Iterator[None]:
+    """Raises `StoreCorrupt` if the data of `what` is damaged."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise StoreCorrupt(f"{what} can't be read") from error
+
+
+def text(value: object) -> str:
+    """Returns a stored value that must be text. Another one would only fail when it is sent."""
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def count(value: Any, limit: int = MAX_TOKENS) -> int:
+    """Returns a stored number from 0 to a limit."""
+    number = int(value)
+    if not 0 <= number <= limit:
+        raise ValueError(number)
+    return number
 
 
 def new_assistant(assistant_id: str, instructions: str, now: datetime) -> tuple[Assistant, tuple[Message, ...]]:
@@ -155,19 +182,23 @@ def load_found_turn(
     chat_model: str,
     parameters: str | None,
 ) -> FoundTurn:
-    """Returns a turn from its stored columns, or raises one of `DAMAGE`.
+    """Returns a turn from its stored columns.
 
     `parameters` is None if the turn was stored by an older server, which did not store parameters.
     """
-    return FoundTurn(
-        assistant=assistant,
-        messages=messages,
-        request_hash=request_hash,
-        finish_reason=FinishReason(finish_reason),
-        usage=_load_usage(usage),
-        chat_model=chat_model,
-        parameters=None if parameters is None else _load_parameters(parameters),
-    )
+    with reading("a stored turn"):
+        loaded = _load_usage(usage)
+        for tokens in astuple(loaded):
+            count(tokens)
+        return FoundTurn(
+            assistant=assistant,
+            messages=messages,
+            request_hash=text(request_hash),
+            finish_reason=FinishReason(finish_reason),
+            usage=loaded,
+            chat_model=text(chat_model),
+            parameters=None if parameters is None else _load_parameters(parameters),
+        )
 
 
 def first_index(assistant: Assistant, instructions: Message | None, max_messages: int) -> int:

@@ -7,8 +7,8 @@ therefore encloses everything: the parsing, the interceptors and the method.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -59,15 +59,10 @@ def _unary_handler(
     request_type = message_factory.GetMessageClass(method.input_type)
 
     async def handle(data: bytes, context: Context) -> bytes:
-        try:
-            call = _call(method, context)
-            async with AsyncExitStack() as stack:
-                for interceptor in interceptors:
-                    await stack.enter_async_context(interceptor(call))
-                response = await serve(_parsed(request_type, data), call)
+        async with _guarded(method, interceptors, context) as call:
+            response = await serve(_parsed(request_type, data), call)
             return response.SerializeToString()
-        except Exception as error:
-            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+        raise AssertionError("the guard lets no call end without a response")
 
     return grpc.unary_unary_rpc_method_handler(handle)
 
@@ -78,21 +73,58 @@ def _streaming_handler(
     request_type = message_factory.GetMessageClass(method.input_type)
 
     async def handle(data: bytes, context: Context) -> None:
-        try:
-            call = _call(method, context)
-            async with AsyncExitStack() as stack:
-                for interceptor in interceptors:
-                    await stack.enter_async_context(interceptor(call))
-                # If the caller leaves, gRPC would not close the generator.
-                responses = await stack.enter_async_context(aclosing(serve(_parsed(request_type, data), call)))
-                async for response in responses:
-                    await context.write(response.SerializeToString())
-        except grpc.aio.BaseError:
-            raise  # from `write`: the caller has left, and gRPC knows
-        except Exception as error:
-            await context.abort_with_status(rpc_status.to_status(status_of(error)))
+        # If the caller leaves, gRPC would not close the generator.
+        async with (
+            _guarded(method, interceptors, context) as call,
+            aclosing(serve(_parsed(request_type, data), call)) as responses,
+        ):
+            async for response in responses:
+                await _write(context, response)
 
     return grpc.unary_stream_rpc_method_handler(handle)
+
+
+@asynccontextmanager
+async def _guarded(
+    method: MethodDescriptor, interceptors: Sequence[Interceptor], context: Context
+) -> AsyncIterator[Call]:
+    """Encloses a call. Whatever fails in its interceptors or in itself becomes its status."""
+    try:
+        call = _call(method, context)
+        async with _intercepted(call, interceptors):
+            yield call
+    except _CallerLeftError as left:
+        raise left.error from None  # gRPC knows it
+    except Exception as error:
+        await context.abort_with_status(rpc_status.to_status(status_of(error)))
+
+
+@asynccontextmanager
+async def _intercepted(call: Call, interceptors: Sequence[Interceptor]) -> AsyncIterator[None]:
+    """Enters the interceptors. None of them can suppress an error, because the call would then have no response."""
+    is_served = False
+    async with AsyncExitStack() as stack:
+        for interceptor in interceptors:
+            await stack.enter_async_context(interceptor(call))
+        yield
+        is_served = True
+    if not is_served:
+        raise RuntimeError("an interceptor suppressed the error of a call")
+
+
+class _CallerLeftError(Exception):
+    """The caller has left while a response was written to it."""
+
+    def __init__(self, error: grpc.aio.BaseError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+async def _write(context: Context, response: Message) -> None:
+    try:
+        await context.write(response.SerializeToString())
+    except grpc.aio.BaseError as error:
+        raise _CallerLeftError(error) from error
 
 
 def _call(method: MethodDescriptor, context: Context) -> Call:

@@ -46,7 +46,7 @@ async def page(table: Table, key: AssistantKey, listing: Listing) -> Page:
         keys = await table.query(
             key.id, rows.FIRST_MESSAGE, rows.PAST_MESSAGES, condition, parameters, select=["RowKey"]
         )
-        indexes = sorted(map(rows.index, keys))
+        indexes = rows.indexes(keys)
     if listing.order is Order.NEWEST_FIRST:
         indexes = indexes[::-1]
     builder = PageBuilder(listing.limit)

@@ -16,16 +16,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
 from palaver_server.domain.conversation import Assistant, Content, Message, Role, SkillCall
-from palaver_server.domain.errors import StoreCorrupt
 from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.turns import FinishedTurn, FoundTurn, LeaseHolder, Version
-from palaver_server.stores.common import DAMAGE, StoredLease, dump_parameters, load_found_turn
+from palaver_server.stores.common import StoredLease, count, dump_parameters, load_found_turn, reading, text
 
 Row = dict[str, Any]
 
@@ -37,9 +36,6 @@ PAST_MESSAGES = "msg-G"
 MAX_PROPERTY_UNITS = 32_768
 """UTF-16 code units of a text column."""
 
-MAX_INT32 = 2**31 - 1
-"""The extension's reader accepts no wider integers."""
-
 NEVER = datetime(1970, 1, 1, tzinfo=timezone.utc)
 CREATION_ID = "CreationId"
 LEASE_HOLDER = "LeaseHolder"
@@ -50,6 +46,8 @@ ENDPOINT_STATE = "EndpointState"
 
 ROLES = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
 ROLES_BY_NAME = {name.lower(): role for role, name in ROLES.items()}
+FUNCTION = "function"
+"""The role of a function's result before version 0.19 of the extension. `Name` is the function; no call is stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ def state_update(assistant: Assistant) -> Row:
         "RowKey": STATE,
         "LastUpdatedAt": assistant.update_time,
         "TotalMessages": assistant.total_messages,
-        "TotalTokens": min(assistant.total_tokens, MAX_INT32),
+        "TotalTokens": assistant.total_tokens,
     }
 
 
@@ -136,27 +134,23 @@ def turn_row(partition: str, turn: FinishedTurn, first_index: int, last_index: i
     }
 
 
+@reading("the state of the assistant")
 def assistant(row: Mapping[str, Any]) -> Assistant:
     """Returns the assistant of a `state` row."""
-    try:
-        return Assistant(
-            id=row["PartitionKey"],
-            create_time=_utc(row["CreatedAt"]),
-            update_time=_utc(row["LastUpdatedAt"]),
-            total_messages=int(row["TotalMessages"]),
-            total_tokens=int(row.get("TotalTokens") or 0),
-        )
-    except DAMAGE as error:
-        raise StoreCorrupt("the state of the assistant can't be read") from error
+    return Assistant(
+        id=row["PartitionKey"],
+        create_time=_utc(row["CreatedAt"]),
+        update_time=_utc(row["LastUpdatedAt"]),
+        total_messages=count(row["TotalMessages"], MAX_MESSAGES),
+        total_tokens=count(row.get("TotalTokens") or 0),
+    )
 
 
+@reading("the lease of the assistant")
 def stored_lease(row: Mapping[str, Any]) -> StoredLease:
     """Returns the lease in a `state` row."""
     until = row.get(LEASE_UNTIL)
-    try:
-        return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
-    except DAMAGE as error:
-        raise StoreCorrupt("the lease of the assistant can't be read") from error
+    return StoredLease.parse(row.get(LEASE_HOLDER) or "", _utc(until) if isinstance(until, datetime) else NEVER)
 
 
 def identity(row: Mapping[str, Any]) -> tuple[object, object]:
@@ -164,54 +158,57 @@ def identity(row: Mapping[str, Any]) -> tuple[object, object]:
     return row.get(CREATION_ID), row.get("CreatedAt")
 
 
+@reading("a stored message")
 def message(row: Mapping[str, Any]) -> Message:
     """Returns the message of a row."""
-    try:
-        parts = [row.get("Content") or ""]
-        parts += (row[f"Content_{number:02}"] for number in range(1, row.get("ContentParts") or 1))
-        return Message(
-            role=ROLES_BY_NAME[row["Role"].lower()],
-            content=Content("".join(parts)),
-            skill_calls=_skill_calls(row),
-            skill_call_id=_text(row.get("Name") or ""),
-            is_error=bool(row.get(IS_ERROR)),
-            endpoint_state=_text(row.get(ENDPOINT_STATE) or ""),
-            index=index(row),
-            create_time=_utc(row["CreatedAt"]),
-            request_id=row.get(REQUEST_ID) or "",
-        )
-    except DAMAGE as error:
-        raise StoreCorrupt("a stored message can't be read") from error
+    parts = [row.get("Content") or ""]
+    parts += (row[f"Content_{number:02}"] for number in range(1, row.get("ContentParts") or 1))
+    role_name, name = row["Role"].lower(), text(row.get("Name") or "")
+    is_function = role_name == FUNCTION
+    role = Role.TOOL if is_function else ROLES_BY_NAME.get(role_name, Role.UNKNOWN)
+    return Message(
+        role=role,
+        content=Content("".join(parts)),
+        skill_calls=_skill_calls(row),
+        skill_call_id="" if is_function or role is Role.UNKNOWN else name,
+        skill_name=name if is_function else "",
+        is_error=bool(row.get(IS_ERROR)),
+        endpoint_state=text(row.get(ENDPOINT_STATE) or ""),
+        index=_index(row),
+        create_time=_utc(row["CreatedAt"]),
+        request_id=text(row.get(REQUEST_ID) or ""),
+    )
 
 
+@reading("a stored message")
+def indexes(found: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Returns the indexes of messages in ascending order, from the keys of their rows."""
+    return sorted(map(_index, found))
+
+
+@reading("a stored turn")
 def turn_indexes(row: Mapping[str, Any]) -> tuple[int, int]:
     """Returns the indexes of the first and the last message of a turn."""
-    try:
-        return int(row["FirstIndex"]), int(row["LastIndex"])
-    except DAMAGE as error:
-        raise StoreCorrupt("a stored turn can't be read") from error
+    return count(row["FirstIndex"], MAX_MESSAGES), count(row["LastIndex"], MAX_MESSAGES)
 
 
+@reading("a stored turn")
 def found_turn(row: Mapping[str, Any], assistant: Assistant, messages: tuple[Message, ...]) -> FoundTurn:
     """Returns the turn of a row, with the current state of its assistant."""
-    try:
-        return load_found_turn(
-            assistant,
-            messages,
-            request_hash=row["RequestHash"],
-            finish_reason=row["FinishReason"],
-            usage=row["Usage"],
-            chat_model=row["ChatModel"],
-            parameters=row.get("Parameters"),
-        )
-    except DAMAGE as error:
-        raise StoreCorrupt("a stored turn can't be read") from error
+    return load_found_turn(
+        assistant,
+        messages,
+        request_hash=row["RequestHash"],
+        finish_reason=row["FinishReason"],
+        usage=row["Usage"],
+        chat_model=row["ChatModel"],
+        parameters=row.get("Parameters"),
+    )
 
 
-def index(row: Mapping[str, Any]) -> int:
-    """Returns the index of a message, from the key of its row."""
-    number = int(row["RowKey"].removeprefix("msg-"), 16)
-    if not 1 <= number <= MAX_MESSAGES:
+def _index(row: Mapping[str, Any]) -> int:
+    number = count(int(row["RowKey"].removeprefix("msg-"), 16), MAX_MESSAGES)
+    if number == 0:
         raise ValueError(number)
     return number
 
@@ -223,7 +220,7 @@ def _split(text: str) -> list[str]:
     start, limit = 0, 2 * MAX_PROPERTY_UNITS
     while len(encoded) - start > limit:
         end = start + limit
-        if 0xD8 <= encoded[end - 1] <= 0xDB:  # the first half of a character outside the basic plane
+        if 0xD8 <= encoded[end - 1] <= 0xDB:  # a high surrogate, whose other half would be in the next part
             end -= 2
         parts.append(encoded[start:end].decode("utf-16-le"))
         start = end
@@ -260,17 +257,10 @@ def _tool_calls_json(calls: tuple[SkillCall, ...]) -> str:
 
 def _skill_calls(row: Mapping[str, Any]) -> tuple[SkillCall, ...]:
     parts = [row[f"ToolCalls_{number:02}"] for number in range(row.get("ToolCallsParts") or 0)]
-    text = "".join(parts) or row.get("ToolCalls")
-    calls = json.loads(text) if text else []
+    stored = "".join(parts) or row.get("ToolCalls")
+    calls = json.loads(stored) if stored else []
     names = ("id", "functionName", "functionArguments")
-    return tuple(SkillCall(*(_text(call[name]) for name in names)) for call in calls)
-
-
-def _text(value: object) -> str:
-    """Returns a value that must be text, or raises `TypeError`. Other values would only fail when they are sent."""
-    if not isinstance(value, str):
-        raise TypeError(value)
-    return value
+    return tuple(SkillCall(*(text(call[name]) for name in names)) for call in calls)
 
 
 def _utc(time: datetime) -> datetime:

@@ -14,7 +14,7 @@ APPLICATION_ID = 0x50414C56  # "PALV"
 SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE assistants (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused, so it tells a reset conversation from its predecessor
+    key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: a reset conversation gets a new one
     collection TEXT NOT NULL COLLATE NOCASE,
     id TEXT NOT NULL,
     created_at INTEGER NOT NULL,  -- times are microseconds since 1970, UTC

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta, timezone
 
 from palaver_server.domain.conversation import Assistant, AssistantKey, Content, Message, Role, SkillCall
 from palaver_server.domain.errors import AssistantNotFound, ConcurrentWrite, StoreCorrupt, TurnCancelled
+from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.turns import FinishedTurn, FoundTurn, Lease, LeaseHolder, StoredTurn, TurnKey, Version
-from palaver_server.stores.common import DAMAGE, StoredLease, dump_parameters, load_found_turn
+from palaver_server.stores.common import StoredLease, count, dump_parameters, load_found_turn, reading, text
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -23,7 +24,7 @@ class SqliteVersion(Version):
     """The state of a conversation in the database, which a commit compares with the current one."""
 
     row: int
-    """The key of the assistant's row, which a reset conversation does not share with its predecessor."""
+    """The key of the assistant's row. A reset conversation gets a new one."""
     total_messages: int
     holder: LeaseHolder | None
     """The holder of the lease that was taken, or None if none was."""
@@ -71,17 +72,19 @@ def insert_assistant(connection: sqlite3.Connection, collection: str, assistant:
     return cursor.lastrowid or 0
 
 
+@reading("the state of the assistant")
 def assistant(row: sqlite3.Row) -> Assistant:
     """Returns the assistant of a row."""
     return Assistant(
         id=row["id"],
         create_time=time(row["created_at"]),
         update_time=time(row["updated_at"]),
-        total_messages=row["total_messages"],
-        total_tokens=row["total_tokens"],
+        total_messages=count(row["total_messages"], MAX_MESSAGES),
+        total_tokens=count(row["total_tokens"]),
     )
 
 
+@reading("the lease of the assistant")
 def stored_lease(row: sqlite3.Row) -> StoredLease:
     """Returns the lease in the row of an assistant."""
     return StoredLease.parse(row["lease_holder"], time(row["lease_until"]))
@@ -110,33 +113,34 @@ def select_messages(connection: sqlite3.Connection, condition: str, *parameters:
 
 
 def insert_message(connection: sqlite3.Connection, row: int, message: Message) -> None:
-    """Inserts a message of the assistant with this row."""
+    """Inserts a message of the assistant with this row. Raises `StoreCorrupt` if there is one with its index."""
     calls = json.dumps([(call.id, call.name, call.arguments_json) for call in message.skill_calls])
-    connection.execute(
-        "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (row, message.index, message.role.value, message.content.text, microseconds(message.create_time),
-         calls if message.skill_calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
-    )  # fmt: skip
+    try:
+        connection.execute(
+            "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (row, message.index, message.role.value, message.content.text, microseconds(message.create_time),
+             calls if message.skill_calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
+        )  # fmt: skip
+    except sqlite3.IntegrityError as error:
+        raise StoreCorrupt("the assistant has more messages than its state says") from error
     if message.endpoint_state:
         connection.execute("INSERT INTO endpoint_states VALUES (?, ?, ?)", (row, message.index, message.endpoint_state))
 
 
+@reading("a stored message")
 def message(row: sqlite3.Row) -> Message:
     """Returns the message of a row."""
-    try:
-        return Message(
-            role=Role(row["role"]),
-            content=Content(row["content"]),
-            skill_calls=tuple(SkillCall(*call) for call in json.loads(row["skill_calls"] or "[]")),
-            skill_call_id=row["skill_call_id"],
-            is_error=bool(row["is_error"]),
-            endpoint_state=row["state"] or "",
-            index=row["index"],
-            create_time=time(row["created_at"]),
-            request_id=row["request_id"],
-        )
-    except DAMAGE as error:
-        raise StoreCorrupt("a stored message can't be read") from error
+    return Message(
+        role=Role(row["role"]),
+        content=Content(row["content"]),
+        skill_calls=tuple(SkillCall(*map(text, call)) for call in json.loads(row["skill_calls"] or "[]")),
+        skill_call_id=row["skill_call_id"],
+        is_error=bool(row["is_error"]),
+        endpoint_state=row["state"] or "",
+        index=count(row["index"], MAX_MESSAGES),
+        create_time=time(row["created_at"]),
+        request_id=row["request_id"],
+    )
 
 
 def insert_turn(connection: sqlite3.Connection, row: int, turn: FinishedTurn, stored: StoredTurn) -> None:
@@ -181,18 +185,15 @@ def find_turn(connection: sqlite3.Connection, key: TurnKey) -> FoundTurn | None:
     rows = select_messages(
         connection, 'assistant = ? AND "index" BETWEEN ? AND ? ORDER BY "index"', owner["key"], *indexes
     )
-    try:
-        return load_found_turn(
-            assistant(owner),
-            tuple(map(message, rows)),
-            request_hash=row["request_hash"],
-            finish_reason=row["finish_reason"],
-            usage=row["usage"],
-            chat_model=row["chat_model"],
-            parameters=row["parameters"],
-        )
-    except DAMAGE as error:
-        raise StoreCorrupt("a stored turn can't be read") from error
+    return load_found_turn(
+        assistant(owner),
+        tuple(map(message, rows)),
+        request_hash=row["request_hash"],
+        finish_reason=row["finish_reason"],
+        usage=row["usage"],
+        chat_model=row["chat_model"],
+        parameters=row["parameters"],
+    )
 
 
 def now() -> datetime:
