@@ -50,6 +50,7 @@ EXAMPLES = {
     "max_turns": ("7", 7),
     "queue_limit": ("0", 0),
     "lease_duration": ("1", 1.0),
+    "progress_interval": ("2.5", 2.5),
     "grace_period": ("0", 0.0),
 }
 TOGETHER = {"tls_certificate": "tls_key", "tls_key": "tls_certificate"}
@@ -140,6 +141,7 @@ class TestSettings:
             ("turn_timeout", ["0"]),
             ("max_turns", ["0"]),
             ("queue_limit", ["-1"]),
+            ("progress_interval", ["0", "-1", "nan"]),
             ("grace_period", ["-1"]),
         ],
     )

@@ -92,6 +92,10 @@ class Settings(BaseSettings):
         ge=1,
         le=600,
     )
+    progress_interval: PositiveFloat = Field(
+        _ENGINE.progress_interval,
+        description="seconds a stream may be silent until the caller gets a progress event",
+    )
     store_timeout: float = Field(
         _STORE.call, description="seconds a store call may take with retries", gt=REPORTING_MARGIN, le=60
     )
@@ -147,6 +151,7 @@ class Settings(BaseSettings):
             max_turns=self.max_turns,
             queue_limit=self.queue_limit,
             lease_duration=self.lease_duration,
+            progress_interval=self.progress_interval,
             max_skill_rounds=self.max_skill_rounds,
         )
 

@@ -90,6 +90,18 @@ def test_a_reply_is_streamed_and_formatted(chat, server):
     assert messages(server) == ["Hello!"]
 
 
+def test_a_model_that_thinks_shows_for_how_long(chat, server):
+    finish = threading.Event()
+    server.script("PostUserQuery", [replies.started(), replies.progress(35), finish, *replies.turn("Well")[1:]])
+    child = chat()
+    child.send("Hello!" + ENTER)
+    child.expect(r"the model is thinking \(35 s\)")
+    finish.set()
+    child.expect("Well")
+    child.expect(PROMPT)
+    leave(child)
+
+
 def test_ctrl_c_stops_the_reply_but_not_the_program(chat, server):
     server.script("PostUserQuery", [replies.started(), replies.delta("Well"), HANG], replies.turn("Second reply"))
     child = chat()

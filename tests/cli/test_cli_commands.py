@@ -208,6 +208,7 @@ def test_ask_prints_an_event_per_line(palaver, server):
     events = [
         replies.started(temperature=0.5),
         skill_call("c1"),
+        replies.progress(45.5),
         skill_result("c1", error="broken"),
         replies.delta("Grüße\n\x1b[31m"),
         replies.completed("Hi", LENGTH),

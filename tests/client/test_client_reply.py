@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import gc
 import threading
+from datetime import timedelta
 
 import grpc
 import pytest
+from google.protobuf import duration_pb2
 
 import palaver
 from palaver.v1 import assistant_service_pb2
@@ -59,6 +61,30 @@ async def test_all_kinds_of_events_arrive_unchanged(driver, server):
     ]
     assert reply.completed is events[-1]
     assert reply.completed.text == "Hi there"
+
+
+@pytest.mark.parametrize("phase", list(palaver.ProgressPhase))
+async def test_every_phase_of_progress(driver, server, phase):
+    number = 77
+    if phase is not palaver.ProgressPhase.UNKNOWN:
+        number = assistant_service_pb2.ProgressPhase.Value(f"PROGRESS_PHASE_{phase.name}")
+    server.script("PostUserQuery", [replies.started(), replies.progress(30.5, number), *replies.turn("Hi")[1:]])
+    _, events = await driver.post("support", "Hello!")
+    assert events[1] == palaver.Progress(phase, timedelta(seconds=30.5))
+
+
+async def test_progress_that_is_out_of_range_breaks_the_contract(driver, server):
+    elapsed = duration_pb2.Duration(seconds=10**15)
+    malformed = assistant_service_pb2.PostUserQueryResponse(progress=assistant_service_pb2.Progress(elapsed=elapsed))
+    server.script("PostUserQuery", [replies.started(), malformed, HANG])
+    with pytest.raises(palaver.InternalError):
+        await driver.post("support", "Hello!")
+
+
+def test_the_text_of_a_reply_skips_progress(server):
+    server.script("PostUserQuery", [replies.started(), replies.progress(15), *replies.turn("Hi ", "there")[1:]])
+    with palaver.Client(server.target) as client:
+        assert list(client.post_user_query("support", "Hello!").text) == ["Hi ", "there"]
 
 
 @pytest.mark.parametrize("reason", list(palaver.FinishReason))

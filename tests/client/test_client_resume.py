@@ -141,10 +141,11 @@ async def test_it_ends_when_the_connection_is_gone_for_too_long(connect, server)
 
 async def test_a_break_counts_anew_once_the_server_has_answered(connect, server):
     driver = await connect(server.target, reconnect_timeout=0.4)
-    # Each of these pauses is shorter than that, and all of them together are longer.
-    server.script("PostUserQuery", *[[replies.started(), replies.delta("Hi"), BREAK]] * 12, replies.turn("Hi"))
+    # Each of these pauses is shorter than that, and all of them together are longer. Each post brings a character.
+    broken = [[replies.started(), replies.delta("x" * length), BREAK] for length in range(1, 13)]
+    server.script("PostUserQuery", *broken, replies.turn("x" * 12))
     _, events = await driver.post("support", "Hello!")
-    assert shown(events) == ["started", "Hi", "completed"]
+    assert shown(events) == ["started", *"x" * 12, "completed"]
 
 
 async def test_it_can_be_turned_off(connect, server):

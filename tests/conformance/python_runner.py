@@ -8,11 +8,12 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from dataclasses import is_dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 import palaver
 
@@ -21,6 +22,7 @@ _EVENTS = {
     palaver.TextDelta: "text_delta",
     palaver.SkillCall: "skill_call",
     palaver.SkillResult: "skill_result",
+    palaver.Progress: "progress",
     palaver.TurnCompleted: "completed",
 }
 _METHODS = {
@@ -40,6 +42,7 @@ _REQUIRED = {
 _PREFIXES = {
     "role": "ROLE_",
     "finish_reason": "FINISH_REASON_",
+    "phase": "PROGRESS_PHASE_",
     "if_exists": "IF_EXISTS_",
     "order": "ORDER_",
     "on_disconnect": "ON_DISCONNECT_",
@@ -113,6 +116,10 @@ def _message(value: Any, name: str = "") -> Any:
         return f"{_PREFIXES[name]}UNSPECIFIED" if unknown else f"{_PREFIXES[name]}{value.name}"
     if isinstance(value, datetime):
         return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    if isinstance(value, timedelta):
+        duration = Duration()
+        duration.FromTimedelta(value)
+        return duration.ToJsonString()
     if is_dataclass(value) and not isinstance(value, type):
         value = {key: getattr(value, key) for key in value.__dataclass_fields__}
     if isinstance(value, dict):

@@ -25,6 +25,8 @@ class Call:
     request_id: str = ""
     events: list[dict[str, Any]] = field(default_factory=list)
     """The events, with consecutive pieces of text joined, because how a text is split has no meaning."""
+    progress: list[dict[str, Any]] = field(default_factory=list)
+    """The progress events, apart from the others, because their number depends on the time."""
     text: str = ""
     messages: list[dict[str, Any]] = field(default_factory=list)
     response: dict[str, Any] | None = None
@@ -45,6 +47,9 @@ class Call:
             self._add_event(line["event"])
 
     def _add_event(self, event: dict[str, Any]) -> None:
+        if "progress" in event:
+            self.progress.append(event["progress"])
+            return
         if "text_delta" not in event:
             self.events.append(event)
             return
@@ -59,6 +64,14 @@ class Call:
         """Waits until this text has arrived or the call has ended."""
         async with self.changed:
             await self.changed.wait_for(lambda: text in self.text or self.is_over)
+
+    async def wait_for_progress(self, phase: str) -> None:
+        """Waits until another progress event of this phase has arrived, or the call has ended."""
+        before = len(self.progress)
+        async with self.changed:
+            await self.changed.wait_for(
+                lambda: any(event.get("phase") == phase for event in self.progress[before:]) or self.is_over
+            )
 
     async def finish(self) -> None:
         """Waits until the call has ended."""

@@ -88,7 +88,7 @@ class Stage:
         await self._stack.enter_async_context(self._endpoint)
         self._endpoint.script(*(answer(item, self._gate, self._cut_at) for item in self.scenario.model))
         if self.scenario.skills:
-            answers = {name: _constant(result) for name, result in self.scenario.skills.items()}
+            answers = {name: self._skill(**result) for name, result in self.scenario.skills.items()}
             self._hosts.append(await self._stack.enter_async_context(SkillHost(**answers)))
         self._stack.push_async_callback(self._end_server)
         await self._start_server()
@@ -166,6 +166,16 @@ class Stage:
     def _gate(self, name: str) -> asyncio.Event:
         return self._gates.setdefault(name, asyncio.Event())
 
+    def _skill(self, wait: str = "", **result: str) -> Callable[[Any], Awaitable[Any]]:
+        """Returns a skill that always answers this, once its gate is open."""
+
+        async def answer(_request: Any) -> skill_host_service_pb2.InvokeSkillResponse:
+            if wait:
+                await self._gate(wait).wait()
+            return skill_host_service_pb2.InvokeSkillResponse(**result)
+
+        return answer
+
     async def _cut_at(self, characters: int) -> None:
         assert self._proxy is not None, "the scenario has no proxy"
         async with self.runner.changed:
@@ -196,7 +206,7 @@ class Stage:
 
     async def _do_until(self, step: dict[str, Any]) -> None:
         call = self._calls[step["until"]]
-        await call.wait_for_text(step["text"])
+        await (call.wait_for_progress(step["progress"]) if "progress" in step else call.wait_for_text(step["text"]))
         if call.is_over:
             raise NotAsExpectedError(f"the call ended too early: {call.error or call.events}")
 
@@ -205,7 +215,7 @@ class Stage:
         await call.finish()
         expected = step.get("expect", {})
         self._check(expected.get("error"), call.error, "error")
-        for key in ("request_id", "events", "text", "messages", "response"):
+        for key in ("request_id", "events", "progress", "text", "messages", "response"):
             if key in expected:
                 self._check(expected[key], getattr(call, key), key)
 
@@ -342,10 +352,6 @@ class Stage:
 VERBS: dict[str, Callable[[Stage, dict[str, Any]], Awaitable[None]]] = {
     name.removeprefix("_do_"): method for name, method in vars(Stage).items() if name.startswith("_do_")
 }
-
-
-def _constant(result: dict[str, str]) -> Callable[[Any], skill_host_service_pb2.InvokeSkillResponse]:
-    return lambda _request: skill_host_service_pb2.InvokeSkillResponse(**result)
 
 
 def _on_a_small_disk(folder: Path, size: str) -> list[str]:

@@ -40,14 +40,16 @@ def test_names_are_unique():
 
 def test_steps_have_only_known_keys():
     with_expect = {"call": {"request", "timeout", "as"}, "finish": set(), "client": set()}
-    others = {"until": {"text"}, "chat": {"interrupt_after", "prints"}}
+    others = {"until": {"text", "progress"}, "chat": {"interrupt_after", "prints"}}
     for step in steps():
         verb = next(iter(step))
         allowed = {"expect", *with_expect[verb]} if verb in with_expect else others.get(verb, set())
         assert verb in VERBS, step
         assert step.keys() - {verb} <= allowed, step
         if isinstance(expected := step.get("expect"), dict):
-            assert expected.keys() <= {"error", "events", "messages", "request_id", "response", "text"}, step
+            assert expected.keys() <= {"error", "events", "messages", "progress", "request_id", "response", "text"}, (
+                step
+            )
 
 
 def test_every_reason_of_an_error_is_expected_somewhere():
@@ -63,6 +65,7 @@ def test_every_method_is_called():
 
 def test_every_event_and_every_finish_reason_is_expected_somewhere():
     kinds = {kind for step in steps() for events in values(step, "events") for event in events for kind in event}
+    kinds |= {"progress" for step in steps() for _ in values(step, "progress")}  # expected apart from the others
     assert {"text_delta" if kind == "text" else kind for kind in kinds} >= {field.name for field in EVENTS}
     reasons = {reason for step in steps() for reason in values(step, "finish_reason")}
     names = list(assistant_service_pb2.FinishReason.keys())

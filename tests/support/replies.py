@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import assistant_pb2, assistant_service_pb2
@@ -35,6 +36,16 @@ def started(**fields: Any) -> assistant_service_pb2.PostUserQueryResponse:
 def delta(text: str) -> assistant_service_pb2.PostUserQueryResponse:
     return assistant_service_pb2.PostUserQueryResponse(
         sequence=2, text_delta=assistant_service_pb2.TextDelta(text=text)
+    )
+
+
+def progress(
+    seconds: float, phase: int = assistant_service_pb2.PROGRESS_PHASE_MODEL
+) -> assistant_service_pb2.PostUserQueryResponse:
+    elapsed = Duration()
+    elapsed.FromMilliseconds(int(seconds * 1000))
+    return assistant_service_pb2.PostUserQueryResponse(
+        sequence=2, progress=assistant_service_pb2.Progress(phase=phase, elapsed=elapsed)
     )
 
 

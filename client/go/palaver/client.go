@@ -140,9 +140,9 @@ func (c *Client) PostUserQueryUnary(ctx context.Context, request *PostUserQueryR
 	ctx, end := c.begin(ctx)
 	defer end()
 	var response *PostUserQueryUnaryResponse
-	err := c.postUntilDone(ctx, func(*retryBudget) (err error) {
+	err := c.postUntilDone(ctx, func(*retryBudget) (mayRepeat bool, err error) {
 		response, err = c.stub.PostUserQueryUnary(ctx, request)
-		return err
+		return true, err
 	})
 	if err != nil {
 		return nil, err
@@ -191,18 +191,18 @@ func (c *Client) begin(ctx context.Context) (context.Context, context.CancelFunc
 }
 
 // postUntilDone posts a turn, and posts it again after each break, until it succeeds or fails for good. It returns nil or
-// an *Error.
-func (c *Client) postUntilDone(ctx context.Context, post func(*retryBudget) error) error {
+// an *Error. After an error, post also returns whether the turn may be posted again.
+func (c *Client) postUntilDone(ctx context.Context, post func(*retryBudget) (mayRepeat bool, err error)) error {
 	deadline, _ := ctx.Deadline()
 	budget := newRetryBudget(deadline, c.reconnectTimeout)
 	for {
-		err := post(budget)
+		mayRepeat, err := post(budget)
 		if err == nil {
 			return nil
 		}
 		failure := c.failure(ctx, err)
 		delay, again := budget.delayAfter(failure)
-		if !again {
+		if !again || !mayRepeat {
 			return failure
 		}
 		timer := time.NewTimer(delay)

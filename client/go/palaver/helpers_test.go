@@ -58,6 +58,8 @@ func show(t testing.TB, event palaver.Event) string {
 		return "call " + event.Id
 	case *palaver.SkillResult:
 		return "result " + event.Id
+	case *palaver.Progress:
+		return "progress after " + event.Elapsed.AsDuration().String()
 	case *palaver.TurnCompleted:
 		return "completed"
 	default:

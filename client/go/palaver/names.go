@@ -25,6 +25,7 @@ type (
 	TextDelta     = palaverv1.TextDelta
 	SkillCall     = palaverv1.SkillCall
 	SkillResult   = palaverv1.SkillResult
+	Progress      = palaverv1.Progress
 	TurnCompleted = palaverv1.TurnCompleted
 )
 
@@ -84,6 +85,16 @@ const (
 	OnDisconnectUnspecified = palaverv1.OnDisconnect_ON_DISCONNECT_UNSPECIFIED
 	OnDisconnectCancel      = palaverv1.OnDisconnect_ON_DISCONNECT_CANCEL
 	OnDisconnectContinue    = palaverv1.OnDisconnect_ON_DISCONNECT_CONTINUE
+)
+
+// A ProgressPhase is what a running turn is waiting for.
+type ProgressPhase = palaverv1.ProgressPhase
+
+// The values of [ProgressPhase].
+const (
+	ProgressPhaseUnspecified = palaverv1.ProgressPhase_PROGRESS_PHASE_UNSPECIFIED
+	ProgressPhaseModel       = palaverv1.ProgressPhase_PROGRESS_PHASE_MODEL
+	ProgressPhaseSkill       = palaverv1.ProgressPhase_PROGRESS_PHASE_SKILL
 )
 
 // A FinishReason is why the model stopped writing.

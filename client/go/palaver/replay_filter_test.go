@@ -13,7 +13,7 @@ func TestTextIsDeliveredOnceRegardlessOfItsPieces(t *testing.T) {
 		var filter replayFilter
 		var got strings.Builder
 		for post := range 5 {
-			filter.beginReplay()
+			filter.beginPost()
 			pieces := cut(random, text)
 			if post < 4 {
 				pieces = pieces[:random.IntN(len(pieces)+1)]
@@ -52,10 +52,11 @@ func cut(random *rand.Rand, text string) []Event {
 func TestSkillEventsModifiedByTheCallerAreStillSkipped(t *testing.T) {
 	var filter replayFilter
 	call := &SkillCall{Id: "1", Name: "clock"}
+	filter.beginPost()
 	filter.accept(&TurnStarted{})
 	filter.accept(call)
 	call.Name = "changed by the caller"
-	filter.beginReplay()
+	filter.beginPost()
 	filter.accept(&TurnStarted{})
 	if got := filter.accept(&SkillCall{Id: "1", Name: "clock"}); got != nil {
 		t.Errorf("delivered was %v", got)

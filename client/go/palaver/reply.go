@@ -16,7 +16,8 @@ import (
 	palaverv1 "github.com/palaver-chat/palaver/client/go/palaver/v1"
 )
 
-// An Event is an event of a reply: a [*TurnStarted], [*TextDelta], [*SkillCall], [*SkillResult] or [*TurnCompleted].
+// An Event is an event of a reply: a [*TurnStarted], [*TextDelta], [*SkillCall], [*SkillResult], [*Progress] or
+// [*TurnCompleted]. The first event is a [*TurnStarted] and the last one the [*TurnCompleted]. The others come in any order.
 type Event = proto.Message
 
 type responses = grpc.ServerStreamingClient[PostUserQueryResponse]
@@ -27,6 +28,8 @@ type responses = grpc.ServerStreamingClient[PostUserQueryResponse]
 // When the connection breaks or the server shuts down, the turn is posted again with the same request ID, and the
 // iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the reply restarts:
 // a second [*TurnStarted] voids all events before it. With [OnDisconnectContinue], this happens only if the server dies.
+// After three posts in a row that the server answered but that brought nothing new, the iteration ends with the error,
+// because each post may be another model call.
 //
 // A Reply is not safe for concurrent use.
 type Reply struct {
@@ -61,11 +64,11 @@ func (r *Reply) Events() iter.Seq2[Event, error] {
 		ctx, end := r.client.begin(r.ctx)
 		defer end()
 		var filter replayFilter
-		err := r.client.postUntilDone(ctx, func(budget *retryBudget) error {
-			filter.beginReplay()
+		err := r.client.postUntilDone(ctx, func(budget *retryBudget) (bool, error) {
+			filter.beginPost()
 			stream, err := r.client.stub.PostUserQuery(ctx, r.request)
 			if err != nil {
-				return err
+				return filter.mayRepeat(), err
 			}
 			err = read(stream, budget, &filter, func(event Event) bool {
 				r.completed, _ = event.(*TurnCompleted)
@@ -74,7 +77,7 @@ func (r *Reply) Events() iter.Seq2[Event, error] {
 			if r.completed != nil {
 				awaitEnd(stream, end)
 			}
-			return err
+			return filter.mayRepeat(), err
 		})
 		if err != nil {
 			yield(nil, err)
@@ -132,6 +135,8 @@ func eventOf(response *PostUserQueryResponse) Event {
 		return event.SkillCall
 	case *palaverv1.PostUserQueryResponse_SkillResult:
 		return event.SkillResult
+	case *palaverv1.PostUserQueryResponse_Progress:
+		return event.Progress
 	case *palaverv1.PostUserQueryResponse_Completed:
 		return event.Completed
 	default:

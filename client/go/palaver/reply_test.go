@@ -24,13 +24,13 @@ func TestReplyYieldsItsEvents(t *testing.T) {
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{
 		scripted.Started(), scripted.Delta("Hi"), scripted.SkillCall("1"), scripted.SkillResult("1"),
-		scripted.Delta(" there"), scripted.Completed("Hi there"),
+		scripted.Progress(30500 * time.Millisecond), scripted.Delta(" there"), scripted.Completed("Hi there"),
 	})
 	reply := newClient(t, server.Target).PostUserQuery(background(t), hello)
 	if reply.Completed() != nil {
 		t.Error("it is completed before it is read")
 	}
-	expectShown(t, reply, "started", "Hi", "call 1", "result 1", " there", "completed")
+	expectShown(t, reply, "started", "Hi", "call 1", "result 1", "progress after 30.5s", " there", "completed")
 	if tokens := reply.Completed().GetUsage().GetTotalTokens(); tokens != 42 {
 		t.Errorf("it used %d tokens", tokens)
 	}
@@ -40,7 +40,8 @@ func TestTextYieldsTheDeltas(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	server.Script("PostUserQuery", answer{
-		scripted.Started(), scripted.Delta("Hi"), scripted.SkillCall("1"), scripted.Break,
+		scripted.Started(), scripted.Progress(15 * time.Second), scripted.Delta("Hi"), scripted.SkillCall("1"),
+		scripted.Break,
 	}, answer{
 		scripted.Started(), scripted.Delta("Hi"), scripted.SkillCall("1"), scripted.Delta(" there"),
 		scripted.Completed("Hi there"),
@@ -70,12 +71,24 @@ func TestUnknownEventsAreSkipped(t *testing.T) {
 
 func TestUnknownEnumNumbersAreKept(t *testing.T) {
 	t.Parallel()
-	completed := scripted.Completed("Hi")
+	progress, completed := scripted.Progress(15*time.Second), scripted.Completed("Hi")
+	progress.GetProgress().Phase = 77
 	completed.GetCompleted().FinishReason = 77
 	server := scripted.Start(t)
-	server.Script("PostUserQuery", answer{scripted.Started(), completed})
+	server.Script("PostUserQuery", answer{scripted.Started(), progress, completed})
 	reply := newClient(t, server.Target).PostUserQuery(background(t), hello)
-	expectShown(t, reply, "started", "completed")
+	var phase palaver.ProgressPhase
+	for event, err := range reply.Events() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if progress, ok := event.(*palaver.Progress); ok {
+			phase = progress.Phase
+		}
+	}
+	if phase != 77 {
+		t.Errorf("the phase is %v", phase)
+	}
 	if reason := reply.Completed().GetFinishReason(); reason != 77 {
 		t.Errorf("the finish reason is %v", reason)
 	}

@@ -261,10 +261,15 @@ func TestEachEventResetsTheReconnectTimeout(t *testing.T) {
 	t.Parallel()
 	server := scripted.Start(t)
 	client := newClient(t, server.Target, palaver.WithReconnectTimeout(400*time.Millisecond))
-	// Each of these delays is shorter than the timeout, but their sum is longer.
-	broken := answer{scripted.Started(), scripted.Delta("Hi"), scripted.Break}
-	server.Script("PostUserQuery", append(slices.Repeat([]answer{broken}, 12), scripted.Turn("Hi"))...)
-	expectShown(t, client.PostUserQuery(background(t), hello), "started", "Hi", "completed")
+	// Each of these delays is shorter than the timeout, but their sum is longer. Each post brings a character.
+	text := strings.Repeat("x", 12)
+	var answers []answer
+	for length := range len(text) {
+		answers = append(answers, answer{scripted.Started(), scripted.Delta(text[:length+1]), scripted.Break})
+	}
+	server.Script("PostUserQuery", append(answers, scripted.Turn(text))...)
+	expected := append([]string{"started"}, strings.Split(text, "")...)
+	expectShown(t, client.PostUserQuery(background(t), hello), append(expected, "completed")...)
 }
 
 func TestPostingAgainCanBeTurnedOff(t *testing.T) {

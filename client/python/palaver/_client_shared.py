@@ -225,7 +225,8 @@ class BaseClient(ABC):
         When the connection breaks or the server shuts down, the turn is posted again with the same `request_id`, and
         the iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the
         reply restarts: a second `TurnStarted` voids all events before it. With `on_disconnect="continue"`, this happens
-        only if the server dies.
+        only if the server dies. After three such posts in a row that the server answered but that brought nothing new,
+        the iteration raises the error, because each of them may be another model call.
 
         Args:
             id: The identifier of the assistant.

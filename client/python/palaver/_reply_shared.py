@@ -90,7 +90,7 @@ class BaseReply(ABC):
         """Returns how many seconds to wait before posting the turn again after an error, or raises the error."""
         converted = from_rpc_error(error)
         delay = self._budget.delay_after(converted)
-        if delay is None:
+        if delay is None or not self._filter.may_repeat:
             raise converted from error
         return delay
 

@@ -7,9 +7,10 @@ does not know. It is strict about everything that the contract promises.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver._errors import malformed_response
@@ -19,6 +20,8 @@ from palaver._types import (
     Event,
     FinishReason,
     Message,
+    Progress,
+    ProgressPhase,
     Role,
     SkillCall,
     SkillResult,
@@ -41,6 +44,10 @@ _FINISH_REASONS: Final[dict[int, FinishReason]] = {
     assistant_service_pb2.FINISH_REASON_CONTENT_FILTER: FinishReason.CONTENT_FILTER,
     assistant_service_pb2.FINISH_REASON_SKILL_LIMIT: FinishReason.SKILL_LIMIT,
     assistant_service_pb2.FINISH_REASON_SKILL_CALLS: FinishReason.SKILL_CALLS,
+}
+_PROGRESS_PHASES: Final[dict[int, ProgressPhase]] = {
+    assistant_service_pb2.PROGRESS_PHASE_MODEL: ProgressPhase.MODEL,
+    assistant_service_pb2.PROGRESS_PHASE_SKILL: ProgressPhase.SKILL,
 }
 
 
@@ -92,6 +99,12 @@ def _turn_started(started: assistant_service_pb2.TurnStarted) -> TurnStarted:
 
 def _text_delta(delta: assistant_service_pb2.TextDelta) -> TextDelta:
     return TextDelta(delta.text)
+
+
+def _progress(progress: assistant_service_pb2.Progress) -> Progress:
+    return Progress(
+        phase=_PROGRESS_PHASES.get(progress.phase, ProgressPhase.UNKNOWN), elapsed=_timedelta(progress.elapsed)
+    )
 
 
 def _turn_completed(completed: assistant_service_pb2.TurnCompleted) -> TurnCompleted:
@@ -153,10 +166,18 @@ def _datetime(timestamp: Timestamp) -> datetime:
         raise malformed_response("a time is out of range") from error
 
 
+def _timedelta(duration: Duration) -> timedelta:
+    try:
+        return duration.ToTimedelta()
+    except (OverflowError, ValueError) as error:
+        raise malformed_response("it has a duration that is out of range") from error
+
+
 _EVENTS: Final[dict[str, Callable[[Any], Event]]] = {
     "started": _turn_started,
     "text_delta": _text_delta,
     "skill_call": _skill_call,
     "skill_result": _skill_result,
+    "progress": _progress,
     "completed": _turn_completed,
 }

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import dataclass
 
 import grpc
 
 from palaver._errors import PalaverError
-from palaver._types import Event, SkillCall, SkillResult, TextDelta, TurnCompleted, TurnStarted
+from palaver._types import Event, Progress, SkillCall, SkillResult, TextDelta, TurnCompleted, TurnStarted
 
 DEFAULT_RECONNECT_TIMEOUT = 10.0
 
 _FIRST_DELAY, _MAX_DELAY = 0.1, 2.0
+
+_MAX_FRUITLESS_POSTS = 3
+"""How many posts in a row may bring nothing new before the caller gets the error: each may be a paid model call."""
 
 
 class RetryBudget:
@@ -65,6 +69,27 @@ def _is_break(error: PalaverError) -> bool:
     return error.status is grpc.StatusCode.UNAVAILABLE or "RST_STREAM" in error.message
 
 
+@dataclass(slots=True)
+class _Post:
+    """What one post of a turn has brought so far."""
+
+    is_repeated: bool
+    is_answered: bool = False
+    has_delivered: bool = False
+    """True if the caller got text or skill events from it."""
+    has_restarted: bool = False
+
+    @property
+    def extends_the_reply(self) -> bool:
+        """True if it brought something new. A reply that starts over does not: it replaces what was there before."""
+        return self.has_delivered and not self.has_restarted
+
+    @property
+    def is_fruitless(self) -> bool:
+        """True if the server ran or joined the turn again, with nothing new so far."""
+        return self.is_repeated and self.is_answered and not self.extends_the_reply
+
+
 class ReplayFilter:
     """Delivers each event of a reply once, even if the turn is posted several times.
 
@@ -74,6 +99,8 @@ class ReplayFilter:
 
     def __init__(self) -> None:
         self.starts = 0
+        self._post = _Post(is_repeated=False)
+        self._fruitless_before = 0
         self._text = ""
         self._skills: list[Event] = []
         # During a replay: the events of the new stream so far, and the delivered ones that it has yet to repeat.
@@ -81,8 +108,19 @@ class ReplayFilter:
         self._expected_text = ""
         self._expected_skills: list[Event] = []
 
+    @property
+    def may_repeat(self) -> bool:
+        """Whether the turn may be posted again, now that the current post has broken off."""
+        return self._fruitless_posts() < _MAX_FRUITLESS_POSTS
+
+    def _fruitless_posts(self) -> int:
+        """Returns how many posts in a row, up to the current one, brought nothing new."""
+        return 0 if self._post.extends_the_reply else self._fruitless_before + self._post.is_fruitless
+
     def begin_replay(self) -> None:
         """Expects the events of the turn from the first one again, because the turn is posted again."""
+        self._fruitless_before = self._fruitless_posts()
+        self._post = _Post(is_repeated=True)
         if self.starts:
             self._replayed = []
             self._expected_text = self._text
@@ -90,6 +128,9 @@ class ReplayFilter:
 
     def accept(self, event: Event) -> list[Event]:
         """Takes the next event of the stream and returns the events to deliver."""
+        self._post.is_answered = True
+        if isinstance(event, Progress):
+            return [event]
         if self._replayed is None:
             return [self._deliver(event)]
         self._replayed.append(event)
@@ -116,13 +157,16 @@ class ReplayFilter:
         """Delivers the new stream from its `TurnStarted`, which voids all events before it."""
         events = self._replayed or []
         self._replayed, self._text, self._skills = None, "", []
+        self._post.has_restarted = True
         return [self._deliver(event) for event in events]
 
     def _deliver(self, event: Event) -> Event:
         """Records an event as delivered and returns it."""
         if isinstance(event, TurnStarted):
             self.starts += 1
-        elif isinstance(event, TextDelta):
+            return event
+        self._post.has_delivered = True
+        if isinstance(event, TextDelta):
             self._text += event.text
         elif isinstance(event, SkillCall | SkillResult):
             self._skills.append(event)

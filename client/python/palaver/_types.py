@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Literal, TypeAlias, TypedDict
 
@@ -61,6 +61,17 @@ class OnDisconnect(_StringEnum):
     """The server closes the model call immediately and stores nothing."""
     CONTINUE = "continue"
     """The turn continues and is stored."""
+
+
+class ProgressPhase(_StringEnum):
+    """What a running turn is waiting for."""
+
+    UNKNOWN = "unknown"
+    """Unknown: a newer server has a phase that this version does not know."""
+    MODEL = "model"
+    """The model."""
+    SKILL = "skill"
+    """The results of skill calls."""
 
 
 class FinishReason(_StringEnum):
@@ -252,6 +263,21 @@ class TextDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """An event of a reply: the turn is still running, and the server had nothing else to send for a while.
+
+    It has no content, and is never stored or replayed. By default, servers send one after every 15 s of silence.
+
+    Attributes:
+        phase: What the turn is waiting for.
+        elapsed: The time since the turn started.
+    """
+
+    phase: ProgressPhase
+    elapsed: timedelta
+
+
+@dataclass(frozen=True, slots=True)
 class TurnCompleted:
     """The last event of a reply: the turn is stored and survives any crash.
 
@@ -276,8 +302,8 @@ class TurnCompleted:
         return next((message.content for message in reversed(self.messages) if message.role is Role.ASSISTANT), "")
 
 
-Event: TypeAlias = TurnStarted | TextDelta | SkillCall | SkillResult | TurnCompleted
-"""An event of a turn. `TurnStarted` comes first, then text and skills in any order, then `TurnCompleted`."""
+Event: TypeAlias = TurnStarted | TextDelta | SkillCall | SkillResult | Progress | TurnCompleted
+"""An event of a turn. `TurnStarted` comes first, then text, skills and progress in any order, then `TurnCompleted`."""
 
 
 class QueryOptions(TypedDict, total=False):

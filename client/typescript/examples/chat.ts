@@ -37,6 +37,8 @@ async function answer(userMessage: string): Promise<void> {
         case "skillResult":
           process.stderr.write(`[${event.value.outcome.case ?? "nothing"}: ${event.value.outcome.value ?? ""}]\n`);
           break;
+        case "progress":
+          break; // there is nothing new to print
         case "completed":
           process.stdout.write("\n");
       }

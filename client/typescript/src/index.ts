@@ -3,19 +3,20 @@
  *
  * @module
  */
-export { timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
+export { durationMs, timestampDate, timestampFromDate } from "@bufbuild/protobuf/wkt";
 export { PalaverClient } from "./client.js";
 export type { CallOptions, ClientOptions } from "./client.js";
 export { PalaverError } from "./errors.js";
 export type { ErrorDetails, FieldViolation, KnownReason, StatusName } from "./errors.js";
 export type { Event } from "./replay_filter.js";
 export type { Reply } from "./reply.js";
-export { FinishReason, IfExists, OnDisconnect, Order, Role } from "./v1.js";
+export { FinishReason, IfExists, OnDisconnect, Order, ProgressPhase, Role } from "./v1.js";
 export type {
   Assistant,
   CreateAssistantResponse,
   History,
   Message,
+  Progress,
   Skill,
   SkillCall,
   SkillResult,

@@ -13,27 +13,59 @@ import type { PostUserQueryResponse } from "./v1.js";
  *   all events before it.
  * - `textDelta`: a piece of the reply, to be appended to the text so far.
  * - `skillCall`, `skillResult`: the model called a skill, and the call has a result.
+ * - `progress`: the turn is still running, and the server had nothing else to send for a while. It has no content, and
+ *   is never stored or replayed. By default, servers send one after every 15 s of silence.
  * - `completed`: the turn is stored. This is the last event.
  *
  * Events of newer servers that this version does not know are skipped.
  */
 export type Event = Exclude<PostUserQueryResponse["event"], { case: undefined }>;
 
+/** An event that a replay repeats. */
+type ReplayedEvent = Exclude<Event, { case: "progress" }>;
+
 type SkillEvent = Extract<Event, { case: "skillCall" | "skillResult" }>;
+
+/** How many posts in a row may bring nothing new before the caller gets the error: each may be a paid model call. */
+const MAX_FRUITLESS_POSTS = 3;
+
+/** What one post of a turn has brought so far. */
+class PostOutcome {
+  answered = false;
+  /** Whether the caller got text or skill events from it. */
+  delivered = false;
+  restarted = false;
+
+  constructor(readonly repeated: boolean) {}
+
+  /** Whether it brought something new. A reply that starts over does not: it replaces what was there before. */
+  get extendsReply(): boolean {
+    return this.delivered && !this.restarted;
+  }
+
+  /** Whether the server ran or joined the turn again, with nothing new so far. */
+  get fruitless(): boolean {
+    return this.repeated && this.answered && !this.extendsReply;
+  }
+}
 
 /** The events that were delivered, and those of them that a replay has yet to repeat. */
 export class ReplayFilter {
+  #post = new PostOutcome(false);
+  #fruitlessBefore = 0;
   #started = false;
   #completed = false;
   #text = "";
   #skills: SkillEvent[] = [];
   /** The events of the new stream so far, during a replay; otherwise `undefined`. */
-  #replay: Event[] | undefined;
+  #replay: ReplayedEvent[] | undefined;
   #expectedText = "";
   #expectedSkills: SkillEvent[] = [];
 
   /** Expects the events of the turn from the first one again, because the turn is posted again. */
   beginReplay(): void {
+    this.#fruitlessBefore = this.#fruitlessPosts();
+    this.#post = new PostOutcome(true);
     if (this.#started) {
       this.#replay = [];
       this.#expectedText = this.#text;
@@ -46,10 +78,24 @@ export class ReplayFilter {
     return this.#completed;
   }
 
+  /** Whether the turn may be posted again, now that the current post has broken off. */
+  get mayRepeat(): boolean {
+    return this.#fruitlessPosts() < MAX_FRUITLESS_POSTS;
+  }
+
+  /** Returns how many posts in a row, up to the current one, brought nothing new. */
+  #fruitlessPosts(): number {
+    return this.#post.extendsReply ? 0 : this.#fruitlessBefore + Number(this.#post.fruitless);
+  }
+
   /** Takes the next event of the stream and returns the events to deliver. */
   accept(event: PostUserQueryResponse["event"]): Event[] {
     if (event.case === undefined || this.#completed) {
       return []; // unknown, or after the end
+    }
+    this.#post.answered = true;
+    if (event.case === "progress") {
+      return [event];
     }
     if (this.#replay === undefined) {
       return [this.#deliver(event)];
@@ -101,20 +147,23 @@ export class ReplayFilter {
     this.#replay = undefined;
     this.#text = "";
     this.#skills = [];
+    this.#post.restarted = true;
     return events.map((event) => this.#deliver(event));
   }
 
   /** Records an event as delivered and returns it. */
-  #deliver(event: Event): Event {
+  #deliver(event: ReplayedEvent): Event {
     switch (event.case) {
       case "started":
         this.#started = true;
         break;
       case "textDelta":
+        this.#post.delivered = true;
         this.#text += event.value.text;
         break;
       case "skillCall":
       case "skillResult":
+        this.#post.delivered = true;
         this.#skills.push(event);
         break;
       case "completed":

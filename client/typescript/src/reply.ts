@@ -25,7 +25,8 @@ export type Post = (limits: Limits) => AsyncIterable<PostUserQueryResponse>;
  * When the connection breaks or the server shuts down, the turn is posted again with the same `requestId`, and the
  * iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the reply
  * restarts: a second `started` voids all events before it. With `OnDisconnect.CONTINUE`, this happens only if the
- * server dies.
+ * server dies. After three posts in a row that the server answered but that brought nothing new, the iteration throws
+ * the error, because each post may be another model call.
  *
  * @example
  * ```ts
@@ -125,6 +126,9 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
         } catch (error) {
           if (filter.completed) {
             return undefined; // the turn is stored, so a break no longer matters
+          }
+          if (!filter.mayRepeat) {
+            throw error;
           }
           await pauseAfter(error, this.#budget, signal);
           filter.beginReplay();

@@ -14,6 +14,7 @@ import {
   assistant,
   completed,
   delta,
+  progress,
   shown,
   skillCall,
   skillResult,
@@ -32,6 +33,7 @@ test("all events arrive as they were sent", async () => {
     delta("Hi "),
     skillCall("1"),
     skillResult("1"),
+    progress(30_500),
     delta("there"),
     completed(),
   ];
@@ -53,7 +55,14 @@ test("all events arrive as they were sent", async () => {
 
 test("the text alone", async () => {
   await using server = await ScriptedServer.start();
-  server.script("postUserQuery", [started(), delta("Hi "), skillCall("1"), delta("there"), completed()]);
+  server.script("postUserQuery", [
+    started(),
+    progress(15_000),
+    delta("Hi "),
+    skillCall("1"),
+    delta("there"),
+    completed(),
+  ]);
   using client = new PalaverClient(server.target);
   const reply = client.postUserQuery(QUERY);
   assert.deepEqual(await collect(reply.text), ["Hi ", "there"]);
@@ -104,11 +113,18 @@ test("events arrive while the turn is running", async () => {
 test("unknown events are skipped, and unknown enum numbers are kept", async () => {
   await using server = await ScriptedServer.start();
   const unknown = Buffer.from("0802fa06030a0178", "hex"); // sequence 2, and field 111 of the oneof
+  const waiting = Buffer.from("3a02084d", "hex"); // `progress` with the phase 77
   const end = Buffer.from("32021863", "hex"); // `completed` with the finish reason 99
-  server.script("postUserQuery", [started(), unknown, new Uint8Array(), end]);
+  server.script("postUserQuery", [started(), unknown, new Uint8Array(), waiting, end]);
   using client = new PalaverClient(server.target);
   const reply = client.postUserQuery(QUERY);
-  assert.deepEqual(shown(await collect(reply)), ["started", "completed"]);
+  const events = await collect(reply);
+  assert.deepEqual(
+    events.map((event) => event.case),
+    ["started", "progress", "completed"],
+  );
+  assert.ok(events[1]?.case === "progress");
+  assert.equal(events[1].value.phase, 77);
   assert.equal(reply.completed?.finishReason, 99);
 });
 

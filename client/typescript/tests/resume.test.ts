@@ -226,10 +226,11 @@ test("the reconnect timeout ends posting again", () =>
 test("each event resets the reconnect timeout", () =>
   withServer(
     async (server, client) => {
-      // Each of these delays is shorter than that, but their sum is longer.
-      const broken = Array.from({ length: 12 }, () => [started(), delta("Hi"), BREAK]);
-      server.script("postUserQuery", ...broken, turn("Hi"));
-      assert.deepEqual(shown(await collect(client.postUserQuery(QUERY))), ["started", "Hi", "completed"]);
+      // Each of these delays is shorter than that, but their sum is longer. Each post brings a character.
+      const pieces = Array.from({ length: 12 }, () => "x");
+      const broken = pieces.map((_, index) => [started(), delta("x".repeat(index + 1)), BREAK]);
+      server.script("postUserQuery", ...broken, turn(...pieces));
+      assert.deepEqual(shown(await collect(client.postUserQuery(QUERY))), ["started", ...pieces, "completed"]);
     },
     { reconnectTimeoutMs: 400 },
   ));

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.domain import conversation, turns
 from palaver_server.domain.conversation import Role
-from palaver_server.domain.turns import FinishReason
+from palaver_server.domain.turns import FinishReason, ProgressPhase
 
 ROLES = {
     Role.SYSTEM: assistant_pb2.ROLE_SYSTEM,
@@ -26,6 +27,10 @@ FINISH_REASONS = {
     FinishReason.CONTENT_FILTER: pb.FINISH_REASON_CONTENT_FILTER,
     FinishReason.SKILL_LIMIT: pb.FINISH_REASON_SKILL_LIMIT,
     FinishReason.SKILL_CALLS: pb.FINISH_REASON_SKILL_CALLS,
+}
+PROGRESS_PHASES = {
+    ProgressPhase.MODEL: pb.PROGRESS_PHASE_MODEL,
+    ProgressPhase.SKILL: pb.PROGRESS_PHASE_SKILL,
 }
 
 
@@ -53,7 +58,7 @@ def message(message: conversation.Message) -> assistant_pb2.Message:
     )
 
 
-def event(sequence: int, event: turns.TurnEvent) -> pb.PostUserQueryResponse:
+def event(sequence: int, event: turns.TurnEvent | turns.Progress) -> pb.PostUserQueryResponse:
     """Returns the message for an event of a turn."""
     if isinstance(event, turns.TextDelta):
         return pb.PostUserQueryResponse(sequence=sequence, text_delta=pb.TextDelta(text=event.text))
@@ -63,6 +68,8 @@ def event(sequence: int, event: turns.TurnEvent) -> pb.PostUserQueryResponse:
         return pb.PostUserQueryResponse(sequence=sequence, skill_call=_skill_call(event))
     if isinstance(event, conversation.SkillResult):
         return pb.PostUserQueryResponse(sequence=sequence, skill_result=_skill_result(event))
+    if isinstance(event, turns.Progress):
+        return pb.PostUserQueryResponse(sequence=sequence, progress=_progress(event))
     return pb.PostUserQueryResponse(sequence=sequence, completed=completed(event))
 
 
@@ -105,6 +112,12 @@ def _started(event: turns.TurnStarted) -> pb.TurnStarted:
         max_tokens=event.parameters.max_tokens,
         replayed=event.replayed,
     )
+
+
+def _progress(event: turns.Progress) -> pb.Progress:
+    elapsed = Duration()
+    elapsed.FromMilliseconds(round(event.elapsed * 1000))
+    return pb.Progress(phase=PROGRESS_PHASES[event.phase], elapsed=elapsed)
 
 
 def _timestamp(time: datetime) -> Timestamp:

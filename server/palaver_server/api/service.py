@@ -69,6 +69,7 @@ class AssistantApi:
         turn = self._engine.post(call.caller, requests.user_query(request), call.time_remaining)
         try:
             sequence = 0
+            turn.report_progress()
             async for event in turn:
                 sequence += 1
                 yield responses.event(sequence, event)

@@ -11,6 +11,13 @@ from palaver_server.domain.generation import GenerationOptions, GenerationParame
 from palaver_server.domain.limits import MAX_TOKENS
 
 
+class ProgressPhase(Enum):
+    """What a running turn may be waiting for."""
+
+    MODEL = "model"
+    SKILL = "skill"
+
+
 class FinishReason(Enum):
     """The reason that a turn ended."""
 
@@ -111,6 +118,15 @@ class TurnCompleted:
 
 
 TurnEvent = TurnStarted | TextDelta | SkillCall | SkillResult | TurnCompleted
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sign to one caller that the turn is still running. It is not an event of the turn, and never stored."""
+
+    phase: ProgressPhase
+    elapsed: float
+    """The seconds since the turn started."""
 
 
 @dataclass(frozen=True, slots=True)

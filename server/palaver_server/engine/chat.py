@@ -119,7 +119,7 @@ class ChatEngine:
             raise TooManyTurns(f"the server is already running {self._options.max_turns} turns")
         store = self._store(query.assistant)
         key = TurnKey(query.assistant, query.request_id or uuid.uuid4().hex)
-        turn = Turn(key, query.request_hash, self._observer)
+        turn = Turn(key, query.request_hash, self._observer, self._options.progress_interval)
         subscriber = _join(turn, query)
         self._turns.add(turn)
         self._by_key[key.normalized()] = turn
@@ -213,7 +213,7 @@ class ChatEngine:
         lock.start_renewing(on_loss=turn.cancel)
         window = await _with_open_calls(lock.window, query.assistant, plan, store)
         transcript = Transcript(query, window, plan.max_messages)
-        turn.publish(TurnStarted(turn.key.request_id, plan.parameters))
+        turn.begin(TurnStarted(turn.key.request_id, plan.parameters))
         self._observer.reached(Stage.STARTED, turn.key, plan.parameters)
         deadline = _now() + self._options.turn_timeout
         loop = ToolLoop(

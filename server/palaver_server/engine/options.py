@@ -19,4 +19,5 @@ class EngineOptions:
     max_turns: int = 1000
     queue_limit: int = 32
     lease_duration: float = 15.0
+    progress_interval: float = 15.0
     max_skill_rounds: int = 10

@@ -12,7 +12,7 @@ from palaver_server.domain.errors import ModelTimeout
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.ports import ChatModel, Prompt, SkillInvocation, SkillSource
 from palaver_server.domain.stages import Observer, Stage
-from palaver_server.domain.turns import FinishReason, Usage
+from palaver_server.domain.turns import FinishReason, ProgressPhase, Usage
 from palaver_server.engine.call_ids import CallIdGenerator
 from palaver_server.engine.reply import Reply, ReplyReader
 from palaver_server.engine.toolbox import Toolbox
@@ -57,6 +57,7 @@ class ToolLoop:
         """Calls the model, and the skills that it asks for, until the reply is complete."""
         usage, rounds = Usage(), 0
         while True:
+            self.turn.phase = ProgressPhase.MODEL
             reply = await self.reader.read(
                 self.model, Prompt(self.transcript.prompt, self.parameters, self.toolbox.all)
             )
@@ -100,6 +101,7 @@ class ToolLoop:
             result = SkillResult.failure(call, error) if error else await self._invoke(call)
             results[call.id] = self._publish(self.transcript.fit(call, result))
 
+        self.turn.phase = ProgressPhase.SKILL
         with anyio.CancelScope(deadline=self.deadline) as scope:
             async with anyio.create_task_group() as group:
                 for call, error in calls:

@@ -12,7 +12,15 @@ from typing import Any
 
 from palaver_server.domain.errors import PalaverError, ShuttingDown
 from palaver_server.domain.stages import Observer, Stage
-from palaver_server.domain.turns import TextDelta, TurnCompleted, TurnEvent, TurnKey
+from palaver_server.domain.turns import (
+    Progress,
+    ProgressPhase,
+    TextDelta,
+    TurnCompleted,
+    TurnEvent,
+    TurnKey,
+    TurnStarted,
+)
 
 MAX_UNREAD_CHARACTERS = 64 * 1024
 """Characters that even the fastest subscriber may have left to read before the turn stops reading from the model."""
@@ -21,13 +29,18 @@ MAX_UNREAD_CHARACTERS = 64 * 1024
 class Turn:
     """The events of a turn, published by its task and read by its subscribers."""
 
-    def __init__(self, key: TurnKey, request_hash: str, observer: Observer) -> None:
+    def __init__(self, key: TurnKey, request_hash: str, observer: Observer, progress_interval: float) -> None:
         """Takes the key of the turn, and the hash of its request, to detect a different request with the same key."""
         self.key = key
         self.request_hash = request_hash
         self.continues = False
         """True if the turn keeps running after its last subscriber has left."""
+        self.phase = ProgressPhase.MODEL
+        """What the turn is waiting for, once it has begun."""
+        self.progress_interval = progress_interval
+        """The seconds of silence after which a subscriber gets a progress event."""
         self._observer = observer
+        self._began_at: float | None = None
         self._events: list[TurnEvent] = []
         self._error: BaseException | None = None
         self._ended = False
@@ -56,12 +69,23 @@ class Turn:
         self._observer.reached(Stage.ENDED, self.key, self._error)
         self._wake()
 
+    def begin(self, event: TurnStarted) -> None:
+        """Publishes the first event of a turn that runs, so that subscribers get progress events from now on."""
+        self._began_at = asyncio.get_running_loop().time()
+        self.publish(event)
+
     def publish(self, event: TurnEvent) -> None:
         """Appends an event."""
         self._events.append(event)
         if isinstance(event, TextDelta):
             self._produced += len(event.text)
         self._wake()
+
+    def progress(self) -> Progress | None:
+        """Returns the progress of a turn that runs, or None before it has begun and for a replay."""
+        if self._began_at is None:
+            return None
+        return Progress(self.phase, asyncio.get_running_loop().time() - self._began_at)
 
     @property
     def has_backpressure(self) -> bool:
@@ -139,18 +163,25 @@ class Subscriber:
     """A caller's view of a turn: an asynchronous iterator over its events.
 
     All text that arrived since the last read is returned as one event.
+
+    Progress events belong to the subscriber, because each caller has silences of its own. Arming a timer for each wait
+    would slow down every token. Instead, one timer runs until the caller leaves, and checks how long the caller has
+    been waiting.
     """
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
+        self._loop = asyncio.get_running_loop()
         self._next = 0
-        self._news: asyncio.Future[None] | None = None
+        self._news: asyncio.Future[Progress | None] | None = None
+        self._waiting_since = 0.0
+        self._silence_timer: asyncio.TimerHandle | None = None
         self._consumed = 0
 
     def __aiter__(self) -> Subscriber:
         return self
 
-    async def __anext__(self) -> TurnEvent:
+    async def __anext__(self) -> TurnEvent | Progress:
         turn = self._turn
         while self._next == len(turn._events):
             if turn._ended:
@@ -158,8 +189,11 @@ class Subscriber:
                     raise turn._error
                 turn._observer.reached(Stage.COMPLETED, turn.key)
                 raise StopAsyncIteration
-            self._news = asyncio.get_running_loop().create_future()
-            await self._news
+            self._news = self._loop.create_future()
+            self._waiting_since = self._loop.time()
+            progress = await self._news
+            if progress is not None:
+                return progress
         event = turn._events[self._next]
         self._next += 1
         return self._coalesce(event) if isinstance(event, TextDelta) else event
@@ -183,8 +217,26 @@ class Subscriber:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
+    def report_progress(self) -> None:
+        """Adds a progress event whenever the caller has waited for the interval, until it leaves."""
+        self._silence_timer = self._loop.call_later(self._turn.progress_interval, self._check_silence)
+
+    def _check_silence(self) -> None:
+        """Ends a wait that has lasted for the interval, and schedules the next check."""
+        interval = self._turn.progress_interval
+        next_check = self._loop.time() + interval
+        if self._news is not None and not self._news.done():
+            silent_at = self._waiting_since + interval
+            if silent_at > self._loop.time():
+                next_check = silent_at
+            elif (progress := self._turn.progress()) is not None:
+                self._news.set_result(progress)
+        self._silence_timer = self._loop.call_at(next_check, self._check_silence)
+
     def leave(self) -> None:
         """Ends the subscription. A turn without subscribers is cancelled, unless it continues."""
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
         self._turn._unsubscribe(self)
 
     async def completed(self) -> TurnCompleted:

@@ -218,6 +218,8 @@ func wrap(event palaver.Event) *palaver.PostUserQueryResponse {
 		response.Event = &palaverv1.PostUserQueryResponse_SkillCall{SkillCall: event}
 	case *palaver.SkillResult:
 		response.Event = &palaverv1.PostUserQueryResponse_SkillResult{SkillResult: event}
+	case *palaver.Progress:
+		response.Event = &palaverv1.PostUserQueryResponse_Progress{Progress: event}
 	case *palaver.TurnCompleted:
 		response.Event = &palaverv1.PostUserQueryResponse_Completed{Completed: event}
 	}

@@ -54,6 +54,14 @@ func SkillResult(id string) *palaverv1.PostUserQueryResponse {
 	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_SkillResult{SkillResult: result}}
 }
 
+// Progress returns the event of a turn that has been waiting for the model.
+func Progress(elapsed time.Duration) *palaverv1.PostUserQueryResponse {
+	progress := &palaverv1.Progress{
+		Phase: palaverv1.ProgressPhase_PROGRESS_PHASE_MODEL, Elapsed: durationpb.New(elapsed),
+	}
+	return &palaverv1.PostUserQueryResponse{Event: &palaverv1.PostUserQueryResponse_Progress{Progress: progress}}
+}
+
 // TurnCompleted returns a stored turn.
 func TurnCompleted(text string) *palaverv1.TurnCompleted {
 	return &palaverv1.TurnCompleted{

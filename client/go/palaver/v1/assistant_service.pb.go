@@ -9,6 +9,7 @@ package palaverv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -185,6 +186,59 @@ func (OnDisconnect) EnumDescriptor() ([]byte, []int) {
 	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{2}
 }
 
+// What a turn is waiting for.
+type ProgressPhase int32
+
+const (
+	// The phase is unknown.
+	ProgressPhase_PROGRESS_PHASE_UNSPECIFIED ProgressPhase = 0
+	// The turn is waiting for the model.
+	ProgressPhase_PROGRESS_PHASE_MODEL ProgressPhase = 1
+	// The turn is waiting for the results of skill calls.
+	ProgressPhase_PROGRESS_PHASE_SKILL ProgressPhase = 2
+)
+
+// Enum value maps for ProgressPhase.
+var (
+	ProgressPhase_name = map[int32]string{
+		0: "PROGRESS_PHASE_UNSPECIFIED",
+		1: "PROGRESS_PHASE_MODEL",
+		2: "PROGRESS_PHASE_SKILL",
+	}
+	ProgressPhase_value = map[string]int32{
+		"PROGRESS_PHASE_UNSPECIFIED": 0,
+		"PROGRESS_PHASE_MODEL":       1,
+		"PROGRESS_PHASE_SKILL":       2,
+	}
+)
+
+func (x ProgressPhase) Enum() *ProgressPhase {
+	p := new(ProgressPhase)
+	*p = x
+	return p
+}
+
+func (x ProgressPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ProgressPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_palaver_v1_assistant_service_proto_enumTypes[3].Descriptor()
+}
+
+func (ProgressPhase) Type() protoreflect.EnumType {
+	return &file_palaver_v1_assistant_service_proto_enumTypes[3]
+}
+
+func (x ProgressPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ProgressPhase.Descriptor instead.
+func (ProgressPhase) EnumDescriptor() ([]byte, []int) {
+	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{3}
+}
+
 // The reason why the model stopped writing.
 type FinishReason int32
 
@@ -235,11 +289,11 @@ func (x FinishReason) String() string {
 }
 
 func (FinishReason) Descriptor() protoreflect.EnumDescriptor {
-	return file_palaver_v1_assistant_service_proto_enumTypes[3].Descriptor()
+	return file_palaver_v1_assistant_service_proto_enumTypes[4].Descriptor()
 }
 
 func (FinishReason) Type() protoreflect.EnumType {
-	return &file_palaver_v1_assistant_service_proto_enumTypes[3]
+	return &file_palaver_v1_assistant_service_proto_enumTypes[4]
 }
 
 func (x FinishReason) Number() protoreflect.EnumNumber {
@@ -248,7 +302,7 @@ func (x FinishReason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use FinishReason.Descriptor instead.
 func (FinishReason) EnumDescriptor() ([]byte, []int) {
-	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{3}
+	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{4}
 }
 
 // The request of `CreateAssistant`.
@@ -1020,6 +1074,7 @@ type PostUserQueryResponse struct {
 	//	*PostUserQueryResponse_SkillCall
 	//	*PostUserQueryResponse_SkillResult
 	//	*PostUserQueryResponse_Completed
+	//	*PostUserQueryResponse_Progress
 	Event         isPostUserQueryResponse_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1114,6 +1169,15 @@ func (x *PostUserQueryResponse) GetCompleted() *TurnCompleted {
 	return nil
 }
 
+func (x *PostUserQueryResponse) GetProgress() *Progress {
+	if x != nil {
+		if x, ok := x.Event.(*PostUserQueryResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
 type isPostUserQueryResponse_Event interface {
 	isPostUserQueryResponse_Event()
 }
@@ -1143,6 +1207,11 @@ type PostUserQueryResponse_Completed struct {
 	Completed *TurnCompleted `protobuf:"bytes,6,opt,name=completed,proto3,oneof"`
 }
 
+type PostUserQueryResponse_Progress struct {
+	// The turn is still running, and no other event was sent for a while.
+	Progress *Progress `protobuf:"bytes,7,opt,name=progress,proto3,oneof"`
+}
+
 func (*PostUserQueryResponse_Started) isPostUserQueryResponse_Event() {}
 
 func (*PostUserQueryResponse_TextDelta) isPostUserQueryResponse_Event() {}
@@ -1152,6 +1221,8 @@ func (*PostUserQueryResponse_SkillCall) isPostUserQueryResponse_Event() {}
 func (*PostUserQueryResponse_SkillResult) isPostUserQueryResponse_Event() {}
 
 func (*PostUserQueryResponse_Completed) isPostUserQueryResponse_Event() {}
+
+func (*PostUserQueryResponse_Progress) isPostUserQueryResponse_Event() {}
 
 // The beginning of a turn, with the parameters that are in effect after defaults and limits were applied. A replay
 // reports the parameters that were in effect when the turn ran.
@@ -1301,6 +1372,67 @@ func (x *TextDelta) GetText() string {
 	return ""
 }
 
+// A sign that a turn is still running while it has nothing to report, for example because the model is thinking. It
+// keeps proxies and load balancers from closing a silent stream.
+//
+// It is sent after `started` whenever no other event was sent for the server's `PALAVER_PROGRESS_INTERVAL`, which is
+// 15 seconds by default. It has no content: it is never stored and never part of a replay. It counts in `sequence`.
+// Each caller of a turn gets its own, so a client must ignore it when it compares a repeated stream with the events
+// that it has delivered.
+type Progress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the turn is waiting for.
+	Phase ProgressPhase `protobuf:"varint,1,opt,name=phase,proto3,enum=palaver.v1.ProgressPhase" json:"phase,omitempty"`
+	// The time since the turn started.
+	Elapsed       *durationpb.Duration `protobuf:"bytes,2,opt,name=elapsed,proto3" json:"elapsed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Progress) Reset() {
+	*x = Progress{}
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Progress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Progress) ProtoMessage() {}
+
+func (x *Progress) ProtoReflect() protoreflect.Message {
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Progress.ProtoReflect.Descriptor instead.
+func (*Progress) Descriptor() ([]byte, []int) {
+	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Progress) GetPhase() ProgressPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return ProgressPhase_PROGRESS_PHASE_UNSPECIFIED
+}
+
+func (x *Progress) GetElapsed() *durationpb.Duration {
+	if x != nil {
+		return x.Elapsed
+	}
+	return nil
+}
+
 // The end of a turn that is stored.
 type TurnCompleted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1321,7 +1453,7 @@ type TurnCompleted struct {
 
 func (x *TurnCompleted) Reset() {
 	*x = TurnCompleted{}
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[13]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1465,7 @@ func (x *TurnCompleted) String() string {
 func (*TurnCompleted) ProtoMessage() {}
 
 func (x *TurnCompleted) ProtoReflect() protoreflect.Message {
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[13]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1478,7 @@ func (x *TurnCompleted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TurnCompleted.ProtoReflect.Descriptor instead.
 func (*TurnCompleted) Descriptor() ([]byte, []int) {
-	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{13}
+	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *TurnCompleted) GetAssistant() *Assistant {
@@ -1405,7 +1537,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[14]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1549,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[14]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1562,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{14}
+	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Usage) GetPromptTokens() int32 {
@@ -1486,7 +1618,7 @@ type PostUserQueryUnaryResponse struct {
 
 func (x *PostUserQueryUnaryResponse) Reset() {
 	*x = PostUserQueryUnaryResponse{}
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[15]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1630,7 @@ func (x *PostUserQueryUnaryResponse) String() string {
 func (*PostUserQueryUnaryResponse) ProtoMessage() {}
 
 func (x *PostUserQueryUnaryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[15]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1643,7 @@ func (x *PostUserQueryUnaryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PostUserQueryUnaryResponse.ProtoReflect.Descriptor instead.
 func (*PostUserQueryUnaryResponse) Descriptor() ([]byte, []int) {
-	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{15}
+	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PostUserQueryUnaryResponse) GetCompleted() *TurnCompleted {
@@ -1538,7 +1670,7 @@ type CancelTurnRequest struct {
 
 func (x *CancelTurnRequest) Reset() {
 	*x = CancelTurnRequest{}
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[16]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1550,7 +1682,7 @@ func (x *CancelTurnRequest) String() string {
 func (*CancelTurnRequest) ProtoMessage() {}
 
 func (x *CancelTurnRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[16]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1563,7 +1695,7 @@ func (x *CancelTurnRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTurnRequest.ProtoReflect.Descriptor instead.
 func (*CancelTurnRequest) Descriptor() ([]byte, []int) {
-	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{16}
+	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CancelTurnRequest) GetId() string {
@@ -1603,7 +1735,7 @@ type CancelTurnResponse struct {
 
 func (x *CancelTurnResponse) Reset() {
 	*x = CancelTurnResponse{}
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[17]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1615,7 +1747,7 @@ func (x *CancelTurnResponse) String() string {
 func (*CancelTurnResponse) ProtoMessage() {}
 
 func (x *CancelTurnResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_palaver_v1_assistant_service_proto_msgTypes[17]
+	mi := &file_palaver_v1_assistant_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1628,7 +1760,7 @@ func (x *CancelTurnResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelTurnResponse.ProtoReflect.Descriptor instead.
 func (*CancelTurnResponse) Descriptor() ([]byte, []int) {
-	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{17}
+	return file_palaver_v1_assistant_service_proto_rawDescGZIP(), []int{18}
 }
 
 var File_palaver_v1_assistant_service_proto protoreflect.FileDescriptor
@@ -1636,7 +1768,7 @@ var File_palaver_v1_assistant_service_proto protoreflect.FileDescriptor
 const file_palaver_v1_assistant_service_proto_rawDesc = "" +
 	"\n" +
 	"\"palaver/v1/assistant_service.proto\x12\n" +
-	"palaver.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apalaver/v1/assistant.proto\"\x85\x02\n" +
+	"palaver.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apalaver/v1/assistant.proto\"\x85\x02\n" +
 	"\x16CreateAssistantRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12'\n" +
 	"\finstructions\x18\x02 \x01(\tH\x00R\finstructions\x88\x01\x01\x12E\n" +
@@ -1698,7 +1830,7 @@ const file_palaver_v1_assistant_service_proto_rawDesc = "" +
 	"\v_max_tokens\"B\n" +
 	"\aHistory\x12&\n" +
 	"\fmax_messages\x18\x01 \x01(\x05H\x00R\vmaxMessages\x88\x01\x01B\x0f\n" +
-	"\r_max_messages\"\xda\x02\n" +
+	"\r_max_messages\"\x8e\x03\n" +
 	"\x15PostUserQueryResponse\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x03R\bsequence\x123\n" +
 	"\astarted\x18\x02 \x01(\v2\x17.palaver.v1.TurnStartedH\x00R\astarted\x126\n" +
@@ -1707,7 +1839,8 @@ const file_palaver_v1_assistant_service_proto_rawDesc = "" +
 	"\n" +
 	"skill_call\x18\x04 \x01(\v2\x15.palaver.v1.SkillCallH\x00R\tskillCall\x12<\n" +
 	"\fskill_result\x18\x05 \x01(\v2\x17.palaver.v1.SkillResultH\x00R\vskillResult\x129\n" +
-	"\tcompleted\x18\x06 \x01(\v2\x19.palaver.v1.TurnCompletedH\x00R\tcompletedB\a\n" +
+	"\tcompleted\x18\x06 \x01(\v2\x19.palaver.v1.TurnCompletedH\x00R\tcompleted\x122\n" +
+	"\bprogress\x18\a \x01(\v2\x14.palaver.v1.ProgressH\x00R\bprogressB\a\n" +
 	"\x05event\"\xa3\x02\n" +
 	"\vTurnStarted\x12\x1d\n" +
 	"\n" +
@@ -1724,7 +1857,10 @@ const file_palaver_v1_assistant_service_proto_rawDesc = "" +
 	"\x06_top_pB\r\n" +
 	"\v_max_tokens\"\x1f\n" +
 	"\tTextDelta\x12\x12\n" +
-	"\x04text\x18\x01 \x01(\tR\x04text\"\xfc\x01\n" +
+	"\x04text\x18\x01 \x01(\tR\x04text\"p\n" +
+	"\bProgress\x12/\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x19.palaver.v1.ProgressPhaseR\x05phase\x123\n" +
+	"\aelapsed\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aelapsed\"\xfc\x01\n" +
 	"\rTurnCompleted\x123\n" +
 	"\tassistant\x18\x01 \x01(\v2\x15.palaver.v1.AssistantR\tassistant\x12/\n" +
 	"\bmessages\x18\x02 \x03(\v2\x13.palaver.v1.MessageR\bmessages\x12=\n" +
@@ -1761,7 +1897,11 @@ const file_palaver_v1_assistant_service_proto_rawDesc = "" +
 	"\fOnDisconnect\x12\x1d\n" +
 	"\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x1a\n" +
-	"\x16ON_DISCONNECT_CONTINUE\x10\x02*\xbf\x01\n" +
+	"\x16ON_DISCONNECT_CONTINUE\x10\x02*c\n" +
+	"\rProgressPhase\x12\x1e\n" +
+	"\x1aPROGRESS_PHASE_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14PROGRESS_PHASE_MODEL\x10\x01\x12\x18\n" +
+	"\x14PROGRESS_PHASE_SKILL\x10\x02*\xbf\x01\n" +
 	"\fFinishReason\x12\x1d\n" +
 	"\x19FINISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12FINISH_REASON_STOP\x10\x01\x12\x18\n" +
@@ -1794,78 +1934,84 @@ func file_palaver_v1_assistant_service_proto_rawDescGZIP() []byte {
 	return file_palaver_v1_assistant_service_proto_rawDescData
 }
 
-var file_palaver_v1_assistant_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_palaver_v1_assistant_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_palaver_v1_assistant_service_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_palaver_v1_assistant_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_palaver_v1_assistant_service_proto_goTypes = []any{
 	(IfExists)(0),                      // 0: palaver.v1.IfExists
 	(Order)(0),                         // 1: palaver.v1.Order
 	(OnDisconnect)(0),                  // 2: palaver.v1.OnDisconnect
-	(FinishReason)(0),                  // 3: palaver.v1.FinishReason
-	(*CreateAssistantRequest)(nil),     // 4: palaver.v1.CreateAssistantRequest
-	(*CreateAssistantResponse)(nil),    // 5: palaver.v1.CreateAssistantResponse
-	(*GetAssistantRequest)(nil),        // 6: palaver.v1.GetAssistantRequest
-	(*GetAssistantResponse)(nil),       // 7: palaver.v1.GetAssistantResponse
-	(*ListMessagesRequest)(nil),        // 8: palaver.v1.ListMessagesRequest
-	(*ListMessagesResponse)(nil),       // 9: palaver.v1.ListMessagesResponse
-	(*DeleteAssistantRequest)(nil),     // 10: palaver.v1.DeleteAssistantRequest
-	(*DeleteAssistantResponse)(nil),    // 11: palaver.v1.DeleteAssistantResponse
-	(*PostUserQueryRequest)(nil),       // 12: palaver.v1.PostUserQueryRequest
-	(*History)(nil),                    // 13: palaver.v1.History
-	(*PostUserQueryResponse)(nil),      // 14: palaver.v1.PostUserQueryResponse
-	(*TurnStarted)(nil),                // 15: palaver.v1.TurnStarted
-	(*TextDelta)(nil),                  // 16: palaver.v1.TextDelta
-	(*TurnCompleted)(nil),              // 17: palaver.v1.TurnCompleted
-	(*Usage)(nil),                      // 18: palaver.v1.Usage
-	(*PostUserQueryUnaryResponse)(nil), // 19: palaver.v1.PostUserQueryUnaryResponse
-	(*CancelTurnRequest)(nil),          // 20: palaver.v1.CancelTurnRequest
-	(*CancelTurnResponse)(nil),         // 21: palaver.v1.CancelTurnResponse
-	(*Assistant)(nil),                  // 22: palaver.v1.Assistant
-	(*timestamppb.Timestamp)(nil),      // 23: google.protobuf.Timestamp
-	(*Message)(nil),                    // 24: palaver.v1.Message
-	(*Skill)(nil),                      // 25: palaver.v1.Skill
-	(*SkillResult)(nil),                // 26: palaver.v1.SkillResult
-	(*SkillCall)(nil),                  // 27: palaver.v1.SkillCall
+	(ProgressPhase)(0),                 // 3: palaver.v1.ProgressPhase
+	(FinishReason)(0),                  // 4: palaver.v1.FinishReason
+	(*CreateAssistantRequest)(nil),     // 5: palaver.v1.CreateAssistantRequest
+	(*CreateAssistantResponse)(nil),    // 6: palaver.v1.CreateAssistantResponse
+	(*GetAssistantRequest)(nil),        // 7: palaver.v1.GetAssistantRequest
+	(*GetAssistantResponse)(nil),       // 8: palaver.v1.GetAssistantResponse
+	(*ListMessagesRequest)(nil),        // 9: palaver.v1.ListMessagesRequest
+	(*ListMessagesResponse)(nil),       // 10: palaver.v1.ListMessagesResponse
+	(*DeleteAssistantRequest)(nil),     // 11: palaver.v1.DeleteAssistantRequest
+	(*DeleteAssistantResponse)(nil),    // 12: palaver.v1.DeleteAssistantResponse
+	(*PostUserQueryRequest)(nil),       // 13: palaver.v1.PostUserQueryRequest
+	(*History)(nil),                    // 14: palaver.v1.History
+	(*PostUserQueryResponse)(nil),      // 15: palaver.v1.PostUserQueryResponse
+	(*TurnStarted)(nil),                // 16: palaver.v1.TurnStarted
+	(*TextDelta)(nil),                  // 17: palaver.v1.TextDelta
+	(*Progress)(nil),                   // 18: palaver.v1.Progress
+	(*TurnCompleted)(nil),              // 19: palaver.v1.TurnCompleted
+	(*Usage)(nil),                      // 20: palaver.v1.Usage
+	(*PostUserQueryUnaryResponse)(nil), // 21: palaver.v1.PostUserQueryUnaryResponse
+	(*CancelTurnRequest)(nil),          // 22: palaver.v1.CancelTurnRequest
+	(*CancelTurnResponse)(nil),         // 23: palaver.v1.CancelTurnResponse
+	(*Assistant)(nil),                  // 24: palaver.v1.Assistant
+	(*timestamppb.Timestamp)(nil),      // 25: google.protobuf.Timestamp
+	(*Message)(nil),                    // 26: palaver.v1.Message
+	(*Skill)(nil),                      // 27: palaver.v1.Skill
+	(*SkillResult)(nil),                // 28: palaver.v1.SkillResult
+	(*SkillCall)(nil),                  // 29: palaver.v1.SkillCall
+	(*durationpb.Duration)(nil),        // 30: google.protobuf.Duration
 }
 var file_palaver_v1_assistant_service_proto_depIdxs = []int32{
 	0,  // 0: palaver.v1.CreateAssistantRequest.if_exists:type_name -> palaver.v1.IfExists
-	22, // 1: palaver.v1.CreateAssistantResponse.assistant:type_name -> palaver.v1.Assistant
-	22, // 2: palaver.v1.GetAssistantResponse.assistant:type_name -> palaver.v1.Assistant
-	23, // 3: palaver.v1.ListMessagesRequest.after_time:type_name -> google.protobuf.Timestamp
+	24, // 1: palaver.v1.CreateAssistantResponse.assistant:type_name -> palaver.v1.Assistant
+	24, // 2: palaver.v1.GetAssistantResponse.assistant:type_name -> palaver.v1.Assistant
+	25, // 3: palaver.v1.ListMessagesRequest.after_time:type_name -> google.protobuf.Timestamp
 	1,  // 4: palaver.v1.ListMessagesRequest.order:type_name -> palaver.v1.Order
-	24, // 5: palaver.v1.ListMessagesResponse.messages:type_name -> palaver.v1.Message
+	26, // 5: palaver.v1.ListMessagesResponse.messages:type_name -> palaver.v1.Message
 	2,  // 6: palaver.v1.PostUserQueryRequest.on_disconnect:type_name -> palaver.v1.OnDisconnect
-	13, // 7: palaver.v1.PostUserQueryRequest.history:type_name -> palaver.v1.History
-	25, // 8: palaver.v1.PostUserQueryRequest.caller_skills:type_name -> palaver.v1.Skill
-	26, // 9: palaver.v1.PostUserQueryRequest.skill_results:type_name -> palaver.v1.SkillResult
-	15, // 10: palaver.v1.PostUserQueryResponse.started:type_name -> palaver.v1.TurnStarted
-	16, // 11: palaver.v1.PostUserQueryResponse.text_delta:type_name -> palaver.v1.TextDelta
-	27, // 12: palaver.v1.PostUserQueryResponse.skill_call:type_name -> palaver.v1.SkillCall
-	26, // 13: palaver.v1.PostUserQueryResponse.skill_result:type_name -> palaver.v1.SkillResult
-	17, // 14: palaver.v1.PostUserQueryResponse.completed:type_name -> palaver.v1.TurnCompleted
-	22, // 15: palaver.v1.TurnCompleted.assistant:type_name -> palaver.v1.Assistant
-	24, // 16: palaver.v1.TurnCompleted.messages:type_name -> palaver.v1.Message
-	3,  // 17: palaver.v1.TurnCompleted.finish_reason:type_name -> palaver.v1.FinishReason
-	18, // 18: palaver.v1.TurnCompleted.usage:type_name -> palaver.v1.Usage
-	17, // 19: palaver.v1.PostUserQueryUnaryResponse.completed:type_name -> palaver.v1.TurnCompleted
-	4,  // 20: palaver.v1.AssistantService.CreateAssistant:input_type -> palaver.v1.CreateAssistantRequest
-	6,  // 21: palaver.v1.AssistantService.GetAssistant:input_type -> palaver.v1.GetAssistantRequest
-	8,  // 22: palaver.v1.AssistantService.ListMessages:input_type -> palaver.v1.ListMessagesRequest
-	10, // 23: palaver.v1.AssistantService.DeleteAssistant:input_type -> palaver.v1.DeleteAssistantRequest
-	12, // 24: palaver.v1.AssistantService.PostUserQuery:input_type -> palaver.v1.PostUserQueryRequest
-	12, // 25: palaver.v1.AssistantService.PostUserQueryUnary:input_type -> palaver.v1.PostUserQueryRequest
-	20, // 26: palaver.v1.AssistantService.CancelTurn:input_type -> palaver.v1.CancelTurnRequest
-	5,  // 27: palaver.v1.AssistantService.CreateAssistant:output_type -> palaver.v1.CreateAssistantResponse
-	7,  // 28: palaver.v1.AssistantService.GetAssistant:output_type -> palaver.v1.GetAssistantResponse
-	9,  // 29: palaver.v1.AssistantService.ListMessages:output_type -> palaver.v1.ListMessagesResponse
-	11, // 30: palaver.v1.AssistantService.DeleteAssistant:output_type -> palaver.v1.DeleteAssistantResponse
-	14, // 31: palaver.v1.AssistantService.PostUserQuery:output_type -> palaver.v1.PostUserQueryResponse
-	19, // 32: palaver.v1.AssistantService.PostUserQueryUnary:output_type -> palaver.v1.PostUserQueryUnaryResponse
-	21, // 33: palaver.v1.AssistantService.CancelTurn:output_type -> palaver.v1.CancelTurnResponse
-	27, // [27:34] is the sub-list for method output_type
-	20, // [20:27] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	14, // 7: palaver.v1.PostUserQueryRequest.history:type_name -> palaver.v1.History
+	27, // 8: palaver.v1.PostUserQueryRequest.caller_skills:type_name -> palaver.v1.Skill
+	28, // 9: palaver.v1.PostUserQueryRequest.skill_results:type_name -> palaver.v1.SkillResult
+	16, // 10: palaver.v1.PostUserQueryResponse.started:type_name -> palaver.v1.TurnStarted
+	17, // 11: palaver.v1.PostUserQueryResponse.text_delta:type_name -> palaver.v1.TextDelta
+	29, // 12: palaver.v1.PostUserQueryResponse.skill_call:type_name -> palaver.v1.SkillCall
+	28, // 13: palaver.v1.PostUserQueryResponse.skill_result:type_name -> palaver.v1.SkillResult
+	19, // 14: palaver.v1.PostUserQueryResponse.completed:type_name -> palaver.v1.TurnCompleted
+	18, // 15: palaver.v1.PostUserQueryResponse.progress:type_name -> palaver.v1.Progress
+	3,  // 16: palaver.v1.Progress.phase:type_name -> palaver.v1.ProgressPhase
+	30, // 17: palaver.v1.Progress.elapsed:type_name -> google.protobuf.Duration
+	24, // 18: palaver.v1.TurnCompleted.assistant:type_name -> palaver.v1.Assistant
+	26, // 19: palaver.v1.TurnCompleted.messages:type_name -> palaver.v1.Message
+	4,  // 20: palaver.v1.TurnCompleted.finish_reason:type_name -> palaver.v1.FinishReason
+	20, // 21: palaver.v1.TurnCompleted.usage:type_name -> palaver.v1.Usage
+	19, // 22: palaver.v1.PostUserQueryUnaryResponse.completed:type_name -> palaver.v1.TurnCompleted
+	5,  // 23: palaver.v1.AssistantService.CreateAssistant:input_type -> palaver.v1.CreateAssistantRequest
+	7,  // 24: palaver.v1.AssistantService.GetAssistant:input_type -> palaver.v1.GetAssistantRequest
+	9,  // 25: palaver.v1.AssistantService.ListMessages:input_type -> palaver.v1.ListMessagesRequest
+	11, // 26: palaver.v1.AssistantService.DeleteAssistant:input_type -> palaver.v1.DeleteAssistantRequest
+	13, // 27: palaver.v1.AssistantService.PostUserQuery:input_type -> palaver.v1.PostUserQueryRequest
+	13, // 28: palaver.v1.AssistantService.PostUserQueryUnary:input_type -> palaver.v1.PostUserQueryRequest
+	22, // 29: palaver.v1.AssistantService.CancelTurn:input_type -> palaver.v1.CancelTurnRequest
+	6,  // 30: palaver.v1.AssistantService.CreateAssistant:output_type -> palaver.v1.CreateAssistantResponse
+	8,  // 31: palaver.v1.AssistantService.GetAssistant:output_type -> palaver.v1.GetAssistantResponse
+	10, // 32: palaver.v1.AssistantService.ListMessages:output_type -> palaver.v1.ListMessagesResponse
+	12, // 33: palaver.v1.AssistantService.DeleteAssistant:output_type -> palaver.v1.DeleteAssistantResponse
+	15, // 34: palaver.v1.AssistantService.PostUserQuery:output_type -> palaver.v1.PostUserQueryResponse
+	21, // 35: palaver.v1.AssistantService.PostUserQueryUnary:output_type -> palaver.v1.PostUserQueryUnaryResponse
+	23, // 36: palaver.v1.AssistantService.CancelTurn:output_type -> palaver.v1.CancelTurnResponse
+	30, // [30:37] is the sub-list for method output_type
+	23, // [23:30] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_palaver_v1_assistant_service_proto_init() }
@@ -1883,6 +2029,7 @@ func file_palaver_v1_assistant_service_proto_init() {
 		(*PostUserQueryResponse_SkillCall)(nil),
 		(*PostUserQueryResponse_SkillResult)(nil),
 		(*PostUserQueryResponse_Completed)(nil),
+		(*PostUserQueryResponse_Progress)(nil),
 	}
 	file_palaver_v1_assistant_service_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
@@ -1890,8 +2037,8 @@ func file_palaver_v1_assistant_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_palaver_v1_assistant_service_proto_rawDesc), len(file_palaver_v1_assistant_service_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   18,
+			NumEnums:      5,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

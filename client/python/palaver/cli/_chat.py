@@ -26,6 +26,12 @@ if sys.platform != "win32":
 
 _COMMAND = re.compile(r"/[a-z]+")
 
+_WAITING = {
+    palaver.ProgressPhase.UNKNOWN: "waiting for the reply",
+    palaver.ProgressPhase.MODEL: "the model is thinking",
+    palaver.ProgressPhase.SKILL: "a skill is running",
+}
+
 _HELP = """\
 Enter             send the message
 Alt-Enter         start a new line (or press Esc, then Enter)
@@ -144,6 +150,8 @@ class Chat:
                     if started is not None:
                         screen.print_line(_dim_line(_output.REPLY_RESTARTED))
                     started = event
+                elif isinstance(event, palaver.Progress):
+                    screen.show_progress(f"{_WAITING[event.phase]} ({event.elapsed.total_seconds():.0f} s)")
                 elif isinstance(event, palaver.SkillCall):
                     screen.print_line(_dim_line(f"calling {event.name} {event.arguments_json}"))
                 elif isinstance(event, palaver.SkillResult) and event.error is not None:

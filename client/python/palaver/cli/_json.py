@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
+
+from google.protobuf.duration_pb2 import Duration
 
 import palaver
 
@@ -17,10 +19,12 @@ _EVENT_FIELDS: dict[type[palaver.Event], str] = {
     palaver.TextDelta: "text_delta",
     palaver.SkillCall: "skill_call",
     palaver.SkillResult: "skill_result",
+    palaver.Progress: "progress",
     palaver.TurnCompleted: "completed",
 }
-_ENUM_PREFIXES: dict[type[palaver.Role | palaver.FinishReason], str] = {
+_ENUM_PREFIXES: dict[type[palaver.Role | palaver.FinishReason | palaver.ProgressPhase], str] = {
     palaver.Role: "ROLE_",
+    palaver.ProgressPhase: "PROGRESS_PHASE_",
     palaver.FinishReason: "FINISH_REASON_",
 }
 
@@ -62,6 +66,10 @@ def _value(value: Any) -> Any:
         return [_value(item) for item in value]
     if isinstance(value, datetime):
         return value.isoformat().replace("+00:00", "Z")
-    if isinstance(value, palaver.Role | palaver.FinishReason):
+    if isinstance(value, timedelta):
+        duration = Duration()
+        duration.FromTimedelta(value)
+        return duration.ToJsonString()
+    if isinstance(value, palaver.Role | palaver.FinishReason | palaver.ProgressPhase):
         return _ENUM_PREFIXES[type(value)] + ("UNSPECIFIED" if value.name == "UNKNOWN" else value.name)
     return value

@@ -33,7 +33,8 @@ class MarkdownStream:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._splitter = BlockSplitter()
-        self._spinner = Spinner("dots", Text(" waiting for the reply", style="dim"))
+        self._spinner = Spinner("dots")
+        self.show_progress("waiting for the reply")
         self._is_waiting = True
         self._is_first_block = True
         self._live = _Live(
@@ -59,6 +60,10 @@ class MarkdownStream:
         with self._live.lock:
             self._is_waiting = False
             self._print_blocks(self._splitter.feed(strip_control_characters(text)))
+
+    def show_progress(self, text: str) -> None:
+        """Changes the text next to the spinner, which is visible until the first piece of text is written."""
+        self._spinner.update(text=Text(f" {text}", style="dim"))
 
     def print_line(self, text: Text) -> None:
         """Prints a line that is not part of the text, as a block between the text before and after it."""

@@ -22,11 +22,12 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from palaver.v1 import assistant_pb2 as palaver_dot_v1_dot_assistant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"palaver/v1/assistant_service.proto\x12\npalaver.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apalaver/v1/assistant.proto\"\xbb\x01\n\x16\x43reateAssistantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x19\n\x0cinstructions\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x03 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x04 \x01(\t\x12\'\n\tif_exists\x18\x05 \x01(\x0e\x32\x14.palaver.v1.IfExistsB\x0f\n\r_instructions\"T\n\x17\x43reateAssistantResponse\x12(\n\tassistant\x18\x01 \x01(\x0b\x32\x15.palaver.v1.Assistant\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"c\n\x13GetAssistantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x02 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x03 \x01(\t\"@\n\x14GetAssistantResponse\x12(\n\tassistant\x18\x01 \x01(\x0b\x32\x15.palaver.v1.Assistant\"\xdc\x01\n\x13ListMessagesRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x02 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x03 \x01(\t\x12.\n\nafter_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05order\x18\x05 \x01(\x0e\x32\x11.palaver.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"V\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x16\x44\x65leteAssistantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x02 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x03 \x01(\t\"\x19\n\x17\x44\x65leteAssistantResponse\"\x90\x04\n\x14PostUserQueryRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0cuser_message\x18\x02 \x01(\t\x12\x12\n\nchat_model\x18\x03 \x01(\t\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\x12is_reasoning_model\x18\x07 \x01(\x08\x12\x1a\n\x12\x61i_connection_name\x18\x08 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\t \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\n \x01(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12/\n\ron_disconnect\x18\x0c \x01(\x0e\x32\x18.palaver.v1.OnDisconnect\x12$\n\x07history\x18\r \x01(\x0b\x32\x13.palaver.v1.History\x12(\n\rcaller_skills\x18\x0e \x03(\x0b\x32\x11.palaver.v1.Skill\x12\x13\n\x0bskill_names\x18\x0f \x03(\t\x12.\n\rskill_results\x18\x10 \x03(\x0b\x32\x17.palaver.v1.SkillResultB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokens\"5\n\x07History\x12\x19\n\x0cmax_messages\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x0f\n\r_max_messages\"\x99\x02\n\x15PostUserQueryResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12*\n\x07started\x18\x02 \x01(\x0b\x32\x17.palaver.v1.TurnStartedH\x00\x12+\n\ntext_delta\x18\x03 \x01(\x0b\x32\x15.palaver.v1.TextDeltaH\x00\x12+\n\nskill_call\x18\x04 \x01(\x0b\x32\x15.palaver.v1.SkillCallH\x00\x12/\n\x0cskill_result\x18\x05 \x01(\x0b\x32\x17.palaver.v1.SkillResultH\x00\x12.\n\tcompleted\x18\x06 \x01(\x0b\x32\x19.palaver.v1.TurnCompletedH\x00\x42\x07\n\x05\x65vent\"\xd3\x01\n\x0bTurnStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nchat_model\x18\x02 \x01(\t\x12\x1a\n\x12\x61i_connection_name\x18\x03 \x01(\t\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x10\n\x08replayed\x18\x07 \x01(\x08\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokens\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"\xc7\x01\n\rTurnCompleted\x12(\n\tassistant\x18\x01 \x01(\x0b\x32\x15.palaver.v1.Assistant\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.palaver.v1.Message\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.palaver.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.palaver.v1.Usage\x12\x12\n\nchat_model\x18\x05 \x01(\t\"\x95\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x05\x12\x13\n\x0bmodel_calls\x18\x06 \x01(\x05\"J\n\x1aPostUserQueryUnaryResponse\x12,\n\tcompleted\x18\x01 \x01(\x0b\x32\x19.palaver.v1.TurnCompleted\"u\n\x11\x43\x61ncelTurnRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x02 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x14\n\x12\x43\x61ncelTurnResponse*b\n\x08IfExists\x12\x19\n\x15IF_EXISTS_UNSPECIFIED\x10\x00\x12\x12\n\x0eIF_EXISTS_FAIL\x10\x01\x12\x12\n\x0eIF_EXISTS_KEEP\x10\x02\x12\x13\n\x0fIF_EXISTS_RESET\x10\x03*N\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_OLDEST_FIRST\x10\x01\x12\x16\n\x12ORDER_NEWEST_FIRST\x10\x02*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x02*\xbf\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1d\n\x19\x46INISH_REASON_SKILL_LIMIT\x10\x04\x12\x1d\n\x19\x46INISH_REASON_SKILL_CALLS\x10\x05\x32\xf5\x04\n\x10\x41ssistantService\x12Z\n\x0f\x43reateAssistant\x12\".palaver.v1.CreateAssistantRequest\x1a#.palaver.v1.CreateAssistantResponse\x12Q\n\x0cGetAssistant\x12\x1f.palaver.v1.GetAssistantRequest\x1a .palaver.v1.GetAssistantResponse\x12Q\n\x0cListMessages\x12\x1f.palaver.v1.ListMessagesRequest\x1a .palaver.v1.ListMessagesResponse\x12Z\n\x0f\x44\x65leteAssistant\x12\".palaver.v1.DeleteAssistantRequest\x1a#.palaver.v1.DeleteAssistantResponse\x12V\n\rPostUserQuery\x12 .palaver.v1.PostUserQueryRequest\x1a!.palaver.v1.PostUserQueryResponse0\x01\x12^\n\x12PostUserQueryUnary\x12 .palaver.v1.PostUserQueryRequest\x1a&.palaver.v1.PostUserQueryUnaryResponse\x12K\n\nCancelTurn\x12\x1d.palaver.v1.CancelTurnRequest\x1a\x1e.palaver.v1.CancelTurnResponseB\x98\x01\n\x0f\x63hat.palaver.v1B\x15\x41ssistantServiceProtoP\x01Z>github.com/palaver-chat/palaver/client/go/palaver/v1;palaverv1\xa2\x02\x03PLV\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"palaver/v1/assistant_service.proto\x12\npalaver.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1apalaver/v1/assistant.proto\"\xbb\x01\n\x16\x43reateAssistantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x19\n\x0cinstructions\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x03 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x04 \x01(\t\x12\'\n\tif_exists\x18\x05 \x01(\x0e\x32\x14.palaver.v1.IfExistsB\x0f\n\r_instructions\"T\n\x17\x43reateAssistantResponse\x12(\n\tassistant\x18\x01 \x01(\x0b\x32\x15.palaver.v1.Assistant\x12\x0f\n\x07\x63reated\x18\x02 \x01(\x08\"c\n\x13GetAssistantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x02 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x03 \x01(\t\"@\n\x14GetAssistantResponse\x12(\n\tassistant\x18\x01 \x01(\x0b\x32\x15.palaver.v1.Assistant\"\xdc\x01\n\x13ListMessagesRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x02 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x03 \x01(\t\x12.\n\nafter_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12 \n\x05order\x18\x05 \x01(\x0e\x32\x11.palaver.v1.Order\x12\x11\n\tpage_size\x18\x06 \x01(\x05\x12\x12\n\npage_token\x18\x07 \x01(\t\"V\n\x14ListMessagesResponse\x12%\n\x08messages\x18\x01 \x03(\x0b\x32\x13.palaver.v1.Message\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"f\n\x16\x44\x65leteAssistantRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x02 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x03 \x01(\t\"\x19\n\x17\x44\x65leteAssistantResponse\"\x90\x04\n\x14PostUserQueryRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x14\n\x0cuser_message\x18\x02 \x01(\t\x12\x12\n\nchat_model\x18\x03 \x01(\t\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x1a\n\x12is_reasoning_model\x18\x07 \x01(\x08\x12\x1a\n\x12\x61i_connection_name\x18\x08 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\t \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\n \x01(\t\x12\x12\n\nrequest_id\x18\x0b \x01(\t\x12/\n\ron_disconnect\x18\x0c \x01(\x0e\x32\x18.palaver.v1.OnDisconnect\x12$\n\x07history\x18\r \x01(\x0b\x32\x13.palaver.v1.History\x12(\n\rcaller_skills\x18\x0e \x03(\x0b\x32\x11.palaver.v1.Skill\x12\x13\n\x0bskill_names\x18\x0f \x03(\t\x12.\n\rskill_results\x18\x10 \x03(\x0b\x32\x17.palaver.v1.SkillResultB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokens\"5\n\x07History\x12\x19\n\x0cmax_messages\x18\x01 \x01(\x05H\x00\x88\x01\x01\x42\x0f\n\r_max_messages\"\xc3\x02\n\x15PostUserQueryResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12*\n\x07started\x18\x02 \x01(\x0b\x32\x17.palaver.v1.TurnStartedH\x00\x12+\n\ntext_delta\x18\x03 \x01(\x0b\x32\x15.palaver.v1.TextDeltaH\x00\x12+\n\nskill_call\x18\x04 \x01(\x0b\x32\x15.palaver.v1.SkillCallH\x00\x12/\n\x0cskill_result\x18\x05 \x01(\x0b\x32\x17.palaver.v1.SkillResultH\x00\x12.\n\tcompleted\x18\x06 \x01(\x0b\x32\x19.palaver.v1.TurnCompletedH\x00\x12(\n\x08progress\x18\x07 \x01(\x0b\x32\x14.palaver.v1.ProgressH\x00\x42\x07\n\x05\x65vent\"\xd3\x01\n\x0bTurnStarted\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x12\n\nchat_model\x18\x02 \x01(\t\x12\x1a\n\x12\x61i_connection_name\x18\x03 \x01(\t\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x06 \x01(\x05H\x02\x88\x01\x01\x12\x10\n\x08replayed\x18\x07 \x01(\x08\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\r\n\x0b_max_tokens\"\x19\n\tTextDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\"`\n\x08Progress\x12(\n\x05phase\x18\x01 \x01(\x0e\x32\x19.palaver.v1.ProgressPhase\x12*\n\x07\x65lapsed\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc7\x01\n\rTurnCompleted\x12(\n\tassistant\x18\x01 \x01(\x0b\x32\x15.palaver.v1.Assistant\x12%\n\x08messages\x18\x02 \x03(\x0b\x32\x13.palaver.v1.Message\x12/\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x18.palaver.v1.FinishReason\x12 \n\x05usage\x18\x04 \x01(\x0b\x32\x11.palaver.v1.Usage\x12\x12\n\nchat_model\x18\x05 \x01(\t\"\x95\x01\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\x05\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\x05\x12\x14\n\x0ctotal_tokens\x18\x03 \x01(\x05\x12\x15\n\rcached_tokens\x18\x04 \x01(\x05\x12\x18\n\x10reasoning_tokens\x18\x05 \x01(\x05\x12\x13\n\x0bmodel_calls\x18\x06 \x01(\x05\"J\n\x1aPostUserQueryUnaryResponse\x12,\n\tcompleted\x18\x01 \x01(\x0b\x32\x19.palaver.v1.TurnCompleted\"u\n\x11\x43\x61ncelTurnRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\'\n\x1f\x63hat_storage_connection_setting\x18\x02 \x01(\t\x12\x17\n\x0f\x63ollection_name\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"\x14\n\x12\x43\x61ncelTurnResponse*b\n\x08IfExists\x12\x19\n\x15IF_EXISTS_UNSPECIFIED\x10\x00\x12\x12\n\x0eIF_EXISTS_FAIL\x10\x01\x12\x12\n\x0eIF_EXISTS_KEEP\x10\x02\x12\x13\n\x0fIF_EXISTS_RESET\x10\x03*N\n\x05Order\x12\x15\n\x11ORDER_UNSPECIFIED\x10\x00\x12\x16\n\x12ORDER_OLDEST_FIRST\x10\x01\x12\x16\n\x12ORDER_NEWEST_FIRST\x10\x02*c\n\x0cOnDisconnect\x12\x1d\n\x19ON_DISCONNECT_UNSPECIFIED\x10\x00\x12\x18\n\x14ON_DISCONNECT_CANCEL\x10\x01\x12\x1a\n\x16ON_DISCONNECT_CONTINUE\x10\x02*c\n\rProgressPhase\x12\x1e\n\x1aPROGRESS_PHASE_UNSPECIFIED\x10\x00\x12\x18\n\x14PROGRESS_PHASE_MODEL\x10\x01\x12\x18\n\x14PROGRESS_PHASE_SKILL\x10\x02*\xbf\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12 \n\x1c\x46INISH_REASON_CONTENT_FILTER\x10\x03\x12\x1d\n\x19\x46INISH_REASON_SKILL_LIMIT\x10\x04\x12\x1d\n\x19\x46INISH_REASON_SKILL_CALLS\x10\x05\x32\xf5\x04\n\x10\x41ssistantService\x12Z\n\x0f\x43reateAssistant\x12\".palaver.v1.CreateAssistantRequest\x1a#.palaver.v1.CreateAssistantResponse\x12Q\n\x0cGetAssistant\x12\x1f.palaver.v1.GetAssistantRequest\x1a .palaver.v1.GetAssistantResponse\x12Q\n\x0cListMessages\x12\x1f.palaver.v1.ListMessagesRequest\x1a .palaver.v1.ListMessagesResponse\x12Z\n\x0f\x44\x65leteAssistant\x12\".palaver.v1.DeleteAssistantRequest\x1a#.palaver.v1.DeleteAssistantResponse\x12V\n\rPostUserQuery\x12 .palaver.v1.PostUserQueryRequest\x1a!.palaver.v1.PostUserQueryResponse0\x01\x12^\n\x12PostUserQueryUnary\x12 .palaver.v1.PostUserQueryRequest\x1a&.palaver.v1.PostUserQueryUnaryResponse\x12K\n\nCancelTurn\x12\x1d.palaver.v1.CancelTurnRequest\x1a\x1e.palaver.v1.CancelTurnResponseB\x98\x01\n\x0f\x63hat.palaver.v1B\x15\x41ssistantServiceProtoP\x01Z>github.com/palaver-chat/palaver/client/go/palaver/v1;palaverv1\xa2\x02\x03PLV\xaa\x02\nPalaver.V1\xca\x02\nPalaver\\V1\xea\x02\x0bPalaver::V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,50 +35,54 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'palaver.v1.assistant_servic
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\017chat.palaver.v1B\025AssistantServiceProtoP\001Z>github.com/palaver-chat/palaver/client/go/palaver/v1;palaverv1\242\002\003PLV\252\002\nPalaver.V1\312\002\nPalaver\\V1\352\002\013Palaver::V1'
-  _globals['_IFEXISTS']._serialized_start=2678
-  _globals['_IFEXISTS']._serialized_end=2776
-  _globals['_ORDER']._serialized_start=2778
-  _globals['_ORDER']._serialized_end=2856
-  _globals['_ONDISCONNECT']._serialized_start=2858
-  _globals['_ONDISCONNECT']._serialized_end=2957
-  _globals['_FINISHREASON']._serialized_start=2960
-  _globals['_FINISHREASON']._serialized_end=3151
-  _globals['_CREATEASSISTANTREQUEST']._serialized_start=112
-  _globals['_CREATEASSISTANTREQUEST']._serialized_end=299
-  _globals['_CREATEASSISTANTRESPONSE']._serialized_start=301
-  _globals['_CREATEASSISTANTRESPONSE']._serialized_end=385
-  _globals['_GETASSISTANTREQUEST']._serialized_start=387
-  _globals['_GETASSISTANTREQUEST']._serialized_end=486
-  _globals['_GETASSISTANTRESPONSE']._serialized_start=488
-  _globals['_GETASSISTANTRESPONSE']._serialized_end=552
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=555
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=775
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=777
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=863
-  _globals['_DELETEASSISTANTREQUEST']._serialized_start=865
-  _globals['_DELETEASSISTANTREQUEST']._serialized_end=967
-  _globals['_DELETEASSISTANTRESPONSE']._serialized_start=969
-  _globals['_DELETEASSISTANTRESPONSE']._serialized_end=994
-  _globals['_POSTUSERQUERYREQUEST']._serialized_start=997
-  _globals['_POSTUSERQUERYREQUEST']._serialized_end=1525
-  _globals['_HISTORY']._serialized_start=1527
-  _globals['_HISTORY']._serialized_end=1580
-  _globals['_POSTUSERQUERYRESPONSE']._serialized_start=1583
-  _globals['_POSTUSERQUERYRESPONSE']._serialized_end=1864
-  _globals['_TURNSTARTED']._serialized_start=1867
-  _globals['_TURNSTARTED']._serialized_end=2078
-  _globals['_TEXTDELTA']._serialized_start=2080
-  _globals['_TEXTDELTA']._serialized_end=2105
-  _globals['_TURNCOMPLETED']._serialized_start=2108
-  _globals['_TURNCOMPLETED']._serialized_end=2307
-  _globals['_USAGE']._serialized_start=2310
-  _globals['_USAGE']._serialized_end=2459
-  _globals['_POSTUSERQUERYUNARYRESPONSE']._serialized_start=2461
-  _globals['_POSTUSERQUERYUNARYRESPONSE']._serialized_end=2535
-  _globals['_CANCELTURNREQUEST']._serialized_start=2537
-  _globals['_CANCELTURNREQUEST']._serialized_end=2654
-  _globals['_CANCELTURNRESPONSE']._serialized_start=2656
-  _globals['_CANCELTURNRESPONSE']._serialized_end=2676
-  _globals['_ASSISTANTSERVICE']._serialized_start=3154
-  _globals['_ASSISTANTSERVICE']._serialized_end=3783
+  _globals['_IFEXISTS']._serialized_start=2850
+  _globals['_IFEXISTS']._serialized_end=2948
+  _globals['_ORDER']._serialized_start=2950
+  _globals['_ORDER']._serialized_end=3028
+  _globals['_ONDISCONNECT']._serialized_start=3030
+  _globals['_ONDISCONNECT']._serialized_end=3129
+  _globals['_PROGRESSPHASE']._serialized_start=3131
+  _globals['_PROGRESSPHASE']._serialized_end=3230
+  _globals['_FINISHREASON']._serialized_start=3233
+  _globals['_FINISHREASON']._serialized_end=3424
+  _globals['_CREATEASSISTANTREQUEST']._serialized_start=144
+  _globals['_CREATEASSISTANTREQUEST']._serialized_end=331
+  _globals['_CREATEASSISTANTRESPONSE']._serialized_start=333
+  _globals['_CREATEASSISTANTRESPONSE']._serialized_end=417
+  _globals['_GETASSISTANTREQUEST']._serialized_start=419
+  _globals['_GETASSISTANTREQUEST']._serialized_end=518
+  _globals['_GETASSISTANTRESPONSE']._serialized_start=520
+  _globals['_GETASSISTANTRESPONSE']._serialized_end=584
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=587
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=807
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=809
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=895
+  _globals['_DELETEASSISTANTREQUEST']._serialized_start=897
+  _globals['_DELETEASSISTANTREQUEST']._serialized_end=999
+  _globals['_DELETEASSISTANTRESPONSE']._serialized_start=1001
+  _globals['_DELETEASSISTANTRESPONSE']._serialized_end=1026
+  _globals['_POSTUSERQUERYREQUEST']._serialized_start=1029
+  _globals['_POSTUSERQUERYREQUEST']._serialized_end=1557
+  _globals['_HISTORY']._serialized_start=1559
+  _globals['_HISTORY']._serialized_end=1612
+  _globals['_POSTUSERQUERYRESPONSE']._serialized_start=1615
+  _globals['_POSTUSERQUERYRESPONSE']._serialized_end=1938
+  _globals['_TURNSTARTED']._serialized_start=1941
+  _globals['_TURNSTARTED']._serialized_end=2152
+  _globals['_TEXTDELTA']._serialized_start=2154
+  _globals['_TEXTDELTA']._serialized_end=2179
+  _globals['_PROGRESS']._serialized_start=2181
+  _globals['_PROGRESS']._serialized_end=2277
+  _globals['_TURNCOMPLETED']._serialized_start=2280
+  _globals['_TURNCOMPLETED']._serialized_end=2479
+  _globals['_USAGE']._serialized_start=2482
+  _globals['_USAGE']._serialized_end=2631
+  _globals['_POSTUSERQUERYUNARYRESPONSE']._serialized_start=2633
+  _globals['_POSTUSERQUERYUNARYRESPONSE']._serialized_end=2707
+  _globals['_CANCELTURNREQUEST']._serialized_start=2709
+  _globals['_CANCELTURNREQUEST']._serialized_end=2826
+  _globals['_CANCELTURNRESPONSE']._serialized_start=2828
+  _globals['_CANCELTURNRESPONSE']._serialized_end=2848
+  _globals['_ASSISTANTSERVICE']._serialized_start=3427
+  _globals['_ASSISTANTSERVICE']._serialized_end=4056
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -96,6 +97,30 @@ ON_DISCONNECT_CANCEL: OnDisconnect.ValueType  # 1
 ON_DISCONNECT_CONTINUE: OnDisconnect.ValueType  # 2
 """The turn continues and is stored."""
 Global___OnDisconnect: _TypeAlias = OnDisconnect  # noqa: Y015
+
+class _ProgressPhase:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProgressPhaseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProgressPhase.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROGRESS_PHASE_UNSPECIFIED: _ProgressPhase.ValueType  # 0
+    """The phase is unknown."""
+    PROGRESS_PHASE_MODEL: _ProgressPhase.ValueType  # 1
+    """The turn is waiting for the model."""
+    PROGRESS_PHASE_SKILL: _ProgressPhase.ValueType  # 2
+    """The turn is waiting for the results of skill calls."""
+
+class ProgressPhase(_ProgressPhase, metaclass=_ProgressPhaseEnumTypeWrapper):
+    """What a turn is waiting for."""
+
+PROGRESS_PHASE_UNSPECIFIED: ProgressPhase.ValueType  # 0
+"""The phase is unknown."""
+PROGRESS_PHASE_MODEL: ProgressPhase.ValueType  # 1
+"""The turn is waiting for the model."""
+PROGRESS_PHASE_SKILL: ProgressPhase.ValueType  # 2
+"""The turn is waiting for the results of skill calls."""
+Global___ProgressPhase: _TypeAlias = ProgressPhase  # noqa: Y015
 
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -559,6 +584,7 @@ class PostUserQueryResponse(_message.Message):
     SKILL_CALL_FIELD_NUMBER: _builtins.int
     SKILL_RESULT_FIELD_NUMBER: _builtins.int
     COMPLETED_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """The position in the stream: 1, 2, 3 and so on, without gaps."""
     @_builtins.property
@@ -581,6 +607,10 @@ class PostUserQueryResponse(_message.Message):
     def completed(self) -> Global___TurnCompleted:
         """The turn is stored. This is always the last event."""
 
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """The turn is still running, and no other event was sent for a while."""
+
     def __init__(
         self,
         *,
@@ -590,12 +620,13 @@ class PostUserQueryResponse(_message.Message):
         skill_call: _assistant_pb2.SkillCall | None = ...,
         skill_result: _assistant_pb2.SkillResult | None = ...,
         completed: Global___TurnCompleted | None = ...,
+        progress: Global___Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "event", b"event", "skill_call", b"skill_call", "skill_result", b"skill_result", "started", b"started", "text_delta", b"text_delta"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "event", b"event", "progress", b"progress", "skill_call", b"skill_call", "skill_result", b"skill_result", "started", b"started", "text_delta", b"text_delta"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "event", b"event", "sequence", b"sequence", "skill_call", b"skill_call", "skill_result", b"skill_result", "started", b"started", "text_delta", b"text_delta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed", b"completed", "event", b"event", "progress", b"progress", "sequence", b"sequence", "skill_call", b"skill_call", "skill_result", b"skill_result", "started", b"started", "text_delta", b"text_delta"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "text_delta", "skill_call", "skill_result", "completed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "text_delta", "skill_call", "skill_result", "completed", "progress"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -683,6 +714,41 @@ class TextDelta(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TextDelta: _TypeAlias = TextDelta  # noqa: Y015
+
+@_typing.final
+class Progress(_message.Message):
+    """A sign that a turn is still running while it has nothing to report, for example because the model is thinking. It
+    keeps proxies and load balancers from closing a silent stream.
+
+    It is sent after `started` whenever no other event was sent for the server's `PALAVER_PROGRESS_INTERVAL`, which is
+    15 seconds by default. It has no content: it is never stored and never part of a replay. It counts in `sequence`.
+    Each caller of a turn gets its own, so a client must ignore it when it compares a repeated stream with the events
+    that it has delivered.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PHASE_FIELD_NUMBER: _builtins.int
+    ELAPSED_FIELD_NUMBER: _builtins.int
+    phase: Global___ProgressPhase.ValueType
+    """What the turn is waiting for."""
+    @_builtins.property
+    def elapsed(self) -> _duration_pb2.Duration:
+        """The time since the turn started."""
+
+    def __init__(
+        self,
+        *,
+        phase: Global___ProgressPhase.ValueType = ...,
+        elapsed: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elapsed", b"elapsed", "phase", b"phase"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class TurnCompleted(_message.Message):

@@ -334,7 +334,7 @@ pub struct PostUserQueryResponse {
     #[prost(int64, tag = "1")]
     pub sequence: i64,
     /// The event. A client must skip events that it does not know.
-    #[prost(oneof = "post_user_query_response::Event", tags = "2, 3, 4, 5, 6")]
+    #[prost(oneof = "post_user_query_response::Event", tags = "2, 3, 4, 5, 6, 7")]
     pub event: ::core::option::Option<post_user_query_response::Event>,
 }
 /// Nested message and enum types in `PostUserQueryResponse`.
@@ -358,6 +358,9 @@ pub mod post_user_query_response {
         /// The turn is stored. This is always the last event.
         #[prost(message, tag = "6")]
         Completed(super::TurnCompleted),
+        /// The turn is still running, and no other event was sent for a while.
+        #[prost(message, tag = "7")]
+        Progress(super::Progress),
     }
 }
 /// The beginning of a turn, with the parameters that are in effect after defaults and limits were applied. A replay
@@ -393,6 +396,22 @@ pub struct TextDelta {
     /// meaning.
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
+}
+/// A sign that a turn is still running while it has nothing to report, for example because the model is thinking. It
+/// keeps proxies and load balancers from closing a silent stream.
+///
+/// It is sent after `started` whenever no other event was sent for the server's `PALAVER_PROGRESS_INTERVAL`, which is
+/// 15 seconds by default. It has no content: it is never stored and never part of a replay. It counts in `sequence`.
+/// Each caller of a turn gets its own, so a client must ignore it when it compares a repeated stream with the events
+/// that it has delivered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Progress {
+    /// What the turn is waiting for.
+    #[prost(enumeration = "ProgressPhase", tag = "1")]
+    pub phase: i32,
+    /// The time since the turn started.
+    #[prost(message, optional, tag = "2")]
+    pub elapsed: ::core::option::Option<::prost_types::Duration>,
 }
 /// The end of a turn that is stored.
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -564,6 +583,40 @@ impl OnDisconnect {
             "ON_DISCONNECT_UNSPECIFIED" => Some(Self::Unspecified),
             "ON_DISCONNECT_CANCEL" => Some(Self::Cancel),
             "ON_DISCONNECT_CONTINUE" => Some(Self::Continue),
+            _ => None,
+        }
+    }
+}
+/// What a turn is waiting for.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ProgressPhase {
+    /// The phase is unknown.
+    Unspecified = 0,
+    /// The turn is waiting for the model.
+    Model = 1,
+    /// The turn is waiting for the results of skill calls.
+    Skill = 2,
+}
+impl ProgressPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "PROGRESS_PHASE_UNSPECIFIED",
+            Self::Model => "PROGRESS_PHASE_MODEL",
+            Self::Skill => "PROGRESS_PHASE_SKILL",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "PROGRESS_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "PROGRESS_PHASE_MODEL" => Some(Self::Model),
+            "PROGRESS_PHASE_SKILL" => Some(Self::Skill),
             _ => None,
         }
     }

@@ -1,13 +1,15 @@
 /** Messages of the contract that a scripted server sends. */
 import { create } from "@bufbuild/protobuf";
 import type { MessageInitShape } from "@bufbuild/protobuf";
-import { timestampFromDate } from "@palaver-chat/client";
+import { durationFromMs } from "@bufbuild/protobuf/wkt";
+import { durationMs, timestampFromDate } from "@palaver-chat/client";
 import type { Event } from "@palaver-chat/client";
 import {
   AssistantSchema,
   FinishReason,
   MessageSchema,
   PostUserQueryResponseSchema,
+  ProgressPhase,
   Role,
   TurnCompletedSchema,
 } from "@palaver-chat/client/v1";
@@ -51,6 +53,10 @@ export function skillResult(id: string): PostUserQueryResponse {
   return event({ case: "skillResult", value: { id, outcome: { case: "content", value: `result of ${id}` } } });
 }
 
+export function progress(elapsedMs: number): PostUserQueryResponse {
+  return event({ case: "progress", value: { phase: ProgressPhase.MODEL, elapsed: durationFromMs(elapsedMs) } });
+}
+
 export function turnCompleted(text = "Hi there"): TurnCompleted {
   return create(TurnCompletedSchema, {
     assistant: assistant(),
@@ -79,6 +85,8 @@ export function shown(events: Event[]): string[] {
         return `call ${event.value.id}`;
       case "skillResult":
         return `result ${event.value.id}`;
+      case "progress":
+        return `progress after ${event.value.elapsed && durationMs(event.value.elapsed)} ms`;
       case "started":
       case "completed":
         return event.case;

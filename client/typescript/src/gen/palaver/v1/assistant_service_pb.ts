@@ -4,8 +4,8 @@
 
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import { enumDesc, fileDesc, messageDesc, serviceDesc } from "@bufbuild/protobuf/codegenv2";
-import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import { file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
+import type { Duration, Timestamp } from "@bufbuild/protobuf/wkt";
+import { file_google_protobuf_duration, file_google_protobuf_timestamp } from "@bufbuild/protobuf/wkt";
 import type { Assistant, Message as Message$1, Skill, SkillCall, SkillResult } from "./assistant_pb.js";
 import { file_palaver_v1_assistant } from "./assistant_pb.js";
 import type { Message } from "@bufbuild/protobuf";
@@ -14,7 +14,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file palaver/v1/assistant_service.proto.
  */
 export const file_palaver_v1_assistant_service: GenFile = /*@__PURE__*/
-  fileDesc("CiJwYWxhdmVyL3YxL2Fzc2lzdGFudF9zZXJ2aWNlLnByb3RvEgpwYWxhdmVyLnYxIrsBChZDcmVhdGVBc3Npc3RhbnRSZXF1ZXN0EgoKAmlkGAEgASgJEhkKDGluc3RydWN0aW9ucxgCIAEoCUgAiAEBEicKH2NoYXRfc3RvcmFnZV9jb25uZWN0aW9uX3NldHRpbmcYAyABKAkSFwoPY29sbGVjdGlvbl9uYW1lGAQgASgJEicKCWlmX2V4aXN0cxgFIAEoDjIULnBhbGF2ZXIudjEuSWZFeGlzdHNCDwoNX2luc3RydWN0aW9ucyJUChdDcmVhdGVBc3Npc3RhbnRSZXNwb25zZRIoCglhc3Npc3RhbnQYASABKAsyFS5wYWxhdmVyLnYxLkFzc2lzdGFudBIPCgdjcmVhdGVkGAIgASgIImMKE0dldEFzc2lzdGFudFJlcXVlc3QSCgoCaWQYASABKAkSJwofY2hhdF9zdG9yYWdlX2Nvbm5lY3Rpb25fc2V0dGluZxgCIAEoCRIXCg9jb2xsZWN0aW9uX25hbWUYAyABKAkiQAoUR2V0QXNzaXN0YW50UmVzcG9uc2USKAoJYXNzaXN0YW50GAEgASgLMhUucGFsYXZlci52MS5Bc3Npc3RhbnQi3AEKE0xpc3RNZXNzYWdlc1JlcXVlc3QSCgoCaWQYASABKAkSJwofY2hhdF9zdG9yYWdlX2Nvbm5lY3Rpb25fc2V0dGluZxgCIAEoCRIXCg9jb2xsZWN0aW9uX25hbWUYAyABKAkSLgoKYWZ0ZXJfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIAoFb3JkZXIYBSABKA4yES5wYWxhdmVyLnYxLk9yZGVyEhEKCXBhZ2Vfc2l6ZRgGIAEoBRISCgpwYWdlX3Rva2VuGAcgASgJIlYKFExpc3RNZXNzYWdlc1Jlc3BvbnNlEiUKCG1lc3NhZ2VzGAEgAygLMhMucGFsYXZlci52MS5NZXNzYWdlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJmChZEZWxldGVBc3Npc3RhbnRSZXF1ZXN0EgoKAmlkGAEgASgJEicKH2NoYXRfc3RvcmFnZV9jb25uZWN0aW9uX3NldHRpbmcYAiABKAkSFwoPY29sbGVjdGlvbl9uYW1lGAMgASgJIhkKF0RlbGV0ZUFzc2lzdGFudFJlc3BvbnNlIpAEChRQb3N0VXNlclF1ZXJ5UmVxdWVzdBIKCgJpZBgBIAEoCRIUCgx1c2VyX21lc3NhZ2UYAiABKAkSEgoKY2hhdF9tb2RlbBgDIAEoCRIYCgt0ZW1wZXJhdHVyZRgEIAEoAUgAiAEBEhIKBXRvcF9wGAUgASgBSAGIAQESFwoKbWF4X3Rva2VucxgGIAEoBUgCiAEBEhoKEmlzX3JlYXNvbmluZ19tb2RlbBgHIAEoCBIaChJhaV9jb25uZWN0aW9uX25hbWUYCCABKAkSJwofY2hhdF9zdG9yYWdlX2Nvbm5lY3Rpb25fc2V0dGluZxgJIAEoCRIXCg9jb2xsZWN0aW9uX25hbWUYCiABKAkSEgoKcmVxdWVzdF9pZBgLIAEoCRIvCg1vbl9kaXNjb25uZWN0GAwgASgOMhgucGFsYXZlci52MS5PbkRpc2Nvbm5lY3QSJAoHaGlzdG9yeRgNIAEoCzITLnBhbGF2ZXIudjEuSGlzdG9yeRIoCg1jYWxsZXJfc2tpbGxzGA4gAygLMhEucGFsYXZlci52MS5Ta2lsbBITCgtza2lsbF9uYW1lcxgPIAMoCRIuCg1za2lsbF9yZXN1bHRzGBAgAygLMhcucGFsYXZlci52MS5Ta2lsbFJlc3VsdEIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQg0KC19tYXhfdG9rZW5zIjUKB0hpc3RvcnkSGQoMbWF4X21lc3NhZ2VzGAEgASgFSACIAQFCDwoNX21heF9tZXNzYWdlcyKZAgoVUG9zdFVzZXJRdWVyeVJlc3BvbnNlEhAKCHNlcXVlbmNlGAEgASgDEioKB3N0YXJ0ZWQYAiABKAsyFy5wYWxhdmVyLnYxLlR1cm5TdGFydGVkSAASKwoKdGV4dF9kZWx0YRgDIAEoCzIVLnBhbGF2ZXIudjEuVGV4dERlbHRhSAASKwoKc2tpbGxfY2FsbBgEIAEoCzIVLnBhbGF2ZXIudjEuU2tpbGxDYWxsSAASLwoMc2tpbGxfcmVzdWx0GAUgASgLMhcucGFsYXZlci52MS5Ta2lsbFJlc3VsdEgAEi4KCWNvbXBsZXRlZBgGIAEoCzIZLnBhbGF2ZXIudjEuVHVybkNvbXBsZXRlZEgAQgcKBWV2ZW50ItMBCgtUdXJuU3RhcnRlZBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCmNoYXRfbW9kZWwYAiABKAkSGgoSYWlfY29ubmVjdGlvbl9uYW1lGAMgASgJEhgKC3RlbXBlcmF0dXJlGAQgASgBSACIAQESEgoFdG9wX3AYBSABKAFIAYgBARIXCgptYXhfdG9rZW5zGAYgASgFSAKIAQESEAoIcmVwbGF5ZWQYByABKAhCDgoMX3RlbXBlcmF0dXJlQggKBl90b3BfcEINCgtfbWF4X3Rva2VucyIZCglUZXh0RGVsdGESDAoEdGV4dBgBIAEoCSLHAQoNVHVybkNvbXBsZXRlZBIoCglhc3Npc3RhbnQYASABKAsyFS5wYWxhdmVyLnYxLkFzc2lzdGFudBIlCghtZXNzYWdlcxgCIAMoCzITLnBhbGF2ZXIudjEuTWVzc2FnZRIvCg1maW5pc2hfcmVhc29uGAMgASgOMhgucGFsYXZlci52MS5GaW5pc2hSZWFzb24SIAoFdXNhZ2UYBCABKAsyES5wYWxhdmVyLnYxLlVzYWdlEhIKCmNoYXRfbW9kZWwYBSABKAkilQEKBVVzYWdlEhUKDXByb21wdF90b2tlbnMYASABKAUSGQoRY29tcGxldGlvbl90b2tlbnMYAiABKAUSFAoMdG90YWxfdG9rZW5zGAMgASgFEhUKDWNhY2hlZF90b2tlbnMYBCABKAUSGAoQcmVhc29uaW5nX3Rva2VucxgFIAEoBRITCgttb2RlbF9jYWxscxgGIAEoBSJKChpQb3N0VXNlclF1ZXJ5VW5hcnlSZXNwb25zZRIsCgljb21wbGV0ZWQYASABKAsyGS5wYWxhdmVyLnYxLlR1cm5Db21wbGV0ZWQidQoRQ2FuY2VsVHVyblJlcXVlc3QSCgoCaWQYASABKAkSJwofY2hhdF9zdG9yYWdlX2Nvbm5lY3Rpb25fc2V0dGluZxgCIAEoCRIXCg9jb2xsZWN0aW9uX25hbWUYAyABKAkSEgoKcmVxdWVzdF9pZBgEIAEoCSIUChJDYW5jZWxUdXJuUmVzcG9uc2UqYgoISWZFeGlzdHMSGQoVSUZfRVhJU1RTX1VOU1BFQ0lGSUVEEAASEgoOSUZfRVhJU1RTX0ZBSUwQARISCg5JRl9FWElTVFNfS0VFUBACEhMKD0lGX0VYSVNUU19SRVNFVBADKk4KBU9yZGVyEhUKEU9SREVSX1VOU1BFQ0lGSUVEEAASFgoST1JERVJfT0xERVNUX0ZJUlNUEAESFgoST1JERVJfTkVXRVNUX0ZJUlNUEAIqYwoMT25EaXNjb25uZWN0Eh0KGU9OX0RJU0NPTk5FQ1RfVU5TUEVDSUZJRUQQABIYChRPTl9ESVNDT05ORUNUX0NBTkNFTBABEhoKFk9OX0RJU0NPTk5FQ1RfQ09OVElOVUUQAiq/AQoMRmluaXNoUmVhc29uEh0KGUZJTklTSF9SRUFTT05fVU5TUEVDSUZJRUQQABIWChJGSU5JU0hfUkVBU09OX1NUT1AQARIYChRGSU5JU0hfUkVBU09OX0xFTkdUSBACEiAKHEZJTklTSF9SRUFTT05fQ09OVEVOVF9GSUxURVIQAxIdChlGSU5JU0hfUkVBU09OX1NLSUxMX0xJTUlUEAQSHQoZRklOSVNIX1JFQVNPTl9TS0lMTF9DQUxMUxAFMvUEChBBc3Npc3RhbnRTZXJ2aWNlEloKD0NyZWF0ZUFzc2lzdGFudBIiLnBhbGF2ZXIudjEuQ3JlYXRlQXNzaXN0YW50UmVxdWVzdBojLnBhbGF2ZXIudjEuQ3JlYXRlQXNzaXN0YW50UmVzcG9uc2USUQoMR2V0QXNzaXN0YW50Eh8ucGFsYXZlci52MS5HZXRBc3Npc3RhbnRSZXF1ZXN0GiAucGFsYXZlci52MS5HZXRBc3Npc3RhbnRSZXNwb25zZRJRCgxMaXN0TWVzc2FnZXMSHy5wYWxhdmVyLnYxLkxpc3RNZXNzYWdlc1JlcXVlc3QaIC5wYWxhdmVyLnYxLkxpc3RNZXNzYWdlc1Jlc3BvbnNlEloKD0RlbGV0ZUFzc2lzdGFudBIiLnBhbGF2ZXIudjEuRGVsZXRlQXNzaXN0YW50UmVxdWVzdBojLnBhbGF2ZXIudjEuRGVsZXRlQXNzaXN0YW50UmVzcG9uc2USVgoNUG9zdFVzZXJRdWVyeRIgLnBhbGF2ZXIudjEuUG9zdFVzZXJRdWVyeVJlcXVlc3QaIS5wYWxhdmVyLnYxLlBvc3RVc2VyUXVlcnlSZXNwb25zZTABEl4KElBvc3RVc2VyUXVlcnlVbmFyeRIgLnBhbGF2ZXIudjEuUG9zdFVzZXJRdWVyeVJlcXVlc3QaJi5wYWxhdmVyLnYxLlBvc3RVc2VyUXVlcnlVbmFyeVJlc3BvbnNlEksKCkNhbmNlbFR1cm4SHS5wYWxhdmVyLnYxLkNhbmNlbFR1cm5SZXF1ZXN0Gh4ucGFsYXZlci52MS5DYW5jZWxUdXJuUmVzcG9uc2VCmAEKD2NoYXQucGFsYXZlci52MUIVQXNzaXN0YW50U2VydmljZVByb3RvUAFaPmdpdGh1Yi5jb20vcGFsYXZlci1jaGF0L3BhbGF2ZXIvY2xpZW50L2dvL3BhbGF2ZXIvdjE7cGFsYXZlcnYxogIDUExWqgIKUGFsYXZlci5WMcoCClBhbGF2ZXJcVjHqAgtQYWxhdmVyOjpWMWIGcHJvdG8z", [file_google_protobuf_timestamp, file_palaver_v1_assistant]);
+  fileDesc("CiJwYWxhdmVyL3YxL2Fzc2lzdGFudF9zZXJ2aWNlLnByb3RvEgpwYWxhdmVyLnYxIrsBChZDcmVhdGVBc3Npc3RhbnRSZXF1ZXN0EgoKAmlkGAEgASgJEhkKDGluc3RydWN0aW9ucxgCIAEoCUgAiAEBEicKH2NoYXRfc3RvcmFnZV9jb25uZWN0aW9uX3NldHRpbmcYAyABKAkSFwoPY29sbGVjdGlvbl9uYW1lGAQgASgJEicKCWlmX2V4aXN0cxgFIAEoDjIULnBhbGF2ZXIudjEuSWZFeGlzdHNCDwoNX2luc3RydWN0aW9ucyJUChdDcmVhdGVBc3Npc3RhbnRSZXNwb25zZRIoCglhc3Npc3RhbnQYASABKAsyFS5wYWxhdmVyLnYxLkFzc2lzdGFudBIPCgdjcmVhdGVkGAIgASgIImMKE0dldEFzc2lzdGFudFJlcXVlc3QSCgoCaWQYASABKAkSJwofY2hhdF9zdG9yYWdlX2Nvbm5lY3Rpb25fc2V0dGluZxgCIAEoCRIXCg9jb2xsZWN0aW9uX25hbWUYAyABKAkiQAoUR2V0QXNzaXN0YW50UmVzcG9uc2USKAoJYXNzaXN0YW50GAEgASgLMhUucGFsYXZlci52MS5Bc3Npc3RhbnQi3AEKE0xpc3RNZXNzYWdlc1JlcXVlc3QSCgoCaWQYASABKAkSJwofY2hhdF9zdG9yYWdlX2Nvbm5lY3Rpb25fc2V0dGluZxgCIAEoCRIXCg9jb2xsZWN0aW9uX25hbWUYAyABKAkSLgoKYWZ0ZXJfdGltZRgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASIAoFb3JkZXIYBSABKA4yES5wYWxhdmVyLnYxLk9yZGVyEhEKCXBhZ2Vfc2l6ZRgGIAEoBRISCgpwYWdlX3Rva2VuGAcgASgJIlYKFExpc3RNZXNzYWdlc1Jlc3BvbnNlEiUKCG1lc3NhZ2VzGAEgAygLMhMucGFsYXZlci52MS5NZXNzYWdlEhcKD25leHRfcGFnZV90b2tlbhgCIAEoCSJmChZEZWxldGVBc3Npc3RhbnRSZXF1ZXN0EgoKAmlkGAEgASgJEicKH2NoYXRfc3RvcmFnZV9jb25uZWN0aW9uX3NldHRpbmcYAiABKAkSFwoPY29sbGVjdGlvbl9uYW1lGAMgASgJIhkKF0RlbGV0ZUFzc2lzdGFudFJlc3BvbnNlIpAEChRQb3N0VXNlclF1ZXJ5UmVxdWVzdBIKCgJpZBgBIAEoCRIUCgx1c2VyX21lc3NhZ2UYAiABKAkSEgoKY2hhdF9tb2RlbBgDIAEoCRIYCgt0ZW1wZXJhdHVyZRgEIAEoAUgAiAEBEhIKBXRvcF9wGAUgASgBSAGIAQESFwoKbWF4X3Rva2VucxgGIAEoBUgCiAEBEhoKEmlzX3JlYXNvbmluZ19tb2RlbBgHIAEoCBIaChJhaV9jb25uZWN0aW9uX25hbWUYCCABKAkSJwofY2hhdF9zdG9yYWdlX2Nvbm5lY3Rpb25fc2V0dGluZxgJIAEoCRIXCg9jb2xsZWN0aW9uX25hbWUYCiABKAkSEgoKcmVxdWVzdF9pZBgLIAEoCRIvCg1vbl9kaXNjb25uZWN0GAwgASgOMhgucGFsYXZlci52MS5PbkRpc2Nvbm5lY3QSJAoHaGlzdG9yeRgNIAEoCzITLnBhbGF2ZXIudjEuSGlzdG9yeRIoCg1jYWxsZXJfc2tpbGxzGA4gAygLMhEucGFsYXZlci52MS5Ta2lsbBITCgtza2lsbF9uYW1lcxgPIAMoCRIuCg1za2lsbF9yZXN1bHRzGBAgAygLMhcucGFsYXZlci52MS5Ta2lsbFJlc3VsdEIOCgxfdGVtcGVyYXR1cmVCCAoGX3RvcF9wQg0KC19tYXhfdG9rZW5zIjUKB0hpc3RvcnkSGQoMbWF4X21lc3NhZ2VzGAEgASgFSACIAQFCDwoNX21heF9tZXNzYWdlcyLDAgoVUG9zdFVzZXJRdWVyeVJlc3BvbnNlEhAKCHNlcXVlbmNlGAEgASgDEioKB3N0YXJ0ZWQYAiABKAsyFy5wYWxhdmVyLnYxLlR1cm5TdGFydGVkSAASKwoKdGV4dF9kZWx0YRgDIAEoCzIVLnBhbGF2ZXIudjEuVGV4dERlbHRhSAASKwoKc2tpbGxfY2FsbBgEIAEoCzIVLnBhbGF2ZXIudjEuU2tpbGxDYWxsSAASLwoMc2tpbGxfcmVzdWx0GAUgASgLMhcucGFsYXZlci52MS5Ta2lsbFJlc3VsdEgAEi4KCWNvbXBsZXRlZBgGIAEoCzIZLnBhbGF2ZXIudjEuVHVybkNvbXBsZXRlZEgAEigKCHByb2dyZXNzGAcgASgLMhQucGFsYXZlci52MS5Qcm9ncmVzc0gAQgcKBWV2ZW50ItMBCgtUdXJuU3RhcnRlZBISCgpyZXF1ZXN0X2lkGAEgASgJEhIKCmNoYXRfbW9kZWwYAiABKAkSGgoSYWlfY29ubmVjdGlvbl9uYW1lGAMgASgJEhgKC3RlbXBlcmF0dXJlGAQgASgBSACIAQESEgoFdG9wX3AYBSABKAFIAYgBARIXCgptYXhfdG9rZW5zGAYgASgFSAKIAQESEAoIcmVwbGF5ZWQYByABKAhCDgoMX3RlbXBlcmF0dXJlQggKBl90b3BfcEINCgtfbWF4X3Rva2VucyIZCglUZXh0RGVsdGESDAoEdGV4dBgBIAEoCSJgCghQcm9ncmVzcxIoCgVwaGFzZRgBIAEoDjIZLnBhbGF2ZXIudjEuUHJvZ3Jlc3NQaGFzZRIqCgdlbGFwc2VkGAIgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uIscBCg1UdXJuQ29tcGxldGVkEigKCWFzc2lzdGFudBgBIAEoCzIVLnBhbGF2ZXIudjEuQXNzaXN0YW50EiUKCG1lc3NhZ2VzGAIgAygLMhMucGFsYXZlci52MS5NZXNzYWdlEi8KDWZpbmlzaF9yZWFzb24YAyABKA4yGC5wYWxhdmVyLnYxLkZpbmlzaFJlYXNvbhIgCgV1c2FnZRgEIAEoCzIRLnBhbGF2ZXIudjEuVXNhZ2USEgoKY2hhdF9tb2RlbBgFIAEoCSKVAQoFVXNhZ2USFQoNcHJvbXB0X3Rva2VucxgBIAEoBRIZChFjb21wbGV0aW9uX3Rva2VucxgCIAEoBRIUCgx0b3RhbF90b2tlbnMYAyABKAUSFQoNY2FjaGVkX3Rva2VucxgEIAEoBRIYChByZWFzb25pbmdfdG9rZW5zGAUgASgFEhMKC21vZGVsX2NhbGxzGAYgASgFIkoKGlBvc3RVc2VyUXVlcnlVbmFyeVJlc3BvbnNlEiwKCWNvbXBsZXRlZBgBIAEoCzIZLnBhbGF2ZXIudjEuVHVybkNvbXBsZXRlZCJ1ChFDYW5jZWxUdXJuUmVxdWVzdBIKCgJpZBgBIAEoCRInCh9jaGF0X3N0b3JhZ2VfY29ubmVjdGlvbl9zZXR0aW5nGAIgASgJEhcKD2NvbGxlY3Rpb25fbmFtZRgDIAEoCRISCgpyZXF1ZXN0X2lkGAQgASgJIhQKEkNhbmNlbFR1cm5SZXNwb25zZSpiCghJZkV4aXN0cxIZChVJRl9FWElTVFNfVU5TUEVDSUZJRUQQABISCg5JRl9FWElTVFNfRkFJTBABEhIKDklGX0VYSVNUU19LRUVQEAISEwoPSUZfRVhJU1RTX1JFU0VUEAMqTgoFT3JkZXISFQoRT1JERVJfVU5TUEVDSUZJRUQQABIWChJPUkRFUl9PTERFU1RfRklSU1QQARIWChJPUkRFUl9ORVdFU1RfRklSU1QQAipjCgxPbkRpc2Nvbm5lY3QSHQoZT05fRElTQ09OTkVDVF9VTlNQRUNJRklFRBAAEhgKFE9OX0RJU0NPTk5FQ1RfQ0FOQ0VMEAESGgoWT05fRElTQ09OTkVDVF9DT05USU5VRRACKmMKDVByb2dyZXNzUGhhc2USHgoaUFJPR1JFU1NfUEhBU0VfVU5TUEVDSUZJRUQQABIYChRQUk9HUkVTU19QSEFTRV9NT0RFTBABEhgKFFBST0dSRVNTX1BIQVNFX1NLSUxMEAIqvwEKDEZpbmlzaFJlYXNvbhIdChlGSU5JU0hfUkVBU09OX1VOU1BFQ0lGSUVEEAASFgoSRklOSVNIX1JFQVNPTl9TVE9QEAESGAoURklOSVNIX1JFQVNPTl9MRU5HVEgQAhIgChxGSU5JU0hfUkVBU09OX0NPTlRFTlRfRklMVEVSEAMSHQoZRklOSVNIX1JFQVNPTl9TS0lMTF9MSU1JVBAEEh0KGUZJTklTSF9SRUFTT05fU0tJTExfQ0FMTFMQBTL1BAoQQXNzaXN0YW50U2VydmljZRJaCg9DcmVhdGVBc3Npc3RhbnQSIi5wYWxhdmVyLnYxLkNyZWF0ZUFzc2lzdGFudFJlcXVlc3QaIy5wYWxhdmVyLnYxLkNyZWF0ZUFzc2lzdGFudFJlc3BvbnNlElEKDEdldEFzc2lzdGFudBIfLnBhbGF2ZXIudjEuR2V0QXNzaXN0YW50UmVxdWVzdBogLnBhbGF2ZXIudjEuR2V0QXNzaXN0YW50UmVzcG9uc2USUQoMTGlzdE1lc3NhZ2VzEh8ucGFsYXZlci52MS5MaXN0TWVzc2FnZXNSZXF1ZXN0GiAucGFsYXZlci52MS5MaXN0TWVzc2FnZXNSZXNwb25zZRJaCg9EZWxldGVBc3Npc3RhbnQSIi5wYWxhdmVyLnYxLkRlbGV0ZUFzc2lzdGFudFJlcXVlc3QaIy5wYWxhdmVyLnYxLkRlbGV0ZUFzc2lzdGFudFJlc3BvbnNlElYKDVBvc3RVc2VyUXVlcnkSIC5wYWxhdmVyLnYxLlBvc3RVc2VyUXVlcnlSZXF1ZXN0GiEucGFsYXZlci52MS5Qb3N0VXNlclF1ZXJ5UmVzcG9uc2UwARJeChJQb3N0VXNlclF1ZXJ5VW5hcnkSIC5wYWxhdmVyLnYxLlBvc3RVc2VyUXVlcnlSZXF1ZXN0GiYucGFsYXZlci52MS5Qb3N0VXNlclF1ZXJ5VW5hcnlSZXNwb25zZRJLCgpDYW5jZWxUdXJuEh0ucGFsYXZlci52MS5DYW5jZWxUdXJuUmVxdWVzdBoeLnBhbGF2ZXIudjEuQ2FuY2VsVHVyblJlc3BvbnNlQpgBCg9jaGF0LnBhbGF2ZXIudjFCFUFzc2lzdGFudFNlcnZpY2VQcm90b1ABWj5naXRodWIuY29tL3BhbGF2ZXItY2hhdC9wYWxhdmVyL2NsaWVudC9nby9wYWxhdmVyL3YxO3BhbGF2ZXJ2MaICA1BMVqoCClBhbGF2ZXIuVjHKAgpQYWxhdmVyXFYx6gILUGFsYXZlcjo6VjFiBnByb3RvMw", [file_google_protobuf_duration, file_google_protobuf_timestamp, file_palaver_v1_assistant]);
 
 /**
  * The request of `CreateAssistant`.
@@ -520,6 +520,14 @@ export type PostUserQueryResponse = Message<"palaver.v1.PostUserQueryResponse"> 
      */
     value: TurnCompleted;
     case: "completed";
+  } | {
+    /**
+     * The turn is still running, and no other event was sent for a while.
+     *
+     * @generated from field: palaver.v1.Progress progress = 7;
+     */
+    value: Progress;
+    case: "progress";
   } | { case: undefined; value?: undefined };
 };
 
@@ -617,6 +625,40 @@ export const TextDeltaSchema: GenMessage<TextDelta> = /*@__PURE__*/
   messageDesc(file_palaver_v1_assistant_service, 12);
 
 /**
+ * A sign that a turn is still running while it has nothing to report, for example because the model is thinking. It
+ * keeps proxies and load balancers from closing a silent stream.
+ *
+ * It is sent after `started` whenever no other event was sent for the server's `PALAVER_PROGRESS_INTERVAL`, which is
+ * 15 seconds by default. It has no content: it is never stored and never part of a replay. It counts in `sequence`.
+ * Each caller of a turn gets its own, so a client must ignore it when it compares a repeated stream with the events
+ * that it has delivered.
+ *
+ * @generated from message palaver.v1.Progress
+ */
+export type Progress = Message<"palaver.v1.Progress"> & {
+  /**
+   * What the turn is waiting for.
+   *
+   * @generated from field: palaver.v1.ProgressPhase phase = 1;
+   */
+  phase: ProgressPhase;
+
+  /**
+   * The time since the turn started.
+   *
+   * @generated from field: google.protobuf.Duration elapsed = 2;
+   */
+  elapsed?: Duration | undefined;
+};
+
+/**
+ * Describes the message palaver.v1.Progress.
+ * Use `create(ProgressSchema)` to create a new message.
+ */
+export const ProgressSchema: GenMessage<Progress> = /*@__PURE__*/
+  messageDesc(file_palaver_v1_assistant_service, 13);
+
+/**
  * The end of a turn that is stored.
  *
  * @generated from message palaver.v1.TurnCompleted
@@ -664,7 +706,7 @@ export type TurnCompleted = Message<"palaver.v1.TurnCompleted"> & {
  * Use `create(TurnCompletedSchema)` to create a new message.
  */
 export const TurnCompletedSchema: GenMessage<TurnCompleted> = /*@__PURE__*/
-  messageDesc(file_palaver_v1_assistant_service, 13);
+  messageDesc(file_palaver_v1_assistant_service, 14);
 
 /**
  * The usage of a turn, as the endpoint reported it. A figure that the endpoint does not report is 0.
@@ -720,7 +762,7 @@ export type Usage = Message<"palaver.v1.Usage"> & {
  * Use `create(UsageSchema)` to create a new message.
  */
 export const UsageSchema: GenMessage<Usage> = /*@__PURE__*/
-  messageDesc(file_palaver_v1_assistant_service, 14);
+  messageDesc(file_palaver_v1_assistant_service, 15);
 
 /**
  * The response of `PostUserQueryUnary`.
@@ -741,7 +783,7 @@ export type PostUserQueryUnaryResponse = Message<"palaver.v1.PostUserQueryUnaryR
  * Use `create(PostUserQueryUnaryResponseSchema)` to create a new message.
  */
 export const PostUserQueryUnaryResponseSchema: GenMessage<PostUserQueryUnaryResponse> = /*@__PURE__*/
-  messageDesc(file_palaver_v1_assistant_service, 15);
+  messageDesc(file_palaver_v1_assistant_service, 16);
 
 /**
  * The request of `CancelTurn`.
@@ -783,7 +825,7 @@ export type CancelTurnRequest = Message<"palaver.v1.CancelTurnRequest"> & {
  * Use `create(CancelTurnRequestSchema)` to create a new message.
  */
 export const CancelTurnRequestSchema: GenMessage<CancelTurnRequest> = /*@__PURE__*/
-  messageDesc(file_palaver_v1_assistant_service, 16);
+  messageDesc(file_palaver_v1_assistant_service, 17);
 
 /**
  * The response of `CancelTurn`. It is empty.
@@ -798,7 +840,7 @@ export type CancelTurnResponse = Message<"palaver.v1.CancelTurnResponse"> & {
  * Use `create(CancelTurnResponseSchema)` to create a new message.
  */
 export const CancelTurnResponseSchema: GenMessage<CancelTurnResponse> = /*@__PURE__*/
-  messageDesc(file_palaver_v1_assistant_service, 17);
+  messageDesc(file_palaver_v1_assistant_service, 18);
 
 /**
  * IfExists determines what `CreateAssistant` does with an assistant that already exists.
@@ -910,6 +952,40 @@ export const OnDisconnectSchema: GenEnum<OnDisconnect> = /*@__PURE__*/
   enumDesc(file_palaver_v1_assistant_service, 2);
 
 /**
+ * What a turn is waiting for.
+ *
+ * @generated from enum palaver.v1.ProgressPhase
+ */
+export enum ProgressPhase {
+  /**
+   * The phase is unknown.
+   *
+   * @generated from enum value: PROGRESS_PHASE_UNSPECIFIED = 0;
+   */
+  UNSPECIFIED = 0,
+
+  /**
+   * The turn is waiting for the model.
+   *
+   * @generated from enum value: PROGRESS_PHASE_MODEL = 1;
+   */
+  MODEL = 1,
+
+  /**
+   * The turn is waiting for the results of skill calls.
+   *
+   * @generated from enum value: PROGRESS_PHASE_SKILL = 2;
+   */
+  SKILL = 2,
+}
+
+/**
+ * Describes the enum palaver.v1.ProgressPhase.
+ */
+export const ProgressPhaseSchema: GenEnum<ProgressPhase> = /*@__PURE__*/
+  enumDesc(file_palaver_v1_assistant_service, 3);
+
+/**
  * The reason why the model stopped writing.
  *
  * @generated from enum palaver.v1.FinishReason
@@ -963,7 +1039,7 @@ export enum FinishReason {
  * Describes the enum palaver.v1.FinishReason.
  */
 export const FinishReasonSchema: GenEnum<FinishReason> = /*@__PURE__*/
-  enumDesc(file_palaver_v1_assistant_service, 3);
+  enumDesc(file_palaver_v1_assistant_service, 4);
 
 /**
  * AssistantService keeps conversations and calls the model.
