@@ -60,13 +60,13 @@ pub use builder::{BuildError, ClientBuilder};
 pub use client::Client;
 pub use error::{Error, FieldViolation};
 pub use messages::Messages;
-pub use prost_types::Timestamp;
+pub use prost_types::{Duration, Timestamp};
 pub use reply::{Reply, Text};
 pub use tonic::Code;
 #[doc(no_inline)]
 pub use v1::{
     Assistant, CancelTurnRequest, CreateAssistantRequest, CreateAssistantResponse, DeleteAssistantRequest, ErrorReason,
     FinishReason, GetAssistantRequest, History, IfExists, ListMessagesRequest, Message, OnDisconnect, Order,
-    PostUserQueryRequest, Role, Skill, SkillCall, SkillResult, TextDelta, TurnCompleted, TurnStarted, Usage,
-    post_user_query_response::Event, skill_result::Outcome,
+    PostUserQueryRequest, Progress, ProgressPhase, Role, Skill, SkillCall, SkillResult, TextDelta, TurnCompleted,
+    TurnStarted, Usage, post_user_query_response::Event, skill_result::Outcome,
 };

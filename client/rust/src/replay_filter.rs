@@ -3,9 +3,15 @@
 use crate::Event;
 use crate::v1::TextDelta;
 
+/// How many posts in a row may bring nothing new before the caller gets the error: each may be a paid model call.
+const MAX_FRUITLESS_POSTS: u32 = 3;
+
 #[derive(Debug, Default)]
 pub(crate) struct ReplayFilter {
     is_started: bool,
+    post: Post,
+    /// How many posts in a row, up to the previous one, brought nothing new.
+    fruitless_before: u32,
     /// All text that was delivered.
     text: String,
     /// All skill events that were delivered.
@@ -13,10 +19,32 @@ pub(crate) struct ReplayFilter {
     replay: Option<Replay>,
 }
 
+/// What one post of a turn has brought so far.
+#[derive(Debug, Default)]
+struct Post {
+    is_repeated: bool,
+    is_answered: bool,
+    /// True if the caller got text or skill events from it.
+    has_delivered: bool,
+    has_restarted: bool,
+}
+
+impl Post {
+    /// Returns whether it brought something new. A reply that starts over does not: it replaces what was there before.
+    fn extends_the_reply(&self) -> bool {
+        self.has_delivered && !self.has_restarted
+    }
+
+    /// Returns whether the server ran or joined the turn again, with nothing new so far.
+    fn is_fruitless(&self) -> bool {
+        self.is_repeated && self.is_answered && !self.extends_the_reply()
+    }
+}
+
 /// A stream that starts with events that were delivered before.
 #[derive(Debug)]
 struct Replay {
-    /// All events of the stream so far, in case it turns out to be a different reply.
+    /// All events of the stream so far but `progress`, in case it turns out to be a different reply.
     events: Vec<Event>,
     /// The length of the repeated text, in bytes.
     text_length: usize,
@@ -25,8 +53,27 @@ struct Replay {
 }
 
 impl ReplayFilter {
+    /// Returns whether the turn may be posted again, now that the current post has broken off.
+    pub(crate) fn may_repeat(&self) -> bool {
+        self.fruitless_posts() < MAX_FRUITLESS_POSTS
+    }
+
+    /// Returns how many posts in a row, up to the current one, brought nothing new.
+    fn fruitless_posts(&self) -> u32 {
+        if self.post.extends_the_reply() {
+            0
+        } else {
+            self.fruitless_before + u32::from(self.post.is_fruitless())
+        }
+    }
+
     /// Expects the events of the turn from the first one again, because the turn is posted again.
     pub(crate) fn begin_replay(&mut self) {
+        self.fruitless_before = self.fruitless_posts();
+        self.post = Post {
+            is_repeated: true,
+            ..Default::default()
+        };
         if self.is_started {
             self.replay = Some(Replay {
                 events: Vec::new(),
@@ -38,12 +85,16 @@ impl ReplayFilter {
 
     /// Takes the next event of the stream and returns the events to deliver.
     pub(crate) fn accept(&mut self, event: Event) -> Vec<Event> {
+        self.post.is_answered = true;
         let Some(replay) = &mut self.replay else {
             return vec![self.deliver(event)];
         };
-        replay.events.push(event.clone());
+        if !matches!(event, Event::Progress(_)) {
+            replay.events.push(event.clone());
+        }
         match event {
             Event::Started(_) => Vec::new(),
+            Event::Progress(_) => vec![event],
             Event::TextDelta(TextDelta { text }) => self.match_text(&text),
             Event::SkillCall(_) | Event::SkillResult(_) => {
                 match replay.expected_skills.iter().position(|expected| *expected == event) {
@@ -85,6 +136,7 @@ impl ReplayFilter {
     /// Delivers the new stream from its `started`, which voids all events before it.
     fn restart(&mut self) -> Vec<Event> {
         let replay = self.replay.take();
+        self.post.has_restarted = true;
         self.text.clear();
         self.skills.clear();
         replay
@@ -98,9 +150,15 @@ impl ReplayFilter {
     fn deliver(&mut self, event: Event) -> Event {
         match &event {
             Event::Started(_) => self.is_started = true,
-            Event::TextDelta(TextDelta { text }) => self.text.push_str(text),
-            Event::SkillCall(_) | Event::SkillResult(_) => self.skills.push(event.clone()),
-            Event::Completed(_) => {}
+            Event::TextDelta(TextDelta { text }) => {
+                self.post.has_delivered = true;
+                self.text.push_str(text);
+            }
+            Event::SkillCall(_) | Event::SkillResult(_) => {
+                self.post.has_delivered = true;
+                self.skills.push(event.clone());
+            }
+            Event::Progress(_) | Event::Completed(_) => {}
         }
         event
     }

@@ -24,6 +24,8 @@ use crate::{Error, Event};
 /// When the connection breaks or the server shuts down, the turn is posted again with the same `request_id`, and the stream
 /// resumes where it stopped. If the turn had to run again and the model wrote something else, the reply restarts: **a second
 /// [`Event::Started`] voids all events before it.** With `OnDisconnect::Continue`, this happens only if the server dies.
+/// After three posts in a row that the server answered but that brought nothing new, the stream ends with the error, because
+/// each post may be another model call.
 ///
 /// # Errors
 ///
@@ -150,12 +152,13 @@ impl Turn {
                         .extend(event.into_iter().flat_map(|event| self.filter.accept(event)));
                 }
                 Ok(None) => return Err(Error::malformed_response("the stream ended without `completed`")),
-                Err(error) => {
+                Err(error) if self.filter.may_repeat() => {
                     self.responses = None;
                     let delay = self.budget.delay_after(error, Instant::now())?;
                     tokio::time::sleep(delay).await;
                     self.filter.begin_replay();
                 }
+                Err(error) => return Err(error),
             }
         }
     }

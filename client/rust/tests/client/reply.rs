@@ -32,17 +32,36 @@ async fn a_reply_is_its_events_in_order() {
 }
 
 #[tokio::test]
+async fn progress_is_passed_on_unchanged() {
+    let server = ScriptedServer::start().await;
+    let mut responses = replies::turn(&["Hello"]);
+    responses.insert(1, replies::progress(15));
+    responses.insert(3, replies::progress(30));
+    server.script("PostUserQuery", [steps(responses.clone())]);
+    let (events, error) = read(Client::new(&server.target).unwrap().post_user_query(query())).await;
+    assert_eq!(error, None);
+    assert_eq!(
+        events,
+        responses
+            .into_iter()
+            .filter_map(|response| response.event)
+            .collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
 async fn text_omits_the_other_events() {
     let server = ScriptedServer::start().await;
-    let skills = [
+    let others = [
         replies::started(),
         replies::skill_call("1"),
         replies::skill_result("1"),
+        replies::progress(15),
         replies::delta("Hel"),
     ];
     server.script(
         "PostUserQuery",
-        [[&skills[..], &replies::turn(&["lo"])[1..]]
+        [[&others[..], &replies::turn(&["lo"])[1..]]
             .concat()
             .into_iter()
             .map(Step::from)

@@ -118,15 +118,15 @@ async fn a_lost_connection_is_unavailable_without_retries() {
 
 #[tokio::test]
 async fn a_reset_stream_is_a_break() {
-    let reset = |reason| Response::new([replies::started(), replies::delta("Hel")], Ending::Reset(reason));
+    let reset = |reason, text| Response::new([replies::started(), replies::delta(text)], Ending::Reset(reason));
     let go_away = |reason| Response::new([replies::started()], Ending::GoAway(reason));
     let unavailable = || Ending::Trailers(vec![("grpc-status", "14")]);
     let server = Http2Server::start([
-        reset(Reason::INTERNAL_ERROR),
-        reset(Reason::CANCEL),
-        reset(Reason::REFUSED_STREAM),
-        reset(Reason::NO_ERROR),
-        reset(Reason::ENHANCE_YOUR_CALM),
+        reset(Reason::INTERNAL_ERROR, "H"),
+        reset(Reason::CANCEL, "He"),
+        reset(Reason::REFUSED_STREAM, "Hel"),
+        reset(Reason::NO_ERROR, "Hell"),
+        reset(Reason::ENHANCE_YOUR_CALM, "Hello"),
         go_away(Reason::INTERNAL_ERROR),
         Response::of_gateway(StatusCode::BAD_GATEWAY),
         Response::of_gateway(StatusCode::SERVICE_UNAVAILABLE),
@@ -311,10 +311,13 @@ async fn a_missing_server_is_unavailable_after_the_reconnect_timeout() {
 
 #[tokio::test]
 async fn an_answer_resets_the_reconnect_timeout() {
-    // Each pause is shorter than the reconnect timeout, and all of them together are longer.
+    // Each pause is shorter than the reconnect timeout, and all of them together are longer. Each post brings a character.
     let server = ScriptedServer::start().await;
-    let mut posts = vec![breaking(vec![replies::started(), replies::delta("Hi")]); 12];
-    posts.push(steps(replies::turn(&["Hi"])));
+    let text = "x".repeat(12);
+    let mut posts: Vec<_> = (1..=text.len())
+        .map(|length| breaking(vec![replies::started(), replies::delta(&text[..length])]))
+        .collect();
+    posts.push(steps(replies::turn(&[&text])));
     server.script("PostUserQuery", posts);
     let limit = Duration::from_millis(400);
     let client = Client::builder()
@@ -323,9 +326,10 @@ async fn an_answer_resets_the_reconnect_timeout() {
         .build()
         .unwrap();
     let (events, error) = read(client.post_user_query(query())).await;
+    let expected = [&["started"], &["x"; 12][..], &["completed"]].concat();
     assert_eq!(
         (shown(&events), error),
-        (vec!["started".into(), "Hi".into(), "completed".into()], None)
+        (expected.into_iter().map(String::from).collect(), None)
     );
 }
 

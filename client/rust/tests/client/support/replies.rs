@@ -2,8 +2,8 @@
 
 use palaver::v1::{CreateAssistantResponse, PostUserQueryResponse, PostUserQueryUnaryResponse};
 use palaver::{
-    Assistant, Event, FinishReason, Message, Outcome, Role, SkillCall, SkillResult, TextDelta, TurnCompleted,
-    TurnStarted, Usage,
+    Assistant, Duration, Event, FinishReason, Message, Outcome, Progress, ProgressPhase, Role, SkillCall, SkillResult,
+    TextDelta, TurnCompleted, TurnStarted, Usage,
 };
 
 fn event(event: Event) -> PostUserQueryResponse {
@@ -36,6 +36,13 @@ pub fn skill_result(id: &str) -> PostUserQueryResponse {
     event(Event::SkillResult(SkillResult {
         id: id.into(),
         outcome: Some(Outcome::Content("12:00".into())),
+    }))
+}
+
+pub fn progress(seconds: i64) -> PostUserQueryResponse {
+    event(Event::Progress(Progress {
+        phase: ProgressPhase::Model.into(),
+        elapsed: Some(Duration { seconds, nanos: 0 }),
     }))
 }
 

@@ -12,11 +12,43 @@ import java.util.List;
  * two texts have the same code units up to the end of one of them, that end is between two characters in both.
  */
 final class ReplayFilter {
+    /** How many posts in a row may bring nothing new before the caller gets the error: each may be a paid model call. */
+    private static final int MAX_FRUITLESS_POSTS = 3;
+
+    /** What one post of a turn has brought so far. */
+    private static final class Post {
+        final boolean isRepeated;
+        boolean isAnswered;
+
+        /** True if the caller got text or skill events from it. */
+        boolean hasDelivered;
+
+        boolean hasRestarted;
+
+        Post(boolean isRepeated) {
+            this.isRepeated = isRepeated;
+        }
+
+        /** Returns whether it brought something new. A reply that starts over does not: it replaces what was there before. */
+        boolean extendsTheReply() {
+            return hasDelivered && !hasRestarted;
+        }
+
+        /** Returns whether the server ran or joined the turn again, with nothing new so far. */
+        boolean isFruitless() {
+            return isRepeated && isAnswered && !extendsTheReply();
+        }
+    }
+
     private final StringBuilder text = new StringBuilder();
     private final List<PostUserQueryResponse> skillEvents = new ArrayList<>();
     private boolean isStarted;
+    private Post post = new Post(false);
 
-    /** The events of the new stream so far, during a replay; otherwise null. */
+    /** How many posts in a row, up to the previous one, brought nothing new. */
+    private int fruitlessBefore;
+
+    /** The events of the new stream so far but {@code progress}, during a replay; otherwise null. */
     private List<PostUserQueryResponse> replayed;
 
     /** How much of {@code text} the replay has repeated. */
@@ -25,8 +57,20 @@ final class ReplayFilter {
     /** The events of {@code skillEvents} that the replay has yet to repeat. */
     private List<PostUserQueryResponse> expectedSkillEvents = List.of();
 
+    /** Returns whether the turn may be posted again, now that the current post has broken off. */
+    boolean mayRepeat() {
+        return fruitlessPosts() < MAX_FRUITLESS_POSTS;
+    }
+
+    /** Returns how many posts in a row, up to the current one, brought nothing new. */
+    private int fruitlessPosts() {
+        return post.extendsTheReply() ? 0 : fruitlessBefore + (post.isFruitless() ? 1 : 0);
+    }
+
     /** Expects the events of the turn from the first one again, because the turn is posted again. */
     void beginReplay() {
+        fruitlessBefore = fruitlessPosts();
+        post = new Post(true);
         if (isStarted) {
             replayed = new ArrayList<>();
             repeatedLength = 0;
@@ -38,6 +82,10 @@ final class ReplayFilter {
     List<PostUserQueryResponse> accept(PostUserQueryResponse event) {
         if (event.getEventCase() == EventCase.EVENT_NOT_SET) { // an event of a newer server
             return List.of();
+        }
+        post.isAnswered = true;
+        if (event.hasProgress()) {
+            return List.of(event);
         }
         if (replayed == null) {
             return List.of(deliver(event));
@@ -95,6 +143,7 @@ final class ReplayFilter {
     private List<PostUserQueryResponse> restart() {
         List<PostUserQueryResponse> events = replayed;
         replayed = null;
+        post.hasRestarted = true;
         text.setLength(0);
         skillEvents.clear();
         events.forEach(this::deliver);
@@ -105,8 +154,14 @@ final class ReplayFilter {
     private PostUserQueryResponse deliver(PostUserQueryResponse event) {
         switch (event.getEventCase()) {
             case STARTED -> isStarted = true;
-            case TEXT_DELTA -> text.append(event.getTextDelta().getText());
-            case SKILL_CALL, SKILL_RESULT -> skillEvents.add(event);
+            case TEXT_DELTA -> {
+                post.hasDelivered = true;
+                text.append(event.getTextDelta().getText());
+            }
+            case SKILL_CALL, SKILL_RESULT -> {
+                post.hasDelivered = true;
+                skillEvents.add(event);
+            }
             default -> {}
         }
         return event;

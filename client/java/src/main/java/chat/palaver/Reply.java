@@ -34,7 +34,8 @@ import java.util.concurrent.LinkedBlockingQueue;
  * <p>When the connection breaks or the server shuts down, the turn is posted again with the same {@code request_id}, and the
  * iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the reply restarts:
  * <strong>a second {@code started} voids all events before it.</strong> With {@code ON_DISCONNECT_CONTINUE}, this happens
- * only if the server dies.
+ * only if the server dies. After three posts in a row that the server answered but that brought nothing new, the iteration
+ * throws the error, because each post may be another model call.
  *
  * <p>The call starts immediately, but at most one event is read ahead. Only one thread at a time may iterate. All iterators
  * read the same stream, so each continues where the others stopped.

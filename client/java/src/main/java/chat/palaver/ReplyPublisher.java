@@ -17,7 +17,8 @@ import java.util.concurrent.Flow;
  *
  * <p>When the connection breaks or the server shuts down, the turn is posted again, and each event is delivered once. If the
  * turn had to run again and the model wrote something else, the reply restarts: <strong>a second {@code started} voids all
- * events before it.</strong>
+ * events before it.</strong> After three posts in a row that the server answered but that brought nothing new, the
+ * subscriber gets the error, because each post may be another model call.
  */
 public final class ReplyPublisher implements Flow.Publisher<PostUserQueryResponse> {
     private final Connection connection;

@@ -143,6 +143,8 @@ final class ReplySubscription implements Flow.Subscription, Connection.Activity 
         call = null;
         if (isCompleted || isOver) {
             end(null);
+        } else if (!filter.mayRepeat()) {
+            end(error);
         } else {
             budget.delayAfter(error).ifPresentOrElse(this::postAfter, () -> end(error));
         }

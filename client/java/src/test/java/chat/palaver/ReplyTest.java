@@ -3,6 +3,8 @@ package chat.palaver;
 import static chat.palaver.support.Replies.completed;
 import static chat.palaver.support.Replies.completedEvent;
 import static chat.palaver.support.Replies.gotAssistant;
+import static chat.palaver.support.Replies.progress;
+import static chat.palaver.support.Replies.progressEvent;
 import static chat.palaver.support.Replies.shown;
 import static chat.palaver.support.Replies.skillCall;
 import static chat.palaver.support.Replies.skillResult;
@@ -83,8 +85,28 @@ class ReplyTest {
     }
 
     @Test
+    void progressIsPassedOnUnchanged() {
+        script(started(), progress(15), text("Hi"), progress(30), completed());
+        try (Reply reply = client.postUserQuery(QUERY)) {
+            List<PostUserQueryResponse> events = new ArrayList<>();
+            reply.forEach(events::add);
+            assertEquals(
+                    List.of("started", "progress after 15 s", "Hi", "progress after 30 s", "completed"), shown(events));
+            assertEquals(progressEvent(15), events.get(1));
+        }
+    }
+
+    @Test
     void textOmitsTheOtherEvents() {
-        script(started(), text("Let me see. "), skillCall("1"), skillResult("1"), text("Noon."), completed());
+        script(
+                started(),
+                progress(15),
+                text("Let me see. "),
+                skillCall("1"),
+                skillResult("1"),
+                progress(30),
+                text("Noon."),
+                completed());
         try (Reply reply = client.postUserQuery(QUERY)) {
             List<String> pieces = new ArrayList<>();
             reply.text().forEach(pieces::add);

@@ -255,12 +255,17 @@ class ResumeTest {
 
     @Test
     void anAnswerResetsTheReconnectTimeout() {
-        // Each pause is shorter than the reconnect timeout, and all of them together are longer.
-        List<Step> broken = List.of(started(), text("Hi"), BREAK);
-        server.script(
-                "PostUserQuery", broken, broken, broken, broken, broken, broken, broken, broken, broken, turn("Hi"));
+        // Each pause is shorter than the reconnect timeout, and all of them together are longer. Each post brings a
+        // piece.
+        List<List<Step>> posts = new ArrayList<>();
+        for (int length = 1; length <= 9; length++) {
+            posts.add(List.of(started(), text("x".repeat(length)), BREAK));
+        }
+        posts.add(turn("x".repeat(9)));
+        server.scriptAll("PostUserQuery", posts);
         try (PalaverClient impatient = client(Duration.ofMillis(400))) {
-            assertEquals(List.of("started", "Hi", "completed"), read(impatient));
+            List<String> events = read(impatient);
+            assertEquals("x".repeat(9), String.join("", events.subList(1, events.size() - 1)));
         }
     }
 

@@ -7,12 +7,15 @@ import chat.palaver.v1.GetAssistantResponse;
 import chat.palaver.v1.Message;
 import chat.palaver.v1.PostUserQueryResponse;
 import chat.palaver.v1.PostUserQueryUnaryResponse;
+import chat.palaver.v1.Progress;
+import chat.palaver.v1.ProgressPhase;
 import chat.palaver.v1.Role;
 import chat.palaver.v1.SkillCall;
 import chat.palaver.v1.SkillResult;
 import chat.palaver.v1.TextDelta;
 import chat.palaver.v1.TurnCompleted;
 import chat.palaver.v1.TurnStarted;
+import com.google.protobuf.Duration;
 import java.util.ArrayList;
 import java.util.List;
 
@@ -41,6 +44,14 @@ public final class Replies {
     public static PostUserQueryResponse skillResultEvent(String id) {
         return PostUserQueryResponse.newBuilder()
                 .setSkillResult(SkillResult.newBuilder().setId(id).setContent("result of " + id))
+                .build();
+    }
+
+    public static PostUserQueryResponse progressEvent(long seconds) {
+        return PostUserQueryResponse.newBuilder()
+                .setProgress(Progress.newBuilder()
+                        .setPhase(ProgressPhase.PROGRESS_PHASE_MODEL)
+                        .setElapsed(Duration.newBuilder().setSeconds(seconds)))
                 .build();
     }
 
@@ -77,6 +88,10 @@ public final class Replies {
 
     public static Step skillResult(String id) {
         return Step.send(skillResultEvent(id));
+    }
+
+    public static Step progress(long seconds) {
+        return Step.send(progressEvent(seconds));
     }
 
     public static Step completed() {
@@ -123,6 +138,8 @@ public final class Replies {
             case TEXT_DELTA -> event.getTextDelta().getText();
             case SKILL_CALL -> "call " + event.getSkillCall().getId();
             case SKILL_RESULT -> "result " + event.getSkillResult().getId();
+            case PROGRESS ->
+                "progress after " + event.getProgress().getElapsed().getSeconds() + " s";
             case COMPLETED -> "completed";
             case EVENT_NOT_SET -> "nothing";
         };
