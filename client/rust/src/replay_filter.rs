@@ -9,6 +9,8 @@ const MAX_FRUITLESS_POSTS: u32 = 3;
 #[derive(Debug, Default)]
 pub(crate) struct ReplayFilter {
     is_started: bool,
+    /// True if the turn was posted more than once.
+    is_repeated: bool,
     post: Post,
     /// How many posts in a row, up to the previous one, brought nothing new.
     fruitless_before: u32,
@@ -22,7 +24,6 @@ pub(crate) struct ReplayFilter {
 /// What one post of a turn has brought so far.
 #[derive(Debug, Default)]
 struct Post {
-    is_repeated: bool,
     is_answered: bool,
     /// True if the caller got text or skill events from it.
     has_delivered: bool,
@@ -35,9 +36,9 @@ impl Post {
         self.has_delivered && !self.has_restarted
     }
 
-    /// Returns whether the server ran or joined the turn again, with nothing new so far.
+    /// Returns whether the server ran or joined the turn, with nothing new so far.
     fn is_fruitless(&self) -> bool {
-        self.is_repeated && self.is_answered && !self.extends_the_reply()
+        self.is_answered && !self.extends_the_reply()
     }
 }
 
@@ -63,17 +64,15 @@ impl ReplayFilter {
         if self.post.extends_the_reply() {
             0
         } else {
-            self.fruitless_before + u32::from(self.post.is_fruitless())
+            self.fruitless_before + u32::from(self.is_repeated && self.post.is_fruitless())
         }
     }
 
     /// Expects the events of the turn from the first one again, because the turn is posted again.
     pub(crate) fn begin_replay(&mut self) {
         self.fruitless_before = self.fruitless_posts();
-        self.post = Post {
-            is_repeated: true,
-            ..Default::default()
-        };
+        self.is_repeated = true;
+        self.post = Post::default();
         if self.is_started {
             self.replay = Some(Replay {
                 events: Vec::new(),
