@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from palaver_server.domain.conversation import AssistantKey, IfExists, Listing, Role
+from palaver_server.domain.conversation import AssistantKey, Content, IfExists, Listing, Role
 from palaver_server.domain.errors import ConcurrentWrite, ConversationFull, ModelStreamBroken
 from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.ports import ChatModel
@@ -62,7 +62,7 @@ async def engine(store: SqliteStore, endpoint: Endpoint) -> AsyncIterator[ChatEn
 
 async def test_a_turn_is_streamed_stored_and_then_completed(engine: ChatEngine, endpoint: Endpoint):
     endpoint.script(Stream("Hel", "lo"))
-    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, content=Content("Hi")))
     events = [event async for event in turn]
     assert isinstance(events[0], TurnStarted)
     assert "".join(event.text for event in events if isinstance(event, TextDelta)) == "Hello"
@@ -79,7 +79,7 @@ async def test_a_turn_is_streamed_stored_and_then_completed(engine: ChatEngine, 
 
 async def test_a_slow_reader_gets_the_text_in_one_piece(engine: ChatEngine, endpoint: Endpoint):
     endpoint.script(Stream(*["word "] * 50))
-    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, content=Content("Hi")))
     assert isinstance(await anext(turn), TurnStarted)
     await (await endpoint.call()).finished.wait()
     while (await engine.get_assistant(ANONYMOUS, KEY)).total_messages == 1:
@@ -94,14 +94,14 @@ async def test_a_turn_whose_caller_leaves_at_the_end_is_stored_whole_or_not_at_a
     # Whenever the caller leaves, the conversation has both messages of the turn or none.
     for steps in range(40):
         before = (await engine.get_assistant(ANONYMOUS, KEY)).total_messages
-        turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message=f"question {steps}"))
+        turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, content=Content(f"question {steps}")))
         for _ in range(steps):
             await asyncio.sleep(0)
         async for event in turn:
             if isinstance(event, TextDelta) or steps % 2:
                 break
         turn.leave()
-        follower = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="next"))
+        follower = engine.post(ANONYMOUS, UserQuery(assistant=KEY, content=Content("next")))
         await follower.completed()
         follower.leave()
         added = (await engine.get_assistant(ANONYMOUS, KEY)).total_messages - before
@@ -110,7 +110,7 @@ async def test_a_turn_whose_caller_leaves_at_the_end_is_stored_whole_or_not_at_a
 
 async def test_an_error_of_the_model_reaches_the_caller(engine: ChatEngine, endpoint: Endpoint):
     endpoint.script(Stream("Hel", RESET))
-    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, content=Content("Hi")))
     with pytest.raises(ModelStreamBroken):
         await turn.completed()
 
@@ -118,7 +118,7 @@ async def test_an_error_of_the_model_reaches_the_caller(engine: ChatEngine, endp
 async def test_a_concurrent_write_is_detected(engine: ChatEngine, store: SqliteStore, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("Hel", gate))
-    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, content=Content("Hi")))
     assert isinstance(await anext(turn), TurnStarted)
     window = await store.read_window(KEY, 0)
     strange = finished(draft(Role.USER, "strange"))
@@ -137,7 +137,7 @@ async def test_a_full_conversation_is_refused_before_the_model_is_called(
         connection.execute("UPDATE assistants SET total_messages = ?", (MAX_MESSAGES - 1,))
     connection.close()
     with pytest.raises(ConversationFull):
-        await engine.post(ANONYMOUS, UserQuery(assistant=KEY, user_message="Hi")).completed()
+        await engine.post(ANONYMOUS, UserQuery(assistant=KEY, content=Content("Hi"))).completed()
     assert not endpoint.calls
 
 
@@ -154,7 +154,7 @@ async def test_turns_that_are_cancelled_and_turns_that_complete_leave_nothing_be
         for step in range(20):
             if step % 3 == 0:
                 endpoint.script(Stream("Hel", never))
-            turn = engine.post(ANONYMOUS, UserQuery(assistant=key, user_message="Hi", max_messages=2))
+            turn = engine.post(ANONYMOUS, UserQuery(assistant=key, content=Content("Hi"), max_messages=2))
             async for event in turn:
                 if isinstance(event, TextDelta) and step % 3 == 0:
                     break

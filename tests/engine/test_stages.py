@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from palaver_server.domain.conversation import IfExists, Skill, SkillCall, SkillResult
+from palaver_server.domain.conversation import AssistantKey, Content, IfExists, Skill, SkillCall, SkillResult
 from palaver_server.domain.errors import AssistantNotFound, ModelStreamBroken, PalaverError
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.ports import Prompt, SkillInvocation
@@ -67,8 +67,8 @@ async def running(folder: Path, endpoint: Endpoint, observer: Observer) -> Async
     await store.close()
 
 
-def query(**fields: str) -> UserQuery:
-    return UserQuery(**{"assistant": TURN.assistant, "user_message": "What time is it?", "request_id": "r", **fields})
+def query(assistant: AssistantKey = TURN.assistant) -> UserQuery:
+    return UserQuery(assistant=assistant, content=Content("What time is it?"), request_id=TURN.request_id)
 
 
 async def test_a_turn_reaches_every_stage_in_order(tmp_path: Path, endpoint: Endpoint):

@@ -13,7 +13,7 @@ from tests.support.conversations import draft, key
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 CALL = (SkillCall("call-1", "weather", "{}"), SkillCall("call-2", "time", "{}"))
-QUESTION = UserQuery(assistant=key(), user_message="And now?")
+QUESTION = UserQuery(assistant=key(), content=Content("And now?"))
 
 
 def window(*messages: Draft, instructions: str = "Be brief.") -> Window:

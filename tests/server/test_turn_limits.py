@@ -72,7 +72,7 @@ async def test_results_of_any_size_leave_a_turn_that_can_be_stored(
     )
     await engine.create_assistant(ANONYMOUS, key(), "", IfExists.FAIL)
     endpoint.script(*[skill_calls(("talk", "{}"))] * (rounds + 1))
-    turn = engine.post(ANONYMOUS, UserQuery(assistant=key(), user_message="Talk"))
+    turn = engine.post(ANONYMOUS, UserQuery(assistant=key(), content=Content("Talk")))
     completed = await turn.completed()
     turn.leave()
     results = [message.content.text for message in completed.messages if message.skill_call_id]

@@ -126,7 +126,7 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
     parser = _Parser(request)
     query = UserQuery(
         assistant=parser.assistant_key(),
-        user_message=parser.user_message(),
+        content=Content(parser.user_message()),
         caller_skills=parser.caller_skills(),
         skill_names=tuple(request.skill_names),
         skill_results=parser.skill_results(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
@@ -71,6 +72,16 @@ class Content:
 
     def __bool__(self) -> bool:
         return bool(self.text)
+
+    @property
+    def is_blank(self) -> bool:
+        """True if there is nothing to see."""
+        return not self.text.strip()
+
+    @classmethod
+    def joined(cls, contents: Iterable[Content]) -> Content:
+        """Returns one content that has all of them, except for blank ones, as paragraphs."""
+        return cls("\n\n".join(content.text for content in contents if not content.is_blank))
 
     @property
     def utf16_units(self) -> int:

@@ -6,7 +6,16 @@ import hashlib
 from dataclasses import dataclass, field, fields
 from enum import Enum
 
-from palaver_server.domain.conversation import Assistant, AssistantKey, Draft, Message, Skill, SkillCall, SkillResult
+from palaver_server.domain.conversation import (
+    Assistant,
+    AssistantKey,
+    Content,
+    Draft,
+    Message,
+    Skill,
+    SkillCall,
+    SkillResult,
+)
 from palaver_server.domain.generation import GenerationOptions, GenerationParameters
 from palaver_server.domain.limits import MAX_TOKENS
 
@@ -56,7 +65,8 @@ class UserQuery:
     """A user message to an assistant, as the caller posted it."""
 
     assistant: AssistantKey
-    user_message: str
+    content: Content
+    """The user's message. It is empty if there are `skill_results`."""
     options: GenerationOptions = field(default_factory=GenerationOptions)
     max_messages: int | None = None
     """The caller's `history.max_messages`. None: the server's default."""

@@ -143,7 +143,7 @@ def _first_messages(query: UserQuery, open_calls: Sequence[SkillCall]) -> tuple[
     """Returns the messages that a turn begins with: a result for each open call, and the user's message."""
     if not query.skill_results:
         unanswered = (Draft.from_result(SkillResult.failure(call, UNANSWERED)) for call in open_calls)
-        return (*unanswered, Draft(Role.USER, Content(query.user_message)))
+        return (*unanswered, Draft(Role.USER, query.content))
     results = {result.id: result for result in query.skill_results}
     expected = {call.id for call in open_calls}
     if results.keys() != expected:

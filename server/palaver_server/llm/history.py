@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from palaver_server.domain.conversation import Content, Draft, Role, SkillCall
 
-NO_TEXT = "(no text)"
+NO_TEXT = Content("(no text)")
 """Stands for a blank message, which several providers refuse."""
 
 NO_RESULT = "There is no result of this call."
@@ -46,10 +46,9 @@ def call_id(stored_id: str) -> str:
 
 
 def _split_system(messages: Sequence[Draft]) -> tuple[list[Draft], list[Draft]]:
-    """Returns one system message with the text of all of them, if there are any, and the other messages."""
-    texts = [message.content.text for message in messages if message.role is Role.SYSTEM]
-    text = "\n\n".join(text for text in texts if text.strip())
-    system = [Draft(Role.SYSTEM, Content(text))] if text else []
+    """Returns one system message with the content of all of them, if there are any, and the other messages."""
+    content = Content.joined(message.content for message in messages if message.role is Role.SYSTEM)
+    system = [Draft(Role.SYSTEM, content)] if content else []
     return system, [message for message in messages if message.role is not Role.SYSTEM]
 
 
@@ -111,12 +110,9 @@ def _alternating(messages: Iterable[Draft]) -> list[Draft]:
 
 
 def _merged(first: Draft, second: Draft) -> Draft:
-    texts = [text for text in (first.content.text, second.content.text) if text.strip() and text != NO_TEXT]
-    merged = replace(second, role=first.role, content=Content("\n\n".join(texts)))
-    return _visible(merged)
+    contents = (content for content in (first.content, second.content) if content != NO_TEXT)
+    return _visible(replace(second, role=first.role, content=Content.joined(contents)))
 
 
 def _visible(message: Draft) -> Draft:
-    if message.content.text.strip() or message.skill_calls:
-        return message
-    return replace(message, content=Content(NO_TEXT))
+    return replace(message, content=NO_TEXT) if message.content.is_blank and not message.skill_calls else message
