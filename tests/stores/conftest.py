@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Place:
     """Overwrites the lease of the only assistant: its holder in text form, and when it expires."""
     set_turn_column: Callable[[str, object], None]
     """Overwrites a column of the only turn: `usage`, `parameters` or `finish_reason`."""
+    set_extras: Callable[[str], None]
+    """Overwrites the extras of all messages that have some."""
     variables: dict[str, str]
     """The environment of a server that keeps its conversations here."""
     ignores_case: bool = True
@@ -79,8 +82,21 @@ async def sqlite(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             table = "turn_parameters" if column == "parameters" else "turns"
             execute(f"UPDATE {table} SET {column} = ?", value)
 
+        def set_extras(text: str) -> None:
+            execute("UPDATE message_extras SET extras = ?", text)
+
         variables = {"AzureWebJobsStorage": f"sqlite:{path}"}
-        yield Place(connect, close, move_into_future, skip_to, set_lease, set_turn_column, variables)
+        yield Place(connect, close, move_into_future, skip_to, set_lease, set_turn_column, set_extras, variables)
+
+
+def change_rows(account: Account, changes: Callable[[TableEntity], dict[str, Any]]) -> None:
+    """Changes columns of all rows of an account."""
+    with TableServiceClient.from_connection_string(account.connection_string) as service:
+        for table in service.list_tables():
+            client = service.get_table_client(table.name)
+            for row in client.list_entities():
+                keys = {"PartitionKey": row["PartitionKey"], "RowKey": row["RowKey"]}
+                client.update_entity(keys | changes(row))
 
 
 @asynccontextmanager
@@ -99,13 +115,7 @@ async def azure_tables(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
         async def close(store: Store) -> None:
             await opened[id(store)].aclose()
 
-        def change(row_changes: Callable[[TableEntity], dict[str, Any]]) -> None:
-            with TableServiceClient.from_connection_string(account.connection_string) as service:
-                for table in service.list_tables():
-                    client = service.get_table_client(table.name)
-                    for row in client.list_entities():
-                        keys = {"PartitionKey": row["PartitionKey"], "RowKey": row["RowKey"]}
-                        client.update_entity(keys | row_changes(row))
+        change = partial(change_rows, account)
 
         def move_into_future(by: timedelta) -> None:
             change(lambda row: {name: value + by for name, value in row.items() if isinstance(value, datetime)})
@@ -121,9 +131,20 @@ async def azure_tables(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
             name = column.title().replace("_", "")
             change(lambda row: {name: value} if row["RowKey"].startswith("done-") else {})
 
+        def set_extras(text: str) -> None:
+            change(lambda row: {"Extras_00": text, "ExtrasParts": 1} if "ExtrasParts" in row else {})
+
         variables = {"AzureWebJobsStorage": account.connection_string}
         yield Place(
-            connect, close, move_into_future, skip_to, set_lease, set_turn_column, variables, ignores_case=False
+            connect=connect,
+            close=close,
+            move_into_future=move_into_future,
+            skip_to=skip_to,
+            set_lease=set_lease,
+            set_turn_column=set_turn_column,
+            set_extras=set_extras,
+            variables=variables,
+            ignores_case=False,
         )
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palaver_server.domain.conversation import Role, SkillCall
 from palaver_server.domain.errors import AssistantBusy, StoreCorrupt, TurnCancelled
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.ports import Store
@@ -19,7 +20,18 @@ from palaver_server.stores.common import StoredLease
 from tests.stores.conftest import Place
 from tests.support.calls import contents as served_contents
 from tests.support.calls import query
-from tests.support.conversations import contents, create, finished, history, key, lease, version_of
+from tests.support.conversations import (
+    add_turn,
+    contents,
+    create,
+    draft,
+    exchange,
+    finished,
+    history,
+    key,
+    lease,
+    version_of,
+)
 from tests.support.endpoint import Endpoint
 from tests.support.palaver_server import server_with_assistant
 from tests.support.statuses import failure_of
@@ -147,6 +159,43 @@ DAMAGED = {
     ],
     "finish_reason": ["", "STOP", "something new"],
 }
+
+
+READABLE_EXTRAS = {
+    '{"endpoint_state": "[1]"}': "[1]",
+    '{"endpoint_state": "[1]", "parts": [{"x": 1}]}': "[1]",
+    '{"parts": []}': "",
+    "{}": "",
+}
+DAMAGED_EXTRAS = ["{", "null", "[]", '{"endpoint_state": [1]}', '{"endpoint_state": null}', "{} x"]
+
+
+class TestExtras:
+    @pytest.mark.parametrize("characters", [1, 32_000, 100_000])
+    @pytest.mark.parametrize("character", ["a", "é", "😀", '"'])
+    async def test_the_state_of_an_endpoint_is_kept(self, store: Store, character: str, characters: int):
+        await create(store)
+        state = json.dumps([character * characters], ensure_ascii=False)
+        calling = draft(Role.ASSISTANT, "", (SkillCall("1", "clock", "{}"),), endpoint_state=state)
+        stored = await add_turn(store, exchange()[0], calling)
+        assert [message.endpoint_state for message in stored.messages] == ["", state]
+        assert (await history(store))[1:] == list(stored.messages)
+        assert (await store.read_window(key(), 10)).messages == stored.messages
+
+    @pytest.mark.parametrize(("text", "state"), READABLE_EXTRAS.items())
+    async def test_extras_of_other_versions_are_read(self, place: Place, store: Store, text: str, state: str):
+        await create(store)
+        await add_turn(store, exchange()[0], draft(Role.ASSISTANT, "Fine.", endpoint_state="[]"))
+        place.set_extras(text)
+        assert [message.endpoint_state for message in await history(store)] == ["", "", state]
+
+    @pytest.mark.parametrize("text", DAMAGED_EXTRAS)
+    async def test_damaged_extras_are_reported(self, place: Place, store: Store, text: str):
+        await create(store)
+        await add_turn(store, exchange()[0], draft(Role.ASSISTANT, "Fine.", endpoint_state="[]"))
+        place.set_extras(text)
+        with pytest.raises(StoreCorrupt, match="a stored message can't be read"):
+            await history(store)
 
 
 def cases(table: dict[str, list]) -> list[tuple]:

@@ -172,6 +172,27 @@ def dump_parameters(parameters: GenerationParameters) -> str:
     return json.dumps({name: value for name, value in columns.items() if value is not None})
 
 
+class _Extras(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is stored of a message beside the columns of the extension. Unknown members of newer servers are ignored."""
+
+    endpoint_state: str = ""
+
+
+_load_extras = msgspec.json.Decoder(_Extras).decode
+
+
+def dump_extras(message: Message) -> str:
+    """Returns the stored form of what a message has beside the columns of the extension: a JSON object, or nothing."""
+    extras = _Extras(endpoint_state=message.endpoint_state)
+    return "" if extras == _Extras() else msgspec.json.encode(extras).decode()
+
+
+def load_message(*, content: str, extras: str, **columns: Any) -> Message:
+    """Returns a message from its stored columns."""
+    loaded = _load_extras(extras or "{}")
+    return Message(content=Content(content), endpoint_state=loaded.endpoint_state, **columns)
+
+
 def load_found_turn(
     assistant: Assistant,
     messages: tuple[Message, ...],

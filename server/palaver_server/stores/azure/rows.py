@@ -5,7 +5,7 @@ A conversation that began there continues here and vice versa, so names, types a
 | RowKey | content | columns of Palaver's own |
 | --- | --- | --- |
 | `state` | the assistant | `CreationId`, `LeaseHolder`, `LeaseUntil` |
-| `msg-0001` … `msg-FFFF` | a message | `RequestId`, `IsError`, `EndpointState`, `ContentParts`, `ToolCallsParts` … |
+| `msg-0001` … `msg-FFFF` | a message | `RequestId`, `IsError`, `Extras`, `ContentParts`, `ToolCallsParts` … |
 | `done-<hash of request_id>` | a stored turn | all of them |
 
 The extension ignores columns and rows that it does not know, and its merges keep them. A row of Palaver's own must not
@@ -21,10 +21,19 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from palaver_server.domain.conversation import Assistant, Content, Message, Role, SkillCall
+from palaver_server.domain.conversation import Assistant, Message, Role, SkillCall
 from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.turns import FinishedTurn, FoundTurn, LeaseHolder, Version
-from palaver_server.stores.common import StoredLease, count, dump_parameters, load_found_turn, reading, text
+from palaver_server.stores.common import (
+    StoredLease,
+    count,
+    dump_extras,
+    dump_parameters,
+    load_found_turn,
+    load_message,
+    reading,
+    text,
+)
 
 Row = dict[str, Any]
 
@@ -42,7 +51,6 @@ LEASE_HOLDER = "LeaseHolder"
 LEASE_UNTIL = "LeaseUntil"
 REQUEST_ID = "RequestId"
 IS_ERROR = "IsError"
-ENDPOINT_STATE = "EndpointState"
 
 ROLES = {Role.SYSTEM: "System", Role.USER: "User", Role.ASSISTANT: "Assistant", Role.TOOL: "Tool"}
 ROLES_BY_NAME = {name.lower(): role for role, name in ROLES.items()}
@@ -111,8 +119,8 @@ def message_row(partition: str, message: Message) -> Row:
     if message.skill_call_id:
         row["Name"] = message.skill_call_id
         row[IS_ERROR] = message.is_error
-    if message.endpoint_state:
-        row[ENDPOINT_STATE] = message.endpoint_state
+    if extras := dump_extras(message):
+        row |= _columns("Extras", _split(extras), first=0)
     if len(parts) > 1:
         row |= _columns("Content", parts, first=1)
     return row
@@ -161,19 +169,18 @@ def identity(row: Mapping[str, Any]) -> tuple[object, object]:
 @reading("a stored message")
 def message(row: Mapping[str, Any]) -> Message:
     """Returns the message of a row."""
-    parts = [row.get("Content") or ""]
-    parts += (row[f"Content_{number:02}"] for number in range(1, row.get("ContentParts") or 1))
+    parts = [row.get("Content") or "", *_parts(row, "Content", first=1)]
     role_name, name = row["Role"].lower(), text(row.get("Name") or "")
     is_function = role_name == FUNCTION
     role = Role.TOOL if is_function else ROLES_BY_NAME.get(role_name, Role.UNKNOWN)
-    return Message(
+    return load_message(
+        content="".join(parts),
+        extras="".join(_parts(row, "Extras")),
         role=role,
-        content=Content("".join(parts)),
         skill_calls=_skill_calls(row),
         skill_call_id="" if is_function or role is Role.UNKNOWN else name,
         skill_name=name if is_function else "",
         is_error=bool(row.get(IS_ERROR)),
-        endpoint_state=text(row.get(ENDPOINT_STATE) or ""),
         index=_index(row),
         create_time=_utc(row["CreatedAt"]),
         request_id=text(row.get(REQUEST_ID) or ""),
@@ -234,6 +241,11 @@ def _columns(name: str, parts: list[str], first: int) -> Row:
     return columns | {f"{name}Parts": len(parts)}
 
 
+def _parts(row: Mapping[str, Any], name: str, first: int = 0) -> list[str]:
+    """Returns the parts of a text that `_columns` has written, starting at part `first`."""
+    return [row[f"{name}_{number:02}"] for number in range(first, row.get(f"{name}Parts") or first)]
+
+
 def _tool_calls(calls: tuple[SkillCall, ...]) -> Row:
     if not calls:
         return {"ToolCalls": ""}
@@ -256,8 +268,7 @@ def _tool_calls_json(calls: tuple[SkillCall, ...]) -> str:
 
 
 def _skill_calls(row: Mapping[str, Any]) -> tuple[SkillCall, ...]:
-    parts = [row[f"ToolCalls_{number:02}"] for number in range(row.get("ToolCallsParts") or 0)]
-    stored = "".join(parts) or row.get("ToolCalls")
+    stored = "".join(_parts(row, "ToolCalls")) or row.get("ToolCalls")
     calls = json.loads(stored) if stored else []
     names = ("id", "functionName", "functionArguments")
     return tuple(SkillCall(*(text(call[name]) for name in names)) for call in calls)

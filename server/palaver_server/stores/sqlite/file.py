@@ -70,10 +70,10 @@ CREATE TABLE IF NOT EXISTS turn_parameters (
 ) STRICT
 """,
     """
-CREATE TABLE IF NOT EXISTS endpoint_states (
+CREATE TABLE IF NOT EXISTS message_extras (
     assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
     "index" INTEGER NOT NULL,  -- of the message
-    state TEXT NOT NULL,
+    extras TEXT NOT NULL,  -- a JSON object
     PRIMARY KEY (assistant, "index")
 ) STRICT
 """,

@@ -7,16 +7,25 @@ import sqlite3
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
 
-from palaver_server.domain.conversation import Assistant, AssistantKey, Content, Message, Role, SkillCall
+from palaver_server.domain.conversation import Assistant, AssistantKey, Message, Role, SkillCall
 from palaver_server.domain.errors import AssistantNotFound, ConcurrentWrite, StoreCorrupt, TurnCancelled
 from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.turns import FinishedTurn, FoundTurn, Lease, LeaseHolder, StoredTurn, TurnKey, Version
-from palaver_server.stores.common import StoredLease, count, dump_parameters, load_found_turn, reading, text
+from palaver_server.stores.common import (
+    StoredLease,
+    count,
+    dump_extras,
+    dump_parameters,
+    load_found_turn,
+    load_message,
+    reading,
+    text,
+)
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _ASSISTANT_COLUMNS = "key, id, created_at, updated_at, total_messages, total_tokens, lease_holder, lease_until"
-_MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error, state'
+_MESSAGE_COLUMNS = '"index", role, content, created_at, skill_calls, skill_call_id, request_id, is_error, extras'
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +116,7 @@ def select_messages(connection: sqlite3.Connection, condition: str, *parameters:
     """Selects messages. `condition` is everything that follows WHERE in the statement."""
     return connection.execute(
         f"SELECT {_MESSAGE_COLUMNS} FROM messages"  # noqa: S608 - all constants
-        f' LEFT JOIN endpoint_states USING (assistant, "index") WHERE {condition}',
+        f' LEFT JOIN message_extras USING (assistant, "index") WHERE {condition}',
         parameters,
     )
 
@@ -123,20 +132,20 @@ def insert_message(connection: sqlite3.Connection, row: int, message: Message) -
         )  # fmt: skip
     except sqlite3.IntegrityError as error:
         raise StoreCorrupt("the assistant has more messages than its state says") from error
-    if message.endpoint_state:
-        connection.execute("INSERT INTO endpoint_states VALUES (?, ?, ?)", (row, message.index, message.endpoint_state))
+    if extras := dump_extras(message):
+        connection.execute("INSERT INTO message_extras VALUES (?, ?, ?)", (row, message.index, extras))
 
 
 @reading("a stored message")
 def message(row: sqlite3.Row) -> Message:
     """Returns the message of a row."""
-    return Message(
+    return load_message(
+        content=row["content"],
+        extras=row["extras"],
         role=Role(row["role"]),
-        content=Content(row["content"]),
         skill_calls=tuple(SkillCall(*map(text, call)) for call in json.loads(row["skill_calls"] or "[]")),
         skill_call_id=row["skill_call_id"],
         is_error=bool(row["is_error"]),
-        endpoint_state=row["state"] or "",
         index=count(row["index"], MAX_MESSAGES),
         create_time=time(row["created_at"]),
         request_id=row["request_id"],
