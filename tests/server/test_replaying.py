@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
@@ -13,7 +14,8 @@ import pytest
 from azure.data.tables import TableServiceClient, UpdateMode
 
 from palaver.v1 import assistant_service_pb2 as pb
-from tests.support.endpoint import Endpoint, Stream, skill_calls
+from tests.support.calls import contents
+from tests.support.endpoint import HANG_UP, Endpoint, Stream, skill_calls
 from tests.support.palaver_server import Served, palaver_server
 from tests.support.skill_host import SkillHost, content
 from tests.support.statuses import failure_of
@@ -62,6 +64,11 @@ async def server_that_can_run_it(
 
 async def events(served: Served, query: pb.PostUserQueryRequest) -> list[pb.PostUserQueryResponse]:
     return [event async for event in served.stub.PostUserQuery(query, timeout=20)]
+
+
+async def drain(stream: AsyncIterator[pb.PostUserQueryResponse]) -> None:
+    async for _ in stream:
+        pass
 
 
 def with_replayed(started: pb.TurnStarted) -> pb.TurnStarted:
@@ -155,6 +162,32 @@ async def test_a_turn_that_an_older_server_stored_is_replayed_with_what_the_requ
     async with palaver_server(tmp_path, None, variables) as without_models:
         [started, *_] = await events(without_models, other_query)
     assert started.started.ai_connection_name == ""
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_a_turn_that_another_server_runs_is_awaited_by_a_server_that_could_not_run_it(
+    tmp_path: Path, endpoint: Endpoint, variables: dict[str, str], ends_well: bool
+):
+    go_on = asyncio.Event()
+    async with (
+        server_that_can_run_it(tmp_path, endpoint, variables) as one,
+        palaver_server(tmp_path, None, variables) as other,
+    ):
+        endpoint.script(Stream("Hel", go_on, "lo") if ends_well else Stream("Hel", go_on, HANG_UP))
+        running = one.stub.PostUserQuery(QUERY).__aiter__()
+        assert (await running.__anext__()).HasField("started")
+        posted_again = asyncio.ensure_future(events(other, QUERY))
+        assert (await contents(other), await contents(other)) == ([], [])  # the call has had time to fail
+        go_on.set()
+        if ends_well:
+            *_, last = [event async for event in running]
+            replayed = await posted_again
+            assert replayed[-1].completed == last.completed
+            assert replayed[0].started.replayed
+        else:
+            await failure_of(drain(running))
+            failure = await failure_of(posted_again)
+            assert (failure.reason, list(failure.violations)) == ("CONNECTION_NOT_CONFIGURED", [])
 
 
 @pytest.mark.parametrize("parameters", [keep_parameters, remove_parameters])

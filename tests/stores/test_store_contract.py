@@ -798,6 +798,31 @@ class TestLeases:
         await store.commit_turn(key(), window.version, finished())
         assert not await store.cancel_lease(TurnKey(key(), "theirs"))
 
+    async def test_any_server_sees_whether_a_turn_has_the_lease(self, place: Place):
+        here, there = await place.connect(), await place.connect()
+        turn = TurnKey(key(), "ours")
+        assert not await there.has_lease(turn)  # nor is there an assistant
+        await create(here)
+        assert not await there.has_lease(turn)
+        version = (await here.read_window(key(), 10, self.OURS)).version
+        assert await there.has_lease(turn)
+        assert await here.has_lease(turn)
+        for other in (TurnKey(key(), "theirs"), TurnKey(key("none"), "ours"), TurnKey(key("a", "Unused"), "ours")):
+            assert not await there.has_lease(other)
+        await here.commit_turn(key(), version, finished())
+        assert not await there.has_lease(turn)
+        await here.read_window(key(), 10, self.OURS)
+        await here.release_lease(key(), self.OURS.holder)
+        assert not await there.has_lease(turn)
+
+    async def test_a_lease_that_expired_or_was_cancelled_is_no_longer_had(self, store: Store):
+        await create(store)
+        await store.read_window(key(), 10, lease("ours", 0))
+        assert not await store.has_lease(TurnKey(key(), "ours"))
+        await store.read_window(key(), 10, self.OURS)
+        await store.cancel_lease(TurnKey(key(), "ours"))
+        assert not await store.has_lease(TurnKey(key(), "ours"))
+
     async def test_renewing_extends_the_lease(self, store: Store):
         await create(store)
         short = lease("ours", 0)

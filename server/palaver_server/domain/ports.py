@@ -92,6 +92,9 @@ class LeaseStore(Protocol):
     async def release_lease(self, key: AssistantKey, holder: LeaseHolder) -> None:
         """Ends the lease of a holder. Does nothing if the holder no longer has it."""
 
+    async def has_lease(self, turn: TurnKey) -> bool:
+        """Returns whether a turn has a lease that has neither expired nor been cancelled: a server is running it."""
+
     async def cancel_lease(self, turn: TurnKey) -> bool:
         """Ends the lease of a turn, so that the turn can't be committed. Returns False if the turn has no lease."""
 

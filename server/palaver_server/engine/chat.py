@@ -1,7 +1,8 @@
 """The chat engine: everything that callers can do with assistants.
 
 A query joins the running turn, or else replays the stored one, or else plans and runs a new one. The store is searched
-before the turn is planned, so even a server that could not run the turn can replay it.
+before the turn is planned, so even a server that could not run the turn can replay it, or wait while another server
+runs it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from itertools import dropwhile
 from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists, Listing, Page, Role, SkillResult
 from palaver_server.domain.errors import (
     ConnectionNotConfigured,
+    PalaverError,
     RequestIdReused,
     ShuttingDown,
     TooManyTurns,
@@ -44,7 +46,7 @@ from palaver_server.engine.tool_loop import ToolLoop
 from palaver_server.engine.toolbox import Toolbox
 from palaver_server.engine.transcript import Transcript
 from palaver_server.engine.turn import Subscriber, Turn
-from palaver_server.engine.turn_lock import TurnLock, TurnLocks
+from palaver_server.engine.turn_lock import TurnLock, TurnLocks, wait_for_other_servers
 
 CLOCK_SKEW = timedelta(seconds=60)
 """The clock difference that is tolerated when a server searches for a turn that another one has just stored."""
@@ -164,8 +166,16 @@ class ChatEngine:
         # A generated `request_id` is new, so no stored turn has it.
         if query.request_id and await self._replay(turn, query, store):
             return
-        plan = self._plan(query)
         wait_until = _wait_until(deadline)
+        try:
+            plan = self._plan(query)
+        except PalaverError:
+            # Another server, which can plan the turn, may be running it.
+            if query.request_id:
+                await wait_for_other_servers(store, turn.key, wait_until)
+                if await self._replay(turn, query, store):
+                    return
+            raise
         # The newest message shows whether skill calls wait for their results, so at least one is read.
         async with self._locks.acquire(store, turn.key, max(plan.max_messages, 1), wait_until) as lock:
             self._observer.reached(Stage.LOCKED, turn.key, lock.window)

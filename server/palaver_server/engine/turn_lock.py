@@ -14,7 +14,7 @@ import math
 import random
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -34,7 +34,7 @@ RELEASE_TIMEOUT = 1.0
 """Seconds that releasing a lease may take. A lease that is not released expires."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 0.4
-"""Seconds between two attempts to take a lease that another process holds."""
+"""Seconds between two looks at a lease that another process holds."""
 
 FAIR_SHARE = 3.0
 """Seconds for which turns of the same process may follow each other before other processes get a chance."""
@@ -165,20 +165,40 @@ class TurnLocks:
 
 async def _take(store: Store, turn: TurnKey, lease: Lease, max_messages: int, wait_until: float | None) -> TurnLock:
     """Takes the lease of an assistant. Retries until `wait_until` while another process holds it."""
-    limit = FIRST_PAUSE
+    pauses = _pauses()
     was_contended = False
     while True:
         try:
             window = await _read_window(store, turn, max_messages, lease)
         except AssistantBusy:  # noqa: PERF203 - the call is retried
-            pause = random.uniform(limit / 2, limit)  # noqa: S311 - jitter needs no secrecy
-            if wait_until is not None and asyncio.get_running_loop().time() + pause > wait_until:
+            if not await _sleep(next(pauses), wait_until):
                 raise
-            await asyncio.sleep(pause)
             was_contended = True
-            limit = min(limit * 2, LONGEST_PAUSE)
         else:
             return TurnLock(store, turn, lease, window, was_contended=was_contended)
+
+
+async def wait_for_other_servers(store: Store, turn: TurnKey, wait_until: float | None) -> None:
+    """Waits until no server has the lease of a turn; raises `AssistantBusy` when `wait_until` is reached."""
+    pauses = _pauses()
+    while await store.has_lease(turn):
+        if not await _sleep(next(pauses), wait_until):
+            raise AssistantBusy("another server is still running this turn")
+
+
+def _pauses() -> Iterator[float]:
+    limit = FIRST_PAUSE
+    while True:
+        yield random.uniform(limit / 2, limit)  # noqa: S311 - jitter needs no secrecy
+        limit = min(limit * 2, LONGEST_PAUSE)
+
+
+async def _sleep(pause: float, wait_until: float | None) -> bool:
+    """Sleeps, or returns False at once if that would take until after `wait_until`."""
+    if wait_until is not None and asyncio.get_running_loop().time() + pause > wait_until:
+        return False
+    await asyncio.sleep(pause)
+    return True
 
 
 async def _read_window(store: Store, turn: TurnKey, max_messages: int, lease: Lease) -> Window:

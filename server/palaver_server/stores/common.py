@@ -152,9 +152,17 @@ class StoredLease:
 
     def check_available(self, lease: Lease, now: datetime) -> None:
         """Raises `AssistantBusy` if this lease prevents another one from being taken."""
-        remaining = (self.until - now).total_seconds()
-        if remaining > 0 and not self.is_cancelled and not lease.may_replace(self.holder):
+        if self.is_in_force(now) and not lease.may_replace(self.holder):
+            remaining = (self.until - now).total_seconds()
             raise AssistantBusy("another turn of the assistant is running", retry_after=remaining)
+
+    def belongs_to(self, request_id: str) -> bool:
+        """Returns whether a turn has or had the lease, on any server."""
+        return self.holder is not None and self.holder.turn == LeaseHolder.digest(request_id)
+
+    def is_in_force(self, now: datetime) -> bool:
+        """Returns whether the lease has neither expired nor been cancelled."""
+        return self.until > now and not self.is_cancelled
 
     def is_held_by(self, holder: LeaseHolder | None) -> bool:
         """Returns whether a holder still has the lease."""

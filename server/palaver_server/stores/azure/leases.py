@@ -86,8 +86,15 @@ async def release(table: Table, partition: str, holder: LeaseHolder) -> None:
             return
 
 
-async def cancel(table: Table, partition: str, turn: str) -> bool:
-    """Ends the lease of a turn, given its digest, so that the turn can't be committed.
+async def is_in_force(table: Table, partition: str, request_id: str) -> bool:
+    """Returns whether a turn has a lease that has neither expired nor been cancelled."""
+    state = await table.get(partition, rows.STATE)
+    lease = None if state is None else rows.stored_lease(state)
+    return lease is not None and lease.belongs_to(request_id) and lease.is_in_force(datetime.now(timezone.utc))
+
+
+async def cancel(table: Table, partition: str, request_id: str) -> bool:
+    """Ends the lease of a turn, so that the turn can't be committed.
 
     Returns False if the turn has no lease.
     """
@@ -96,7 +103,7 @@ async def cancel(table: Table, partition: str, turn: str) -> bool:
         if state is None:
             return False
         lease = rows.stored_lease(state)
-        if lease.holder is None or lease.holder.turn != turn:
+        if not lease.belongs_to(request_id):
             return False
         cancelled = replace(lease, until=datetime.now(timezone.utc), is_cancelled=True)
         if await write(table, partition, state.metadata["etag"], cancelled) is not None:

@@ -128,9 +128,12 @@ class AzureTablesStore:
         await leases.release(self._table(key), key.id, holder)
 
     @_limited
+    async def has_lease(self, turn: TurnKey) -> bool:
+        return await leases.is_in_force(self._table(turn.assistant), turn.assistant.id, turn.request_id)
+
+    @_limited
     async def cancel_lease(self, turn: TurnKey) -> bool:
-        key = turn.assistant
-        return await leases.cancel(self._table(key), key.id, LeaseHolder.digest(turn.request_id))
+        return await leases.cancel(self._table(turn.assistant), turn.assistant.id, turn.request_id)
 
     @_limited
     async def find_turn(self, turn: TurnKey) -> FoundTurn | None:

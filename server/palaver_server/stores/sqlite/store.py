@@ -162,6 +162,14 @@ class SqliteStore:
 
         await self._run(release)
 
+    async def has_lease(self, turn: TurnKey) -> bool:
+        def look(connection: sqlite3.Connection) -> bool:
+            row = rows.find_assistant(connection, turn.assistant)
+            lease = None if row is None else rows.stored_lease(row)
+            return lease is not None and lease.belongs_to(turn.request_id) and lease.is_in_force(rows.now())
+
+        return await self._run(look)
+
     async def cancel_lease(self, turn: TurnKey) -> bool:
         def cancel(connection: sqlite3.Connection) -> bool:
             with transaction(connection):
@@ -169,7 +177,7 @@ class SqliteStore:
                 if row is None:
                     return False
                 lease = rows.stored_lease(row)
-                if lease.holder is None or lease.holder.turn != LeaseHolder.digest(turn.request_id):
+                if not lease.belongs_to(turn.request_id):
                     return False
                 rows.write_lease(connection, row["key"], replace(lease, until=rows.EPOCH, is_cancelled=True))
                 return True
