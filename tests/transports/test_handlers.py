@@ -15,12 +15,9 @@ from palaver_server.api.service import SERVICE, AssistantApi, Call
 from palaver_server.domain.errors import AssistantBusy, FieldViolation, InvalidFields
 from palaver_server.domain.turns import Caller
 from palaver_server.engine.chat import ChatEngine
-from palaver_server.llm.connections import NamedModels
-from palaver_server.llm.openai import OpenAIModel
-from palaver_server.skills.catalogue import SkillCatalogue
-from palaver_server.stores.sqlite import SqliteStore
 from palaver_server.transports.grpc import listener
 from palaver_server.transports.handlers import Interceptor
+from tests.support.chat_engine import chat_engine
 from tests.support.endpoint import Endpoint
 from tests.support.statuses import Failure, failure_of
 
@@ -43,15 +40,9 @@ class RecordingEngine(ChatEngine):
 
 @pytest.fixture
 async def engine(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[RecordingEngine]:
-    store, model = SqliteStore(tmp_path / "palaver.db"), OpenAIModel(api_key="x", base_url=endpoint.url)
-    running = RecordingEngine(
-        {"AzureWebJobsStorage": store}, NamedModels({"OPENAI": model}, "OPENAI"), SkillCatalogue()
-    )
-    running.callers = []
-    yield running
-    await running.drain(grace=0)
-    await model.close()
-    await store.close()
+    async with chat_engine(tmp_path, endpoint, kind=RecordingEngine) as running:
+        running.callers = []
+        yield running
 
 
 @asynccontextmanager
