@@ -16,8 +16,9 @@ from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.llm import quirks
 from tests.llm.test_history import assert_every_provider_accepts
+from tests.support.calls import query
 from tests.support.endpoint import USAGE, Call, Endpoint, Refusal, Stream, event, skill_calls
-from tests.support.palaver_server import Replicas, Served, palaver_server
+from tests.support.palaver_server import Replicas, Served, server_with_assistant
 from tests.support.skill_host import SkillHost, content
 from tests.support.statuses import failure_of
 
@@ -30,14 +31,12 @@ OSLO, ROME = '{"city": "Oslo"}', '{"city": "Rome"}'
 
 @pytest.fixture
 async def served(tmp_path: Path, endpoint: Endpoint, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url, **getattr(request, "param", {})) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with server_with_assistant(tmp_path, endpoint.url, **getattr(request, "param", {})) as running:
         yield running
 
 
 async def ask(served: Served, user_message: str = "Hello", **fields: Any) -> pb.TurnCompleted:
-    query = pb.PostUserQueryRequest(id="a", user_message=user_message, **fields)
-    return (await served.stub.PostUserQueryUnary(query, timeout=30)).completed
+    return (await served.stub.PostUserQueryUnary(query(user_message, **fields), timeout=30)).completed
 
 
 def chunk(delta: Any, finish: Any = None) -> bytes:
@@ -355,14 +354,11 @@ async def test_no_stored_conversation_makes_later_turns_fail(served: Served, end
     waiting = await ask(served, caller_skills=[WEATHER])
     [made] = waiting.messages[-1].skill_calls
     for size in (0, 1, 2, 3, 4, 5, 100):
-        await served.stub.PostUserQueryUnary(
-            pb.PostUserQueryRequest(
-                id="a", caller_skills=[WEATHER], history=pb.History(max_messages=size),
-                skill_results=[assistant_pb2.SkillResult(id=made.id, content="Rain")],
-            )
-        )  # fmt: skip
+        results = [assistant_pb2.SkillResult(id=made.id, content="Rain")]
+        window = pb.History(max_messages=size)
+        await ask(served, "", caller_skills=[WEATHER], skill_results=results, history=window)
         endpoint.script(skill_calls(("weather", OSLO), text="Let me see."))
-        waiting = await ask(served, caller_skills=[WEATHER], history=pb.History(max_messages=size))
+        waiting = await ask(served, caller_skills=[WEATHER], history=window)
         [made] = waiting.messages[-1].skill_calls
     for received in endpoint.calls:
         assert_every_provider_accepts(received.body)
@@ -376,9 +372,8 @@ SIGNED = {"google": {"thought_signature": "c2ln"}}
 async def test_reasoning_and_signatures_are_given_back_within_the_turn(tmp_path: Path, endpoint: Endpoint):
     async with (
         SkillHost(weather=lambda _: content("Rain"), schema="") as host,
-        palaver_server(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
+        server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
     ):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         signed = call("weather", "{}", index=0, id="x", extra_content=SIGNED)
         plain = call("weather", "{}", index=1, id="y")
         endpoint.script(
@@ -400,8 +395,7 @@ async def test_a_signature_is_given_back_by_another_server_once_the_caller_has_t
         Stream(chunk({"reasoning_content": "Hm."}), chunk({"tool_calls": [
             call("weather", OSLO, index=0, id="x", extra_content=SIGNED)]}), finish="stop"),
     )  # fmt: skip
-    async with replicas.another() as one:
-        await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with replicas.first() as one:
         waiting = await ask(one, caller_skills=[WEATHER])
     results = [assistant_pb2.SkillResult(id=waiting.messages[-1].skill_calls[0].id, content="Rain")]
     async with replicas.another() as other:
@@ -440,9 +434,8 @@ async def test_a_reply_that_is_cut_off_calls_nothing(
 ):
     async with (
         SkillHost(weather=lambda _: content("Rain"), schema="") as host,
-        palaver_server(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
+        server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
     ):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         cut_off = call("weather", arguments, index=0, id="x")
         endpoint.script(Stream("Let me see.", chunk({"tool_calls": [cut_off]}), finish=finish))
         completed = await ask(served)
