@@ -132,7 +132,7 @@ async def test_progress_comes_after_each_interval_of_silence():
 
 
 @on_a_jumping_clock
-async def test_a_turn_that_has_not_begun_reports_none():
+async def test_a_turn_that_has_not_begun_reports_no_progress():
     async def work(turn: Turn) -> None:
         await asyncio.sleep(20)
         turn.begin(STARTED)
@@ -143,7 +143,7 @@ async def test_a_turn_that_has_not_begun_reports_none():
 
 
 @on_a_jumping_clock
-async def test_a_replay_reports_none():
+async def test_a_replay_reports_no_progress():
     async def work(turn: Turn) -> None:
         turn.publish(STARTED)
         await asyncio.sleep(20)

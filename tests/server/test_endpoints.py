@@ -1,4 +1,4 @@
-"""Endpoints as they are: what compatible servers send and refuse does not reach the caller as a failure."""
+"""Compatible endpoints as they are: a turn succeeds although they deviate from OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_parallel_calls_are_told_apart(served: Served, endpoint: Endpoint,
     ]
 
 
-async def test_a_call_in_the_older_form_of_openai_is_one(served: Served, endpoint: Endpoint):
+async def test_a_call_in_the_older_form_of_openai_is_read(served: Served, endpoint: Endpoint):
     endpoint.script(
         Stream(chunk({"function_call": {"name": "weather", "arguments": '{"city": '}}),
                chunk({"function_call": {"arguments": '"Oslo"}'}}), finish="function_call")
@@ -130,7 +130,7 @@ LENIENT = {
     "an index that is text": [event({"choices": [{"index": "0", "delta": {"content": "Hello"}}]})],
     "counts of another type": [event({"choices": [], "usage": {"prompt_tokens": "11", "completion_tokens": 7.0,
                                                               "total_tokens": None}}), chunk({"content": "Hello"})],
-    "a name of the model that is none": [event({"model": ["m"], "choices": []}), chunk({"content": "Hello"})],
+    "a model name that is no text": [event({"model": ["m"], "choices": []}), chunk({"content": "Hello"})],
     "not a number": [b'data: {"choices": [{"index": 0, "delta": {"content": "Hello"}, "logprobs": NaN}]}\n\n'],
     "empty finish reasons": [chunk({"content": "Hel"}, ""), chunk({"content": "lo"}, "")],
     "null everywhere": [event({"model": None, "choices": None, "usage": None, "error": None}),
@@ -166,7 +166,7 @@ async def test_halves_of_a_character_in_two_pieces_are_joined(
 
 @pytest.mark.parametrize("served", [{"first_token_timeout": 0.5, "token_timeout": 0.5}], indirect=True)
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-async def test_a_model_that_thinks_for_long_is_not_given_up(served: Served, endpoint: Endpoint, name: str):
+async def test_a_model_that_sends_only_reasoning_does_not_time_out(served: Served, endpoint: Endpoint, name: str):
     async def think(received: Call) -> None:
         for _ in range(12):
             await received.send(chunk({name: "hm "}))
@@ -191,14 +191,14 @@ async def test_a_whole_completion_instead_of_a_stream_is_a_reply(served: Served,
         assert (completed.usage.total_tokens, completed.chat_model) == (18, "m-1")
 
 
-async def test_a_reply_that_ends_in_order_but_without_a_reason_counts(served: Served, endpoint: Endpoint):
+async def test_a_complete_reply_without_a_finish_reason_is_stored(served: Served, endpoint: Endpoint):
     endpoint.script(Stream("Hel", "lo", finish=None))
     completed = await ask(served)
     assert (completed.messages[-1].content, completed.finish_reason) == ("Hello", pb.FINISH_REASON_UNSPECIFIED)
 
 
 @pytest.mark.parametrize(("encoding", "bits"), [("gzip", 31), ("deflate", 15)])
-async def test_a_stream_that_is_compressed_all_the_same_is_read(
+async def test_a_compressed_stream_is_read_although_none_was_asked_for(
     served: Served, endpoint: Endpoint, encoding: str, bits: int
 ):
     squeeze = zlib.compressobj(wbits=bits)
@@ -207,7 +207,7 @@ async def test_a_stream_that_is_compressed_all_the_same_is_read(
     assert (await ask(served)).messages[-1].content == "Hello"
 
 
-# 3. Errors, in whatever form. (tests/llm/test_endpoint_errors.py has the forms and the meanings.)
+# 3. Errors are read in any form. (tests/llm/test_endpoint_errors.py has the forms and the meanings.)
 
 ERRORS = {
     "an error with the status 200": (
@@ -235,7 +235,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("answer", "reason", "words"), ERRORS.values(), ids=ERRORS)
-async def test_what_is_refused_for_good_is_asked_once_and_the_words_arrive(
+async def test_a_permanent_error_is_not_retried_and_its_text_reaches_the_caller(
     served: Served, endpoint: Endpoint, answer: Any, reason: str, words: str
 ):
     endpoint.script(answer)
@@ -245,7 +245,7 @@ async def test_what_is_refused_for_good_is_asked_once_and_the_words_arrive(
     assert len(endpoint.calls) == 1
 
 
-# 4. What is refused only in form is sent in another form, and remembered.
+# 4. A parameter that is refused only in form is sent in another form, which is remembered.
 
 
 def unsupported(parameter: str, words: str = "is not supported with this model.") -> Refusal:
@@ -323,7 +323,7 @@ async def test_a_cap_of_the_operator_is_never_left_out(served: Served, endpoint:
     assert (await failure_of(ask(served))).reason == "MODEL_REJECTED_REQUEST"
 
 
-async def test_several_refusals_in_a_row_are_all_learnt(served: Served, endpoint: Endpoint):
+async def test_several_refusals_of_one_request_are_all_remembered(served: Served, endpoint: Endpoint):
     temperature = Refusal(400, "Unsupported value: 'temperature' does not support 0.5", param="temperature")
     inner = Unless("temperature", temperature)
     answer = Unless("max_tokens", unsupported("max_tokens", "Use 'max_completion_tokens' instead."), inner)
@@ -335,7 +335,7 @@ async def test_several_refusals_in_a_row_are_all_learnt(served: Served, endpoint
     assert endpoint.calls[-1].body["max_completion_tokens"] == 100
 
 
-# 5. The history that is sent is one that every provider takes.
+# 5. Every provider accepts the history that is sent.
 
 
 async def test_no_stored_conversation_makes_later_turns_fail(served: Served, endpoint: Endpoint):
@@ -365,7 +365,7 @@ async def test_no_stored_conversation_makes_later_turns_fail(served: Served, end
         assert_every_provider_accepts(received.body)
 
 
-# 6. State that an endpoint wants back is given back.
+# 6. An endpoint gets back the state that it wants back.
 
 SIGNED = {"google": {"thought_signature": "c2ln"}}
 
@@ -422,7 +422,7 @@ async def test_state_that_is_missing_is_made_up_for_an_endpoint_that_insists(
     assert name in json.dumps(endpoint.calls[-1].body)
 
 
-# 7. A reply that was cut off is that, whatever its calls look like.
+# 7. A reply that was cut off calls no skills, whatever its calls look like.
 
 
 @pytest.mark.parametrize("arguments", ['{"city": "Os', OSLO, ""])

@@ -117,7 +117,7 @@ async def test_every_caller_of_a_turn_gets_progress(served: Served, endpoint: En
     assert is_whole(joined)
 
 
-async def test_a_turn_that_waits_for_its_assistant_reports_none(served: Served, endpoint: Endpoint):
+async def test_a_turn_that_waits_for_its_assistant_reports_no_progress(served: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream(gate, "Hello"))
     first = served.stub.PostUserQuery(query())
@@ -129,7 +129,7 @@ async def test_a_turn_that_waits_for_its_assistant_reports_none(served: Served, 
     assert kinds(await read_rest(second))[0] == "started"
 
 
-async def test_a_replay_has_none(tmp_path: Path, endpoint: Endpoint):
+async def test_a_replay_reports_no_progress(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream(gate, "Hello"))
     # So short that a replay is silent for an interval while the store is read.
@@ -142,7 +142,7 @@ async def test_a_replay_has_none(tmp_path: Path, endpoint: Endpoint):
         assert kinds(replay) == ["started", "text_delta", "completed"]
 
 
-async def test_a_unary_call_is_not_disturbed(served: Served, endpoint: Endpoint):
+async def test_progress_does_not_disturb_a_unary_call(served: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("Hel", gate, "lo"))
     call = served.stub.PostUserQueryUnary(query())

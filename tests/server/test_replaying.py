@@ -131,7 +131,7 @@ async def test_a_turn_that_an_older_server_stored_is_replayed_with_what_the_requ
     assert replayed[0].started == pb.TurnStarted(
         request_id="r",
         ai_connection_name="Sweden",  # as requested; this server does not know it
-        chat_model="gpt-3.5-turbo",  # what the request left open is as it is on this server
+        chat_model="gpt-3.5-turbo",  # this server's default, because the request names none
         top_p=0.25,
         max_tokens=9,
         replayed=True,
