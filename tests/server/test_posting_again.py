@@ -12,7 +12,7 @@ import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support import table_proxy as faults
-from tests.support.azurite import Azurite
+from tests.support.azurite import Account
 from tests.support.calls import contents, create_assistant, read_rest, text_of
 from tests.support.calls import query_with_id as query
 from tests.support.endpoint import Endpoint, Refusal, Stream
@@ -222,9 +222,9 @@ class TestCancelling:
 
 class TestRoundTrips:
     async def test_a_replay_from_azure_begins_after_two_round_trips(
-        self, tmp_path: Path, azurite: Azurite, endpoint: Endpoint
+        self, tmp_path: Path, account: Account, endpoint: Endpoint
     ):
-        async with TableProxy(azurite.account()) as proxy:
+        async with TableProxy(account) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
             async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
                 await served.stub.PostUserQueryUnary(query())
@@ -246,9 +246,9 @@ class TestRoundTrips:
         assert len(endpoint.calls) == 1
 
     async def test_a_turn_whose_outcome_was_lost_is_not_paid_for_twice(
-        self, tmp_path: Path, azurite: Azurite, endpoint: Endpoint
+        self, tmp_path: Path, account: Account, endpoint: Endpoint
     ):
-        async with TableProxy(azurite.account()) as proxy:
+        async with TableProxy(account) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
             async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
                 # The store has the turn, but no longer answers.
