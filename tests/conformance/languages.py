@@ -52,4 +52,4 @@ LANGUAGES = (
 )
 
 CI = bool(os.environ.get("CI"))
-"""Whether a missing client fails the run."""
+"""True if a missing client fails the run."""

@@ -109,7 +109,7 @@ class Runner:
 
     @property
     def is_gone(self) -> bool:
-        """Whether the process has ended."""
+        """True if the process has ended."""
         return self._reading is not None and self._reading.done()
 
     async def __aenter__(self) -> Self:

@@ -6,12 +6,12 @@ from typing import Any
 
 import grpc
 from google.protobuf import json_format
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import error_details_pb2
 
 from palaver.v1 import assistant_service_pb2
+from tests.support.refusals import refusal
 from tests.support.scripted_server import HANG, Failure, ScriptedServer
 
 _SERVICE = assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"]
@@ -52,18 +52,17 @@ def _add_unknown_fields(message: Message) -> None:
 
 
 def _failure(step: dict[str, Any]) -> Failure:
-    details: list[Message] = []
-    if "reason" in step:
-        details.append(error_details_pb2.ErrorInfo(reason=step["reason"], domain=step.get("domain", "palaver.v1")))
-    if "field_violations" in step:
-        violations = [
-            error_details_pb2.BadRequest.FieldViolation(**violation) for violation in step["field_violations"]
-        ]
-        details.append(error_details_pb2.BadRequest(field_violations=violations))
-    if "retry_delay" in step:
-        delay = Duration()
-        delay.FromNanoseconds(int(step["retry_delay"] * 1e9))
-        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    if "help" in step:  # a detail that the contract does not use
-        details.append(error_details_pb2.Help())
-    return Failure(grpc.StatusCode[step["status"]], step.get("message", ""), tuple(details))
+    status, message = grpc.StatusCode[step["status"]], step.get("message", "")
+    other_details = (error_details_pb2.Help(),) if "help" in step else ()  # a detail that the contract does not use
+    if "reason" not in step:
+        return Failure(status, message, other_details)
+    violations = {each["field"]: each["description"] for each in step.get("field_violations", ())}
+    return refusal(
+        status,
+        step["reason"],
+        message,
+        domain=step.get("domain", "palaver.v1"),
+        violations=violations or None,
+        retry_delay=step.get("retry_delay"),
+        other_details=other_details,
+    )

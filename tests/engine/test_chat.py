@@ -6,16 +6,14 @@ import asyncio
 import gc
 import sqlite3
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import pytest
 
-from palaver_server.domain.conversation import AssistantKey, Content, IfExists, Listing, Role
+from palaver_server.domain.conversation import Content, IfExists, Listing, Role
 from palaver_server.domain.errors import ConcurrentWrite, ConversationFull, ModelStreamBroken
 from palaver_server.domain.limits import MAX_MESSAGES
-from palaver_server.domain.ports import ChatModel
 from palaver_server.domain.turns import (
     ANONYMOUS,
     TextDelta,
@@ -24,40 +22,19 @@ from palaver_server.domain.turns import (
     UserQuery,
 )
 from palaver_server.engine.chat import ChatEngine
-from palaver_server.llm.openai import OpenAIModel
-from palaver_server.skills.catalogue import SkillCatalogue
 from palaver_server.stores.sqlite import SqliteStore
-from tests.support.conversations import draft, finished
+from tests.support.chat_engine import chat_engine
+from tests.support.conversations import add_turn, draft, key
 from tests.support.endpoint import RESET, Endpoint, Stream
 
-KEY = AssistantKey("AzureWebJobsStorage", "ChatState", "a")
-
-
-@dataclass(frozen=True)
-class OneModel:
-    """AI connections with a single model."""
-
-    model: ChatModel
-
-    def resolve(self, _name: str) -> tuple[str, ChatModel]:
-        return "OPENAI", self.model
+KEY = key()
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = SqliteStore(tmp_path / "palaver.db")
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def engine(store: SqliteStore, endpoint: Endpoint) -> AsyncIterator[ChatEngine]:
-    model = OpenAIModel(api_key="x", base_url=endpoint.url)
-    running = ChatEngine({KEY.connection: store}, OneModel(model), SkillCatalogue())
-    await running.create_assistant(ANONYMOUS, KEY, "Be brief.", IfExists.FAIL)
-    yield running
-    await running.drain(grace=0)
-    await model.close()
+async def engine(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[ChatEngine]:
+    async with chat_engine(tmp_path, endpoint) as running:
+        await running.create_assistant(ANONYMOUS, KEY, "Be brief.", IfExists.FAIL)
+        yield running
 
 
 async def test_a_turn_is_streamed_stored_and_then_completed(engine: ChatEngine, endpoint: Endpoint):
@@ -115,14 +92,14 @@ async def test_an_error_of_the_model_reaches_the_caller(engine: ChatEngine, endp
         await turn.completed()
 
 
-async def test_a_concurrent_write_is_detected(engine: ChatEngine, store: SqliteStore, endpoint: Endpoint):
+async def test_a_concurrent_write_is_detected(engine: ChatEngine, tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("Hel", gate))
     turn = engine.post(ANONYMOUS, UserQuery(assistant=KEY, content=Content("Hi")))
     assert isinstance(await anext(turn), TurnStarted)
-    window = await store.read_window(KEY, 0)
-    strange = finished(draft(Role.USER, "strange"))
-    await store.commit_turn(KEY, window.version, strange)
+    other = SqliteStore(tmp_path / "palaver.db")
+    await add_turn(other, draft(Role.USER, "strange"))
+    await other.close()
     gate.set()
     with pytest.raises(ConcurrentWrite):
         await turn.completed()
@@ -149,12 +126,12 @@ async def test_turns_that_are_cancelled_and_turns_that_complete_leave_nothing_be
     never = asyncio.Event()
 
     async def turns(number: int) -> None:
-        key = AssistantKey(KEY.connection, KEY.collection, f"assistant-{number}")
-        await engine.create_assistant(ANONYMOUS, key, "", IfExists.KEEP)
+        assistant = key(f"assistant-{number}")
+        await engine.create_assistant(ANONYMOUS, assistant, "", IfExists.KEEP)
         for step in range(20):
             if step % 3 == 0:
                 endpoint.script(Stream("Hel", never))
-            turn = engine.post(ANONYMOUS, UserQuery(assistant=key, content=Content("Hi"), max_messages=2))
+            turn = engine.post(ANONYMOUS, UserQuery(assistant=assistant, content=Content("Hi"), max_messages=2))
             async for event in turn:
                 if isinstance(event, TextDelta) and step % 3 == 0:
                     break

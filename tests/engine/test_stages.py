@@ -16,9 +16,7 @@ from palaver_server.domain.stages import Observer, Observers, Stage
 from palaver_server.domain.turns import Caller, FinishedTurn, StoredTurn, TurnKey, UserQuery, Window
 from palaver_server.engine.chat import ChatEngine
 from palaver_server.engine.reply import Reply
-from palaver_server.llm.connections import NamedModels
-from palaver_server.llm.openai import OpenAIModel
-from palaver_server.stores.sqlite import SqliteStore
+from tests.support.chat_engine import chat_engine
 from tests.support.conversations import key
 from tests.support.endpoint import RESET, Endpoint, Stream, skill_calls
 
@@ -55,16 +53,9 @@ class Clock:
 
 @asynccontextmanager
 async def running(folder: Path, endpoint: Endpoint, observer: Observer) -> AsyncIterator[ChatEngine]:
-    store = SqliteStore(folder / "palaver.db", observer=observer)
-    model = OpenAIModel(api_key="x", base_url=endpoint.url)
-    engine = ChatEngine(
-        {TURN.assistant.connection: store}, NamedModels({"OPENAI": model}, "OPENAI"), Clock(), observer=observer
-    )
-    await engine.create_assistant(CALLER, TURN.assistant, "Be brief.", IfExists.FAIL)
-    yield engine
-    await engine.drain(grace=0)
-    await model.close()
-    await store.close()
+    async with chat_engine(folder, endpoint, Clock(), observer=observer) as engine:
+        await engine.create_assistant(CALLER, TURN.assistant, "Be brief.", IfExists.FAIL)
+        yield engine
 
 
 def query(assistant: AssistantKey = TURN.assistant) -> UserQuery:

@@ -13,6 +13,7 @@ import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.support.calls import is_whole, query, read_rest
 from tests.support.endpoint import Call, Endpoint, Refusal
 from tests.support.managed_identity import SECRET, ManagedIdentity
 from tests.support.palaver_server import Served, server_with_assistant
@@ -53,9 +54,8 @@ def resource(endpoint: Endpoint) -> str:
 
 async def ask(served: Served, **fields: Any) -> pb.TurnStarted:
     """Runs a turn to its end and returns its first event."""
-    call = served.stub.PostUserQuery(pb.PostUserQueryRequest(id="a", user_message="Hello", **fields))
-    events = [event async for event in call]
-    assert events[-1].WhichOneof("event") == "completed"
+    events = await read_rest(served.stub.PostUserQuery(query(**fields)))
+    assert is_whole(events)
     return events[0].started
 
 

@@ -1,4 +1,4 @@
-"""Endpoints as they are: what compatible servers send and refuse does not reach the caller as a failure."""
+"""Compatible endpoints as they are: a turn succeeds although they deviate from OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.llm import quirks
 from tests.llm.test_history import assert_every_provider_accepts
+from tests.support.calls import query
 from tests.support.endpoint import USAGE, Call, Endpoint, Refusal, Stream, event, skill_calls
-from tests.support.palaver_server import Replicas, Served, palaver_server
+from tests.support.palaver_server import Replicas, Served, server_with_assistant
 from tests.support.skill_host import SkillHost, content
 from tests.support.statuses import failure_of
 
@@ -30,14 +31,12 @@ OSLO, ROME = '{"city": "Oslo"}', '{"city": "Rome"}'
 
 @pytest.fixture
 async def served(tmp_path: Path, endpoint: Endpoint, request: pytest.FixtureRequest) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url, **getattr(request, "param", {})) as running:
-        await running.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with server_with_assistant(tmp_path, endpoint.url, **getattr(request, "param", {})) as running:
         yield running
 
 
 async def ask(served: Served, user_message: str = "Hello", **fields: Any) -> pb.TurnCompleted:
-    query = pb.PostUserQueryRequest(id="a", user_message=user_message, **fields)
-    return (await served.stub.PostUserQueryUnary(query, timeout=30)).completed
+    return (await served.stub.PostUserQueryUnary(query(user_message, **fields), timeout=30)).completed
 
 
 def chunk(delta: Any, finish: Any = None) -> bytes:
@@ -107,7 +106,7 @@ async def test_parallel_calls_are_told_apart(served: Served, endpoint: Endpoint,
     ]
 
 
-async def test_a_call_in_the_older_form_of_openai_is_one(served: Served, endpoint: Endpoint):
+async def test_a_call_in_the_older_form_of_openai_is_read(served: Served, endpoint: Endpoint):
     endpoint.script(
         Stream(chunk({"function_call": {"name": "weather", "arguments": '{"city": '}}),
                chunk({"function_call": {"arguments": '"Oslo"}'}}), finish="function_call")
@@ -131,7 +130,7 @@ LENIENT = {
     "an index that is text": [event({"choices": [{"index": "0", "delta": {"content": "Hello"}}]})],
     "counts of another type": [event({"choices": [], "usage": {"prompt_tokens": "11", "completion_tokens": 7.0,
                                                               "total_tokens": None}}), chunk({"content": "Hello"})],
-    "a name of the model that is none": [event({"model": ["m"], "choices": []}), chunk({"content": "Hello"})],
+    "a model name that is no text": [event({"model": ["m"], "choices": []}), chunk({"content": "Hello"})],
     "not a number": [b'data: {"choices": [{"index": 0, "delta": {"content": "Hello"}, "logprobs": NaN}]}\n\n'],
     "empty finish reasons": [chunk({"content": "Hel"}, ""), chunk({"content": "lo"}, "")],
     "null everywhere": [event({"model": None, "choices": None, "usage": None, "error": None}),
@@ -167,7 +166,7 @@ async def test_halves_of_a_character_in_two_pieces_are_joined(
 
 @pytest.mark.parametrize("served", [{"first_token_timeout": 0.5, "token_timeout": 0.5}], indirect=True)
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
-async def test_a_model_that_thinks_for_long_is_not_given_up(served: Served, endpoint: Endpoint, name: str):
+async def test_a_model_that_sends_only_reasoning_does_not_time_out(served: Served, endpoint: Endpoint, name: str):
     async def think(received: Call) -> None:
         for _ in range(12):
             await received.send(chunk({name: "hm "}))
@@ -192,14 +191,14 @@ async def test_a_whole_completion_instead_of_a_stream_is_a_reply(served: Served,
         assert (completed.usage.total_tokens, completed.chat_model) == (18, "m-1")
 
 
-async def test_a_reply_that_ends_in_order_but_without_a_reason_counts(served: Served, endpoint: Endpoint):
+async def test_a_complete_reply_without_a_finish_reason_is_stored(served: Served, endpoint: Endpoint):
     endpoint.script(Stream("Hel", "lo", finish=None))
     completed = await ask(served)
     assert (completed.messages[-1].content, completed.finish_reason) == ("Hello", pb.FINISH_REASON_UNSPECIFIED)
 
 
 @pytest.mark.parametrize(("encoding", "bits"), [("gzip", 31), ("deflate", 15)])
-async def test_a_stream_that_is_compressed_all_the_same_is_read(
+async def test_a_compressed_stream_is_read_although_none_was_asked_for(
     served: Served, endpoint: Endpoint, encoding: str, bits: int
 ):
     squeeze = zlib.compressobj(wbits=bits)
@@ -208,7 +207,7 @@ async def test_a_stream_that_is_compressed_all_the_same_is_read(
     assert (await ask(served)).messages[-1].content == "Hello"
 
 
-# 3. Errors, in whatever form. (tests/llm/test_endpoint_errors.py has the forms and the meanings.)
+# 3. Errors are read in any form. (tests/llm/test_endpoint_errors.py has the forms and the meanings.)
 
 ERRORS = {
     "an error with the status 200": (
@@ -236,7 +235,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("answer", "reason", "words"), ERRORS.values(), ids=ERRORS)
-async def test_what_is_refused_for_good_is_asked_once_and_the_words_arrive(
+async def test_a_permanent_error_is_not_retried_and_its_text_reaches_the_caller(
     served: Served, endpoint: Endpoint, answer: Any, reason: str, words: str
 ):
     endpoint.script(answer)
@@ -246,7 +245,7 @@ async def test_what_is_refused_for_good_is_asked_once_and_the_words_arrive(
     assert len(endpoint.calls) == 1
 
 
-# 4. What is refused only in form is sent in another form, and remembered.
+# 4. A parameter that is refused only in form is sent in another form, which is remembered.
 
 
 def unsupported(parameter: str, words: str = "is not supported with this model.") -> Refusal:
@@ -313,7 +312,8 @@ async def test_a_value_of_the_caller_is_never_left_out(served: Served, endpoint:
     failure = await failure_of(ask(served, **{parameter: 1}))
     assert failure.reason == "MODEL_REJECTED_REQUEST"
     assert "is not supported" in failure.text
-    assert all(parameter in received.body or "max_completion_tokens" in received.body for received in endpoint.calls)
+    names = {"max_tokens", "max_completion_tokens"} if parameter == "max_tokens" else {parameter}
+    assert all(names & received.body.keys() for received in endpoint.calls)
 
 
 @pytest.mark.parametrize("served", [{"max_tokens_cap": 50}], indirect=True)
@@ -323,7 +323,7 @@ async def test_a_cap_of_the_operator_is_never_left_out(served: Served, endpoint:
     assert (await failure_of(ask(served))).reason == "MODEL_REJECTED_REQUEST"
 
 
-async def test_several_refusals_in_a_row_are_all_learnt(served: Served, endpoint: Endpoint):
+async def test_several_refusals_of_one_request_are_all_remembered(served: Served, endpoint: Endpoint):
     temperature = Refusal(400, "Unsupported value: 'temperature' does not support 0.5", param="temperature")
     inner = Unless("temperature", temperature)
     answer = Unless("max_tokens", unsupported("max_tokens", "Use 'max_completion_tokens' instead."), inner)
@@ -335,7 +335,7 @@ async def test_several_refusals_in_a_row_are_all_learnt(served: Served, endpoint
     assert endpoint.calls[-1].body["max_completion_tokens"] == 100
 
 
-# 5. The history that is sent is one that every provider takes.
+# 5. Every provider accepts the history that is sent.
 
 
 async def test_no_stored_conversation_makes_later_turns_fail(served: Served, endpoint: Endpoint):
@@ -355,20 +355,17 @@ async def test_no_stored_conversation_makes_later_turns_fail(served: Served, end
     waiting = await ask(served, caller_skills=[WEATHER])
     [made] = waiting.messages[-1].skill_calls
     for size in (0, 1, 2, 3, 4, 5, 100):
-        await served.stub.PostUserQueryUnary(
-            pb.PostUserQueryRequest(
-                id="a", caller_skills=[WEATHER], history=pb.History(max_messages=size),
-                skill_results=[assistant_pb2.SkillResult(id=made.id, content="Rain")],
-            )
-        )  # fmt: skip
+        results = [assistant_pb2.SkillResult(id=made.id, content="Rain")]
+        window = pb.History(max_messages=size)
+        await ask(served, "", caller_skills=[WEATHER], skill_results=results, history=window)
         endpoint.script(skill_calls(("weather", OSLO), text="Let me see."))
-        waiting = await ask(served, caller_skills=[WEATHER], history=pb.History(max_messages=size))
+        waiting = await ask(served, caller_skills=[WEATHER], history=window)
         [made] = waiting.messages[-1].skill_calls
     for received in endpoint.calls:
         assert_every_provider_accepts(received.body)
 
 
-# 6. State that an endpoint wants back is given back.
+# 6. An endpoint gets back the state that it wants back.
 
 SIGNED = {"google": {"thought_signature": "c2ln"}}
 
@@ -376,9 +373,8 @@ SIGNED = {"google": {"thought_signature": "c2ln"}}
 async def test_reasoning_and_signatures_are_given_back_within_the_turn(tmp_path: Path, endpoint: Endpoint):
     async with (
         SkillHost(weather=lambda _: content("Rain"), schema="") as host,
-        palaver_server(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
+        server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
     ):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         signed = call("weather", "{}", index=0, id="x", extra_content=SIGNED)
         plain = call("weather", "{}", index=1, id="y")
         endpoint.script(
@@ -400,8 +396,7 @@ async def test_a_signature_is_given_back_by_another_server_once_the_caller_has_t
         Stream(chunk({"reasoning_content": "Hm."}), chunk({"tool_calls": [
             call("weather", OSLO, index=0, id="x", extra_content=SIGNED)]}), finish="stop"),
     )  # fmt: skip
-    async with replicas.another() as one:
-        await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
+    async with replicas.first() as one:
         waiting = await ask(one, caller_skills=[WEATHER])
     results = [assistant_pb2.SkillResult(id=waiting.messages[-1].skill_calls[0].id, content="Rain")]
     async with replicas.another() as other:
@@ -427,7 +422,7 @@ async def test_state_that_is_missing_is_made_up_for_an_endpoint_that_insists(
     assert name in json.dumps(endpoint.calls[-1].body)
 
 
-# 7. A reply that was cut off is that, whatever its calls look like.
+# 7. A reply that was cut off calls no skills, whatever its calls look like.
 
 
 @pytest.mark.parametrize("arguments", ['{"city": "Os', OSLO, ""])
@@ -440,9 +435,8 @@ async def test_a_reply_that_is_cut_off_calls_nothing(
 ):
     async with (
         SkillHost(weather=lambda _: content("Rain"), schema="") as host,
-        palaver_server(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
+        server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
     ):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         cut_off = call("weather", arguments, index=0, id="x")
         endpoint.script(Stream("Let me see.", chunk({"tool_calls": [cut_off]}), finish=finish))
         completed = await ask(served)

@@ -12,12 +12,12 @@ import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support import table_proxy as faults
-from tests.support.azurite import Azurite
+from tests.support.azurite import Account
 from tests.support.calls import contents, create_assistant, read_rest, text_of
 from tests.support.calls import query_with_id as query
 from tests.support.endpoint import Endpoint, Refusal, Stream
 from tests.support.palaver_server import Replicas, Served, server_with_assistant
-from tests.support.statuses import Failure, failure, failure_of
+from tests.support.statuses import failure_of
 from tests.support.table_proxy import TableProxy
 
 
@@ -25,13 +25,6 @@ from tests.support.table_proxy import TableProxy
 async def served(replicas: Replicas) -> AsyncIterator[Served]:
     async with replicas.first(instructions="Be brief.") as running:
         yield running
-
-
-async def cancelled(call: Any) -> Failure:
-    """Reads a stream until its turn is cancelled, and returns the status."""
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await read_rest(call)
-    return failure(caught.value)
 
 
 class TestStoredTurns:
@@ -185,7 +178,7 @@ class TestCancelling:
         upstream = await endpoint.call()
         await served.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="r"))
         for call in calls:
-            failure = await cancelled(call)
+            failure = await failure_of(read_rest(call))
             assert (failure.code, failure.reason) == (grpc.StatusCode.CANCELLED, "TURN_CANCELLED")
         await upstream.closed.wait()
         assert await contents(served) == ["Be brief."]
@@ -197,7 +190,7 @@ class TestCancelling:
         endpoint.script(Stream("first", gate))
         running = served.stub.PostUserQuery(query("First", "r1"))
         await running.read()
-        waiting = asyncio.ensure_future(cancelled(served.stub.PostUserQuery(query("Second", "r2"))))
+        waiting = asyncio.ensure_future(failure_of(read_rest(served.stub.PostUserQuery(query("Second", "r2")))))
         await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
         await served.stub.CancelTurn(pb.CancelTurnRequest(id="a", request_id="r2"))
         assert (await waiting).reason == "TURN_CANCELLED"
@@ -229,9 +222,9 @@ class TestCancelling:
 
 class TestRoundTrips:
     async def test_a_replay_from_azure_begins_after_two_round_trips(
-        self, tmp_path: Path, azurite: Azurite, endpoint: Endpoint
+        self, tmp_path: Path, account: Account, endpoint: Endpoint
     ):
-        async with TableProxy(azurite.account()) as proxy:
+        async with TableProxy(account) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
             async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
                 await served.stub.PostUserQueryUnary(query())
@@ -253,9 +246,9 @@ class TestRoundTrips:
         assert len(endpoint.calls) == 1
 
     async def test_a_turn_whose_outcome_was_lost_is_not_paid_for_twice(
-        self, tmp_path: Path, azurite: Azurite, endpoint: Endpoint
+        self, tmp_path: Path, account: Account, endpoint: Endpoint
     ):
-        async with TableProxy(azurite.account()) as proxy:
+        async with TableProxy(account) as proxy:
             variables = {"AzureWebJobsStorage": proxy.connection_string}
             async with server_with_assistant(tmp_path, endpoint.url, variables) as served:
                 # The store has the turn, but no longer answers.

@@ -1,4 +1,4 @@
-"""Progress events: what callers get while a model thinks or a skill runs."""
+"""Progress events over a socket, while a model thinks or a skill runs. `tests/engine/test_turn.py` has their times."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.engine.turn import Subscriber
+from tests.support.calls import is_whole, read_rest
+from tests.support.calls import query_with_id as query
 from tests.support.endpoint import Endpoint, Stream, skill_calls
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, server_with_assistant
 from tests.support.skill_host import SkillHost, content
 
 INTERVAL = 0.02
@@ -25,25 +26,8 @@ MODEL, SKILL = pb.PROGRESS_PHASE_MODEL, pb.PROGRESS_PHASE_SKILL
 
 @pytest.fixture
 async def served(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[Served]:
-    async with palaver_server(tmp_path, endpoint.url, progress_interval=INTERVAL) as running:
-        await create_assistant(running)
+    async with server_with_assistant(tmp_path, endpoint.url, progress_interval=INTERVAL) as running:
         yield running
-
-
-async def create_assistant(served: Served) -> None:
-    await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
-
-
-def query(request_id: str = "r", **fields: Any) -> pb.PostUserQueryRequest:
-    return pb.PostUserQueryRequest(id="a", user_message="Hello", request_id=request_id, **fields)
-
-
-async def rest(call: Any) -> list[pb.PostUserQueryResponse]:
-    """Reads a stream to its end."""
-    found = []
-    while (event := await call.read()) is not grpc.aio.EOF:
-        found.append(event)
-    return found
 
 
 async def up_to(call: Any, kind: str, count: int = 1) -> list[pb.PostUserQueryResponse]:
@@ -66,10 +50,6 @@ def without_progress(events: list[pb.PostUserQueryResponse]) -> list[str | None]
     return [kind for kind in kinds(events) if kind != "progress"]
 
 
-def has_no_gaps(events: list[pb.PostUserQueryResponse]) -> bool:
-    return [event.sequence for event in events] == list(range(1, len(events) + 1))
-
-
 async def test_a_caller_gets_progress_while_the_model_thinks(served: Served, endpoint: Endpoint):
     thinking, pausing = asyncio.Event(), asyncio.Event()
     endpoint.script(Stream(thinking, "Hel", pausing, "lo"))
@@ -80,29 +60,13 @@ async def test_a_caller_gets_progress_while_the_model_thinks(served: Served, end
     events += await up_to(call, "text_delta")
     events += await up_to_progress(call)
     pausing.set()
-    events += await rest(call)
+    events += await read_rest(call)
     assert without_progress(events) == ["started", "text_delta", "text_delta", "completed"]
-    assert has_no_gaps(events)
+    assert is_whole(events)
     elapsed = [event.progress.elapsed.ToMilliseconds() for event in events if event.HasField("progress")]
     assert elapsed[0] >= (INTERVAL - CLOCK_RESOLUTION) * 1000
     assert elapsed == sorted(elapsed)
     assert {event.progress.phase for event in events if event.HasField("progress")} == {MODEL}
-
-
-async def test_progress_comes_after_an_interval_of_silence(served: Served, endpoint: Endpoint):
-    gates = [asyncio.Event() for _ in range(8)]
-    endpoint.script(Stream(*(item for gate in gates for item in (gate, "word "))))
-    call = served.stub.PostUserQuery(query())
-    now = asyncio.get_running_loop().time
-    for gate in gates[:-1]:
-        await asyncio.sleep(INTERVAL / 2)  # so that the text comes between two checks, not a synchronisation
-        opened_at = now()
-        gate.set()
-        await up_to(call, "text_delta")  # sent after the gate was opened, and what follows is an interval later
-        await up_to_progress(call)
-        assert now() - opened_at >= INTERVAL - CLOCK_RESOLUTION
-    gates[-1].set()
-    await rest(call)
 
 
 async def test_the_phase_is_that_of_the_tool_loop(tmp_path: Path, endpoint: Endpoint):
@@ -115,9 +79,8 @@ async def test_the_phase_is_that_of_the_tool_loop(tmp_path: Path, endpoint: Endp
     endpoint.script(skill_calls(("clock", '{"task": "look"}')), Stream(thinking, "It is noon."))
     async with (
         SkillHost(clock=slow) as host,
-        palaver_server(tmp_path, endpoint.url, skill_hosts=(host.target,), progress_interval=INTERVAL) as served,
+        server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,), progress_interval=INTERVAL) as served,
     ):
-        await create_assistant(served)
         call = served.stub.PostUserQuery(query())
         events: list[pb.PostUserQueryResponse] = []
         while not (events and events[-1].progress.phase == SKILL):
@@ -126,7 +89,7 @@ async def test_the_phase_is_that_of_the_tool_loop(tmp_path: Path, endpoint: Endp
         while events[-1].progress.phase != MODEL:
             events += await up_to_progress(call)
         thinking.set()
-        events += await rest(call)
+        events += await read_rest(call)
     marks = [
         pb.ProgressPhase.Name(event.progress.phase) if event.HasField("progress") else event.WhichOneof("event")
         for event in events
@@ -135,7 +98,7 @@ async def test_the_phase_is_that_of_the_tool_loop(tmp_path: Path, endpoint: Endp
     assert "PROGRESS_PHASE_SKILL" not in marks[:call_at]
     assert set(marks[call_at + 1 : result_at]) == {"PROGRESS_PHASE_SKILL"}
     assert "PROGRESS_PHASE_MODEL" in marks[result_at:]
-    assert has_no_gaps(events)
+    assert is_whole(events)
 
 
 async def test_every_caller_of_a_turn_gets_progress(served: Served, endpoint: Endpoint):
@@ -147,40 +110,39 @@ async def test_every_caller_of_a_turn_gets_progress(served: Served, endpoint: En
     joined = await up_to_progress(second, 2)
     await up_to_progress(first, 2)
     gate.set()
-    joined += await rest(second)
-    await rest(first)
+    joined += await read_rest(second)
+    await read_rest(first)
     assert len(endpoint.calls) == 1
     assert without_progress(joined) == ["started", "text_delta", "completed"]
-    assert has_no_gaps(joined)
+    assert is_whole(joined)
 
 
-async def test_a_turn_that_waits_for_its_assistant_reports_none(served: Served, endpoint: Endpoint):
+async def test_a_turn_that_waits_for_its_assistant_reports_no_progress(served: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream(gate, "Hello"))
     first = served.stub.PostUserQuery(query())
     await up_to_progress(first)
-    second = served.stub.PostUserQuery(query("another"))
+    second = served.stub.PostUserQuery(query(request_id="another"))
     await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))  # the server has received the query before this
     await up_to_progress(first, 5)
     gate.set()
-    assert kinds(await rest(second))[0] == "started"
+    assert kinds(await read_rest(second))[0] == "started"
 
 
-async def test_a_replay_has_none(tmp_path: Path, endpoint: Endpoint):
+async def test_a_replay_reports_no_progress(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream(gate, "Hello"))
     # So short that a replay is silent for an interval while the store is read.
-    async with palaver_server(tmp_path, endpoint.url, progress_interval=1e-4) as served:
-        await create_assistant(served)
+    async with server_with_assistant(tmp_path, endpoint.url, progress_interval=1e-4) as served:
         call = served.stub.PostUserQuery(query())
         await up_to_progress(call)
         gate.set()
-        await rest(call)
-        replay = await rest(served.stub.PostUserQuery(query()))
+        await read_rest(call)
+        replay = await read_rest(served.stub.PostUserQuery(query()))
         assert kinds(replay) == ["started", "text_delta", "completed"]
 
 
-async def test_a_unary_call_is_not_disturbed(served: Served, endpoint: Endpoint):
+async def test_progress_does_not_disturb_a_unary_call(served: Served, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("Hel", gate, "lo"))
     call = served.stub.PostUserQueryUnary(query())
@@ -193,14 +155,13 @@ async def test_a_unary_call_is_not_disturbed(served: Served, endpoint: Endpoint)
 async def test_nothing_remains_of_callers_that_left(tmp_path: Path, endpoint: Endpoint):
     gate = asyncio.Event()
     endpoint.script(Stream("Hello", gate))
-    async with palaver_server(tmp_path, endpoint.url, progress_interval=INTERVAL) as served:
-        await create_assistant(served)
+    async with server_with_assistant(tmp_path, endpoint.url, progress_interval=INTERVAL) as served:
         left = served.stub.PostUserQuery(query())
         stayed = served.stub.PostUserQuery(query())
         await up_to_progress(left)
         await up_to_progress(stayed)
         left.cancel()
         gate.set()
-        await rest(stayed)
+        await read_rest(stayed)
     gc.collect()
     assert [each for each in gc.get_objects() if isinstance(each, Subscriber)] == []

@@ -14,31 +14,16 @@ import pytest
 from azure.data.tables import TableServiceClient, UpdateMode
 
 from palaver.v1 import assistant_service_pb2 as pb
-from tests.support.calls import contents
+from tests.support.calls import contents, create_assistant, read_rest
+from tests.support.calls import query_with_id as query
 from tests.support.endpoint import HANG_UP, Endpoint, Stream, skill_calls
-from tests.support.palaver_server import Served, palaver_server
+from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.skill_host import SkillHost, content
 from tests.support.statuses import failure_of
 
 TASK = '{"task": "call dad"}'
-QUERY = pb.PostUserQueryRequest(
-    id="a",
-    user_message="Remind me to call my dad",
-    request_id="r",
-    ai_connection_name="Sweden",
-    skill_names=["add_todo"],
-    top_p=0.25,
-)
-EVERY_OPTION = pb.PostUserQueryRequest(
-    id="a",
-    user_message="Hello",
-    request_id="r",
-    ai_connection_name="Sweden",
-    chat_model="gpt-x",
-    temperature=0.25,
-    top_p=0.5,
-    max_tokens=7,
-)
+QUERY = query("Remind me to call my dad", ai_connection_name="Sweden", skill_names=["add_todo"], top_p=0.25)
+EVERY_OPTION = query(ai_connection_name="Sweden", chat_model="gpt-x", temperature=0.25, top_p=0.5, max_tokens=7)
 
 
 @asynccontextmanager
@@ -49,7 +34,7 @@ async def server_that_can_run_it(
     connection = {"Sweden__Endpoint": endpoint.url.removesuffix("/v1"), "Sweden__Key": "azure-key"}
     async with (
         SkillHost(add_todo=lambda _: content("Noted")) as host,
-        palaver_server(
+        server_with_assistant(
             folder,
             endpoint.url,
             variables | connection,
@@ -58,17 +43,11 @@ async def server_that_can_run_it(
             **{"default_chat_model": "gpt-of-a", "default_temperature": 1.5, "default_max_tokens": 55, **settings},
         ) as served,
     ):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         yield served
 
 
-async def events(served: Served, query: pb.PostUserQueryRequest) -> list[pb.PostUserQueryResponse]:
-    return [event async for event in served.stub.PostUserQuery(query, timeout=20)]
-
-
-async def drain(stream: AsyncIterator[pb.PostUserQueryResponse]) -> None:
-    async for _ in stream:
-        pass
+async def events(served: Served, request: pb.PostUserQueryRequest) -> list[pb.PostUserQueryResponse]:
+    return await read_rest(served.stub.PostUserQuery(request, timeout=20))
 
 
 def with_replayed(started: pb.TurnStarted) -> pb.TurnStarted:
@@ -127,11 +106,11 @@ async def test_every_parameter_is_replayed(tmp_path: Path, endpoint: Endpoint, v
 async def test_a_reasoning_model_is_replayed_without_parameters_that_were_not_sent(
     tmp_path: Path, endpoint: Endpoint, variables: dict[str, str]
 ):
-    query = pb.PostUserQueryRequest(id="a", user_message="Hi", request_id="r", is_reasoning_model=True, temperature=1)
+    request = query(is_reasoning_model=True, temperature=1)
     async with server_that_can_run_it(tmp_path, endpoint, variables) as one:
-        first = await events(one, query)
+        first = await events(one, request)
     async with palaver_server(tmp_path, endpoint.url, variables) as other:
-        [started, *_] = await events(other, query)
+        [started, *_] = await events(other, request)
     assert started.started == with_replayed(first[0].started)
     assert not any(started.started.HasField(name) for name in ("temperature", "top_p", "max_tokens"))
 
@@ -142,8 +121,8 @@ async def test_a_turn_that_an_older_server_stored_is_replayed_with_what_the_requ
     async with server_that_can_run_it(tmp_path, endpoint, variables) as one:
         endpoint.script(skill_calls(("add_todo", TASK)), Stream("I will."))
         first = await events(one, QUERY)
-        await one.stub.CreateAssistant(pb.CreateAssistantRequest(id="b", instructions=""))
-        other_query = pb.PostUserQueryRequest(id="b", user_message="Hello", request_id="r")
+        await create_assistant(one, "b")
+        other_query = query(id="b")
         await events(one, other_query)
     remove_parameters(tmp_path, variables)
     async with palaver_server(tmp_path, endpoint.url, variables, default_max_tokens=9) as other:
@@ -153,7 +132,7 @@ async def test_a_turn_that_an_older_server_stored_is_replayed_with_what_the_requ
     assert replayed[0].started == pb.TurnStarted(
         request_id="r",
         ai_connection_name="Sweden",  # as requested; this server does not know it
-        chat_model="gpt-3.5-turbo",  # what the request left open is as it is on this server
+        chat_model="gpt-3.5-turbo",  # this server's default, because the request names none
         top_p=0.25,
         max_tokens=9,
         replayed=True,
@@ -174,18 +153,18 @@ async def test_a_turn_that_another_server_runs_is_awaited_by_a_server_that_could
         palaver_server(tmp_path, None, variables) as other,
     ):
         endpoint.script(Stream("Hel", go_on, "lo") if ends_well else Stream("Hel", go_on, HANG_UP))
-        running = one.stub.PostUserQuery(QUERY).__aiter__()
-        assert (await running.__anext__()).HasField("started")
+        running = one.stub.PostUserQuery(QUERY)
+        assert (await running.read()).HasField("started")
         posted_again = asyncio.ensure_future(events(other, QUERY))
         assert (await contents(other), await contents(other)) == ([], [])  # the call has had time to fail
         go_on.set()
         if ends_well:
-            *_, last = [event async for event in running]
+            *_, last = await read_rest(running)
             replayed = await posted_again
             assert replayed[-1].completed == last.completed
             assert replayed[0].started.replayed
         else:
-            await failure_of(drain(running))
+            await failure_of(read_rest(running))
             failure = await failure_of(posted_again)
             assert (failure.reason, list(failure.violations)) == ("CONNECTION_NOT_CONFIGURED", [])
 
@@ -212,12 +191,10 @@ async def test_a_new_turn_still_needs_its_skill_and_its_connection(
     async with server_that_can_run_it(tmp_path, endpoint, variables) as one:
         await events(one, EVERY_OPTION)
     async with palaver_server(tmp_path, endpoint.url, variables) as other:
-        new = pb.PostUserQueryRequest(id="a", user_message="Hi", request_id="new", skill_names=["add_todo"])
+        new = query(request_id="new", skill_names=["add_todo"])
         failure = await failure_of(other.stub.PostUserQueryUnary(new))
         assert (failure.reason, list(failure.violations)) == ("INVALID_FIELD", ["skill_names[0]"])
     async with palaver_server(tmp_path, None, variables) as other:
-        failure = await failure_of(
-            other.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="a", user_message="Hi", request_id="new"))
-        )
+        failure = await failure_of(other.stub.PostUserQueryUnary(query(request_id="new")))
         assert failure.reason == "CONNECTION_NOT_CONFIGURED"
     assert len(endpoint.calls) == 1

@@ -19,7 +19,7 @@ from palaver.v1 import skill_host_service_pb2 as host_pb
 from palaver_server.llm.history import call_id
 from palaver_server.settings import SettingsError
 from palaver_server.skills import catalogue
-from tests.support.calls import create_assistant, messages_of, text_of
+from tests.support.calls import create_assistant, is_whole, messages_of, read_rest, text_of
 from tests.support.calls import query_with_id as query
 from tests.support.certificates import issue_certificates
 from tests.support.endpoint import Call, Endpoint, Stream, skill_calls
@@ -39,11 +39,8 @@ async def serving(replicas: Replicas, *hosts: SkillHost, **settings: Any) -> Asy
 
 
 async def events(served: Served, request: pb.PostUserQueryRequest) -> list[pb.PostUserQueryResponse]:
-    call = served.stub.PostUserQuery(request, timeout=20)
-    found = []
-    while (event := await call.read()) is not grpc.aio.EOF:
-        found.append(event)
-    assert [event.sequence for event in found] == list(range(1, len(found) + 1))
+    found = await read_rest(served.stub.PostUserQuery(request, timeout=20))
+    assert is_whole(found)
     return found
 
 

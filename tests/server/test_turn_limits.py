@@ -7,21 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.domain.conversation import Content, IfExists, Skill, SkillResult
 from palaver_server.domain.limits import MAX_MESSAGE_UNITS, MAX_TURN_BYTES, MAX_TURN_MESSAGES
 from palaver_server.domain.ports import SkillInvocation
 from palaver_server.domain.turns import ANONYMOUS, FinishReason, UserQuery
-from palaver_server.engine.chat import ChatEngine
 from palaver_server.engine.options import EngineOptions
 from palaver_server.engine.tool_loop import TOO_MANY_ROUNDS
 from palaver_server.engine.transcript import RESERVED_BYTES, RESULT_TOO_LARGE, UNANSWERED
-from palaver_server.llm.connections import NamedModels
-from palaver_server.llm.openai import OpenAIModel
-from palaver_server.stores.sqlite import SqliteStore
+from tests.support.calls import query
+from tests.support.chat_engine import chat_engine
 from tests.support.conversations import key
 from tests.support.endpoint import Endpoint, Stream, skill_calls
-from tests.support.palaver_server import palaver_server
+from tests.support.palaver_server import server_with_assistant
 from tests.support.skill_host import SkillHost, content
 
 
@@ -31,12 +28,10 @@ async def test_a_huge_argument_of_the_wrong_type_is_refused_in_few_words(
     schema = '{"type": "object", "properties": {"n": {"type": "integer"}}}'
     async with (
         SkillHost(count=lambda _: content("never"), schema=schema) as host,
-        palaver_server(tmp_path, endpoint.url, variables, skill_hosts=(host.target,)) as served,
+        server_with_assistant(tmp_path, endpoint.url, variables, skill_hosts=(host.target,)) as served,
     ):
-        await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="a", instructions=""))
         endpoint.script(skill_calls(("count", json.dumps({"n": "x" * 460_000}))), Stream("Sorry."))
-        query = pb.PostUserQueryRequest(id="a", user_message="Count")
-        completed = (await served.stub.PostUserQueryUnary(query, timeout=30)).completed
+        completed = (await served.stub.PostUserQueryUnary(query("Count"), timeout=30)).completed
         assert completed.messages[-1].content == "Sorry."
         assert "is not of type 'integer'" not in completed.messages[2].content
         assert completed.messages[2].content.startswith("The arguments do not match the schema: $.n: 'xxx")
@@ -63,26 +58,18 @@ class Talkative:
 async def test_results_of_any_size_leave_a_turn_that_can_be_stored(
     tmp_path: Path, endpoint: Endpoint, size: int, rounds: int
 ):
-    store, model = SqliteStore(tmp_path / "palaver.db"), OpenAIModel(api_key="x", base_url=endpoint.url)
-    engine = ChatEngine(
-        {"AzureWebJobsStorage": store},
-        NamedModels({"OPENAI": model}, "OPENAI"),
-        Talkative(size),
-        EngineOptions(max_skill_rounds=rounds),
-    )
-    await engine.create_assistant(ANONYMOUS, key(), "", IfExists.FAIL)
     endpoint.script(*[skill_calls(("talk", "{}"))] * (rounds + 1))
-    turn = engine.post(ANONYMOUS, UserQuery(assistant=key(), content=Content("Talk")))
-    completed = await turn.completed()
-    turn.leave()
+    options = EngineOptions(max_skill_rounds=rounds)
+    async with chat_engine(tmp_path, endpoint, Talkative(size), options=options) as engine:
+        await engine.create_assistant(ANONYMOUS, key(), "", IfExists.FAIL)
+        turn = engine.post(ANONYMOUS, UserQuery(assistant=key(), content=Content("Talk")))
+        completed = await turn.completed()
+        turn.leave()
     results = [message.content.text for message in completed.messages if message.skill_call_id]
     assert completed.finish_reason is FinishReason.SKILL_LIMIT
     assert results[-1] == TOO_MANY_ROUNDS
     assert set(results[:-1]) <= {"x" * size, RESULT_TOO_LARGE}
     assert sum(Content(text).json_bytes for text in results) <= MAX_TURN_BYTES
-    await engine.drain(grace=0)
-    await model.close()
-    await store.close()
 
 
 def test_there_is_room_for_the_texts_in_place_of_results():

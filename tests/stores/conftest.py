@@ -44,7 +44,7 @@ class Place:
     variables: dict[str, str]
     """The environment of a server that keeps its conversations here."""
     ignores_case: bool = True
-    """Whether collections ignore the case of their names, as in Azure and with SQLite. Azurite does not ignore it."""
+    """True if collections ignore the case of their names, as in Azure and with SQLite. Azurite does not ignore it."""
 
 
 @asynccontextmanager

@@ -18,11 +18,10 @@ from pathlib import Path
 import grpc
 import pytest
 
-from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.domain.conversation import IfExists
 from palaver_server.domain.errors import StoreFull, StoreUnavailable
 from palaver_server.stores.sqlite import SqliteStore
-from tests.support.calls import create_assistant
+from tests.support.calls import create_assistant, messages_of, query
 from tests.support.conversations import add_turn, contents, create, exchange, finished, key, version_of
 from tests.support.endpoint import Call, Endpoint, Stream
 from tests.support.palaver_server import palaver_server
@@ -86,18 +85,16 @@ async def full_during_a_turn(folder: Path) -> None:
     async def fill(_call: Call) -> None:
         _fill(folder / "filler")
 
-    query = pb.PostUserQueryRequest(id="a", user_message="Hello")
     async with Endpoint() as endpoint, palaver_server(folder, endpoint.url) as served:
         await create_assistant(served)
         endpoint.script(Stream("x" * 200_000, fill))
         for _ in range(2):  # the second time, it is full from the start of the turn
-            failure = await failure_of(served.stub.PostUserQueryUnary(query))
+            failure = await failure_of(served.stub.PostUserQueryUnary(query()))
             assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_FULL")
             assert failure.retry_delay is None
-            listed = await served.stub.ListMessages(pb.ListMessagesRequest(id="a"))
-            assert list(listed.messages) == []
+            assert await messages_of(served) == []
         (folder / "filler").unlink()
-        completed = (await served.stub.PostUserQueryUnary(query, timeout=5)).completed
+        completed = (await served.stub.PostUserQueryUnary(query(), timeout=5)).completed
         assert [message.content for message in completed.messages] == ["Hello", "Hello, world"]
 
 

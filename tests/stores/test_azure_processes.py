@@ -14,7 +14,7 @@ from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from tests.support import table_proxy as faults
-from tests.support.azurite import Azurite
+from tests.support.azurite import Account
 from tests.support.endpoint import Call, Endpoint, Stream
 from tests.support.server_process import server_process
 from tests.support.table_proxy import TableProxy
@@ -70,8 +70,8 @@ async def call_until_answered(stub: AssistantServiceStub, caller: int, log: Log)
             break
 
 
-async def test_no_turn_is_lost_or_doubled_by_replicas_on_one_store(tmp_path: Path, azurite: Azurite):
-    log, account = Log(), azurite.account()
+async def test_no_turn_is_lost_or_doubled_by_replicas_on_one_store(tmp_path: Path, account: Account):
+    log = Log()
     async with AsyncExitStack() as stack:
         endpoint = await stack.enter_async_context(Echo())
         proxy = await stack.enter_async_context(TableProxy(account))

@@ -20,7 +20,7 @@ from palaver.v1 import assistant_pb2, skill_host_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.llm import history
 from tests.support.azurite import Account, Azurite
-from tests.support.calls import messages_of
+from tests.support.calls import create_assistant, messages_of, query
 from tests.support.endpoint import Endpoint, Stream, skill_calls
 from tests.support.functions_extension import (
     ChatMessage,
@@ -85,25 +85,15 @@ THEIRS = [chat_message("user", "Over there"), chat_message("assistant", "Indeed,
 
 
 @pytest.fixture
-def account(azurite: Azurite) -> Account:
-    return azurite.account()
-
-
-@pytest.fixture
 async def table(account: Account) -> AsyncIterator[TableClient]:
     """The table that the extension and the server share."""
     async with TableServiceClient.from_connection_string(account.connection_string) as service:
         yield await service.create_table("ChatState")
 
 
-async def create(served: Served, name: str = "a", **fields: Any) -> None:
-    await served.stub.CreateAssistant(pb.CreateAssistantRequest(id=name, **fields))
-
-
 async def post(served: Served, user_message: str, name: str = "a", **fields: Any) -> pb.TurnCompleted:
-    request = pb.PostUserQueryRequest(id=name, user_message=user_message, **fields)
     # Less than the duration of a lease: no turn here has to wait for one to expire.
-    return (await served.stub.PostUserQueryUnary(request, timeout=8)).completed
+    return (await served.stub.PostUserQueryUnary(query(user_message, id=name, **fields), timeout=8)).completed
 
 
 async def read(table: TableClient, name: str = "a") -> list[ChatMessage]:
@@ -258,7 +248,7 @@ class TestBegunThere:
             await write_conversation(table, "a", [chat_message("user", "old")] * count)
             await post(served, "also old")
             if reset:
-                await create(served, instructions="New.", if_exists=pb.IF_EXISTS_RESET)
+                await create_assistant(served, instructions="New.", if_exists=pb.IF_EXISTS_RESET)
                 assert await read(table) == [chat_message("system", "New.")]
                 assert {row["RowKey"] for row in await raw_rows(table, "a")} == {"msg-0001", "state"}
         await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a"))
@@ -279,7 +269,7 @@ class TestBegunThere:
             failure = await failure_of(call)
             assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "ASSISTANT_NOT_FOUND")
         assert endpoint.calls == []
-        await create(served, instructions=instructions)
+        await create_assistant(served, instructions=instructions)
         begin = [chat_message("system", instructions)] if instructions else []
         assert await read(table) == begin
         await post(served, "Hello")
@@ -408,7 +398,7 @@ class TestBroken:
         assert endpoint.calls == []
         # Other assistants are not affected, and this one can be reset.
         await post(served, "Hello", "b")
-        await create(served, if_exists=pb.IF_EXISTS_RESET)
+        await create_assistant(served, instructions=None, if_exists=pb.IF_EXISTS_RESET)
         await post(served, "Hello")
 
     @pytest.mark.parametrize("change", BROKEN_MESSAGES.values(), ids=BROKEN_MESSAGES.keys())
@@ -513,7 +503,7 @@ class TestBegunHere:
     async def test_the_extension_continues_a_conversation_of_ours(
         self, served: Served, endpoint: Endpoint, account: Account, fields: dict[str, str]
     ):
-        await create(served, **fields)
+        await create_assistant(served, instructions=fields.get("instructions"))
         instructions = fields.get("instructions", "You are a helpful assistant.")
         expected = [chat_message("system", instructions)] if instructions.strip() else []
         async with TableServiceClient.from_connection_string(account.connection_string) as service:
@@ -547,7 +537,7 @@ class TestBegunHere:
     async def test_the_extension_reads_the_start_of_a_long_message(
         self, served: Served, endpoint: Endpoint, account: Account, long: str, start: str
     ):
-        await create(served, instructions="")
+        await create_assistant(served, instructions="")
         endpoint.script(Stream(long[:40_000]))
         await post(served, long)
         async with TableServiceClient.from_connection_string(account.connection_string) as service:
@@ -649,7 +639,7 @@ async def test_each_collection_and_each_connection_has_its_own_conversations(
         assert sorted(prompts) == sorted(map(json.dumps, expected))
         # Changes of one conversation do not affect the others.
         await served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", **fields[0]))
-        await create(served, instructions="Anew.", if_exists=pb.IF_EXISTS_RESET, **fields[1])
+        await create_assistant(served, instructions="Anew.", if_exists=pb.IF_EXISTS_RESET, **fields[1])
     for place, messages in zip(places, [None, [chat_message("system", "Anew.")], *expected[2:]], strict=True):
         async with TableServiceClient.from_connection_string(variables[place[0]]) as service:
             table = service.get_table_client(place[1])

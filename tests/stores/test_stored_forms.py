@@ -1,4 +1,4 @@
-"""The stored text forms of leases, usage and parameters. Other versions of the server write and read them, too."""
+"""The stored text forms of leases, usage and parameters, which other versions of the server also write and read."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ UNKNOWN_HOLDERS = [
     "😀",
     "'",
 ]
-"""Texts that no known version writes, and that name a turn all the same."""
+"""Texts that no known version writes, but that still name a turn."""
 
 WITHOUT_A_TURN = [".", ".server", "cancelled ", "cancelled .server"]
 

@@ -44,6 +44,13 @@ async def read_rest(call: Any) -> list[pb.PostUserQueryResponse]:
     return events
 
 
+def is_whole(events: list[pb.PostUserQueryResponse]) -> bool:
+    """Returns whether the events are numbered without gaps, from `started` to `completed`."""
+    numbers = [event.sequence for event in events]
+    ends = [event.WhichOneof("event") for event in (events[0], events[-1])]
+    return numbers == list(range(1, len(events) + 1)) and ends == ["started", "completed"]
+
+
 def text_of(events: list[pb.PostUserQueryResponse]) -> str:
     """Returns the text that was streamed."""
     return "".join(event.text_delta.text for event in events)

@@ -1,4 +1,4 @@
-"""The guarded chain: whatever fails within it reaches the caller by the error table, and by nothing else."""
+"""The guarded chain: every failure within it reaches the caller as the error table says, and in no other way."""
 
 from __future__ import annotations
 
@@ -15,12 +15,9 @@ from palaver_server.api.service import SERVICE, AssistantApi, Call
 from palaver_server.domain.errors import AssistantBusy, FieldViolation, InvalidFields
 from palaver_server.domain.turns import Caller
 from palaver_server.engine.chat import ChatEngine
-from palaver_server.llm.connections import NamedModels
-from palaver_server.llm.openai import OpenAIModel
-from palaver_server.skills.catalogue import SkillCatalogue
-from palaver_server.stores.sqlite import SqliteStore
 from palaver_server.transports.grpc import listener
 from palaver_server.transports.handlers import Interceptor
+from tests.support.chat_engine import chat_engine
 from tests.support.endpoint import Endpoint
 from tests.support.statuses import Failure, failure_of
 
@@ -43,15 +40,9 @@ class RecordingEngine(ChatEngine):
 
 @pytest.fixture
 async def engine(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[RecordingEngine]:
-    store, model = SqliteStore(tmp_path / "palaver.db"), OpenAIModel(api_key="x", base_url=endpoint.url)
-    running = RecordingEngine(
-        {"AzureWebJobsStorage": store}, NamedModels({"OPENAI": model}, "OPENAI"), SkillCatalogue()
-    )
-    running.callers = []
-    yield running
-    await running.drain(grace=0)
-    await model.close()
-    await store.close()
+    async with chat_engine(tmp_path, endpoint, kind=RecordingEngine) as running:
+        running.callers = []
+        yield running
 
 
 @asynccontextmanager
@@ -115,7 +106,7 @@ FAILING = [failing_at_the_start, failing_at_the_end, failing_before_it_is_entere
 
 
 @pytest.mark.parametrize("failing", FAILING)
-async def test_an_unexpected_exception_of_an_interceptor_is_internal_and_keeps_its_text(
+async def test_an_unexpected_exception_of_an_interceptor_is_internal_and_does_not_reveal_its_text(
     engine: RecordingEngine, failing: Callable[[Exception], Interceptor]
 ):
     async with serving(engine, except_creating(failing(RuntimeError(SECRET)))) as stub:
@@ -170,7 +161,7 @@ async def test_a_call_whose_error_an_interceptor_suppresses_still_fails(engine: 
 
 
 class BrokenEngine(RecordingEngine):
-    """An engine that fails with errors that gRPC's own code raises, too."""
+    """An engine that fails with an exception of gRPC's own."""
 
     def post(self, caller, query, time_remaining=None):
         raise grpc.aio.UsageError(SECRET)
@@ -208,7 +199,7 @@ async def test_an_interceptor_comes_before_the_parser_and_sees_what_it_raises(en
     assert "not a valid message" in seen[1]
 
 
-async def test_an_interceptor_names_the_caller_by_what_the_call_brings(engine: RecordingEngine):
+async def test_an_interceptor_identifies_the_caller_from_the_metadata_of_the_call(engine: RecordingEngine):
     calls: list[Call] = []
 
     @asynccontextmanager

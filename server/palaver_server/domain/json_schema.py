@@ -13,7 +13,7 @@ from jsonschema.protocols import Validator
 
 MAX_ERRORS = 5
 MAX_ERROR_CHARACTERS = 300
-"""The most characters of an error. It quotes the value that is wrong, which may be as long as a message."""
+"""The maximum length of an error. It quotes the invalid value, which may be as long as a message."""
 
 NO_REFERENCES: referencing.Registry[Any] = referencing.Registry()
 """An empty registry, so that a reference in a schema never makes the server fetch a URL."""

@@ -30,7 +30,7 @@ MAX_TURN_BYTES = 3_670_016
 """The maximum size of a turn in ASCII JSON: 3.5 MiB."""
 
 MAX_ENDPOINT_STATE_CHARACTERS = 32_768
-"""The most characters of the state that an endpoint wants back with a message: what a column of a table holds."""
+"""The maximum length of the state that an endpoint wants back with a message. A column of a table holds no more."""
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000

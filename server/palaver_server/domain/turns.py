@@ -21,7 +21,7 @@ from palaver_server.domain.limits import MAX_TOKENS
 
 
 class ProgressPhase(Enum):
-    """What a running turn may be waiting for."""
+    """The phase of a running turn: it waits either for the model or for skills."""
 
     MODEL = "model"
     SKILL = "skill"

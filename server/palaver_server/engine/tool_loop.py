@@ -21,7 +21,6 @@ from palaver_server.engine.turn import Turn
 
 TOO_MANY_ROUNDS = "The turn has reached its limit of skill calls; this call was not made."
 
-
 CUT_OFF = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)
 
 
@@ -70,7 +69,7 @@ class ToolLoop:
 
     async def _process(self, reply: Reply, *, is_last: bool) -> FinishReason | None:
         """Appends a reply and the results of its calls. Returns the finish reason, or None if the loop goes on."""
-        # A reply that was cut off by its length or by a filter is that, however complete its calls look.
+        # If the reply was cut off by its length or by a filter, its calls are dropped, however complete they look.
         if not reply.calls or reply.finish_reason in CUT_OFF:
             self.transcript.add_reply(reply.text)
             return FinishReason.STOP if reply.finish_reason is FinishReason.SKILL_CALLS else reply.finish_reason

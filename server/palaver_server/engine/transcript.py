@@ -25,7 +25,7 @@ UNANSWERED = "The caller did not answer this call."
 RESULT_TOO_LARGE = "The result is too large for this conversation."
 
 RESERVED_BYTES = 128 * MAX_TURN_MESSAGES
-"""The part of a turn's size that is kept for such texts, which stand in for results when there is no room for these."""
+"""The part of a turn's size that is reserved for texts like these, which replace results that do not fit."""
 
 
 class TurnSize:

@@ -36,7 +36,7 @@ class Turn:
         self.continues = False
         """True if the turn keeps running after its last subscriber has left."""
         self.phase = ProgressPhase.MODEL
-        """What the turn is waiting for, once it has begun."""
+        """The phase of the turn. It has a meaning only once the turn has begun."""
         self.progress_interval = progress_interval
         """The seconds of silence after which a subscriber gets a progress event."""
         self._observer = observer

@@ -201,6 +201,7 @@ def load_message(*, content: str, extras: str, **columns: Any) -> Message:
     return Message(content=Content(content), endpoint_state=loaded.endpoint_state, **columns)
 
 
+@reading("a stored turn")
 def load_found_turn(
     assistant: Assistant,
     messages: tuple[Message, ...],
@@ -215,19 +216,18 @@ def load_found_turn(
 
     `parameters` is None if the turn was stored by an older server, which did not store parameters.
     """
-    with reading("a stored turn"):
-        loaded = _load_usage(usage)
-        for tokens in astuple(loaded):
-            count(tokens)
-        return FoundTurn(
-            assistant=assistant,
-            messages=messages,
-            request_hash=text(request_hash),
-            finish_reason=FinishReason(finish_reason),
-            usage=loaded,
-            chat_model=text(chat_model),
-            parameters=None if parameters is None else _load_parameters(parameters),
-        )
+    loaded = _load_usage(usage)
+    for tokens in astuple(loaded):
+        count(tokens)
+    return FoundTurn(
+        assistant=assistant,
+        messages=messages,
+        request_hash=text(request_hash),
+        finish_reason=FinishReason(finish_reason),
+        usage=loaded,
+        chat_model=text(chat_model),
+        parameters=None if parameters is None else _load_parameters(parameters),
+    )
 
 
 def first_index(assistant: Assistant, instructions: Message | None, max_messages: int) -> int:
