@@ -52,7 +52,7 @@ grpc::Status Post(v1::AssistantService::Stub& stub, const v1::PostUserQueryReque
       case v1::PostUserQueryResponse::kCompleted:
         std::cout << "\n(" << response.completed().usage().total_tokens() << " tokens)" << std::endl;
         break;
-      default:  // `started`, skill events and unknown events
+      default:  // `started`, skill events, `progress` and unknown events
         break;
     }
   }

@@ -21,6 +21,9 @@ from palaver._resume import RetryBudget
 from palaver.v1 import assistant_service_pb2
 from tests.support.scripted_server import Failure
 
+NOT_A_BREAK = [Failure(grpc.StatusCode.FAILED_PRECONDITION, "there is one post too many")]
+"""The answer that ends a reply whose client does not stop posting."""
+
 VECTORS = Path(__file__).parents[2] / "client" / "vectors"
 
 
@@ -116,7 +119,7 @@ def name_of(vector: Any) -> str:
 
 @pytest.mark.parametrize("vector", load("replay.json", Replay), ids=name_of)
 async def test_replay(driver, server, vector):
-    server.script("PostUserQuery", *[answer(**post) for post in vector.posts])
+    server.script("PostUserQuery", *[answer(**post) for post in vector.posts], NOT_A_BREAK)
     events, error = await read(driver.client)
     assert events == [_responses.post_user_query(response(event)) for event in vector.delivered]
     assert (error and {"status": error.status.name, "reason": error.reason}) == vector.error

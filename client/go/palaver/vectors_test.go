@@ -46,6 +46,8 @@ func TestReplays(t *testing.T) {
 			for _, post := range vector.Posts {
 				answers = append(answers, answerTo(t, post))
 			}
+			// If the client does not stop posting, the last answer, which is not a break, ends the reply.
+			answers = append(answers, answer{status.Error(codes.FailedPrecondition, "there is one post too many")})
 			server.Script("PostUserQuery", answers...)
 			var delivered []palaver.Event
 			var failure *palaver.Error

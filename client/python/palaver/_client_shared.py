@@ -230,7 +230,8 @@ class BaseClient(ABC):
 
         Args:
             id: The identifier of the assistant.
-            user_message: The text of the user, at most 450,000 UTF-16 code units. It must not be empty.
+            user_message: The text of the user, at most 450,000 UTF-16 code units. It must not be empty unless
+                `skill_results` are given.
             timeout: The deadline of the whole turn in seconds. None: the client's default; `math.inf`: no deadline.
             **options: The model, its parameters, the storage and more; see `QueryOptions`.
 
@@ -259,7 +260,8 @@ class BaseClient(ABC):
 
         Args:
             id: The identifier of the assistant.
-            user_message: The text of the user, at most 450,000 UTF-16 code units. It must not be empty.
+            user_message: The text of the user, at most 450,000 UTF-16 code units. It must not be empty unless
+                `skill_results` are given.
             timeout: The deadline of the whole turn in seconds. None: the client's default; `math.inf`: no deadline.
             **options: The model, its parameters, the storage and more; see `QueryOptions`.
 

@@ -23,7 +23,7 @@ class Role(_StringEnum):
     """The author of a message."""
 
     UNKNOWN = "unknown"
-    """Unknown: a newer version stored the message."""
+    """Unknown: a newer version of Palaver or another program stored the message."""
     SYSTEM = "system"
     """The instructions of the assistant."""
     USER = "user"
@@ -86,7 +86,7 @@ class FinishReason(_StringEnum):
     CONTENT_FILTER = "content_filter"
     """The endpoint's content filter cut the reply off."""
     SKILL_LIMIT = "skill_limit"
-    """The model kept calling skills until the server's limit of rounds was reached."""
+    """The model kept calling skills until the turn reached the server's limit of rounds or had no room for more."""
     SKILL_CALLS = "skill_calls"
     """The model called skills of the caller. The conversation waits for their results."""
 
@@ -284,7 +284,7 @@ class TurnCompleted:
     Attributes:
         assistant: The assistant after this turn.
         messages: The messages that this turn stored, by ascending `index`. The last one is the reply, unless the turn
-            ended with skill calls; their results follow it then.
+            ended with skill calls: then results of skill calls may follow it.
         finish_reason: Why the model stopped writing.
         usage: The token usage, summed over the model calls of the turn.
         chat_model: The model that answered, as reported by the endpoint. May be more specific than the requested one.

@@ -26,11 +26,14 @@ test("every file of vectors is read", async () => {
   ]);
 });
 
+/** The answer that ends a reply whose client does not stop posting. */
+const NOT_A_BREAK = new Failure("FAILED_PRECONDITION", "there is one post too many");
+
 describe("replay:", async () => {
   for (const vector of await replays()) {
     test(vector.name, async () => {
       await using server = await ScriptedServer.start();
-      server.script("postUserQuery", ...vector.posts.map(answer));
+      server.script("postUserQuery", ...vector.posts.map(answer), NOT_A_BREAK);
       using client = new PalaverClient(server.target);
       const delivered: Event[] = [];
       let error: unknown;

@@ -26,7 +26,7 @@ const (
 type Role int32
 
 const (
-	// The role is unknown, because a newer version stored the message.
+	// The role is unknown, because a newer version of Palaver or another program stored the message.
 	Role_ROLE_UNSPECIFIED Role = 0
 	// The message holds the instructions of the assistant.
 	Role_ROLE_SYSTEM Role = 1

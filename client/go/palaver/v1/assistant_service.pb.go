@@ -1328,8 +1328,7 @@ func (x *TurnStarted) GetReplayed() bool {
 // A piece of the reply.
 type TextDelta struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The text, to be appended to the text so far. It is never empty. Where a reply is split into pieces has no
-	// meaning.
+	// The text, to be appended to the text so far. It is never empty. The boundaries between pieces have no meaning.
 	Text          string `protobuf:"bytes,1,opt,name=text,proto3" json:"text,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

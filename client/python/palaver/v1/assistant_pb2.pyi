@@ -27,7 +27,7 @@ class _Role:
 class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     ROLE_UNSPECIFIED: _Role.ValueType  # 0
-    """The role is unknown, because a newer version stored the message."""
+    """The role is unknown, because a newer version of Palaver or another program stored the message."""
     ROLE_SYSTEM: _Role.ValueType  # 1
     """The message holds the instructions of the assistant."""
     ROLE_USER: _Role.ValueType  # 2
@@ -41,7 +41,7 @@ class Role(_Role, metaclass=_RoleEnumTypeWrapper):
     """The writer of a message."""
 
 ROLE_UNSPECIFIED: Role.ValueType  # 0
-"""The role is unknown, because a newer version stored the message."""
+"""The role is unknown, because a newer version of Palaver or another program stored the message."""
 ROLE_SYSTEM: Role.ValueType  # 1
 """The message holds the instructions of the assistant."""
 ROLE_USER: Role.ValueType  # 2

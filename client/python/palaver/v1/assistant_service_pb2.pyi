@@ -699,9 +699,7 @@ class TextDelta(_message.Message):
 
     TEXT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
-    """The text, to be appended to the text so far. It is never empty. Where a reply is split into pieces has no
-    meaning.
-    """
+    """The text, to be appended to the text so far. It is never empty. The boundaries between pieces have no meaning."""
     def __init__(
         self,
         *,

@@ -106,7 +106,7 @@ pub struct Skill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Role {
-    /// The role is unknown, because a newer version stored the message.
+    /// The role is unknown, because a newer version of Palaver or another program stored the message.
     Unspecified = 0,
     /// The message holds the instructions of the assistant.
     System = 1,
@@ -392,8 +392,7 @@ pub struct TurnStarted {
 /// A piece of the reply.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TextDelta {
-    /// The text, to be appended to the text so far. It is never empty. Where a reply is split into pieces has no
-    /// meaning.
+    /// The text, to be appended to the text so far. It is never empty. The boundaries between pieces have no meaning.
     #[prost(string, tag = "1")]
     pub text: ::prost::alloc::string::String,
 }

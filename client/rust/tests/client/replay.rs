@@ -8,6 +8,7 @@ use palaver::{Client, Event, PostUserQueryRequest};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use serde::Deserialize;
 use serde_json::Value;
+use tonic::Status;
 
 use crate::support::vectors::{self, Failure};
 use crate::support::{ScriptedServer, Step, read};
@@ -61,7 +62,9 @@ fn response(json: &Value) -> PostUserQueryResponse {
 
 async fn check(vector: Vector) {
     let server = ScriptedServer::start().await;
-    server.script("PostUserQuery", vector.posts.iter().map(Post::steps));
+    // If the client does not stop posting, the last answer, which is not a break, ends the reply.
+    let too_many = vec![Step::Fail(Status::failed_precondition("there is one post too many"))];
+    server.script("PostUserQuery", vector.posts.iter().map(Post::steps).chain([too_many]));
     let builder = Client::builder()
         .target(&server.target)
         .reconnect_timeout(Duration::from_secs(600));

@@ -255,7 +255,7 @@ export const SkillSchema: GenMessage<Skill> = /*@__PURE__*/
  */
 export enum Role {
   /**
-   * The role is unknown, because a newer version stored the message.
+   * The role is unknown, because a newer version of Palaver or another program stored the message.
    *
    * @generated from enum value: ROLE_UNSPECIFIED = 0;
    */

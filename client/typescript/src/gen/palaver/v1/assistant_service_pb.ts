@@ -609,8 +609,7 @@ export const TurnStartedSchema: GenMessage<TurnStarted> = /*@__PURE__*/
  */
 export type TextDelta = Message<"palaver.v1.TextDelta"> & {
   /**
-   * The text, to be appended to the text so far. It is never empty. Where a reply is split into pieces has no
-   * meaning.
+   * The text, to be appended to the text so far. It is never empty. The boundaries between pieces have no meaning.
    *
    * @generated from field: string text = 1;
    */

@@ -17,6 +17,7 @@ import io.grpc.Status;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.stream.Stream;
 import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.params.ParameterizedTest;
 import org.junit.jupiter.params.provider.MethodSource;
@@ -63,7 +64,12 @@ class ReplayTest {
     @ParameterizedTest
     @MethodSource("vectors")
     void eachEventIsDeliveredOnce(Vector vector) {
-        server.scriptAll("PostUserQuery", vector.posts.stream().map(Post::steps).toList());
+        // If the client does not stop posting, the last answer, which is not a break, ends the reply.
+        List<Step> tooMany = List.of(Step.fail(Status.FAILED_PRECONDITION));
+        server.scriptAll(
+                "PostUserQuery",
+                Stream.concat(vector.posts.stream().map(Post::steps), Stream.of(tooMany))
+                        .toList());
         List<PostUserQueryResponse> delivered = new ArrayList<>();
         try (Reply reply = client.postUserQuery(PostUserQueryRequest.getDefaultInstance())) {
             Runnable read = () -> reply.forEach(
