@@ -447,6 +447,14 @@ class TestAIConnections:
                 "Mine__Endpoint: must end before /chat/completions",
             ),
             (
+                {"Mine__Endpoint": "https://mine/OpenAI/deployments/gpt-4o"},
+                "Mine__Endpoint: must end before /openai/deployments",
+            ),
+            *[
+                ({"Mine__Endpoint": "https://mine", "Mine__Key": key}, "Mine__Key: must be the key alone, in ASCII ch")
+                for key in ("'secret'", '"secret"', "Bearer secret", "secret\u200b", "sécret", "secret\nsecret")
+            ],
+            (
                 {"Mine__Endpoint": "https://mine", "MINE__endpoint": "https://yours"},
                 "MINE__endpoint, Mine__Endpoint: two spellings of one variable with different values",
             ),
@@ -495,6 +503,14 @@ class TestAIConnections:
         environment = {"OPENAI_API_KEY": "open\n", "OPENAI_BASE_URL": value}
         assert fallback_connection(environment) == AIConnection("OPENAI", base_url, "open")
 
+    def test_the_letter_case_of_a_fallback_variable_does_not_matter(self):
+        environment = {"openai_api_key": "open", "OpenAI_Base_Url": "http://localhost:1/v1"}
+        assert fallback_connection(environment) == AIConnection("OPENAI", "http://localhost:1/v1", "open")
+        environment = {"azure_openai_endpoint": "https://mine.example", "Azure_OpenAI_Key": "azure"}
+        assert fallback_connection(environment) == AIConnection(
+            "AZURE_OPENAI", "https://mine.example/openai/v1/", "azure"
+        )
+
     def test_the_azure_fallback_without_a_key_uses_an_identity(self):
         environment = {"AZURE_OPENAI_ENDPOINT": "https://mine.example/OPENAI/v1", "AZURE_OPENAI__clientId": "c"}
         assert fallback_connection(environment) == AIConnection(
@@ -537,6 +553,7 @@ class TestAIConnections:
                 {"OPENAI_API_KEY": "secret", "OPENAI_API_BASE": "http://a/v1"},
                 "OPENAI_API_BASE: the name of this setting is OPENAI_BASE_URL",
             ),
+            ({"OPENAI_API_KEY": "Bearer secret"}, "OPENAI_API_KEY: must be the key alone"),
             ({"AZURE_OPENAI_KEY": "secret"}, "AZURE_OPENAI_KEY: needs AZURE_OPENAI_ENDPOINT"),
             ({"AZURE_OPENAI__CLIENTID": "c"}, "AZURE_OPENAI__CLIENTID: needs AZURE_OPENAI_ENDPOINT"),
             ({"AZURE_OPENAI_ENDPOINT": "mine"}, "AZURE_OPENAI_ENDPOINT: the AI connection AZURE_OPENAI needs the URL"),

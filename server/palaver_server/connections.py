@@ -21,12 +21,13 @@ from palaver_server.variables import (
     Variable,
     check_alternatives,
     check_base_url,
+    check_key,
     check_name,
     check_plain_url,
     names_of,
     parse_url,
+    read_in_any_case,
     read_section,
-    read_variable,
 )
 
 logger = logging.getLogger(__name__)
@@ -50,6 +51,8 @@ AI_KEYS = ("Endpoint", "Key", "ApiVersion", *IDENTITY_KEYS)
 ACCOUNT_NAME = re.compile(r"[a-z0-9]{3,24}")
 RESOURCE_PATH = re.compile(r"(/openai(/v1)?)?/*$", re.IGNORECASE)
 """The end of an endpoint's address that is not part of the resource's address."""
+DEPLOYMENT_PATH = re.compile(r"/openai/deployments(/|$)", re.IGNORECASE)
+"""Part of the address of a deployment, which is not that of its resource."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +177,9 @@ def _ai_connection(name: str, settings: Settings, environment: Mapping[str, str]
 
 def fallback_connection(environment: Mapping[str, str]) -> AIConnection | None:
     """Returns the connection for requests that name none, or an unknown one; raises `SettingsError`."""
-    key, base_url = (read_variable(name, environment) for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"))
+    key, base_url = (read_in_any_case(name, environment) for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"))
     if key:
+        check_key(key)
         check_name(base_url, "OPENAI_API_BASE", environment)
         return AIConnection(OPENAI, _base_url(base_url) if base_url else OPENAI_URL, key.value)
     if base_url:
@@ -183,7 +187,7 @@ def fallback_connection(environment: Mapping[str, str]) -> AIConnection | None:
             f"{base_url.name}: needs {key.name}; set it to any value, such as "
             '"none", if the server at this address wants no key'
         )
-    endpoint, key = (read_variable(name, environment) for name in ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_KEY"))
+    endpoint, key = (read_in_any_case(name, environment) for name in ("AZURE_OPENAI_ENDPOINT", "AZURE_OPENAI_KEY"))
     identity = read_section(AZURE_OPENAI, environment, IDENTITY_KEYS)
     if endpoint:
         check_name(key, "AZURE_OPENAI_API_KEY", environment)
@@ -208,7 +212,10 @@ def _azure_openai(name: str, section: Section, environment: Mapping[str, str]) -
     if parse_url(endpoint) is None:
         raise SettingsError(f"{endpoint.name}: the AI connection {name} needs the URL of its endpoint here")
     check_base_url(endpoint)
+    check_key(key)
     resource = RESOURCE_PATH.sub("", endpoint.value)
+    if DEPLOYMENT_PATH.search(resource):
+        raise SettingsError(f"{endpoint.name}: must end before /openai/deployments, which the server appends")
     return AIConnection(
         name,
         base_url=resource if api_version else f"{resource}/openai/v1/",

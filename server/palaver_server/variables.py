@@ -33,7 +33,7 @@ Section = Mapping[str, Variable]
 """The variables of a connection by key. The key of `<NAME>` itself is empty."""
 
 
-def read_variable(name: str, environment: Mapping[str, str]) -> Variable:
+def _read_variable(name: str, environment: Mapping[str, str]) -> Variable:
     """Returns the variable with exactly this name."""
     return Variable(name, environment.get(name, "").strip())
 
@@ -49,7 +49,7 @@ def read_section(
     keys_by_name = {_variable_name(name, key).lower(): key for key in (*keys, *other_keys)}
     prefix = f"{name}__".lower()
     found: dict[str, Variable] = {}
-    for variable in filter(None, (read_variable(spelling, environment) for spelling in sorted(environment))):
+    for variable in filter(None, (_read_variable(spelling, environment) for spelling in sorted(environment))):
         folded = variable.name.lower()
         if (key := keys_by_name.get(folded)) is not None:
             first = found.setdefault(key, variable)
@@ -94,6 +94,20 @@ def check_base_url(variable: Variable) -> None:
     check_plain_url(variable)
     if variable.value.rstrip("/").endswith(COMPLETIONS_PATH):
         raise SettingsError(f"{variable.name}: must end before {COMPLETIONS_PATH}, which the server appends")
+
+
+def read_in_any_case(name: str, environment: Mapping[str, str]) -> Variable:
+    """Returns the variable with this name, whose letter case does not matter."""
+    return read_section(name, environment, ("",))[""]
+
+
+def check_key(variable: Variable) -> None:
+    """Raises `SettingsError` if a key can't be one: it would only be found out by the first caller."""
+    value = variable.value
+    if not (value.isascii() and value.isprintable()) or " " in value or value[:1] in ("'", '"'):
+        raise SettingsError(
+            f"{variable.name}: must be the key alone, in ASCII characters, without white space, quotes or a prefix"
+        )
 
 
 def check_alternatives(variable: Variable, others: Iterable[Variable]) -> None:
