@@ -22,7 +22,8 @@ from palaver_server.domain.errors import (
     ModelUnavailable,
 )
 from palaver_server.llm.endpoint_errors import read_error
-from palaver_server.llm.error_meanings import model_error, quote
+from palaver_server.llm.error_meanings import model_error
+from palaver_server.llm.quoting import quote
 
 FORMS: dict[str, Callable[[str, str], object]] = {
     "OpenAI's object": lambda words, code: {"error": {"message": words, "type": "x", "param": None, "code": code}},
@@ -92,20 +93,43 @@ MEANINGS: list[tuple[int | None, object, type[ModelError]]] = [
             "Range of input length should be [1, 30720]",
             "Please reduce the length of the messages or completion.",
             "This request has too many input tokens.",
+            "Input length (5000 tokens) exceeds the maximum allowed length (4096 tokens).",
+            "messages: text is too long: 200000 tokens",
+            "The input token count exceeds the maximum number of tokens allowed 1048576.",
+            "the input token count is 40000 but model only supports up to 32768. Reduce the input token count.",
+            "litellm.BadRequestError: ContextWindowExceededError: OpenAIException",
+            "`inputs` tokens + `max_new_tokens` must be <= 4096. Given: 5000 `inputs` tokens",
+            "Total message token length exceed model limit",
         )
     ),
     (400, {"error": {"code": "context_length_exceeded", "message": "x"}}, ContextLengthExceeded),
     (400, {"error": {"code": 400, "type": "exceed_context_size_error", "message": "x"}}, ContextLengthExceeded),
     (413, b"<html><head><title>413 Request Entity Too Large</title></head></html>", ContextLengthExceeded),
     (None, {"error": {"code": 400, "message": "maximum context length is 10"}}, ContextLengthExceeded),
+    (None, {"choices": [{"finish_reason": "error", "error": {"code": 400, "message": "maximum context length is 10"}}]},
+     ContextLengthExceeded),
+    (500, {"error": {"message": "Requested tokens (5023) exceed context window of 4096"}}, ContextLengthExceeded),
+    (500, {"error": {"code": 500, "message": "Context size has been exceeded."}}, ContextLengthExceeded),
+    (429, {"error": {"message": "Request too large for x on tokens per min (TPM): Limit 10000, Requested 12000. The "
+                                "input or output tokens must be reduced in order to run successfully.",
+                     "code": "rate_limit_exceeded"}}, ContextLengthExceeded),
     # Money
     (402, {"error": {"message": "Insufficient Balance"}}, ModelQuotaExhausted),
     (429, {"error": {"code": "insufficient_quota", "message": "You exceeded your current quota"}}, ModelQuotaExhausted),
     (400, {"error": {"message": "Your credit balance is too low to access the API."}}, ModelQuotaExhausted),
     (200, {"error": {"code": 402, "message": "This request requires more credits"}}, ModelQuotaExhausted),
+    (403, {"code": 30001, "message": "Sorry, your account balance is insufficient"}, ModelQuotaExhausted),
+    (403, {"error": {"code": 403, "message": "Key limit exceeded (total limit)."}}, ModelQuotaExhausted),
+    (403, {"code": "No permission", "error": "Your team has either used all available credits or reached its monthly "
+                                             "spending limit."}, ModelQuotaExhausted),
+    (403, {"error": {"code": "insufficient_user_quota", "message": "user quota is not enough"}}, ModelQuotaExhausted),
+    (429, {"error": {"code": "1113", "message": "余额不足"}}, ModelQuotaExhausted),
+    (429, {"error": {"message": "Budget has been exceeded! Current cost: 10.2, Max budget: 10"}}, ModelQuotaExhausted),
+    (400, {"error": {"message": "You have reached your specified API usage limits."}}, ModelQuotaExhausted),
     # Pace: a quota of each minute is a rate limit.
     (429, {"error": {"message": "slow down"}}, ModelRateLimited),
     (429, b"Too Many Requests", ModelRateLimited),
+    (200, {"code": 1302, "msg": "rate limit", "success": False}, ModelRateLimited),
     (None, {"error": {"code": 429, "message": "slow down"}}, ModelRateLimited),
     (None, {"error": {"type": "rate_limit_error", "message": "slow down"}}, ModelRateLimited),
     (429, [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message": "You exceeded your current quota.",
@@ -117,7 +141,14 @@ MEANINGS: list[tuple[int | None, object, type[ModelError]]] = [
     (403, b"<html>Forbidden</html>", ModelCredentialsRejected),
     (200, {"error": {"code": "invalid_api_key", "message": "x"}}, ModelCredentialsRejected),
     (None, {"error": {"code": 401, "message": "x"}}, ModelCredentialsRejected),
+    (400, [{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT",
+                      "details": [{"reason": "API_KEY_INVALID"}]}}], ModelCredentialsRejected),
+    (400, {"code": "Invalid argument", "error": "Incorrect API key provided: te***00."}, ModelCredentialsRejected),
     # The model
+    (403, {"error": {"code": "model_not_found", "message": "The project has no access to the model"}}, ModelNotFound),
+    (400, {"error": {"message": "Model Not Exist", "type": "invalid_request_error"}}, ModelNotFound),
+    (400, {"error": {"message": "The model `x` has been decommissioned and is no longer supported."}}, ModelNotFound),
+    (400, {"error": {"message": "x is not a valid model ID"}}, ModelNotFound),
     (404, {"error": {"code": "DeploymentNotFound", "message": "x"}}, ModelNotFound),
     (400, {"error": {"message": "The model `gpt-9` does not exist or you do not have access to it."}}, ModelNotFound),
     (404, {"object": "error", "message": "The model `x` does not exist.", "type": "NotFoundError"}, ModelNotFound),
@@ -127,6 +158,10 @@ MEANINGS: list[tuple[int | None, object, type[ModelError]]] = [
     (400, {"error": {"code": "BadRequest", "message": "x",
                      "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, ModelContentFiltered),
     (400, {"error": {"code": "data_inspection_failed", "message": "x"}}, ModelContentFiltered),
+    (400, {"code": "DataInspectionFailed", "message": "x"}, ModelContentFiltered),
+    (400, {"error": {"message": "Content Exists Risk", "type": "invalid_request_error"}}, ModelContentFiltered),
+    (400, {"error": {"message": "Your prompt was flagged as potentially violating our policy."}}, ModelContentFiltered),
+    (403, {"error": {"code": 403, "message": "moderation flagged your input"}}, ModelContentFiltered),
     # The rest
     (400, {"detail": "No."}, ModelRejectedRequest),
     (422, {"detail": [{"loc": ["body", "n"], "msg": "No."}]}, ModelRejectedRequest),
@@ -145,6 +180,21 @@ MEANINGS: list[tuple[int | None, object, type[ModelError]]] = [
 @pytest.mark.parametrize(("status", "body", "kind"), MEANINGS)
 def test_an_error_means_what_it_says(status: int | None, body: object, kind: type[ModelError]):
     assert type(model_error(read_error(body), status=status)) is kind
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": {"text": "No swimming."}}}, {"errors": {"temperature": ["No swimming."]}},
+        {"error_msg": "No swimming.", "error_code": 336000}, {"errorMessage": "No swimming."},
+        {"Message": "No swimming."}, {"fault": {"faultstring": "No swimming."}}, {"exception": "No swimming."},
+        {"base_resp": {"status_code": 1004, "status_msg": "No swimming."}}, {"description": "No swimming."},
+        b'event: error\ndata: {"message": "No swimming."}\n\n', b'error: {"message": "No swimming."}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("status", [None, 400])
+def test_the_words_arrive_wherever_they_stand(body: object, status: int | None):
+    assert "No swimming." in str(model_error(read_error(body), status=status))
 
 
 @pytest.mark.parametrize(
@@ -167,6 +217,30 @@ def test_an_error_means_what_it_says(status: int | None, body: object, kind: typ
         ({"error": {"message": "Please try again in 250ms."}}, {}, 0.25),
         ({"error": {"message": "Please retry after 1 minute."}}, {}, 60),
         ({"error": {"message": "Please try again later."}}, {}, None),
+        ({}, {"retry-after": "5s"}, 5),
+        ({}, {"retry-after-ms": "-1", "retry-after": "5"}, 5),
+        ({}, {"x-ratelimit-reset-requests": "12s"}, None),
+        (
+            {},
+            {
+                "x-ratelimit-remaining-requests": "0",
+                "x-ratelimit-reset-requests": "12s",
+                "x-ratelimit-remaining-tokens": "0",
+                "x-ratelimit-reset-tokens": "1m2s",
+            },
+            62,
+        ),
+        ({}, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": "1609459200000"}, 0),
+        (
+            {"error": {"metadata": {"headers": {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1609459200"}}}},
+            {},
+            0,
+        ),
+        ({"error": {"retry_after_ms": 1500}}, {}, 1.5),
+        ({"error": {"message": "Please wait 30 seconds before retrying"}}, {}, 30),
+        ({"error": {"message": "Try again in 1 minute and 30 seconds."}}, {}, 90),
+        ({"error": {"message": "try again in 1d2h"}}, {}, 93600),
+        ({"error": {"message": "retry-after: 7"}}, {}, 7),
     ],
 )
 def test_the_pause_is_found(body: object, headers: dict[str, str], seconds: float | None):
@@ -182,6 +256,16 @@ def test_the_pause_is_found(body: object, headers: dict[str, str], seconds: floa
         ("Incorrect API key provided: abcdefgh12345", "abcdefgh12345", "Incorrect API key provided: [key]"),
         ("Incorrect API key provided: sk-abc*****wxyz.", "", "Incorrect API key provided: [key]."),
         ("token eyJhbGciOiJI.eyJzdWIi.sig", "", "token [key]"),
+        ('bad "ab\\/cdefghi\\"j"', 'ab/cdefghi"j', 'bad "[key]"'),
+        ("bad ab%2Fcdefghij%2B", "ab/cdefghij+", "bad [key]"),
+        ("bad SK_ABCDEFGH", "sk_abcdefgh", "bad [key]"),
+        ("Incorrect API key provided: abcd...wxyz", "abcdefghijklmnopqrstuvwxyz", "Incorrect API key provided: [key]"),
+        ("Incorrect API key provided: te***00.", "test-key-0000", "Incorrect API key provided: [key]."),
+        ("wait... messages...more", "messenger-more", "wait... messages...more"),
+        ("Authorization: Bearer xyz123456 is wrong", "", "Authorization: Bearer [key] is wrong"),
+        ('passed {"api_key": "zzz111222333"}', "", 'passed {"api_key": "[key]"}'),
+        ("AIzaSyA1234567890abc gsk_abcdefgh1234 xai-abcdef12", "", "[key] [key] [key]"),
+        ("api-key: required; Bearer authentication", "", "api-key: required; Bearer authentication"),
         ("see https://10.example/x?key=1 now", "", "see [address] now"),
         ("sky-high task-force", "", "sky-high task-force"),
         ("a\x1b[31mb\u202ec\n", "", "a [31mb c "),

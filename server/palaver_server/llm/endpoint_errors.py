@@ -11,14 +11,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
+
+from palaver_server.llm import pauses
 
 MAX_DEPTH = 12
 """How deep an error may be nested, for instance in the JSON text of another error's message."""
-
-MAX_RETRY_AFTER = 7 * 24 * 3600.0
-"""The longest pause that is believed, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +46,10 @@ def read_error(body: object, headers: Mapping[str, str] | None = None) -> Endpoi
     """Reads an error from the body of a response: text, bytes or decoded JSON."""
     facts = _Facts()
     _collect(body, facts, MAX_DEPTH)
-    message = " ".join(dict.fromkeys(filter(None, facts.messages)))
-    retry_after = _retry_after_header(headers or {})
+    message = " ".join(dict.fromkeys(filter(None, facts.messages))) or _whole(body)
+    retry_after = pauses.of_headers(headers or {})
     if retry_after is None:
-        retry_after = facts.retry_after if facts.retry_after is not None else _retry_after_text(message)
+        retry_after = facts.retry_after if facts.retry_after is not None else pauses.of_text(message)
     return EndpointError(message, frozenset(facts.codes), facts.status, facts.parameter, retry_after)
 
 
@@ -73,8 +70,9 @@ def _collect(value: object, facts: _Facts, depth: int) -> None:
 
 def _collect_text(text: str, facts: _Facts, depth: int) -> None:
     text = text.strip()
-    if text.startswith("data:"):
-        text = text[5:].strip()
+    if text.startswith(("data:", "event:", "error:")):
+        data = re.search(r"^(?:data|error):(.*)", text, re.MULTILINE)  # an event of a stream
+        text = data.group(1).strip() if data else text
     if text[:1] in ("{", "["):
         try:
             _collect(json.loads(text), facts, depth - 1)
@@ -88,6 +86,19 @@ def _collect_text(text: str, facts: _Facts, depth: int) -> None:
         facts.messages.append(text)
 
 
+def _whole(body: object) -> str:
+    """Returns the JSON of an error whose words stand under unusual names, so that they arrive all the same."""
+    if isinstance(body, (str, bytes)):
+        try:
+            body = json.loads(body)
+        except (ValueError, RecursionError):
+            return ""
+    try:
+        return json.dumps(body, ensure_ascii=False) if body and isinstance(body, (Mapping, list)) else ""
+    except (TypeError, ValueError, RecursionError):
+        return ""
+
+
 def _text_of_html(page: str) -> str:
     """Returns the title of a page, or else its first words. The pages of proxies say no more than that."""
     title = re.search(r"<title[^>]*>(.*?)</title>", page, re.IGNORECASE | re.DOTALL)
@@ -96,7 +107,7 @@ def _text_of_html(page: str) -> str:
 
 
 def _collect_object(error: Mapping[str, object], facts: _Facts, depth: int) -> None:
-    for name in ("code", "type", "status", "reason", "statusCode", "error_code", "errorCode"):
+    for name in ("code", "type", "status", "reason", "statusCode", "status_code", "error_code", "errorCode"):
         _collect_code(error.get(name), facts)
     parameter = error.get("param")
     if isinstance(parameter, str):
@@ -105,11 +116,11 @@ def _collect_object(error: Mapping[str, object], facts: _Facts, depth: int) -> N
     if isinstance(location, list) and location:
         facts.parameter = facts.parameter or str(location[-1])
         facts.messages.append(".".join(map(str, location)) + ":")
-    for name in ("retryDelay", "retry_after", "retryAfter"):
-        if facts.retry_after is None:
-            facts.retry_after = _seconds(error.get(name))
-    for name in ("error", "errors", "message", "msg", "detail", "details", "title", "error_description", "innererror",
-                 "inner_error", "metadata", "raw"):  # fmt: skip
+    if facts.retry_after is None:
+        facts.retry_after = pauses.of_object(error)
+    for name in ("error", "errors", "message", "Message", "msg", "detail", "details", "title", "error_description",
+                 "error_msg", "errorMessage", "status_msg", "innererror", "inner_error", "metadata", "raw", "base_resp",
+                 "response", "choices"):  # fmt: skip
         if name in error:
             _collect(error[name], facts, depth - 1)
 
@@ -125,58 +136,3 @@ def _collect_code(code: object, facts: _Facts) -> None:
         facts.codes.add(str(code))
     elif isinstance(code, str):
         facts.codes.add(code.lower())
-
-
-def _seconds(value: object) -> float | None:
-    """Returns a pause given as a number of seconds, as text ("17s"), or as an object of seconds and nanos."""
-    if isinstance(value, Mapping):
-        value = value.get("seconds")
-    if isinstance(value, str):
-        value = value.strip().removesuffix("s")
-    try:
-        seconds = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return None
-    return _believable(seconds)
-
-
-def _believable(seconds: float) -> float | None:
-    return seconds if 0 <= seconds <= MAX_RETRY_AFTER else None
-
-
-def _retry_after_text(message: str) -> float | None:
-    """Returns the pause that the wording of an error asks for: "try again in 6m0.5s", "retry after 45 seconds"."""
-    found = re.search(
-        r"(?:try again|retry)(?:ing)?\s+(?:in|after)\s+(?:(\d+)\s*h)?\s*(?:(\d+)\s*m(?!s))?(?:in\w*)?\s*"
-        r"(?:(\d+(?:\.\d+)?)\s*(ms|s))?",
-        message,
-        re.IGNORECASE,
-    )
-    if found is None or not any(found.groups()):
-        return None
-    hours, minutes, seconds, unit = found.groups()
-    last = float(seconds or 0) * (0.001 if unit and unit.lower() == "ms" else 1)
-    return _believable(int(hours or 0) * 3600.0 + int(minutes or 0) * 60.0 + last)
-
-
-def _retry_after_header(headers: Mapping[str, str]) -> float | None:
-    """Returns the pause of a header, in seconds, or None.
-
-    `Retry-After` has seconds or a date; `retry-after-ms`, which OpenAI and Azure send, is more precise.
-    """
-    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            return _believable(float(value) * unit)
-        except ValueError:
-            pass
-        try:
-            date = parsedate_to_datetime(value)
-        except (ValueError, IndexError, OverflowError):
-            continue
-        if date.tzinfo is None:
-            date = date.replace(tzinfo=timezone.utc)
-        return _believable(max(0.0, (date - datetime.now(timezone.utc)).total_seconds()))
-    return None

@@ -19,12 +19,7 @@ from palaver_server.domain.errors import (
     RetryableError,
 )
 from palaver_server.llm.endpoint_errors import EndpointError
-
-MAX_QUOTED_CHARACTERS = 400
-"""The most characters of an endpoint's own words that callers receive."""
-
-MIN_SECRET_CHARACTERS = 8
-"""A shorter key that is a word, such as "none", is a placeholder. To redact it would damage ordinary words."""
+from palaver_server.llm.quoting import quote
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +34,9 @@ class Meaning:
     statuses: frozenset[int] = frozenset()
     """HTTP statuses."""
     wording: str = ""
-    """A regular expression for the message of a refusal: an error with a 4xx status, or within a stream."""
+    """A regular expression for the message of a refusal: an error with a 4xx status or 500, or within a stream."""
+    wording_of_429: str = ""
+    """The same for a 429 without a pause, which tells what no pause would mend from what comes too fast."""
     is_rate_limit: bool = False
     """True if the wording counts although the endpoint says how long to wait."""
     quotes: bool = True
@@ -52,12 +49,12 @@ class Meaning:
         is_in_stream = status is None or status < 400
         if status in self.statuses or (error.codes & self.codes and (is_in_stream or not self.in_stream_only)):
             return True
-        is_refusal = is_in_stream or (status is not None and status < 500)
-        is_throttling = status == 429 or (error.retry_after is not None and not self.is_rate_limit)
-        return bool(self.wording) and is_refusal and not is_throttling and self._says_so(error.message)
-
-    def _says_so(self, message: str) -> bool:
-        return re.search(self.wording, message, re.IGNORECASE) is not None
+        # Servers that raise wherever they are answer even a refusal with 500, but never with 502, 503 or 504.
+        is_refusal = is_in_stream or (status is not None and status <= 500)
+        if not is_refusal or (error.retry_after is not None and not self.is_rate_limit):
+            return False
+        wording = self.wording_of_429 if status == 429 else self.wording
+        return bool(wording) and re.search(wording, error.message, re.IGNORECASE) is not None
 
     def make(self, error: EndpointError, quoted: str) -> ModelError:
         """Returns the error that callers receive."""
@@ -71,21 +68,32 @@ def _codes(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+_NO_MONEY = (
+    r"insufficient[ _](balance|credit|quota|funds)|(no|out of|not enough|add more|used all available) credits?\b"
+    r"|(credit )?balance is (too low|insufficient|not enough)|billing (hard )?limit|budget has been exceeded"
+    r"|over budget|exceededbudget|quota is not enough|monthly (included credits|spending limit|usage limit)"
+    r"|(specified|monthly) api usage limits?|余额不足|额度不足"
+)
+"""Wordings of an account without money, whatever the status."""
+
 MEANINGS = (
     Meaning(
         ModelContentFiltered,
         "the endpoint's content filter refused the prompt",
         codes=_codes(
             "content_filter content_policy_violation responsibleaipolicyviolation data_inspection_failed"
-            " content_filtered moderation_blocked safety prohibited_content 1301"
+            " datainspectionfailed content_filtered moderation_blocked safety prohibited_content 1301"
         ),
+        wording=r"content management policy|content exists risk|inappropriate content|(in)?put new_sensitive"
+        r"|(flagged|considered)\b.{0,80}?\b(moderation|policy|safety|high risk|violat\w+)"
+        r"|(rejected|blocked)\b.{0,80}?\b(moderation|(content|usage) polic|safety)|moderation flagged|不安全或敏感",
     ),
     Meaning(
         ContextLengthExceeded,
         "the conversation is too long for the model; set a smaller history.max_messages",
         codes=_codes(
             "context_length_exceeded exceed_context_size_error context_window_exceeded string_above_max_length"
-            " request_too_large prompt_too_long model_context_window_exceeded 3051"
+            " request_too_large prompt_too_long model_context_window_exceeded contextwindowexceedederror 3051 1261"
         ),
         statuses=frozenset({413}),
         wording=r"maximum context length|max(imum)? (model )?(context|sequence|input|prompt) (length|size|tokens)"
@@ -95,8 +103,11 @@ MEANINGS = (
         r"|(prompt|input|request|conversation|messages?)( \([^)]*\))?( is| are| was| contains?| has)?( too| much)"
         r" (long|large|many tokens)|too many (input |prompt |total )?tokens|context_length|context length"
         r"|max_model_len|n_ctx|reduce (the length|your message size|your prompt|the number of tokens)"
-        r"|input token count .* exceeds|(input|prompt) (tokens? )?(exceeds?|is longer)"
-        r"|range of input length should be",
+        r"|(input|prompt|message) (tokens?|length|token (count|length))( \([^)]*\))? exceeds?|input token count is"
+        r"|(input|prompt) (exceeds?|is longer)|range of input length should be|contextwindowexceeded|context shift is"
+        r"|`?inputs`? (tokens \+|must have less)|\b(text|prompt|input)\b.{0,20} too long|超长",
+        # A request that alone is larger than what a minute allows never succeeds.
+        wording_of_429=r"request too large for|tokens must be reduced",
     ),
     Meaning(
         ModelQuotaExhausted,
@@ -104,20 +115,33 @@ MEANINGS = (
         codes=_codes(
             "insufficient_quota billing_hard_limit_reached billing_not_active insufficient_balance insufficient_credits"
             " exceeded_current_quota_error payment_required credit_exhausted arrearage access_terminated"
+            " budget_exceeded insufficient_user_quota 1113"
         ),
         statuses=frozenset({402}),
-        wording=r"insufficient (balance|credit|quota|funds)|(no|out of|not enough|add more) credits?\b"
-        r"|credit balance is too low|billing (hard )?limit|check your plan and billing|payment required",
+        wording=rf"{_NO_MONEY}|payment required|check your plan and billing|key limit exceeded",
+        wording_of_429=_NO_MONEY,
         quotes=False,
+    ),
+    Meaning(
+        ModelNotFound,
+        "the endpoint does not know the model",
+        codes=_codes(
+            "model_not_found deploymentnotfound model_not_available notfounderror model_not_exist unknown_model"
+            " invalid_model unsupported_model model_not_supported model_decommissioned 1211"
+        ),
+        statuses=frozenset({404, 410}),
+        wording=r"\bmodel\b[^.]{0,200}?(does not exist|not exist|not found|is not (available|supported|valid)|unknown"
+        r"|decommissioned)|(unknown|invalid|no such) model|not a valid model",
     ),
     Meaning(
         ModelCredentialsRejected,
         "the endpoint refused the server's credentials",
         codes=_codes(
             "invalid_api_key authentication_error authenticationerror unauthorized unauthenticated permission_denied"
-            " permissiondenied invalid_authentication_error incorrect_api_key"
+            " permissiondenied invalid_authentication_error incorrect_api_key api_key_invalid"
         ),
         statuses=frozenset({401, 403}),
+        wording=r"(incorrect|invalid|expired|missing|no) api[- _]?key|api[- _]?key (is )?(not valid|invalid|expired)",
         quotes=False,
     ),
     Meaning(
@@ -128,19 +152,9 @@ MEANINGS = (
             " ratelimitreached"
         ),
         statuses=frozenset({429}),
+        wording=r"rate[- ]?limit(ed)?\b|too many requests",
         is_rate_limit=True,
         quotes=False,
-    ),
-    Meaning(
-        ModelNotFound,
-        "the endpoint does not know the model",
-        codes=_codes(
-            "model_not_found deploymentnotfound model_not_available notfounderror model_not_exist unknown_model"
-            " invalid_model unsupported_model"
-        ),
-        statuses=frozenset({404, 410}),
-        wording=r"\bmodel\b[^.]{0,200}?(does not exist|not found|is not (available|supported|valid)|unknown)"
-        r"|(unknown|invalid|no such) model",
     ),
     Meaning(
         ModelUnavailable,
@@ -173,24 +187,7 @@ def model_error(error: EndpointError, *, status: int | None = None, secret: str 
         if meaning.applies_to(error, status):
             return meaning.make(error, quoted)
     if status is None or status < 400:
-        return ModelStreamBroken("the endpoint ended its reply with an error")
+        return ModelStreamBroken(f"the endpoint ended its reply with an error{f': {quoted}' if quoted else ''}")
     if status >= 500 or status in (408, 409, 425):
         return ModelUnavailable(f"the endpoint failed with HTTP status {status}", retry_after=error.retry_after)
     return ModelRejectedRequest(f"the endpoint refused the request{f': {quoted}' if quoted else ''}")
-
-
-def quote(text: str, secret: str) -> str:
-    """Returns an endpoint's words as callers may read them: short, and without keys and addresses."""
-    text = _without(secret, text)
-    text = re.sub(r"\b(sk|key)-[\w*-]{4,}|\beyJ[\w.-]{8,}", "[key]", text)
-    text = re.sub(r"\b[a-z]+://\S+", "[address]", text)
-    text = "".join(character if character.isprintable() else " " for character in text)
-    return text if len(text) <= MAX_QUOTED_CHARACTERS else text[: MAX_QUOTED_CHARACTERS - 1] + "…"
-
-
-def _without(secret: str, text: str) -> str:
-    if len(secret) >= MIN_SECRET_CHARACTERS:
-        return text.replace(secret, "[key]")
-    if not secret or secret.isalpha():
-        return text
-    return re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", "[key]", text)
