@@ -232,7 +232,6 @@ def events(draw: st.DrawFn, data: st.SearchStrategy, fields: st.SearchStrategy =
 comments = st.builds(
     lambda lines, end: b"".join(line + end for line in lines), st.lists(st.sampled_from([b":", b": hi"])), line_ends
 )
-bad_bytes = st.sampled_from([b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xf8\x88\x80\x80\x80", b"\x80"])
 good_events = events(as_json(chunks)) | comments
 dones = events(st.sampled_from(["[DONE]", "[DONE] "]))
 broken_json = as_json(chunks).flatmap(
@@ -242,7 +241,6 @@ failing_events = st.one_of(
     events(as_json(error_events)),
     events(broken_json),
     events(st.sampled_from(["{", "nonsense", "{}{}", "'", '{"choices": [}'])),
-    st.builds(lambda bad: b'data: {"choices": [], "model": "' + bad + b'"}\n\n', bad_bytes),
 )
 streams = st.builds(
     lambda head, good, last, rest: b"".join([head, *good, *last, *rest]),
@@ -507,11 +505,47 @@ class TestMerging:
             ("MAX_TOKENS", FinishReason.LENGTH),
             ("safety", FinishReason.CONTENT_FILTER),
             ("tired", FinishReason.UNKNOWN),
+            ("stop ", FinishReason.STOP),
+            ("COMPLETE", FinishReason.STOP),
+            ("max_completion_tokens", FinishReason.LENGTH),
+            ("BLOCKLIST", FinishReason.CONTENT_FILTER),
+            ("guardrail_intervened", FinishReason.CONTENT_FILTER),
+            ("null", None),
         ],
     )
     def test_an_unlisted_finish_reason_is_unknown(self, written: str, meant: FinishReason):
         data = json.dumps({"choices": [{"index": 0, "delta": {}, "finish_reason": written}]}).encode()
         assert merge(fed(b"data: " + data + b"\n\n")).finish_reason is meant
+
+    @pytest.mark.parametrize(
+        ("written", "meant"),
+        [
+            (["length", "stop"], FinishReason.LENGTH),
+            (["stop", "length"], FinishReason.LENGTH),
+            (["tool_calls", "stop"], FinishReason.SKILL_CALLS),
+            (["tired", "stop"], FinishReason.STOP),
+            (["null", "stop", ""], FinishReason.STOP),
+        ],
+    )
+    def test_the_first_known_reason_counts_unless_another_cuts_the_reply_off(
+        self, written: list[str], meant: FinishReason
+    ):
+        events = ({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]} for reason in written)
+        stream = b"".join(b"data: " + json.dumps(each).encode() + b"\n\n" for each in events)
+        assert merge(fed(stream)).finish_reason is meant
+
+    @pytest.mark.parametrize(
+        ("written", "counted"),
+        [
+            ({"prompt_tokens": 1, "completion_tokens": 2}, Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)),
+            ({"input_tokens": 1, "output_tokens": "2"}, Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3)),
+            ({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, None),
+        ],
+    )
+    @pytest.mark.parametrize("is_in_choice", [False, True])
+    def test_usage_is_read_in_every_form(self, written: dict, counted: Usage | None, is_in_choice: bool):
+        chunk = {"choices": [{"index": 0, "delta": {}, "usage": written}]} if is_in_choice else {"usage": written}
+        assert merge(fed(b"data: " + json.dumps(chunk).encode() + b"\n\n")).usage == counted
 
     def test_a_refusal_is_the_text_of_the_reply(self):
         data = b'{"choices": [{"index": 0, "delta": {"content": null, "refusal": "I can\'t."}}]}'

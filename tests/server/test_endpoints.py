@@ -17,7 +17,7 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.llm import quirks
 from tests.llm.test_history import assert_every_provider_accepts
 from tests.support.calls import query
-from tests.support.endpoint import USAGE, Call, Endpoint, Refusal, Stream, event, skill_calls
+from tests.support.endpoint import RESET, USAGE, Call, Endpoint, Refusal, Stream, event, skill_calls
 from tests.support.palaver_server import Replicas, Served, server_with_assistant
 from tests.support.skill_host import SkillHost, content
 from tests.support.statuses import failure_of
@@ -115,6 +115,43 @@ async def test_a_call_in_the_older_form_of_openai_is_read(served: Served, endpoi
     assert (made.name, made.arguments_json) == ("weather", OSLO)
 
 
+ARGUMENTS = {
+    "null": ("null", {}),
+    "white space": (" \n", {}),
+    "an empty list": ([], {}),
+    "an empty text in JSON": ('""', {}),
+    "encoded twice": (json.dumps(OSLO), {"city": "Oslo"}),
+    "a line break in a string": ('{"city": "Os\nlo"}', {"city": "Os\nlo"}),
+    "an empty object first": ("{}" + OSLO, {"city": "Oslo"}),
+    "an empty object last": (OSLO + " {}", {"city": "Oslo"}),
+    "an object in pieces": ({"city": "Oslo"}, {"city": "Oslo"}),
+}
+
+
+@pytest.mark.parametrize(("written", "meant"), ARGUMENTS.values(), ids=ARGUMENTS)
+async def test_arguments_that_can_mean_but_one_thing_are_read(
+    served: Served, endpoint: Endpoint, written: Any, meant: dict[str, Any]
+):
+    endpoint.script(Stream(chunk({"tool_calls": [call("weather", written, index=0, id="x")]}), finish="tool_calls"))
+    [made] = (await ask(served, caller_skills=[WEATHER])).messages[-1].skill_calls
+    assert json.loads(made.arguments_json) == meant
+
+
+@pytest.mark.parametrize("name", [" weather ", "functions.weather", "default_api:weather"])
+async def test_a_skill_with_a_namespace_is_found(served: Served, endpoint: Endpoint, name: str):
+    endpoint.script(Stream(chunk({"tool_calls": [call(name, OSLO, index=0, id="x")]}), finish="tool_calls"))
+    [made] = (await ask(served, caller_skills=[WEATHER])).messages[-1].skill_calls
+    assert (made.name, made.arguments_json) == ("weather", OSLO)
+
+
+@pytest.mark.parametrize("empty", [{}, call("", ""), call("", "{}"), {"extra_content": {"x": 1}}])
+async def test_an_empty_call_is_none(served: Served, endpoint: Endpoint, empty: dict[str, Any]):
+    endpoint.script(Stream("Hello", chunk({"tool_calls": [{"index": 0, **empty}]})))
+    completed = await ask(served, caller_skills=[WEATHER])
+    assert (completed.messages[-1].content, list(completed.messages[-1].skill_calls)) == ("Hello", [])
+    assert len(endpoint.calls) == 1
+
+
 # 2. Fields of another type cost nothing.
 
 LENIENT = {
@@ -127,6 +164,16 @@ LENIENT = {
     "a delta that is a string": [chunk("Hello")],
     "a choice that is no list": [event({"choices": {"index": 0, "delta": {"content": "Hello"}}})],
     "a message instead of a delta": [event({"choices": [{"index": 0, "message": {"content": "Hello"}}]})],
+    "an empty delta beside a message": [event({"choices": [{"index": 0, "delta": {"content": ""},
+                                                            "message": {"content": "Hello"}}]})],
+    "the whole message at the end": [chunk({"content": "Hello"}),
+                                     event({"choices": [{"index": 0, "message": {"content": "Hello"}}]})],
+    "text of the older form": [event({"choices": [{"index": 0, "text": "Hello"}]})],
+    "a part of Gemini that is a thought": [chunk({"content": [{"text": "Hm.", "thought": True}, {"text": "Hello"}]})],
+    "text that is an object": [chunk({"content": [{"type": "text", "text": {"value": "Hello"}}]})],
+    "a list of deltas": [chunk(["Hel", {"content": "lo"}])],
+    "a number with thousands of digits": [b'data: {"usage": {"prompt_tokens": ' + b"9" * 5000 + b"}}\n\n",
+                                          chunk({"content": "Hello"})],
     "an index that is text": [event({"choices": [{"index": "0", "delta": {"content": "Hello"}}]})],
     "counts of another type": [event({"choices": [], "usage": {"prompt_tokens": "11", "completion_tokens": 7.0,
                                                               "total_tokens": None}}), chunk({"content": "Hello"})],
@@ -154,12 +201,15 @@ async def test_fields_of_another_type_are_read(served: Served, endpoint: Endpoin
         (['"a\\ud83d"', '"\\ude00b"', '"c"'], "a😀bc"),
         (['"\\ud83d"', '"x"'], "\ufffdx"),
         (['"\\ude00"', '"x"'], "\ufffdx"),
+        ([b'"\xed\xa0\xbd"', b'"\xed\xb8\x80"'], "😀"),
+        ([b'"a\xc3"', '"b"'], "a\ufffdb"),
     ],
 )
 async def test_halves_of_a_character_in_two_pieces_are_joined(
-    served: Served, endpoint: Endpoint, pieces: list[str], text: str
+    served: Served, endpoint: Endpoint, pieces: list[str | bytes], text: str
 ):
-    chunks = [b'data: {"choices": [{"index": 0, "delta": {"content": %b}}]}\n\n' % piece.encode() for piece in pieces]
+    written = (piece.encode() if isinstance(piece, str) else piece for piece in pieces)
+    chunks = [b'data: {"choices": [{"index": 0, "delta": {"content": %b}}]}\n\n' % piece for piece in written]
     endpoint.script(Stream(*chunks))
     assert (await ask(served)).messages[-1].content == text
 
@@ -197,6 +247,47 @@ async def test_a_complete_reply_without_a_finish_reason_is_stored(served: Served
     assert (completed.messages[-1].content, completed.finish_reason) == ("Hello", pb.FINISH_REASON_UNSPECIFIED)
 
 
+FINISHED = chunk({}, "stop")
+
+
+async def never_end(_: Call) -> None:
+    await asyncio.Event().wait()
+
+
+ENDINGS = {
+    "an error": [event({"error": {"message": "No usage.", "code": 500}})],
+    "a reset": [RESET],
+    "silence": [never_end],
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS.values(), ids=ENDINGS)
+@pytest.mark.parametrize("last", [[chunk({"content": "lo"}), FINISHED], [chunk({"content": "lo"}, "stop")]])
+async def test_a_finished_reply_counts_whatever_follows(
+    served: Served, endpoint: Endpoint, last: list[bytes], ending: list[Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("palaver_server.llm.openai.END_TIMEOUT", 0.2)
+    endpoint.script(Stream("Hel", *last, *ending, finish=None))
+    completed = await ask(served)
+    assert (completed.messages[-1].content, completed.finish_reason) == ("Hello", pb.FINISH_REASON_STOP)
+    assert len(endpoint.calls) == 1
+
+
+async def test_a_reason_with_every_piece_does_not_finish_a_reply(
+    served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("palaver_server.llm.openai.END_TIMEOUT", 0.2)
+    pieces = [chunk({"content": "Hel"}, "stop"), chunk({"content": "lo"}, "stop")]
+    endpoint.script(Stream(*pieces, event({"error": {"code": 500}}), finish=None))
+    assert (await failure_of(ask(served))).reason == "MODEL_UNAVAILABLE"
+
+    async def pause(_: Call) -> None:
+        await asyncio.sleep(0.5)  # the pace of the model, not a synchronisation
+
+    endpoint.script(Stream(*pieces, pause, " world"))
+    assert (await ask(served)).messages[-1].content == "Hello world"
+
+
 @pytest.mark.parametrize(("encoding", "bits"), [("gzip", 31), ("deflate", 15)])
 async def test_a_compressed_stream_is_read_although_none_was_asked_for(
     served: Served, endpoint: Endpoint, encoding: str, bits: int
@@ -220,6 +311,27 @@ ERRORS = {
     ),
     "vLLM's error as an event": (
         Stream(event({"object": "error", "message": "Bad things.", "type": "BadRequestError", "code": 400})),
+        "MODEL_REJECTED_REQUEST", "Bad things.",
+    ),
+    "an error in a choice": (
+        Stream(event({"choices": [{"index": 0, "delta": {"content": ""}, "finish_reason": "error",
+                                   "error": {"message": "Bad things.", "code": 400}}]}), finish=None),
+        "MODEL_REJECTED_REQUEST", "Bad things.",
+    ),
+    "llama.cpp's line with an error": (
+        Stream(b'error: {"code": 400, "message": "Bad things."}\n\n', finish=None),
+        "MODEL_REJECTED_REQUEST", "Bad things.",
+    ),
+    "an error as a line without a field": (
+        Stream(b": waiting\n\n", b'{"error": {"code": 400, "message": "Bad things."}}\n\n', finish=None),
+        "MODEL_REJECTED_REQUEST", "Bad things.",
+    ),
+    "a list of errors as an event": (
+        Stream(event({"errors": [{"message": "Bad things.", "code": 400}]}), finish=None),
+        "MODEL_REJECTED_REQUEST", "Bad things.",
+    ),
+    "a code and a message as an event": (
+        Stream(event({"code": 400, "msg": "Bad things."}), finish=None),
         "MODEL_REJECTED_REQUEST", "Bad things.",
     ),
     "an error in an array": (
@@ -279,6 +391,14 @@ QUIRKS = {
         Unless("stream_options", Refusal(400, "Unrecognized request argument supplied: stream_options")),
         {}, {"temperature": 0.5, "max_tokens": 100},
     ),
+    "no temperature, in other words": (
+        Unless("temperature", Refusal(400, "O-series models don't support Temperature=0.5."), value=0.5),
+        {}, {"max_tokens": 100},
+    ),
+    "no max_tokens, in other words": (
+        Unless("max_tokens", Refusal(400, "max_tokens is too large: this model supports at most 50")),
+        {}, {"temperature": 0.5},
+    ),
     "no max_tokens": (Unless("max_tokens", Refusal(400, "unknown field: max_tokens")), {}, {"temperature": 0.5}),
 }  # fmt: skip
 
@@ -300,8 +420,17 @@ async def test_a_refused_form_is_replaced_and_remembered_for_the_model(
     assert len(endpoint.calls) == 5  # another model may be another server
 
 
+async def test_a_conversation_that_is_too_long_teaches_nothing(served: Served, endpoint: Endpoint):
+    words = "'max_tokens' is too large: 100. This model's maximum context length is 4096 tokens"
+    endpoint.script(Refusal(400, words, param="max_tokens"), Stream("Hello"))
+    assert (await failure_of(ask(served))).reason == "CONTEXT_LENGTH_EXCEEDED"
+    await ask(served)
+    assert [call.body.get("max_tokens") for call in endpoint.calls] == [100, 100]
+
+
 def test_every_row_of_the_table_has_a_test():
     tested = {name.partition(",")[0] for name in QUIRKS} | {f"{kind} {name}" for kind, name in MADE_UP.items()}
+    tested |= {"instructions from the user"} | {f"no {name}" for name in UNKNOWN}
     assert tested == {quirk.name for quirk in quirks.QUIRKS}
 
 
@@ -333,6 +462,56 @@ async def test_several_refusals_of_one_request_are_all_remembered(served: Served
     assert len(endpoint.calls) == 4
     assert "temperature" not in endpoint.calls[-1].body
     assert endpoint.calls[-1].body["max_completion_tokens"] == 100
+
+
+@dataclass(frozen=True)
+class UnlessSaid:
+    """Refuses a request whose messages contain a text."""
+
+    text: str
+    refusal: str
+
+    async def play(self, received: Call) -> None:
+        is_refused = self.text in json.dumps(received.body["messages"])
+        await (Refusal(400, self.refusal) if is_refused else Stream("Hello")).play(received)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "System role not supported",
+        "Unsupported value: 'messages[0].role' does not support 'system' with this model.",
+        "Developer instruction is not enabled for models/gemma",
+        "Only user, assistant and tool roles are supported!",
+    ],
+)
+async def test_instructions_are_the_users_words_for_a_model_that_knows_none(
+    served: Served, endpoint: Endpoint, refusal: str
+):
+    await served.stub.CreateAssistant(pb.CreateAssistantRequest(id="b", instructions="Be brief."))
+    endpoint.script(*[UnlessSaid('"system"', refusal)] * 3)
+    for _ in range(2):
+        await served.stub.PostUserQueryUnary(pb.PostUserQueryRequest(id="b", user_message="Hi"), timeout=30)
+    assert len(endpoint.calls) == 3
+    assert endpoint.calls[-1].body["messages"][0] == {"role": "user", "content": "Be brief.\n\nHi"}
+
+
+UNKNOWN = ["reasoning_content", "extra_content"]
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+async def test_the_state_of_one_model_does_not_make_another_one_fail(tmp_path: Path, endpoint: Endpoint, name: str):
+    async with (
+        SkillHost(weather=lambda _: content("Rain"), schema="") as host,
+        server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
+    ):
+        signed = call("weather", "{}", index=0, id="x", extra_content=SIGNED)
+        endpoint.script(
+            Stream(chunk({"reasoning": "Hm."}), chunk({"tool_calls": [signed]}), finish="tool_calls"),
+            *[UnlessSaid(name, f"'messages.1' : property '{name}' is unsupported")] * 2,
+        )
+        assert (await ask(served)).messages[-1].content == "Hello"
+        assert len(endpoint.calls) == 3
 
 
 # 5. Every provider accepts the history that is sent.

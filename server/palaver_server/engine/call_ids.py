@@ -33,7 +33,8 @@ class CallIdGenerator:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_SKILL_NAME_CHARACTERS] or "_"
         error = ""
         try:
-            canonical = json.dumps(_object(arguments), sort_keys=True)
+            value, arguments = _object(arguments)
+            canonical = json.dumps(value, sort_keys=True)
         except (ValueError, RecursionError) as problem:
             error = f"The arguments are not the JSON text of an object: {problem}"
             canonical = arguments
@@ -43,11 +44,45 @@ class CallIdGenerator:
         return SkillCall(call_id, name, "{}" if error else arguments or "{}"), error
 
 
-def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text or "{}", parse_constant=_refuse_constant)
+def _object(text: str) -> tuple[dict[str, Any], str]:
+    """Returns the arguments as an object and as JSON text; raises `ValueError` or `RecursionError`."""
+    text = text if text.strip() else "{}"
+    try:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except json.JSONDecodeError:
+        value = _repaired(text)
+        if value is None:
+            raise
+        return value, json.dumps(value)
     if isinstance(value, dict):
-        return value
+        return value, text
+    if isinstance(value, str):
+        return _object(value)  # the text was encoded twice, at worst a few times
+    if value in (None, []):
+        return {}, "{}"  # what some languages write for an empty object
     raise ValueError("they are another JSON value")
+
+
+def _repaired(text: str) -> dict[str, Any] | None:
+    """Returns the arguments in a text that is not quite JSON, if there is no doubt about them.
+
+    Some models write line breaks into strings as they are. Some endpoints begin a call with an empty object in place of
+    the arguments, which follow, or send an object whole once more.
+    """
+    decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
+    objects: list[dict[str, Any]] = []
+    end = 0
+    while end < len(text):
+        try:
+            value, end = decoder.raw_decode(text, end)
+        except ValueError:
+            return None
+        if not isinstance(value, dict):
+            return None
+        if value and value not in objects:
+            objects.append(value)
+        end += len(text[end:]) - len(text[end:].lstrip())
+    return objects[0] if len(objects) == 1 else None if objects else {}
 
 
 def _refuse_constant(constant: str) -> None:

@@ -72,7 +72,7 @@ class _ReplyCollector:
             raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
         return Reply(
             text="".join(self.texts),
-            calls=tuple(_requested_call(deltas) for _, deltas in sorted(self.calls.items())),
+            calls=tuple(filter(None, (_requested_call(deltas) for _, deltas in sorted(self.calls.items())))),
             finish_reason=self.finish_reason,
             usage=replace(self.usage, model_calls=1),
             chat_model=self.chat_model,
@@ -80,11 +80,16 @@ class _ReplyCollector:
         )
 
 
-def _requested_call(deltas: Sequence[SkillCallDelta]) -> RequestedCall:
+def _requested_call(deltas: Sequence[SkillCallDelta]) -> RequestedCall | None:
+    """Returns a whole call, or None if it is an empty one, which some endpoints send with a plain reply."""
+    name = "".join(delta.name for delta in deltas)
+    arguments = "".join(delta.arguments for delta in deltas)
+    if not name.strip() and arguments.strip() in ("", "{}", "null"):
+        return None
     return RequestedCall(
-        name="".join(delta.name for delta in deltas),
-        arguments="".join(delta.arguments for delta in deltas),
-        endpoint_state=next((delta.endpoint_state for delta in deltas if delta.endpoint_state is not None), None),
+        name=name,
+        arguments=arguments,
+        endpoint_state=next((delta.endpoint_state for delta in reversed(deltas) if delta.endpoint_state), None),
     )
 
 

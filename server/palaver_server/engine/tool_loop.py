@@ -77,7 +77,7 @@ class ToolLoop:
             # Calls without results would make the conversation unusable, and there is no room even for errors.
             self.transcript.add_reply(reply.text)
             return FinishReason.SKILL_LIMIT
-        identified = [self.call_ids.identify(call.name, call.arguments) for call in reply.calls]
+        identified = [self.call_ids.identify(self.toolbox.name_of(call.name), call.arguments) for call in reply.calls]
         calls = [(call, error or self.toolbox.call_error(call)) for call, error in identified]
         states = [call.endpoint_state for call in reply.calls]
         self.transcript.add_reply(reply.text, [call for call, _ in calls], states, reply.reasoning)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -45,6 +46,14 @@ class Toolbox:
     def all(self) -> tuple[Skill, ...]:
         """The skills that the model is offered."""
         return (*self.server_skills, *self.caller_skills)
+
+    def name_of(self, name: str) -> str:
+        """Returns the name of the skill that a model means. Some write it with a namespace: "functions.weather"."""
+        names = {skill.name for skill in self.all}
+        if name in names:
+            return name
+        last = re.split(r"[.:/]", name.strip())[-1]
+        return last if last in names else name
 
     def is_of_caller(self, call: SkillCall) -> bool:
         """Returns whether the caller runs the skill of a call."""

@@ -12,12 +12,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HIGH_SURROGATES = range(0xD800, 0xDC00)
+MAX_DIGITS = 300
+"""Python refuses to convert longer integers than a few thousand digits."""
+
+TEXT_KEYS = ("text", "content", "value", "parts")
 REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "reasoning.text", "summary_text"})
 
 
 def decode(data: bytes) -> Any:
     """Decodes JSON, lone surrogates and NaN included; raises `ValueError` or `RecursionError`."""
-    return json.loads(data.decode())
+    try:
+        text = data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "replace")  # a character that was cut costs no more than itself
+    return json.loads(text, parse_int=_integer)
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) < MAX_DIGITS else float(digits)
 
 
 def text_of(content: object) -> str:
@@ -26,20 +38,29 @@ def text_of(content: object) -> str:
         case str():
             return content
         case Mapping():
-            if content.get("type") in REASONING_PARTS or "thinking" in content:
+            if _is_reasoning(content):
                 return ""
-            return text_of(content.get("text", content.get("content")))
+            return next((text_of(content[name]) for name in TEXT_KEYS if content.get(name) is not None), "")
         case Sequence():
             return "".join(map(text_of, content))
+        case bool():
+            return ""
+        case int() | float():
+            return json.dumps(content)
         case _:
             return ""
+
+
+def _is_reasoning(part: Mapping[str, Any]) -> bool:
+    # Gemini marks the parts that are thoughts with a field of this name.
+    return part.get("type") in REASONING_PARTS or "thinking" in part or part.get("thought") is True
 
 
 def reasoning_of(content: object) -> str:
     """Returns the reasoning among the parts of a content."""
     match content:
         case Mapping():
-            if content.get("type") not in REASONING_PARTS and "thinking" not in content:
+            if not _is_reasoning(content):
                 return ""
             parts = (content.get(name) for name in ("thinking", "reasoning", "text", "summary"))
             return next((text for part in parts if (text := plain_text_of(part))), "")
@@ -79,6 +100,8 @@ def string_of(value: object) -> str:
             return ""
         case int() | float():
             return str(value)
+        case Mapping():
+            return string_of(value.get("type"))
         case _:
             return ""
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
 
 import anyio
@@ -12,7 +12,7 @@ import httpx2
 import openai
 from openai import AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
-from palaver_server.domain.errors import ModelNotFound, ModelStreamBroken, ModelUnavailable
+from palaver_server.domain.errors import ContextLengthExceeded, ModelNotFound, ModelStreamBroken, ModelUnavailable
 from palaver_server.domain.ports import ModelDelta, Prompt
 from palaver_server.domain.turns import FinishReason
 from palaver_server.llm import quirks
@@ -34,6 +34,9 @@ MAX_CONNECTIONS = 10_000
 
 DRAIN_TIMEOUT = 0.1
 """Seconds that the end of a finished stream may take, so that the connection can be used again."""
+
+END_TIMEOUT = 5.0
+"""Seconds that the end of a stream may take after the finish reason."""
 
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 """Compression would delay pieces. Without it, the bytes of the connection are those of the stream."""
@@ -83,7 +86,7 @@ class OpenAIModel:
     async def stream(self, prompt: Prompt) -> AsyncGenerator[ModelDelta, None]:
         """Makes a model call and yields the output of each read from the connection."""
         reader, merger = ChunkReader(), DeltaMerger([skill.name for skill in prompt.skills])
-        try:
+        with self._explained(merger):
             async with self._open(prompt) as response:
                 # The reads of the transport, without the layers that decode and split them again.
                 raw = aiter(cast("httpx2.AsyncByteStream", response.http_response.stream))
@@ -99,15 +102,27 @@ class OpenAIModel:
                     if reader.is_done:
                         await _drain(reads)
                         break
+                    if merger.is_finished:
+                        yield merger.merge(await _end(reads, reader))
+                        if merger.is_finished:
+                            break
                 if chunks := list(reader.finish()):
                     yield merger.merge(chunks)
                 if reader.is_done and merger.has_output and not merger.has_finish_reason:
                     # The endpoint ended its reply in order. The reply is paid for, so it counts without a reason.
                     yield ModelDelta(finish_reason=FinishReason.UNKNOWN)
+
+    @contextmanager
+    def _explained(self, merger: DeltaMerger) -> Iterator[None]:
+        """Raises what an error of the endpoint means, unless the reply is whole: then it is paid for, and counts."""
+        try:
+            yield
         except ErrorEvent as error:
-            raise model_error(read_error(error.body), secret=self._secret) from error
+            if not merger.is_finished:
+                raise model_error(read_error(error.body), secret=self._secret) from error
         except (openai.APIConnectionError, httpx2.RequestError) as error:
-            raise ModelStreamBroken("the endpoint ended its reply early") from error
+            if not merger.is_finished:
+                raise ModelStreamBroken("the endpoint ended its reply early") from error
 
     @asynccontextmanager
     async def _open(self, prompt: Prompt) -> AsyncIterator[AsyncAPIResponse[Any]]:
@@ -129,9 +144,12 @@ class OpenAIModel:
                 response = await call.__aenter__()
             except openai.APIStatusError as error:
                 refusal = read_error(error.response.content, error.response.headers)
-                quirk = quirks.find(refusal, body, defaults, known) if error.status_code in (400, 422) else None
+                meaning = model_error(refusal, status=error.status_code, secret=self._secret)
+                # vLLM blames `max_tokens` if a conversation is too long. A shorter one may have it.
+                is_of_form = error.status_code in (400, 422) and not isinstance(meaning, ContextLengthExceeded)
+                quirk = quirks.find(refusal, body, defaults, known) if is_of_form else None
                 if quirk is None:
-                    raise model_error(refusal, status=error.status_code, secret=self._secret) from error
+                    raise meaning from error
                 known = (*known, quirk)
                 continue
             except openai.APIConnectionError as error:
@@ -149,6 +167,17 @@ class OpenAIModel:
         if learnt:
             logger.warning("%s: the endpoint of %s wants %s; this is remembered", self._name, model, ", ".join(learnt))
             self._quirks[model] = known
+
+
+async def _end(reads: AsyncIterator[bytes], reader: ChunkReader) -> list[Chunk]:
+    """Returns what follows a finish reason: the usage, as a rule. Some endpoints never end their stream."""
+    chunks: list[Chunk] = []
+    with anyio.move_on_after(END_TIMEOUT):
+        async for data in reads:
+            chunks += reader.feed(data)
+            if reader.is_done or any(choice.has_output for chunk in chunks for choice in chunk.choices or ()):
+                break
+    return chunks
 
 
 async def _drain(reads: AsyncIterator[bytes]) -> None:

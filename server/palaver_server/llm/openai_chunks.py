@@ -27,6 +27,8 @@ class ChunkUsage(msgspec.Struct, frozen=True):
     total_tokens: int | None = None
     prompt_tokens_details: TokenDetails | None = None
     completion_tokens_details: TokenDetails | None = None
+    input_tokens: int | None = None  # Anthropic's names of the first two
+    output_tokens: int | None = None
 
 
 class FunctionDelta(msgspec.Struct, frozen=True):
@@ -57,6 +59,16 @@ class Choice(msgspec.Struct, frozen=True):
     delta: Delta | None = None
     message: Delta | None = None  # a whole completion instead of a chunk
     finish_reason: str | None = None
+    text: str | None = None  # OpenAI's own older form of a completion
+    usage: ChunkUsage | None = None  # Moonshot's place for it
+    error: Any = None
+
+    @property
+    def has_output(self) -> bool:
+        """True if the model has written something in it."""
+        part = self.delta or self.message or Delta()
+        texts = (self.text, part.content, part.refusal, part.reasoning_content, part.reasoning)
+        return any(texts) or bool(part.tool_calls or part.function_call)
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -67,15 +79,19 @@ class Chunk(msgspec.Struct, frozen=True):
     usage: ChunkUsage | None = None
     error: Any = None
     object: str | None = None
-    message: Any = None  # this and the next one stand in errors alone
+    message: Any = None  # this and the next ones stand in errors alone
     detail: Any = None
+    msg: Any = None
+    errors: Any = None
 
     @property
     def is_error(self) -> bool:
         """True if the event is an error instead of a chunk."""
         if self.error or self.object == "error":
             return True
-        return not self.choices and bool(self.message or self.detail)
+        if not self.choices:
+            return bool(self.message or self.detail or self.msg or self.errors)
+        return any(choice.error for choice in self.choices)
 
 
 class ErrorEvent(Exception):
@@ -91,12 +107,23 @@ _decode_chunk = msgspec.json.Decoder(Chunk).decode
 _FINISH_REASONS = {
     "stop": FinishReason.STOP,
     "stop_sequence": FinishReason.STOP,
+    "stop_token": FinishReason.STOP,
+    "stopped": FinishReason.STOP,
+    "complete": FinishReason.STOP,
+    "completed": FinishReason.STOP,
+    "done": FinishReason.STOP,
+    "end": FinishReason.STOP,
+    "eos_found": FinishReason.STOP,
     "end_turn": FinishReason.STOP,
     "eos": FinishReason.STOP,
     "eos_token": FinishReason.STOP,
     "length": FinishReason.LENGTH,
     "max_tokens": FinishReason.LENGTH,
     "max_output_tokens": FinishReason.LENGTH,
+    "max_completion_tokens": FinishReason.LENGTH,
+    "max_length": FinishReason.LENGTH,
+    "token_limit": FinishReason.LENGTH,
+    "context_length_exceeded": FinishReason.LENGTH,
     "model_length": FinishReason.LENGTH,
     "model_context_window_exceeded": FinishReason.LENGTH,
     "content_filter": FinishReason.CONTENT_FILTER,
@@ -105,11 +132,22 @@ _FINISH_REASONS = {
     "refusal": FinishReason.CONTENT_FILTER,
     "recitation": FinishReason.CONTENT_FILTER,
     "prohibited_content": FinishReason.CONTENT_FILTER,
+    "content_filtered": FinishReason.CONTENT_FILTER,
+    "blocklist": FinishReason.CONTENT_FILTER,
+    "spii": FinishReason.CONTENT_FILTER,
+    "image_safety": FinishReason.CONTENT_FILTER,
+    "guardrail_intervened": FinishReason.CONTENT_FILTER,
     "tool_calls": FinishReason.SKILL_CALLS,
+    "tool_call": FinishReason.SKILL_CALLS,
     "tool_use": FinishReason.SKILL_CALLS,
     "function_call": FinishReason.SKILL_CALLS,
 }
 """The finish reasons of OpenAI, and what compatible endpoints send for them, in any letter case."""
+
+NO_REASON = frozenset({"", "null", "none"})
+"""What some endpoints write as long as there is no finish reason."""
+
+CUT_OFF = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)
 
 ERROR_FINISH_REASONS = frozenset({"error", "network_error", "insufficient_system_resource", "abort"})
 """Finish reasons with which endpoints report that they failed in the middle of a reply."""
@@ -149,12 +187,16 @@ class ChunkDecoder:
         """Returns a chunk of decoded JSON, whatever the types of its fields are."""
         choices = []
         for item in map(lenient.object_of, lenient.list_of(event.get("choices"))):
-            delta = item.get("delta") or item.get("message")
+            delta, message, usage = (item.get(name) for name in ("delta", "message", "usage"))
             choices.append(
                 Choice(
                     index=lenient.integer_of(item.get("index")),
                     delta=None if delta is None else self._delta(delta),
+                    message=None if message is None else self._delta(message),
                     finish_reason=lenient.string_of(item.get("finish_reason")),
+                    text=self._pairs.add(lenient.text_of(item.get("text"))) if item.get("text") else None,
+                    usage=_lenient_usage(usage) if isinstance(usage, dict) else None,
+                    error=item.get("error"),
                 )
             )
         usage = event.get("usage")
@@ -166,11 +208,13 @@ class ChunkDecoder:
             object=lenient.string_of(event.get("object")),
             message=event.get("message"),
             detail=event.get("detail"),
+            msg=event.get("msg"),
+            errors=event.get("errors"),
         )
 
     def _delta(self, delta: object) -> Delta:
         fields = lenient.object_of(delta)
-        content = delta if isinstance(delta, str) else fields.get("content")
+        content = fields.get("content") if isinstance(delta, dict) else delta
         reasoning = (fields.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details"))
         return Delta(
             content=self._pairs.add(lenient.text_of(content)),
@@ -211,6 +255,8 @@ def _lenient_usage(usage: dict[str, Any]) -> ChunkUsage:
         total_tokens=count(usage.get("total_tokens")),
         prompt_tokens_details=TokenDetails(cached_tokens=count(prompt.get("cached_tokens"))),
         completion_tokens_details=TokenDetails(reasoning_tokens=count(completion.get("reasoning_tokens"))),
+        input_tokens=count(usage.get("input_tokens")),
+        output_tokens=count(usage.get("output_tokens")),
     )
 
 
@@ -227,8 +273,15 @@ class DeltaMerger:
         self._calls = CallSplitter(skill_names)
         self.has_output = False
         """True if the model has written text or called a skill."""
-        self.has_finish_reason = False
+        self.is_finished = False
+        """True if the endpoint has said why the reply ended, and this can be believed."""
+        self._finish_reason: FinishReason | None = None
+        self._has_empty_reasons = False  # some endpoints send a reason with every piece, where it says nothing
+
+    @property
+    def has_finish_reason(self) -> bool:
         """True if the endpoint has said why the reply ended."""
+        return self._finish_reason is not None
 
     def merge(self, chunks: Sequence[Chunk]) -> ModelDelta:
         """Returns the delta of some chunks. Only the first choice counts, since one was requested."""
@@ -238,19 +291,52 @@ class DeltaMerger:
             if chunk.model:
                 delta.chat_model = chunk.model
             if chunk.usage is not None:
-                delta.usage = _usage(chunk.usage)
+                self._count(delta, chunk.usage)
             for choice in chunk.choices or ():
-                if choice.index:
-                    continue
-                if choice.finish_reason:
-                    delta.finish_reason = _finish_reason(choice.finish_reason)
-                part = choice.delta or choice.message
-                if part is not None:
-                    self._add(delta, texts, part)
+                if not choice.index:
+                    self._add_choice(delta, texts, choice)
         delta.text = texts[0] if len(texts) == 1 else "".join(texts)
         self.has_output = self.has_output or bool(delta.text or delta.skill_calls)
-        self.has_finish_reason = self.has_finish_reason or delta.finish_reason is not None
         return delta
+
+    def _add_choice(self, delta: ModelDelta, texts: list[str], choice: Choice) -> None:
+        if choice.finish_reason or self._finish_reason is not None:
+            self._note_end(delta, choice, has_begun=bool(self.has_output or texts or delta.skill_calls))
+        if choice.usage is not None:
+            self._count(delta, choice.usage)
+        if choice.delta is not None:
+            self._add(delta, texts, choice.delta)
+        if choice.text:
+            texts.append(choice.text)
+        # Behind the pieces of a reply, a message is the whole of it once more.
+        if choice.message is not None and not (self.has_output or texts or delta.skill_calls):
+            self._add(delta, texts, choice.message)
+
+    def _note_end(self, delta: ModelDelta, choice: Choice, *, has_begun: bool) -> None:
+        writes = choice.has_output
+        if self._finish_reason is not None and writes:
+            self._has_empty_reasons = True
+        if choice.finish_reason:
+            delta.finish_reason = self._settled(choice.finish_reason)
+        is_end = self._finish_reason is not None and (has_begun or not writes)
+        self.is_finished = is_end and not self._has_empty_reasons
+
+    def _settled(self, reason: str) -> FinishReason | None:
+        """Returns why the reply ended, with another reason that the endpoint gives.
+
+        The first known one counts, since some endpoints add their own at the end. But a reply that was cut off stays
+        so: others send "stop" with every chunk.
+        """
+        found, before = _finish_reason(reason), self._finish_reason
+        if found is not None and (before in (None, FinishReason.UNKNOWN) or found in CUT_OFF):
+            self._finish_reason = found
+        return self._finish_reason
+
+    @staticmethod
+    def _count(delta: ModelDelta, usage: ChunkUsage) -> None:
+        found = _usage(usage)
+        if found != Usage():  # some endpoints send zeros with every chunk that is not the last one
+            delta.usage = found
 
     def _add(self, delta: ModelDelta, texts: list[str], part: Delta) -> None:
         text = part.content or part.refusal
@@ -271,8 +357,10 @@ def _piece(call: ToolCallDelta) -> CallPiece:
     return CallPiece(call.index, call.id or "", function.name or "", function.arguments or "", call.extra_content)
 
 
-def _finish_reason(text: str) -> FinishReason:
-    name = text.lower()
+def _finish_reason(text: str) -> FinishReason | None:
+    name = text.strip().lower()
+    if name in NO_REASON:
+        return None
     if name in ERROR_FINISH_REASONS:
         raise ModelStreamBroken("the endpoint reported an error in the middle of its reply")
     return _FINISH_REASONS.get(name, FinishReason.UNKNOWN)
@@ -281,10 +369,12 @@ def _finish_reason(text: str) -> FinishReason:
 def _usage(usage: ChunkUsage) -> Usage:
     prompt_details = usage.prompt_tokens_details or TokenDetails()
     completion_details = usage.completion_tokens_details or TokenDetails()
+    prompt = _count(usage.prompt_tokens or usage.input_tokens)
+    completion = _count(usage.completion_tokens or usage.output_tokens)
     return Usage(
-        prompt_tokens=_count(usage.prompt_tokens),
-        completion_tokens=_count(usage.completion_tokens),
-        total_tokens=_count(usage.total_tokens),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        total_tokens=_count(usage.total_tokens or prompt + completion),
         cached_tokens=_count(prompt_details.cached_tokens),
         reasoning_tokens=_count(completion_details.reasoning_tokens),
     )

@@ -18,6 +18,7 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 """The largest event of a stream. A reply that can be stored is smaller, even as a single event."""
 
 DONE = b"[DONE]"
+BARE_JSON = (b"{", b"error: {", b"error:{")
 MARKED_DATA = b"\xef\xbb\xbfdata:"  # some servers begin with a byte order mark
 
 
@@ -129,6 +130,8 @@ class ChunkReader:
         elif line.startswith(MARKED_DATA):
             self._take_field(line[3:])
             return
+        elif line.startswith(BARE_JSON) and not self._data:
+            value = line.removeprefix(b"error:").strip()  # some servers write an error like this into a stream
         else:
             return  # comments, and the fields `event`, `id` and `retry`, which have no use here
         self._data.append(value)

@@ -16,9 +16,19 @@ from palaver_server.llm.openai_requests import Body
 REFUSAL = re.compile(
     r"not (?:a )?(?:support|permit|allow|recogni[sz]|valid|accept|expect|implemented)|unsupported|unrecogni[sz]ed"
     r"|unknown|unexpected|extra (?:inputs?|fields?|parameters?)|extra_forbidden|forbidden|invalid|cannot|can't"
-    r"|must (?:be|not)|only (?:the default|1)|deprecated|does not (?:support|exist|accept)|doesn't support|no longer",
+    r"|(?:must|should) (?:be|not)|may only|only (?:the default|1)|deprecated|does not (?:support|exist|accept)"
+    r"|(?:doesn't|don't|do not) support|no longer|rejects|too (?:large|high)|at most|exceeds",
     re.IGNORECASE,
 )
+
+NO_INSTRUCTIONS = re.compile(
+    r"(?:system|developer)\W+(?:role|message|instruction|prompt)s?\b.{0,20}?(?:not|unsupported)"
+    r"|\brole\W.{0,60}?['\"`](?:system|developer)['\"`]"
+    r"|['\"`](?:system|developer)['\"`].{0,20}?supported values"
+    r"|only user\b.*\broles",
+    re.IGNORECASE,
+)
+"""The wording of a refusal of the system message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +52,7 @@ class Quirk:
         if self.parameter not in body or not (self.keeps_value or self.parameter in defaults):
             return False
         names_parameter = error.parameter.rpartition(".")[2] == self.parameter or re.search(
-            rf"(?<![\w.]){re.escape(self.parameter)}(?![\w])", error.message
+            rf"(?<![\w.]){re.escape(self.parameter)}(?![\w])", error.message, re.IGNORECASE
         )
         return (bool(names_parameter) or not self.needs_name) and self.refusal.search(error.message) is not None
 
@@ -61,6 +71,24 @@ def _drop(name: str) -> Callable[[Body], None]:
     return drop
 
 
+def _system_as_user(body: Body) -> None:
+    system, *rest = body["messages"]
+    if system["role"] == "system" and rest:  # the next message is the user's, see `history`
+        first = {**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}
+        body["messages"] = [first, *rest[1:]]
+
+
+def _without_reasoning(body: Body) -> None:
+    for message in body["messages"]:
+        message.pop("reasoning_content", None)
+
+
+def _without_extra_content(body: Body) -> None:
+    for message in body["messages"]:
+        for call in message.get("tool_calls", ()):
+            call.pop("extra_content", None)
+
+
 def _empty_reasoning(body: Body) -> None:
     for message in body["messages"]:
         if message.get("tool_calls"):
@@ -75,10 +103,20 @@ def _dummy_signatures(body: Body) -> None:
             call.setdefault("extra_content", extra)
 
 
+def _unknown(name: str) -> re.Pattern[str]:
+    """Returns the wording with which an endpoint refuses a field that it does not know."""
+    words = (
+        r"unsupported|unknown|unexpected|unrecogni[sz]ed|extra\W?(?:inputs?|fields?)|extra_forbidden"
+        r"|not (?:supported|permitted|allowed|recogni[sz]ed|accepted)"
+    )
+    return re.compile(rf"{name}\b.*(?:{words})|(?:{words}).*{name}\b", re.IGNORECASE | re.DOTALL)
+
+
 QUIRKS = (
     # Newer models of OpenAI and Azure OpenAI. Their refusal names the parameter that they accept.
     Quirk("max_completion_tokens", "max_tokens", _rename("max_tokens", "max_completion_tokens"),
-          re.compile(r"unsupported|not supported|replaced|instead", re.IGNORECASE), keeps_value=True),
+          re.compile(r"unsupported|not supported|replaced|instead|max_completion_tokens", re.IGNORECASE),
+          keeps_value=True),
     # Older servers do not know the newer name, under which a reasoning model gets its limit.
     Quirk("max_tokens", "max_completion_tokens", _rename("max_completion_tokens", "max_tokens"), keeps_value=True),
     # Servers without it report no usage.
@@ -86,6 +124,14 @@ QUIRKS = (
     # Reasoning models that nobody declared as such accept only their own default.
     Quirk("no temperature", "temperature", _drop("temperature")),
     Quirk("no max_tokens", "max_tokens", _drop("max_tokens")),
+    # Gemma's and other templates know no instructions, so they are sent as the user's words.
+    Quirk("instructions from the user", "messages", _system_as_user, NO_INSTRUCTIONS, keeps_value=True,
+          needs_name=False),
+    # What one endpoint wants back, another one does not know: the next model of a conversation, for instance.
+    Quirk("no reasoning_content", "messages", _without_reasoning, _unknown("reasoning_content"), keeps_value=True,
+          needs_name=False),
+    Quirk("no extra_content", "messages", _without_extra_content, _unknown("extra_content"), keeps_value=True,
+          needs_name=False),
     # DeepSeek wants back the reasoning before calls. Reasoning is not stored, so a later turn returns an empty one.
     Quirk("empty reasoning_content", "tools", _empty_reasoning, re.compile("reasoning_content"), keeps_value=True,
           needs_name=False),
