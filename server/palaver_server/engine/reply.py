@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -43,6 +44,8 @@ class Reply:
     usage: Usage
     chat_model: str
     reasoning: str = ""
+    endpoint_state: str = ""
+    """See `Draft.endpoint_state`."""
 
 
 @dataclass(slots=True)
@@ -53,6 +56,7 @@ class _ReplyCollector:
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: dict[int, list[SkillCallDelta]] = field(default_factory=dict)
+    endpoint_state: list[object] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
 
@@ -63,6 +67,7 @@ class _ReplyCollector:
             self.reasoning.append(delta.reasoning)
         for call in delta.skill_calls:
             self.calls.setdefault(call.position, []).append(call)
+        self.endpoint_state += delta.endpoint_state
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.chat_model = delta.chat_model or self.chat_model
@@ -70,14 +75,21 @@ class _ReplyCollector:
     def reply(self) -> Reply:
         if self.finish_reason is None:
             raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
+        calls = tuple(filter(None, (_requested_call(deltas) for _, deltas in sorted(self.calls.items()))))
         return Reply(
             text="".join(self.texts),
-            calls=tuple(filter(None, (_requested_call(deltas) for _, deltas in sorted(self.calls.items())))),
+            calls=calls,
             finish_reason=self.finish_reason,
             usage=replace(self.usage, model_calls=1),
             chat_model=self.chat_model,
             reasoning="".join(self.reasoning),
+            endpoint_state=self._state_with(calls),
         )
+
+    def _state_with(self, calls: Sequence[RequestedCall]) -> str:
+        states = [call.endpoint_state for call in calls]
+        has_state = self.endpoint_state or any(state is not None for state in states)
+        return json.dumps({"message": self.endpoint_state, "calls": states}) if has_state else ""
 
 
 def _requested_call(deltas: Sequence[SkillCallDelta]) -> RequestedCall | None:

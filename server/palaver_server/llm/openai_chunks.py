@@ -42,7 +42,20 @@ class ToolCallDelta(msgspec.Struct, frozen=True):
     function: FunctionDelta | None = None
     name: str | None = None  # some endpoints leave out the object around these two
     arguments: str | None = None
-    extra_content: Any = None  # Gemini's thought signatures
+    # Where endpoints put the state that they want back: Gemini, LiteLLM, and gateways to Gemini.
+    extra_content: Any = None
+    provider_specific_fields: Any = None
+    thought_signature: Any = None
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """The fields that the endpoint wants back with the call, or None."""
+        fields = {name: value for name in CALL_STATE_FIELDS if (value := getattr(self, name))}
+        return fields or None
+
+
+CALL_STATE_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature")
+"""The fields of a call that are returned to the endpoint."""
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -50,6 +63,7 @@ class Delta(msgspec.Struct, frozen=True):
     refusal: str | None = None
     reasoning_content: str | None = None  # DeepSeek's name, which many compatible servers use
     reasoning: str | None = None  # the newer name of the same, of vLLM and OpenRouter among others
+    reasoning_details: Any = None  # OpenRouter's, which it wants back
     tool_calls: list[ToolCallDelta] | None = None
     function_call: FunctionDelta | None = None  # OpenAI's own older form of a single call
 
@@ -68,7 +82,7 @@ class Choice(msgspec.Struct, frozen=True):
         """True if the model has written something in it."""
         part = self.delta or self.message or Delta()
         texts = (self.text, part.content, part.refusal, part.reasoning_content, part.reasoning)
-        return any(texts) or bool(part.tool_calls or part.function_call)
+        return any(texts) or bool(part.reasoning_details or part.tool_calls or part.function_call)
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -222,6 +236,7 @@ class ChunkDecoder:
             reasoning_content=_sound(
                 lenient.reasoning_of(content) or next(filter(None, map(lenient.plain_text_of, reasoning)), "")
             ),
+            reasoning_details=fields.get("reasoning_details"),
             tool_calls=[_lenient_call(call) for call in lenient.list_of(fields.get("tool_calls"))],
             function_call=_lenient_function(fields["function_call"]) if fields.get("function_call") else None,
         )
@@ -233,7 +248,7 @@ def _lenient_call(call: object) -> ToolCallDelta:
         index=lenient.integer_of(fields.get("index")),
         id=lenient.string_of(fields.get("id")),
         function=_lenient_function(fields.get("function") or fields),
-        extra_content=fields.get("extra_content"),
+        **{name: fields.get(name) for name in CALL_STATE_FIELDS},
     )
 
 
@@ -343,6 +358,10 @@ class DeltaMerger:
         if text:
             texts.append(text)
         reasoning = part.reasoning_content or part.reasoning
+        if part.reasoning_details:
+            details = [detail for detail in lenient.list_of(part.reasoning_details) if isinstance(detail, dict)]
+            delta.endpoint_state = (*delta.endpoint_state, *details)
+            reasoning = reasoning or lenient.plain_text_of(details)
         if reasoning:
             delta.reasoning += reasoning
         if part.tool_calls:
@@ -354,7 +373,7 @@ class DeltaMerger:
 
 def _piece(call: ToolCallDelta) -> CallPiece:
     function = call.function or FunctionDelta(call.name, call.arguments)
-    return CallPiece(call.index, call.id or "", function.name or "", function.arguments or "", call.extra_content)
+    return CallPiece(call.index, call.id or "", function.name or "", function.arguments or "", call.state)
 
 
 def _finish_reason(text: str) -> FinishReason | None:
