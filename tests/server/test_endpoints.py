@@ -215,11 +215,11 @@ async def test_halves_of_a_character_in_two_pieces_are_joined(
     assert (await ask(served)).messages[-1].content == text
 
 
-@pytest.mark.parametrize("served", [{"first_token_timeout": 0.5, "token_timeout": 0.5}], indirect=True)
+@pytest.mark.parametrize("served", [{"first_token_timeout": 1.5, "token_timeout": 1.5}], indirect=True)
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
 async def test_a_model_that_sends_only_reasoning_does_not_time_out(served: Served, endpoint: Endpoint, name: str):
     async def think(received: Call) -> None:
-        for _ in range(12):
+        for _ in range(20):
             await received.send(chunk({name: "hm "}))
             await asyncio.sleep(0.1)  # the pace of the model, not a synchronisation
 
