@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from palaver_server import connections
 from palaver_server.api.service import AssistantApi
 from palaver_server.callers.authenticator import callers_of
-from palaver_server.callers.config import CallerBlock, CallersError, parse_callers
+from palaver_server.callers.blocks import CallerBlock
+from palaver_server.callers.config import CallersError, parse_callers
 from palaver_server.connections import AIConnection, Database, Identity, TableAccount
 from palaver_server.credentials import Credential, TokenProvider, credential, is_found, token_provider
 from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from palaver_server.callers.config import CallerBlock, CallersError, TokenRule, parse_callers
+from palaver_server.callers.blocks import CallerBlock, TokenRule
+from palaver_server.callers.config import CallersError, parse_callers
 from palaver_server.callers.keys import Keys, digest_of, new_key
 from palaver_server.domain.rights import Access
 from tests.support.callers import toml
@@ -82,7 +83,7 @@ ISSUER = 'issuer = "https://i.example"\naudience = "a"\n'
         (f'key_sha256 = "{SECRET}"', "[callers.shop] key_sha256: must be SHA-256 digests of 64 hexadecimal digits"),
         ("key_sha256 = 7", "[callers.shop] key_sha256: must be a list of texts"),
         ('key_sha256 = [""]', "[callers.shop] key_sha256: must be a list of texts"),
-        (KEY + f'colour = "{SECRET}"', "[callers.shop] 'colour': no such key; the keys are access, "),
+        (KEY + f'colour = "{SECRET}"', "[callers.shop] 'colour': no such key; the keys are key_sha256, "),
         (KEY + 'access = "root"', "[callers.shop] access: must be one of read, write, admin"),
         (KEY + "access = 1", "[callers.shop] access: must be a text"),
         (KEY + "max_turns = 0", "[callers.shop] max_turns: must be a whole number of 1 or more"),

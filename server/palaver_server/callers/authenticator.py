@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from palaver_server.callers.config import CallerBlock, Claims
+from palaver_server.callers.blocks import CallerBlock, Claims
 from palaver_server.callers.issuers import Issuer
 from palaver_server.callers.keys import Keys
 from palaver_server.callers.tokens import looks_like_token, subject_of, verified_owner

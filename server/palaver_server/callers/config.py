@@ -1,4 +1,4 @@
-"""The callers' file: its blocks as data classes, and errors that name the block and the key.
+"""The callers' file: it becomes blocks, or an error that names the block and the key.
 
 No error quotes a value, since any of them could be a key that was pasted in the wrong place.
 """
@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
+from palaver_server.callers.blocks import ALGORITHMS, DEFAULT_ALGORITHMS, CallerBlock, TokenRule
 from palaver_server.callers.patterns import Pattern
+from palaver_server.callers.urls import has_tls, is_local
 from palaver_server.domain.rights import Access, Allowed, Rights
 
 if sys.version_info >= (3, 11):
@@ -19,57 +21,24 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-ALGORITHMS = ("RS256", "ES256", "EdDSA")
-"""The signature algorithms that may be configured. All are asymmetric: the server never holds what signs a token."""
-
 DEFAULT_ACCESS = Access.WRITE
 
 BLOCK_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 BLOCK_NAME_RULE = "1 to 64 ASCII letters, digits, _ and -"
 
-_TLS_URL = re.compile(r"https://[^\s/?#@\\]+(/[^\s?#]*)?")
-_LOCAL_URL = re.compile(r"http://(127\.0\.0\.1|\[::1\]|localhost)(:\d{1,5})?(/[^\s?#]*)?")
+PATTERN_KEYS = ("storage_connections", "collections", "ai_connections", "chat_models", "skills")
+"""The keys of patterns without claims."""
+
+KEYS = (
+    *("key_sha256", "issuer", "audience", "algorithms", "require", "client_certificate"),
+    *("access", "ids", *PATTERN_KEYS, "max_turns", "turns_per_minute"),
+)
+
 _DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 
 
 class CallersError(ValueError):
     """The callers' file can't be used. The text is one line that names the block and the key."""
-
-
-Claims = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class TokenRule:
-    """The tokens of an issuer that identify a caller."""
-
-    issuer: str
-    """The `iss` of the tokens, and the address of the issuer's discovery document."""
-    audiences: tuple[str, ...]
-    required: tuple[tuple[str, tuple[object, ...]], ...] = ()
-    """Claims, and the values that each of them must have."""
-    algorithms: tuple[str, ...] = ALGORITHMS[:1]
-
-
-@dataclass(frozen=True, slots=True)
-class CallerBlock:
-    """A block of the file: how a caller is identified, and its rights."""
-
-    name: str
-    key_digests: tuple[bytes, ...] = ()
-    """The SHA-256 digests of the caller's keys."""
-    tokens: TokenRule | None = None
-    certificates: Allowed | None = None
-    """The names of the client certificates that identify the caller."""
-    ids: tuple[Pattern, ...] = (Pattern.parse("*"),)
-    rights: Rights = field(default_factory=Rights)
-    """The rights, except for those to `ids`, which depend on the token."""
-
-    def rights_of(self, claims: Claims) -> Rights:
-        """Returns the rights of the bearer of a token with these claims."""
-        globs = (pattern.filled(claims) for pattern in self.ids)
-        texts = tuple(pattern.text for pattern in self.ids)
-        return replace(self.rights, ids=Allowed(texts, tuple(glob for glob in globs if glob is not None)))
 
 
 def parse_callers(data: bytes) -> tuple[CallerBlock, ...]:
@@ -114,8 +83,9 @@ class _Block:
             raise CallersError(f"[callers.{name!r}]: a name must be {BLOCK_NAME_RULE}")
         if not isinstance(table, dict):
             raise CallersError(f"[callers.{name}]: must be a block")
+        if unknown := sorted(table.keys() - {*KEYS}):
+            raise self._error(", ".join(map(repr, unknown)), f"no such key; the keys are {', '.join(KEYS)}")
         self._table: dict[str, Any] = table
-        self._unread = set(table)
 
     def parse(self) -> CallerBlock:
         """Returns the block; raises `CallersError`."""
@@ -124,37 +94,25 @@ class _Block:
         certificates = self._allowed("client_certificate")
         if not (digests or tokens or certificates):
             raise self._error("", "must have a key_sha256, an issuer or a client_certificate")
-        patterns = self._ids(has_claims=tokens is not None)
         access = self._text("access", _check_access)
-        lists = {
-            key: allowed
-            for key in ("storage_connections", "ai_connections", "chat_models", "skills")
-            if (allowed := self._allowed(key)) is not None
-        }
-        if (collections := self._allowed("collections")) is not None:
-            lists["collections"] = replace(collections, globs=Allowed.matching(map(str.lower, collections.texts)).globs)
+        allowed = {key: names for key in PATTERN_KEYS if (names := self._allowed(key)) is not None}
+        if collections := allowed.get("collections"):
+            lower = Allowed.matching(map(str.lower, collections.texts))
+            allowed["collections"] = replace(collections, globs=lower.globs)
         rights = Rights(
             access=Access[access.upper()] if access else DEFAULT_ACCESS,
             max_turns=self._count("max_turns"),
             turns_per_minute=self._count("turns_per_minute"),
-            **lists,
+            **allowed,
         )
-        if self._unread:
-            known = "access, ai_connections, algorithms, audience, chat_models, client_certificate, collections, ids, "
-            known += "issuer, key_sha256, max_turns, require, skills, storage_connections, turns_per_minute"
-            raise self._error(", ".join(sorted(map(repr, self._unread))), f"no such key; the keys are {known}")
-        return CallerBlock(self._name, digests, tokens, certificates, patterns, rights)
+        return CallerBlock(self._name, digests, tokens, certificates, self._ids(has_claims=tokens is not None), rights)
 
     def _error(self, key: str, message: str) -> CallersError:
         return CallersError(f"[callers.{self._name}]{f' {key}' if key else ''}: {message}")
 
-    def _value(self, key: str) -> Any:
-        self._unread.discard(key)
-        return self._table.get(key)
-
     def _texts(self, key: str, check: Callable[[str], object] | None = None) -> tuple[str, ...] | None:
         """Reads a list of texts, or a single text."""
-        value = self._value(key)
+        value = self._table.get(key)
         if value is None:
             return None
         texts = [value] if isinstance(value, str) else value
@@ -185,7 +143,7 @@ class _Block:
         return patterns
 
     def _count(self, key: str) -> int | None:
-        value = self._value(key)
+        value = self._table.get(key)
         if value is not None and (type(value) is not int or value < 1):
             raise self._error(key, "must be a whole number of 1 or more")
         return value
@@ -201,10 +159,10 @@ class _Block:
                 raise self._error(key, "must not be set without an issuer")
         if not issuer:
             return None
-        return TokenRule(issuer, audiences or (), required or (), algorithms or ALGORITHMS[:1])
+        return TokenRule(issuer, audiences or (), required or (), algorithms or DEFAULT_ALGORITHMS)
 
     def _required(self) -> tuple[tuple[str, tuple[object, ...]], ...] | None:
-        table = self._value("require")
+        table = self._table.get("require")
         if table is None:
             return None
         if not isinstance(table, dict):
@@ -216,16 +174,6 @@ class _Block:
                 raise self._error(f"require.{claim}", "must be a text, a whole number, true, false, or a list of them")
             required.append((claim, tuple(values)))
         return tuple(required)
-
-
-def has_tls(url: str) -> bool:
-    """Returns whether a text is an https URL, without a user name, a query or a fragment."""
-    return bool(_TLS_URL.fullmatch(url))
-
-
-def is_local(url: str) -> bool:
-    """Returns whether a text is an http URL that leads to this machine."""
-    return bool(_LOCAL_URL.fullmatch(url))
 
 
 def _check_issuer(text: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import jwt
 
-from palaver_server.callers.config import has_tls, is_local
+from palaver_server.callers.urls import has_tls, is_local
 from palaver_server.domain.errors import IssuerUnavailable, Unauthenticated
 from palaver_server.domain.limits import MAX_ISSUER_KEYS, MAX_ISSUER_RESPONSE_BYTES
 

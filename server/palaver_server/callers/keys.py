@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from palaver_server.callers.config import CallerBlock
+from palaver_server.callers.blocks import CallerBlock
 
 KEY_BYTES = 32
 """The random bytes of a key. With this many, a plain SHA-256 digest can't be reversed."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import jwt
 
-from palaver_server.callers.config import CallerBlock, TokenRule
+from palaver_server.callers.blocks import CallerBlock, TokenRule
 from palaver_server.callers.issuers import Issuer
 from palaver_server.domain.errors import FieldViolation, PermissionDenied, Unauthenticated
 
