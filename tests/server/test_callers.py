@@ -17,6 +17,7 @@ from typing_extensions import Self
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
+from palaver_server.domain.limits import MAX_DENIED_FIELDS
 from tests.support.callers import CallersFile, Metadata, bearer
 from tests.support.calls import query, read_rest
 from tests.support.endpoint import Endpoint, Stream, skill_calls
@@ -301,7 +302,22 @@ class TestNames:
                 "chat_model",
             } < failure.violations.keys()
             assert {"ai_connection_name", "skill_names[0]"} < failure.violations.keys()
-            assert len(failure.violations) == 20
+            assert len(failure.violations) == MAX_DENIED_FIELDS
+
+    async def test_long_rules_and_names_fit_into_an_error(self, callers: CallersFile, endpoint: Endpoint):
+        names = [f"{number}-{'x' * 200}" for number in range(500)]
+        callers.write(shop={"ids": names, "chat_models": names, "skills": names, "ai_connections": names})
+        async with serving(callers, endpoint) as served:
+            failure = await failure_of(
+                rpcs(served, callers, "shop").post(
+                    id="\u202e" * 255,
+                    chat_model="y" * 256,
+                    ai_connection_name="\u202e" * 999,
+                    skill_names=names * 20 + ["z"],
+                )
+            )
+            assert failure.reason == "PERMISSION_DENIED"
+            assert failure.violations.keys() == {"id", "chat_model", "ai_connection_name", "skill_names[10000]"}
 
     async def test_letter_case_of_a_collection_does_not_matter(self, callers: CallersFile, endpoint: Endpoint):
         callers.write(shop=RIGHTS, till={"access": "admin", "collections": ["TILL"]})

@@ -32,8 +32,11 @@ MAX_TURN_BYTES = 3_670_016
 MAX_ENDPOINT_STATE_CHARACTERS = 32_768
 """The maximum length of the state that an endpoint wants back with a message. A column of a table holds no more."""
 
-MAX_DENIED_FIELDS = 20
-"""The fields that an error about missing rights names at most. No status carries more (`api.statuses`)."""
+MAX_DENIED_FIELDS = 8
+"""The fields that an error about missing rights names at most. With their rules, they fit into a trailer of 8 KiB."""
+
+MAX_RULE_CHARACTERS = 100
+"""Characters of a caller's rule, and of the name that breaks it, that an error about missing rights quotes at most."""
 
 MAX_QUOTED_CHARACTERS = 300
 """Characters of a request that an error message quotes at most. A whole message has 1,000 bytes."""

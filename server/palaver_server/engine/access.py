@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import islice
 
 from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists, Listing, Page
 from palaver_server.domain.errors import FieldViolation, PermissionDenied
-from palaver_server.domain.limits import MAX_DENIED_FIELDS, MAX_QUOTED_CHARACTERS
-from palaver_server.domain.rights import Access, Allowed
+from palaver_server.domain.limits import MAX_DENIED_FIELDS, MAX_RULE_CHARACTERS
+from palaver_server.domain.rights import ANYTHING, Access, Allowed
 from palaver_server.domain.turns import Caller, TurnKey, UserQuery
 from palaver_server.engine.interface import Engine
 from palaver_server.engine.turn import Subscriber
@@ -80,7 +81,7 @@ def _query(caller: Caller, query: UserQuery) -> Iterator[Named]:
         yield "ai_connection_name", query.options.ai_connection, rights.ai_connections, "ai_connections"
     if query.options.chat_model is not None:
         yield "chat_model", query.options.chat_model, rights.chat_models, "chat_models"
-    for number, name in enumerate(query.skill_names):
+    for number, name in enumerate(query.skill_names if rights.skills != ANYTHING else ()):
         yield f"skill_names[{number}]", name, rights.skills, "skills"
 
 
@@ -93,14 +94,12 @@ def _check(caller: Caller, access: Access, names: Iterable[Named], field: str = 
                 field, f'this needs the access "{access}", and the caller "{caller.name}" has "{caller.rights.access}"'
             )
         )
-    for path, name, allowed, key in names:
-        if name not in allowed and len(violations) < MAX_DENIED_FIELDS:
-            violations.append(
-                FieldViolation(
-                    path,
-                    f'must be among the {key} of the caller "{caller.name}" ({allowed}), '
-                    f"not {name[:MAX_QUOTED_CHARACTERS]!r}",
-                )
-            )
+    denied = (_violation(caller, *named) for named in names if named[1] not in named[2])
+    violations.extend(islice(denied, MAX_DENIED_FIELDS - len(violations)))
     if violations:
         raise PermissionDenied(*violations)
+
+
+def _violation(caller: Caller, path: str, name: str, allowed: Allowed, key: str) -> FieldViolation:
+    rule, quoted = str(allowed)[:MAX_RULE_CHARACTERS], name[:MAX_RULE_CHARACTERS]
+    return FieldViolation(path, f'must be among the {key} of the caller "{caller.name}" ({rule}), not {quoted!r}')
