@@ -67,6 +67,8 @@ class WatchedFiles(Generic[T]):
             value = await asyncio.to_thread(self._parsed, contents)
         except FileError as error:
             logger.error("%s: %s; the previous version stays in use", self.name, error)  # noqa: TRY400 - expected
+        except Exception:  # the next version must still be looked for
+            logger.exception("%s: internal error; the previous version stays in use", self.name)
         else:
             use(value)
             logger.info("%s: read again", self.name)

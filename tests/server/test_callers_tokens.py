@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import hmac
+import json
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -398,37 +400,42 @@ class TestIssuers:
             await create(served, callers.keys["shop"])
             assert "can't be fetched" in (await waiting).text
 
-    @pytest.mark.parametrize("fault", ["redirect", "status", "large", "text", "list", "gzip", "endless", "deep"])
+    @pytest.mark.parametrize(
+        ("fault", "words"),
+        [
+            ("redirect", "status 302"),
+            ("status", "status 500"),
+            ("large", "more than 262,144 bytes"),
+            ("endless", "more than 262,144 bytes"),
+            ("inflated", "UnicodeDecodeError"),
+            ("text", "JSONDecodeError"),
+            ("list", "not a JSON object"),
+            ("deep", "RecursionError"),
+        ],
+    )
     async def test_an_answer_that_is_no_discovery_document_is_not_used(
-        self,
-        callers: CallersFile,
-        issuer: Issuer,
-        caplog: pytest.LogCaptureFixture,
-        monkeypatch: pytest.MonkeyPatch,
-        fault: str,
+        self, callers: CallersFile, issuer: Issuer, caplog: pytest.LogCaptureFixture, fault: str, words: str
     ):
-        monkeypatch.setattr(issuers, "FETCH_TIMEOUT", 2.0)
         async with Issuer() as other:
             other.named = issuer.url
-            large = b" " * (MAX_ISSUER_RESPONSE_BYTES + 1)
+            document = json.dumps({"issuer": issuer.url, "jwks_uri": other.origin + "/keys"}).encode()
+            location = other.url + "/.well-known/openid-configuration"
             answers: dict[str, Any] = {
-                "redirect": lambda: web.Response(
-                    status=302, headers={"Location": other.url + "/.well-known/openid-configuration"}
-                ),
-                "status": lambda: web.json_response({}, status=500),
-                "large": lambda: web.Response(body=large),
-                "text": lambda: web.Response(text="<html>"),
-                "list": lambda: web.json_response([]),
-                "gzip": lambda: web.Response(body=b"\x1f\x8b\x08", headers={"Content-Encoding": "gzip"}),
+                "redirect": lambda: web.Response(status=302, headers={"Location": location}, body=document),
+                "status": lambda: web.Response(status=500, body=document),
+                "large": lambda: web.Response(body=document + b" " * MAX_ISSUER_RESPONSE_BYTES),
                 "endless": lambda: web.Response(body=_endless()),
+                "inflated": lambda: web.Response(body=gzip.compress(document), headers={"Content-Encoding": "gzip"}),
+                "text": lambda: web.Response(text="<html>"),
+                "list": lambda: web.json_response([document.decode()]),
                 "deep": lambda: web.Response(body=b"[" * 100_000),
             }
             issuer.answer = answers[fault]
             callers.write(people=people(issuer))
             async with serving(callers) as served:
                 await refused(served, issuer.token())
-                assert "can't be fetched (" in caplog.text
-                assert other.requests == issuer.key_requests == 0
+                assert f"can't be fetched ({words})" in caplog.text
+                assert other.requests == other.key_requests == issuer.key_requests == 0
 
     @pytest.mark.parametrize(
         ("jwks_uri", "named"),

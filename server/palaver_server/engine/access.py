@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
+from typing import NamedTuple
 
 from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists, Listing, Page
 from palaver_server.domain.errors import FieldViolation, PermissionDenied
@@ -18,8 +19,16 @@ from palaver_server.domain.turns import Caller, TurnKey, UserQuery
 from palaver_server.engine.interface import Engine
 from palaver_server.engine.turn import Subscriber
 
-Named = tuple[str, str, Allowed, str]
-"""A name in a request: the path of its field, the name, the names that the caller may use, and the key of that rule."""
+
+class _Name(NamedTuple):
+    """A name in a request, and the caller's rule for it."""
+
+    field: str
+    """The path of the field."""
+    value: str
+    allowed: Allowed
+    rule: str
+    """The key of the rule in the callers' file."""
 
 
 class AccessControl:
@@ -58,7 +67,7 @@ class AccessControl:
 
     def post(self, caller: Caller, query: UserQuery, time_remaining: float | None = None) -> Subscriber:
         """Starts or joins a turn. The model is offered only the skills to which the caller has a right."""
-        _check(caller, Access.WRITE, (*_assistant(caller, query.assistant), *_query(caller, query)))
+        _check(caller, Access.WRITE, chain(_assistant(caller, query.assistant), _query(caller, query)))
         return self._engine.post(caller, replace(query, allowed_skills=caller.rights.skills), time_remaining)
 
     async def cancel(self, caller: Caller, key: TurnKey) -> None:
@@ -67,25 +76,25 @@ class AccessControl:
         await self._engine.cancel(caller, key)
 
 
-def _assistant(caller: Caller, key: AssistantKey) -> Iterator[Named]:
+def _assistant(caller: Caller, key: AssistantKey) -> Iterator[_Name]:
     rights = caller.rights
-    yield "chat_storage_connection_setting", key.connection, rights.storage_connections, "storage_connections"
-    yield "collection_name", key.normalized().collection, rights.collections, "collections"
-    yield "id", key.id, rights.ids, "ids"
+    yield _Name("chat_storage_connection_setting", key.connection, rights.storage_connections, "storage_connections")
+    yield _Name("collection_name", key.normalized().collection, rights.collections, "collections")
+    yield _Name("id", key.id, rights.ids, "ids")
 
 
-def _query(caller: Caller, query: UserQuery) -> Iterator[Named]:
+def _query(caller: Caller, query: UserQuery) -> Iterator[_Name]:
     """Yields what a query names besides its assistant. What it leaves out is the server's default, which is allowed."""
     rights = caller.rights
     if query.options.ai_connection:
-        yield "ai_connection_name", query.options.ai_connection, rights.ai_connections, "ai_connections"
+        yield _Name("ai_connection_name", query.options.ai_connection, rights.ai_connections, "ai_connections")
     if query.options.chat_model is not None:
-        yield "chat_model", query.options.chat_model, rights.chat_models, "chat_models"
+        yield _Name("chat_model", query.options.chat_model, rights.chat_models, "chat_models")
     for number, name in enumerate(query.skill_names if rights.skills != ANYTHING else ()):
-        yield f"skill_names[{number}]", name, rights.skills, "skills"
+        yield _Name(f"skill_names[{number}]", name, rights.skills, "skills")
 
 
-def _check(caller: Caller, access: Access, names: Iterable[Named], field: str = "") -> None:
+def _check(caller: Caller, access: Access, names: Iterable[_Name], field: str = "") -> None:
     """Raises `PermissionDenied` if the caller lacks the access or a right to any of the names."""
     violations: list[FieldViolation] = []
     if caller.rights.access < access:
@@ -94,12 +103,14 @@ def _check(caller: Caller, access: Access, names: Iterable[Named], field: str = 
                 field, f'this needs the access "{access}", and the caller "{caller.name}" has "{caller.rights.access}"'
             )
         )
-    denied = (_violation(caller, *named) for named in names if named[1] not in named[2])
+    denied = (_violation(caller, name) for name in names if name.value not in name.allowed)
     violations.extend(islice(denied, MAX_DENIED_FIELDS - len(violations)))
     if violations:
         raise PermissionDenied(*violations)
 
 
-def _violation(caller: Caller, path: str, name: str, allowed: Allowed, key: str) -> FieldViolation:
-    rule, quoted = str(allowed)[:MAX_RULE_CHARACTERS], name[:MAX_RULE_CHARACTERS]
-    return FieldViolation(path, f'must be among the {key} of the caller "{caller.name}" ({rule}), not {quoted!r}')
+def _violation(caller: Caller, name: _Name) -> FieldViolation:
+    allowed, value = str(name.allowed)[:MAX_RULE_CHARACTERS], name.value[:MAX_RULE_CHARACTERS]
+    return FieldViolation(
+        name.field, f'must be among the {name.rule} of the caller "{caller.name}" ({allowed}), not {value!r}'
+    )

@@ -26,7 +26,11 @@ def certificate_configuration(
         raise CertificateError("the key is encrypted, and must not be") from None
     except (ValueError, UnsupportedAlgorithm):
         raise CertificateError("the key is not a private key in PEM") from None
-    if _public(private_key.public_key()) != _public(chain[0].public_key()):
+    try:
+        is_pair = _public(private_key.public_key()) == _public(chain[0].public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        raise CertificateError("the certificate has a key of an unknown kind") from None
+    if not is_pair:
         raise CertificateError("the key is not that of the certificate")
     if client_authorities is not None:
         _certificates(client_authorities, "the file of client authorities")
