@@ -30,9 +30,8 @@ from palaver_server.llm.offline import OfflineModel
 from palaver_server.llm.openai import OpenAIModel
 from palaver_server.reloading import FileError, WatchedFiles
 from palaver_server.settings import Settings, SettingsError
-from palaver_server.skills.addresses import Address
 from palaver_server.skills.catalogue import SkillConflict, skill_catalogue
-from palaver_server.skills.grpc_hosts import GrpcSkillHost
+from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
 from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.common import StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore
@@ -88,7 +87,7 @@ async def application(
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, environment, observer, stack)
         models = await _open_models(settings, environment, stack)
-        skills = await _open_skills(settings, environment, stack)
+        skills = await _open_skills(settings, stack)
         engine = ChatEngine(stores, models, skills, settings.engine_options(), observer)
         tls = _open_tls(settings, stack, reloads)
         interceptors = await _open_callers(settings, stack, reloads)
@@ -200,13 +199,17 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
     return NamedModels(models, fallback.name if fallback else None)
 
 
-async def _open_skills(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> SkillSource:
+async def _open_skills(settings: Settings, stack: AsyncExitStack) -> SkillSource:
     try:
-        addresses = [Address.parse(text, settings.skill_timeout, environment) for text in settings.skill_hosts]
-        hosts = [GrpcSkillHost(each, await stack.enter_async_context(each.channel())) for each in addresses]
+        hosts = [await _open_skill_host(text, settings, stack) for text in settings.skill_hosts]
         return await stack.enter_async_context(skill_catalogue(hosts))
     except (ValueError, SkillConflict) as error:
         raise SettingsError(f"PALAVER_SKILL_HOSTS: {error}") from error
+
+
+async def _open_skill_host(text: str, settings: Settings, stack: AsyncExitStack) -> GrpcSkillHost:
+    address = Address.parse(text, settings.skill_timeout)
+    return GrpcSkillHost(address, await stack.enter_async_context(address.channel()))
 
 
 def _open_tls(settings: Settings, stack: AsyncExitStack, reloads: list[Reload]) -> ServerTls | None:

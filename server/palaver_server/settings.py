@@ -121,9 +121,7 @@ class Settings(BaseSettings):
         le=300,
     )
     skill_hosts: Names = Field(
-        (),
-        description="gRPC targets of skill hosts: HOST:PORT, or grpcs://HOST:PORT for TLS, with ;timeout=SECONDS, "
-        ";token-env=VARIABLE, ;ca=FILE, ;client-cert=FILE and ;client-key=FILE",
+        (), description="gRPC targets of skill hosts: HOST:PORT, grpcs://HOST:PORT for TLS, HOST:PORT;timeout=SECONDS"
     )
     skill_timeout: PositiveFloat = Field(30, description="seconds a skill call may take, if its host has no timeout")
     max_skill_rounds: int = Field(

@@ -14,9 +14,8 @@ from palaver_server.domain.conversation import SkillCall, SkillResult
 from palaver_server.domain.ports import SkillInvocation
 from palaver_server.domain.turns import TurnKey
 from palaver_server.skills import catalogue as catalogue_module
-from palaver_server.skills.addresses import Address
 from palaver_server.skills.catalogue import SkillCatalogue, SkillConflict, skill_catalogue
-from palaver_server.skills.grpc_hosts import GrpcSkillHost
+from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
 from tests.support.conversations import key
 from tests.support.skill_host import SkillHost, content
 
@@ -25,7 +24,7 @@ from tests.support.skill_host import SkillHost, content
 async def sources(*hosts: SkillHost) -> AsyncIterator[list[GrpcSkillHost]]:
     """Yields a source for each host."""
     async with AsyncExitStack() as stack:
-        addresses = [Address.parse(host.target, 5.0, {}) for host in hosts]
+        addresses = [Address.parse(host.target, timeout=5.0) for host in hosts]
         yield [GrpcSkillHost(address, await stack.enter_async_context(address.channel())) for address in addresses]
 
 

@@ -44,8 +44,6 @@ class SkillHost:
         self.schema = schema
         self.answers = answers
         self.requests: list[pb.InvokeSkillRequest] = []
-        self.authorizations: set[str | bytes | None] = set()
-        """What the callers presented to identify themselves."""
         self.listed = asyncio.Event()
         """Set when the skills were listed."""
         self.listing: bytes | None = None
@@ -86,7 +84,6 @@ class SkillHost:
         await self._server.stop(None)
 
     async def _list_skills(self, request: pb.ListSkillsRequest, context: Any) -> pb.ListSkillsResponse | bytes:
-        self.authorizations.add(dict(context.invocation_metadata()).get("authorization"))
         self.listed.set()
         if self.listing is not None:
             return self.listing
@@ -98,7 +95,6 @@ class SkillHost:
         )
 
     async def _invoke_skill(self, request: pb.InvokeSkillRequest, context: Any) -> Any:
-        self.authorizations.add(dict(context.invocation_metadata()).get("authorization"))
         self.requests.append(request)
         answer = self.answers[request.name](request)
         if inspect.isawaitable(answer):
