@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from palaver_server.settings import Settings
+from tests.support.callers import CallersFile
 from tests.support.certificates import Certificates, issue_certificates
 from tests.support.ports import free_port
 from tests.support.server_process import COMMAND
@@ -356,3 +357,75 @@ class TestTls:
         trustme.CA().issue_cert("localhost").private_key_pem.write_to_path("key.pem")
         line = failed("--listen", "127.0.0.1:0", *self.FLAGS, "--offline-model")
         assert line.startswith("PALAVER_TLS_CERTIFICATE")
+
+
+class TestCallers:
+    @pytest.mark.parametrize(
+        "listen",
+        ["0.0.0.0:0", "[::]:0", "example.com:0", "localhost.evil.example:0", "10.0.0.1:0", "[::ffff:10.0.0.1]:0"],
+    )
+    def test_an_open_address_needs_callers(self, listen: str):
+        line = failed("--listen", listen, "--offline-model")
+        assert line.startswith(f"PALAVER_LISTEN: on {listen}, everyone on the network could do everything: ")
+        assert "PALAVER_CALLERS" in line
+        assert "PALAVER_ALLOW_UNAUTHENTICATED=true" in line
+
+    @pytest.mark.parametrize("workers", ["1", "2"])
+    def test_keys_on_an_open_address_need_tls(self, folder: Path, workers: str):
+        CallersFile(folder / "callers.toml").write(shop={})
+        arguments = ("--listen", "0.0.0.0:0", "--callers", "callers.toml", "--offline-model", "--workers", workers)
+        line = failed(*arguments)
+        assert line.startswith("PALAVER_LISTEN: on 0.0.0.0:0, keys and tokens would cross the network in the clear: ")
+        assert "PALAVER_ALLOW_UNENCRYPTED=true" in line
+
+    def test_an_invalid_callers_file_is_reported(self, folder: Path):
+        (folder / "callers.toml").write_text("[callers.shop]\ncolour = 1")
+        line = failed("--listen", "127.0.0.1:0", "--callers", "callers.toml", "--offline-model")
+        assert line.startswith("PALAVER_CALLERS: [callers.shop]: must have a key_sha256")
+
+    def test_workers_know_the_callers_and_read_the_file_again(self, folder: Path):
+        callers = CallersFile(folder / "callers.toml")
+        callers.write(shop={})
+        request = pb.CreateAssistantRequest(id="a", if_exists=pb.IF_EXISTS_KEEP)
+
+        def is_served(name: str) -> bool:
+            # Each connection may reach another worker.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            with grpc.insecure_channel(server.address, options) as channel:
+                call = AssistantServiceStub(channel).CreateAssistant
+                try:
+                    call(request, metadata=callers.as_caller(name), timeout=30)
+                except grpc.RpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                        raise
+                    return False
+            return True
+
+        with started("--workers", "2", "--callers", "callers.toml") as server:
+            assert all(is_served("shop") for _ in range(10))
+            callers.digest("till")
+            assert not any(is_served("till") for _ in range(10))
+            callers.write(till={})
+            while not all(is_served("till") for _ in range(10)):
+                pass
+            assert not any(is_served("shop") for _ in range(10))
+
+    def test_keygen_prints_a_key_once_and_its_block(self, folder: Path):
+        def keygen(*arguments: str) -> str:
+            done = subprocess.run(
+                [COMMAND, "keygen", *arguments], capture_output=True, text=True, check=True, timeout=60
+            )
+            assert done.stderr == ""
+            return done.stdout
+
+        first, second = keygen("checkout"), keygen("checkout")
+        [key] = re.findall(r"^plv_[\w-]{43}$", first, re.MULTILINE)
+        assert key not in second
+        (folder / "callers.toml").write_text(first[first.index("[callers.checkout]") :])
+        with started("--callers", "callers.toml") as server, stub(server.address) as calls:
+            metadata = (("authorization", f"Bearer {key}"),)
+            assert calls.CreateAssistant(pb.CreateAssistantRequest(id="a"), metadata=metadata).created
+
+    @pytest.mark.parametrize("arguments", [(), ("a b",), ("a", "b"), ("a]",)])
+    def test_keygen_needs_a_name(self, arguments: tuple[str, ...]):
+        assert failed("keygen", *arguments).startswith("keygen: give the name of the caller: 1 to 64 ASCII letters")

@@ -32,6 +32,10 @@ EXAMPLES = {
     "workers": ("3", 3),
     "tls_certificate": (__file__, Path(__file__)),
     "tls_key": (__file__, Path(__file__)),
+    "tls_client_ca": (__file__, Path(__file__)),
+    "callers": (__file__, Path(__file__)),
+    "allow_unauthenticated": ("true", True),
+    "allow_unencrypted": ("1", True),
     "storage_connections": ("AzureWebJobsStorage, Other,,", ("AzureWebJobsStorage", "Other")),
     "ai_connections": (" One ,Two", ("One", "Two")),
     "store_timeout": ("2", 2.0),
@@ -53,7 +57,13 @@ EXAMPLES = {
     "progress_interval": ("2.5", 2.5),
     "grace_period": ("0", 0.0),
 }
-TOGETHER = {"tls_certificate": "tls_key", "tls_key": "tls_certificate"}
+TOGETHER = {
+    "tls_certificate": ("tls_key",),
+    "tls_key": ("tls_certificate",),
+    "tls_client_ca": ("tls_certificate", "tls_key"),
+}
+"""The settings that must be set with another one."""
+PATHS = ("tls_certificate", "tls_key", "tls_client_ca", "callers")
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +98,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("name", EXAMPLES)
     def test_a_setting_is_an_environment_variable(self, environment: pytest.MonkeyPatch, name: str):
-        for each in {name, TOGETHER.get(name, name)}:
+        for each in {name, *TOGETHER.get(name, ())}:
             environment.setenv(variable(each), EXAMPLES[each][0])
         assert getattr(load([]), name) == EXAMPLES[name][1]
         assert unknown_variables(os.environ) == []
@@ -97,10 +107,10 @@ class TestSettings:
     def test_a_flag_overrides_the_environment_variable(self, environment: pytest.MonkeyPatch, name: str):
         written, read = EXAMPLES[name]
         arguments = []
-        for each in {name, TOGETHER.get(name, name)}:
+        for each in {name, *TOGETHER.get(name, ())}:
             is_switch = isinstance(read, bool)
             arguments += [flag(each)] if is_switch else [flag(each), EXAMPLES[each][0]]
-        other = {"true": "false", "1": "0"}.get(written, "9") if name not in TOGETHER else __file__
+        other = {"true": "false", "1": "0"}.get(written, "9") if name not in PATHS else __file__
         environment.setenv(variable(name), "127.0.0.1:9" if name == "listen" else other)
         assert getattr(load(arguments), name) == read
 
@@ -160,7 +170,11 @@ class TestSettings:
         for name in ("PALAVER_WORKERS", "PALAVER_TURN_TIMEOUT", "PALAVER_QUEUE_LIMIT"):
             assert f"{name}: " in line
 
-    @pytest.mark.parametrize("name", TOGETHER)
+    def test_client_authorities_need_a_certificate(self, environment: pytest.MonkeyPatch):
+        environment.setenv("PALAVER_TLS_CLIENT_CA", __file__)
+        assert line_for() == "PALAVER_TLS_CLIENT_CA: set PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY too"
+
+    @pytest.mark.parametrize("name", ["tls_certificate", "tls_key"])
     def test_a_certificate_needs_its_key_and_a_key_its_certificate(self, environment: pytest.MonkeyPatch, name: str):
         environment.setenv(variable(name), __file__)
         assert line_for() == "PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither"

@@ -9,14 +9,17 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from palaver_server import failpoints
 from palaver_server.app import application
+from palaver_server.callers.config import BLOCK_NAME, BLOCK_NAME_RULE
+from palaver_server.callers.keys import digest_of, new_key
 from palaver_server.domain.stages import Observer
+from palaver_server.exposure import check_exposure
 from palaver_server.failpoints import Failpoint
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 from palaver_server.workers import supervise
@@ -28,12 +31,20 @@ else:
 
 logger = logging.getLogger("palaver_server")
 
+KEYGEN = "keygen"
+"""The subcommand that makes a key for a caller."""
+
 
 def main() -> None:
     """Runs the server until SIGTERM or SIGINT."""
     _log_to_stderr()
     try:
+        if sys.argv[1:2] == [KEYGEN]:
+            print(new_caller(sys.argv[2:]))  # noqa: T201 - the output of this command
+            return
         settings = load(sys.argv[1:])
+        if warning := check_exposure(settings):
+            logger.warning("%s", warning)
         observers = _observers()
         for name in unknown_variables(os.environ):
             logger.warning("%s is not a setting of this server", name)
@@ -49,6 +60,18 @@ def main() -> None:
             run(serve(settings, announce, observers))
     except SettingsError as error:
         sys.exit(f"palaver-server: {error}")
+
+
+def new_caller(arguments: Sequence[str]) -> str:
+    """Returns a new key and the block for its caller; raises `SettingsError`."""
+    if len(arguments) != 1 or not BLOCK_NAME.fullmatch(arguments[0]):
+        raise SettingsError(f"{KEYGEN}: give the name of the caller: {BLOCK_NAME_RULE}")
+    key = new_key()
+    return (
+        f"The key, which is not kept anywhere:\n\n{key}\n\n"
+        "The block for the file that PALAVER_CALLERS names:\n\n"
+        f'[callers.{arguments[0]}]\nkey_sha256 = ["{digest_of(key).hex()}"]'
+    )
 
 
 def run_worker(settings: Settings, ready: Connection) -> None:

@@ -2,35 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import grpc
+from typing import Any, TypeVar
 
 from palaver_server import connections
 from palaver_server.api.service import AssistantApi
+from palaver_server.callers.authenticator import callers_of
+from palaver_server.callers.blocks import CallerBlock
+from palaver_server.callers.config import CallersError, parse_callers
 from palaver_server.connections import AIConnection, Database, Identity, TableAccount
 from palaver_server.credentials import Credential, TokenProvider, credential, is_found, token_provider
 from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.errors import StoreError
 from palaver_server.domain.ports import ModelConnections, SkillSource, Store
 from palaver_server.domain.stages import Observer, Observers
+from palaver_server.engine.access import AccessControl
 from palaver_server.engine.chat import ChatEngine
+from palaver_server.exposure import check_exposure
 from palaver_server.llm.connections import NamedModels
 from palaver_server.llm.offline import OfflineModel
 from palaver_server.llm.openai import OpenAIModel
+from palaver_server.reloading import FileError, WatchedFiles
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.skills.catalogue import SkillConflict, skill_catalogue
 from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
 from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.common import StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.transports.grpc import CertificateError, Listener, ListenError, listener, tls_credentials
+from palaver_server.transports.auth import authentication
+from palaver_server.transports.grpc import Listener, ListenError, listener
+from palaver_server.transports.handlers import Interceptor
+from palaver_server.transports.tls import ServerTls, certificate_configuration
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Reload = Callable[[], Coroutine[Any, Any, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +53,17 @@ class Application:
 
     engine: ChatEngine
     listener: Listener
+    _reloads: tuple[Reload, ...] = ()
 
     @property
     def port(self) -> int:
         """The port that the server listens on."""
         return self.listener.port
+
+    async def reload(self) -> None:
+        """Reads the callers' file and the certificates now. A version that is invalid is logged and not used."""
+        for reload in self._reloads:
+            await reload()
 
     async def stop(self, grace: float) -> None:
         """Stops gracefully: reports NOT_SERVING, and gives the running turns `grace` seconds to finish."""
@@ -61,25 +81,30 @@ async def application(
     shares_port: bool = False,
 ) -> AsyncIterator[Application]:
     """Starts a server. Leaving the block stops it immediately. Raises `SettingsError`."""
+    check_exposure(settings)
     observer = Observers(observers)
+    reloads: list[Reload] = []
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, environment, observer, stack)
         models = await _open_models(settings, environment, stack)
         skills = await _open_skills(settings, stack)
         engine = ChatEngine(stores, models, skills, settings.engine_options(), observer)
+        tls = _open_tls(settings, stack, reloads)
+        interceptors = await _open_callers(settings, stack, reloads)
         try:
             listening = await stack.enter_async_context(
                 listener(
-                    AssistantApi(engine),
+                    AssistantApi(AccessControl(engine)),
                     settings.listen,
-                    credentials=_tls_credentials(settings),
+                    credentials=tls.credentials if tls else None,
+                    interceptors=interceptors,
                     serves_reflection=settings.reflection,
                     shares_port=shares_port,
                 )
             )
         except ListenError as error:
             raise SettingsError(f"PALAVER_LISTEN: {error}") from error
-        yield Application(engine, listening)
+        yield Application(engine, listening, tuple(reloads))
 
 
 async def _open_stores(
@@ -187,10 +212,47 @@ async def _open_skill_host(text: str, settings: Settings, stack: AsyncExitStack)
     return GrpcSkillHost(address, await stack.enter_async_context(address.channel()))
 
 
-def _tls_credentials(settings: Settings) -> grpc.ServerCredentials | None:
+def _open_tls(settings: Settings, stack: AsyncExitStack, reloads: list[Reload]) -> ServerTls | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
+    authorities = settings.tls_client_ca
+    files = WatchedFiles(
+        "PALAVER_TLS_CERTIFICATE, PALAVER_TLS_KEY" + (", PALAVER_TLS_CLIENT_CA" if authorities else ""),
+        (settings.tls_certificate, settings.tls_key, *((authorities,) if authorities else ())),
+        certificate_configuration,
+    )
+    tls = ServerTls(_loaded(files), requires_client_certificate=authorities is not None)
+    _watch(files, tls.use, stack, reloads)
+    return tls
+
+
+async def _open_callers(settings: Settings, stack: AsyncExitStack, reloads: list[Reload]) -> tuple[Interceptor, ...]:
+    if settings.callers is None:
+        return ()
+
+    def parse(data: bytes) -> tuple[CallerBlock, ...]:
+        blocks = parse_callers(data)
+        for block in blocks:
+            if block.certificates is not None and settings.tls_client_ca is None:
+                raise CallersError(f"[callers.{block.name}] client_certificate: needs PALAVER_TLS_CLIENT_CA")
+        return blocks
+
+    files = WatchedFiles("PALAVER_CALLERS", (settings.callers,), parse)
+    blocks = _loaded(files)
+    callers = await stack.enter_async_context(callers_of(blocks))
+    _watch(files, callers.use, stack, reloads)
+    return (authentication(callers),)
+
+
+def _loaded(files: WatchedFiles[T]) -> T:
     try:
-        return tls_credentials(settings.tls_certificate, settings.tls_key)
-    except CertificateError as error:
-        raise SettingsError(f"PALAVER_TLS_CERTIFICATE, PALAVER_TLS_KEY: {error}") from error
+        return files.load()
+    except FileError as error:
+        raise SettingsError(f"{files.name}: {error}") from error
+
+
+def _watch(files: WatchedFiles[T], use: Callable[[T], None], stack: AsyncExitStack, reloads: list[Reload]) -> None:
+    """Watches files until the stack is left, and adds a function that reads them at once."""
+    watching = asyncio.create_task(files.watch(use))
+    stack.callback(watching.cancel)
+    reloads.append(partial(files.reload, use))

@@ -28,7 +28,10 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """Assistants over gRPC. Every flag is also an environment variable: --data-dir is PALAVER_DATA_DIR."""
+    """Assistants over gRPC. Every flag is also an environment variable: --data-dir is PALAVER_DATA_DIR.
+
+    `palaver-server keygen NAME` makes a key for a caller.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix="PALAVER_",
@@ -47,6 +50,18 @@ class Settings(BaseSettings):
     workers: PositiveInt = Field(1, description="processes that share the port")
     tls_certificate: FilePath | None = Field(None, description="PEM file with the certificate chain; enables TLS")
     tls_key: FilePath | None = Field(None, description="PEM file with the private key of the certificate")
+    tls_client_ca: FilePath | None = Field(
+        None, description="PEM file with the authorities of client certificates; every client must then have one"
+    )
+    callers: FilePath | None = Field(
+        None, description="TOML file with the callers and what they may do; without it, everyone may do everything"
+    )
+    allow_unauthenticated: bool = Field(
+        False, description="listen beyond this machine without callers, because a gateway or a mesh authenticates"
+    )
+    allow_unencrypted: bool = Field(
+        False, description="take keys and tokens from other machines without TLS, because a gateway or a mesh encrypts"
+    )
 
     storage_connections: Names = Field(
         (DEFAULT_STORAGE_CONNECTION,), description="names of the storage connections that callers may use"
@@ -174,6 +189,8 @@ def load(arguments: Sequence[str]) -> Settings:
         ) from None
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise SettingsError("PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither")
+    if settings.tls_client_ca is not None and settings.tls_certificate is None:
+        raise SettingsError("PALAVER_TLS_CLIENT_CA: set PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY too")
     return settings
 
 

@@ -18,6 +18,7 @@ Storage and AI connections are configured by [variables with other names](connec
 
 GROUPS = {
     "Listening": ("listen", "workers", "tls_certificate", "tls_key", "reflection", "grace_period"),
+    "Callers": ("callers", "tls_client_ca", "allow_unauthenticated", "allow_unencrypted"),
     "Storage": ("data_dir", "storage_connections", "store_timeout", "commit_timeout"),
     "Models": (
         "ai_connections",

@@ -35,4 +35,7 @@ const (
 	ReasonStoreCorrupt             Reason = "STORE_CORRUPT"
 	ReasonInternal                 Reason = "INTERNAL"
 	ReasonUnimplemented            Reason = "UNIMPLEMENTED"
+	ReasonUnauthenticated          Reason = "UNAUTHENTICATED"
+	ReasonPermissionDenied         Reason = "PERMISSION_DENIED"
+	ReasonQuotaExceeded            Reason = "QUOTA_EXCEEDED"
 )

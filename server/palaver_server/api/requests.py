@@ -40,6 +40,7 @@ from palaver_server.domain.limits import (
     MAX_ID_CHARACTERS,
     MAX_MESSAGE_UNITS,
     MAX_PAGE_SIZE,
+    MAX_QUOTED_CHARACTERS,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_SCHEMAS_CHARACTERS,
     SKILL_NAME,
@@ -66,8 +67,6 @@ CONTINUES: dict[int, bool] = {
     pb.ON_DISCONNECT_CANCEL: False,
     pb.ON_DISCONNECT_CONTINUE: True,
 }
-
-MAX_QUOTED_CHARACTERS = 300
 
 _CONTROL_CHARACTERS = r"\x00-\x1f\x7f-\x9f"
 _CONTROL = re.compile(rf"[{_CONTROL_CHARACTERS}]")

@@ -12,7 +12,7 @@ from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.api import requests, responses
 from palaver_server.api.page_tokens import page_token
 from palaver_server.domain.turns import ANONYMOUS, Caller
-from palaver_server.engine.chat import ChatEngine
+from palaver_server.engine.interface import Engine
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AssistantService"]
 
@@ -24,9 +24,11 @@ class Call:
     method: str
     """The full name: `/palaver.v1.AssistantService/GetAssistant`."""
     metadata: dict[str, str | bytes]
-    """The metadata of the call. If a key was sent several times, this is its last value."""
+    """The metadata of the call. If a key was sent several times, its values are joined with commas, as in HTTP."""
     peer: str
     """The address of the other side of the connection."""
+    certificate_names: tuple[str, ...] = ()
+    """The names in the client certificate, which the connection has verified."""
     time_remaining: float | None = None
     """The seconds until the caller's deadline, or None if there is none."""
     caller: Caller = ANONYMOUS
@@ -36,7 +38,7 @@ class Call:
 class AssistantApi:
     """The methods of the service. They raise the errors of the domain, which `statuses` maps to codes."""
 
-    def __init__(self, engine: ChatEngine) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     async def create_assistant(self, request: pb.CreateAssistantRequest, call: Call) -> pb.CreateAssistantResponse:

@@ -9,7 +9,7 @@ from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from palaver_server.domain.errors import InvalidFields, PalaverError, RetryableError
+from palaver_server.domain.errors import FieldError, PalaverError, RetryableError
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,9 @@ CODES = {
     "TURN_CANCELLED": code_pb2.CANCELLED,
     "STORE_CORRUPT": code_pb2.DATA_LOSS,
     "INTERNAL": code_pb2.INTERNAL,
+    "UNAUTHENTICATED": code_pb2.UNAUTHENTICATED,
+    "PERMISSION_DENIED": code_pb2.PERMISSION_DENIED,
+    "QUOTA_EXCEEDED": code_pb2.RESOURCE_EXHAUSTED,
 }
 
 
@@ -67,7 +70,7 @@ def status_of(error: Exception) -> status_pb2.Status:
 
 def _details(error: PalaverError) -> list[Message]:
     details: list[Message] = []
-    if isinstance(error, InvalidFields):
+    if isinstance(error, FieldError):
         bad_request = error_details_pb2.BadRequest()
         for violation in error.violations[:MAX_VIOLATIONS]:
             bad_request.field_violations.add(field=violation.field, description=violation.description)

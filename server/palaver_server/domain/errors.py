@@ -1,7 +1,12 @@
 """The errors that a caller can receive, as exceptions without gRPC.
 
     PalaverError
-     ├─ InvalidFields           the request itself
+     ├─ FieldError              the request itself
+     │   ├─ InvalidFields
+     │   └─ PermissionDenied
+     ├─ Unauthenticated         the caller
+     │   └─ IssuerUnavailable
+     ├─ QuotaExceeded
      ├─ AssistantNotFound       the assistant
      ├─ AssistantExists
      ├─ AssistantBusy
@@ -48,10 +53,16 @@ DEFAULT_RETRY_DELAY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class FieldViolation:
-    """An invalid field: its path in the request, and a description of what is wrong and what is allowed."""
+    """An invalid field: its path in the request, and a description of what is wrong and what is allowed.
+
+    The path is empty if the request as a whole is meant.
+    """
 
     field: str
     description: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}" if self.field else self.description
 
 
 class PalaverError(Exception):
@@ -74,14 +85,40 @@ class RetryableError(PalaverError):
         return DEFAULT_RETRY_DELAY if self.retry_after is None else self.retry_after
 
 
-class InvalidFields(PalaverError):
-    """Fields of the request are invalid. The error names all of them."""
+class FieldError(PalaverError):
+    """Fields of the request are the reason for the error, which names all of them."""
+
+    def __init__(self, *violations: FieldViolation) -> None:
+        super().__init__("; ".join(map(str, violations)))
+        self.violations = violations
+
+
+class InvalidFields(FieldError):
+    """Fields of the request are invalid."""
 
     reason = "INVALID_FIELD"
 
-    def __init__(self, *violations: FieldViolation) -> None:
-        super().__init__("; ".join(f"{violation.field}: {violation.description}" for violation in violations))
-        self.violations = violations
+
+class PermissionDenied(FieldError):
+    """The caller has no right to do what it asks for."""
+
+    reason = "PERMISSION_DENIED"
+
+
+class Unauthenticated(PalaverError):
+    """The request has no valid credentials."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class IssuerUnavailable(RetryableError, Unauthenticated):
+    """The token can't be checked at the moment, because the keys of its issuer can't be fetched."""
+
+
+class QuotaExceeded(RetryableError):
+    """The caller runs as many turns as its limits allow."""
+
+    reason = "QUOTA_EXCEEDED"
 
 
 class AssistantNotFound(PalaverError):

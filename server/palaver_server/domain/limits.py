@@ -32,6 +32,27 @@ MAX_TURN_BYTES = 3_670_016
 MAX_ENDPOINT_STATE_CHARACTERS = 32_768
 """The maximum length of the state that an endpoint wants back with a message. A column of a table holds no more."""
 
+MAX_DENIED_FIELDS = 8
+"""The fields that an error about missing rights names at most. With their rules, they fit into a trailer of 8 KiB."""
+
+MAX_RULE_CHARACTERS = 100
+"""Characters of a caller's rule, and of the name that breaks it, that an error about missing rights quotes at most."""
+
+MAX_QUOTED_CHARACTERS = 300
+"""Characters of a request that an error message quotes at most. A whole message has 1,000 bytes."""
+
+MIN_QUOTAS_TO_SWEEP = 1_000
+"""The callers whose limits are kept before those that were idle for a minute are looked for. About 200 bytes each."""
+
+MAX_WATCHED_FILE_BYTES = 1024 * 1024
+"""The maximum size of the callers' file, and of a file with certificates. A block has about 500 bytes."""
+
+MAX_ISSUER_RESPONSE_BYTES = 256 * 1024
+"""The maximum size of an issuer's discovery document and of its key set. Entra ID's, with certificates, has 20 KiB."""
+
+MAX_ISSUER_KEYS = 100
+"""The keys of an issuer that are used at most. Large issuers publish about ten."""
+
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
 MAX_PAGE_BYTES = 3 * 1024 * 1024

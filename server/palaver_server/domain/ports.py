@@ -1,9 +1,9 @@
-"""The interfaces between the engine and what it depends on: stores, models and skills."""
+"""The interfaces of what the server depends on: stores, models, skills and the callers that it knows."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from palaver_server.domain.conversation import (
@@ -19,6 +19,7 @@ from palaver_server.domain.conversation import (
 )
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.turns import (
+    Caller,
     FinishedTurn,
     FinishReason,
     FoundTurn,
@@ -180,3 +181,20 @@ class SkillSource(Protocol):
 
     async def invoke(self, invocation: SkillInvocation) -> SkillResult:
         """Runs a skill. A failure of any kind is returned as a result, for the model to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a call presents to identify its caller."""
+
+    authorization: str = field(default="", repr=False)
+    """The value of the metadata `authorization`."""
+    certificate_names: tuple[str, ...] = ()
+    """The names in the verified client certificate of the connection."""
+
+
+class Authenticator(Protocol):
+    """The callers that the server knows."""
+
+    async def authenticate(self, credentials: Credentials) -> Caller:
+        """Returns the caller with these credentials; raises `Unauthenticated` or `PermissionDenied`."""

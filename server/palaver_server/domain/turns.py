@@ -18,6 +18,7 @@ from palaver_server.domain.conversation import (
 )
 from palaver_server.domain.generation import GenerationOptions, GenerationParameters
 from palaver_server.domain.limits import MAX_TOKENS
+from palaver_server.domain.rights import ANYTHING, EVERYTHING, Allowed, Rights
 
 
 class ProgressPhase(Enum):
@@ -43,6 +44,10 @@ class Caller:
     """The authenticated caller of a request. Without authentication every caller is anonymous."""
 
     name: str = ""
+    """The name of the caller's block in the callers' file. It may appear in logs and as a label of metrics."""
+    subject: str = ""
+    """The user or service within the block whose limits apply. Empty if the block stands for a single caller."""
+    rights: Rights = EVERYTHING
 
 
 ANONYMOUS = Caller()
@@ -79,7 +84,9 @@ class UserQuery:
     caller_skills: tuple[Skill, ...] = ()
     """The skills that the caller runs itself."""
     skill_names: tuple[str, ...] = ()
-    """The server's skills that the model may call. Empty: all of them."""
+    """The server's skills that the model may call. Empty: all of those in `allowed_skills`."""
+    allowed_skills: Allowed = ANYTHING
+    """The server's skills that the caller has a right to."""
     skill_results: tuple[SkillResult, ...] = ()
     """The results of caller skills, posted instead of a user message."""
 

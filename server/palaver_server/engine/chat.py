@@ -41,6 +41,7 @@ from palaver_server.domain.turns import (
 )
 from palaver_server.engine.call_ids import CallIdGenerator
 from palaver_server.engine.options import EngineOptions
+from palaver_server.engine.quotas import Quotas
 from palaver_server.engine.reply import ReplyReader
 from palaver_server.engine.tool_loop import ToolLoop
 from palaver_server.engine.toolbox import Toolbox
@@ -67,7 +68,7 @@ class _Plan:
 class ChatEngine:
     """Creates, reads and deletes assistants, and runs their turns.
 
-    Every method takes the caller, so that an engine that authorises callers can wrap this one, which serves everyone.
+    It implements `Engine` for everyone. `AccessControl` wraps it, and refuses what a caller has no right to.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class ChatEngine:
         self._skills = skills
         self._options = options or EngineOptions()
         self._observer = observer or Observers()
+        self._quotas = Quotas()
         self._locks = TurnLocks(self._options.queue_limit, self._options.lease_duration)
         self._turns: set[Turn] = set()
         self._by_key: dict[TurnKey, Turn] = {}
@@ -128,7 +130,7 @@ class ChatEngine:
         # A turn that continues outlives its callers, and their deadlines.
         deadline = None if time_remaining is None or query.continues else _now() + time_remaining
         self._observer.reached(Stage.ACCEPTED, key, caller)
-        turn.start(self._serve(turn, query, store, deadline), on_end=self._forget)
+        turn.start(self._serve(turn, caller, query, store, deadline), on_end=self._forget)
         return subscriber
 
     async def cancel(self, caller: Caller, key: TurnKey) -> None:
@@ -160,12 +162,19 @@ class ChatEngine:
         if self._by_key.get(turn.key.normalized()) is turn:
             del self._by_key[turn.key.normalized()]
 
-    async def _serve(self, turn: Turn, query: UserQuery, store: Store, deadline: float | None) -> None:
-        """Replays the turn if it is stored; otherwise plans it, waits for the assistant, and runs it."""
+    async def _serve(self, turn: Turn, caller: Caller, query: UserQuery, store: Store, deadline: float | None) -> None:
+        """Replays the turn if it is stored; otherwise runs it, within the limits of its caller."""
         searched_at = datetime.now(timezone.utc)
         # A generated `request_id` is new, so no stored turn has it.
         if query.request_id and await self._replay(turn, query, store):
             return
+        with self._quotas.turn(caller):
+            await self._plan_and_run(turn, query, store, searched_at, deadline)
+
+    async def _plan_and_run(
+        self, turn: Turn, query: UserQuery, store: Store, searched_at: datetime, deadline: float | None
+    ) -> None:
+        """Plans the turn, waits for the assistant, and runs it, unless another server has stored it by then."""
         wait_until = _wait_until(deadline)
         try:
             plan = self._plan(query)

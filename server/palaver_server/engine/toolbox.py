@@ -24,7 +24,7 @@ class Toolbox:
     @classmethod
     def for_query(cls, query: UserQuery, source: SkillSource) -> Toolbox:
         """Returns the skills that a query selects; raises `InvalidFields` if it names one that is not available."""
-        offered = {skill.name: skill for skill in source.offered()}
+        offered = {skill.name: skill for skill in source.offered() if skill.name in query.allowed_skills}
         violations = [
             FieldViolation(
                 f"skill_names[{number}]", f"must be a skill that a host offers ({_listed(offered)}), not {name!r}"

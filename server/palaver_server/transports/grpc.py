@@ -1,13 +1,11 @@
-"""The gRPC listener: the server, its limits, TLS, health and reflection."""
+"""The gRPC listener: the server, its limits, health and reflection."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -44,10 +42,6 @@ CHANNEL_OPTIONS = (
 
 class ListenError(Exception):
     """The server can't listen on its address. The text says why."""
-
-
-class CertificateError(Exception):
-    """The certificate or its key can't be used. The text says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +93,3 @@ async def listener(
         yield Listener(port, server, health_service)
     finally:
         await server.stop(None)
-
-
-def tls_credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
-    """Returns the credentials in two PEM files; raises `CertificateError`."""
-    try:
-        # With bad files, gRPC would only report that it can't listen. Python's TLS explains what is wrong with them.
-        # An empty password keeps OpenSSL from asking for the password of an encrypted key on the terminal.
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key, password="")
-        pair = (key.read_bytes(), certificate.read_bytes())
-    except ssl.SSLError as error:
-        raise CertificateError(f"not a certificate and its key in PEM: {error.reason or error}") from error
-    except OSError as error:
-        raise CertificateError(f"{error.strerror}: {error.filename}") from error
-    return grpc.ssl_server_credentials([pair])

@@ -20,6 +20,7 @@ from grpc_status import rpc_status
 from palaver_server.api.service import SERVICE, AssistantApi, Call
 from palaver_server.api.statuses import status_of
 from palaver_server.domain.errors import FieldViolation, InvalidFields
+from palaver_server.transports.auth import certificate_names
 
 Context = grpc.aio.ServicerContext[Any, Any]
 UnaryMethod = Callable[[Any, Call], Awaitable[Message]]
@@ -130,10 +131,23 @@ async def _write(context: Context, response: Message) -> None:
 def _call(method: MethodDescriptor, context: Context) -> Call:
     return Call(
         method=f"/{method.containing_service.full_name}/{method.name}",
-        metadata=dict(context.invocation_metadata() or ()),
+        metadata=_metadata(context),
         peer=context.peer(),
+        certificate_names=certificate_names(context.auth_context()),
         time_remaining=context.time_remaining(),
     )
+
+
+def _metadata(context: Context) -> dict[str, str | bytes]:
+    """Returns the metadata of a call. A key that was sent twice never looks as if it was sent once."""
+    metadata: dict[str, str | bytes] = {}
+    for key, value in context.invocation_metadata() or ():
+        previous = metadata.get(key)
+        if isinstance(previous, str) and isinstance(value, str):
+            metadata[key] = f"{previous},{value}"
+        else:
+            metadata[key] = value
+    return metadata
 
 
 def _parsed(request_type: type[Message], data: bytes) -> Message:

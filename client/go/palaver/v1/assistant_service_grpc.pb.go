@@ -49,6 +49,11 @@ const (
 // documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
 // `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
 // carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+//
+// A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+// `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+// `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+// `PERMISSION_DENIED`, before any conversation is read.
 type AssistantServiceClient interface {
 	// Creates an assistant. Its conversation then consists of its instructions alone.
 	//
@@ -199,6 +204,11 @@ func (c *assistantServiceClient) CancelTurn(ctx context.Context, in *CancelTurnR
 // documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
 // `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
 // carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+//
+// A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+// `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+// `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+// `PERMISSION_DENIED`, before any conversation is read.
 type AssistantServiceServer interface {
 	// Creates an assistant. Its conversation then consists of its instructions alone.
 	//

@@ -95,6 +95,17 @@ const (
 	ErrorReason_ERROR_REASON_INTERNAL ErrorReason = 28
 	// `UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it.
 	ErrorReason_ERROR_REASON_UNIMPLEMENTED ErrorReason = 29
+	// `UNAUTHENTICATED`: the request has no credentials, or they are not valid: a key that the server doesn't know, a
+	// token that has expired, is not for this server or is not signed by an issuer that the server accepts, or a client
+	// certificate of nobody. The message says which of these. With a `RetryInfo`, the token could not be checked, because
+	// its issuer can't be reached.
+	ErrorReason_ERROR_REASON_UNAUTHENTICATED ErrorReason = 30
+	// `PERMISSION_DENIED`: the caller is known, and has no right to do this. A `google.rpc.BadRequest` lists the fields
+	// with names that it must not use. Nothing was looked up, so the error doesn't tell whether they exist.
+	ErrorReason_ERROR_REASON_PERMISSION_DENIED ErrorReason = 31
+	// `RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
+	// `RetryInfo`.
+	ErrorReason_ERROR_REASON_QUOTA_EXCEEDED ErrorReason = 32
 )
 
 // Enum value maps for ErrorReason.
@@ -130,6 +141,9 @@ var (
 		27: "ERROR_REASON_STORE_CORRUPT",
 		28: "ERROR_REASON_INTERNAL",
 		29: "ERROR_REASON_UNIMPLEMENTED",
+		30: "ERROR_REASON_UNAUTHENTICATED",
+		31: "ERROR_REASON_PERMISSION_DENIED",
+		32: "ERROR_REASON_QUOTA_EXCEEDED",
 	}
 	ErrorReason_value = map[string]int32{
 		"ERROR_REASON_UNSPECIFIED":                0,
@@ -162,6 +176,9 @@ var (
 		"ERROR_REASON_STORE_CORRUPT":              27,
 		"ERROR_REASON_INTERNAL":                   28,
 		"ERROR_REASON_UNIMPLEMENTED":              29,
+		"ERROR_REASON_UNAUTHENTICATED":            30,
+		"ERROR_REASON_PERMISSION_DENIED":          31,
+		"ERROR_REASON_QUOTA_EXCEEDED":             32,
 	}
 )
 
@@ -197,7 +214,7 @@ var File_palaver_v1_error_reason_proto protoreflect.FileDescriptor
 const file_palaver_v1_error_reason_proto_rawDesc = "" +
 	"\n" +
 	"\x1dpalaver/v1/error_reason.proto\x12\n" +
-	"palaver.v1*\xbb\b\n" +
+	"palaver.v1*\xa2\t\n" +
 	"\vErrorReason\x12\x1c\n" +
 	"\x18ERROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aERROR_REASON_INVALID_FIELD\x10\x01\x12\"\n" +
@@ -229,7 +246,10 @@ const file_palaver_v1_error_reason_proto_rawDesc = "" +
 	"\x1bERROR_REASON_TURN_CANCELLED\x10\x1a\x12\x1e\n" +
 	"\x1aERROR_REASON_STORE_CORRUPT\x10\x1b\x12\x19\n" +
 	"\x15ERROR_REASON_INTERNAL\x10\x1c\x12\x1e\n" +
-	"\x1aERROR_REASON_UNIMPLEMENTED\x10\x1dB\x93\x01\n" +
+	"\x1aERROR_REASON_UNIMPLEMENTED\x10\x1d\x12 \n" +
+	"\x1cERROR_REASON_UNAUTHENTICATED\x10\x1e\x12\"\n" +
+	"\x1eERROR_REASON_PERMISSION_DENIED\x10\x1f\x12\x1f\n" +
+	"\x1bERROR_REASON_QUOTA_EXCEEDED\x10 B\x93\x01\n" +
 	"\x0fchat.palaver.v1B\x10ErrorReasonProtoP\x01Z>github.com/palaver-chat/palaver/client/go/palaver/v1;palaverv1\xa2\x02\x03PLV\xaa\x02\n" +
 	"Palaver.V1\xca\x02\n" +
 	"Palaver\\V1\xea\x02\vPalaver::V1b\x06proto3"

@@ -43,6 +43,11 @@ class AssistantServiceStub(object):
     documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
     `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
     carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+
+    A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+    `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+    `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+    `PERMISSION_DENIED`, before any conversation is read.
     """
 
     def __init__(self, channel):
@@ -106,6 +111,11 @@ class AssistantServiceServicer(object):
     documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
     `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
     carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+
+    A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+    `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+    `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+    `PERMISSION_DENIED`, before any conversation is read.
     """
 
     def CreateAssistant(self, request, context):
@@ -246,6 +256,11 @@ class AssistantService(object):
     documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
     `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
     carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+
+    A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+    `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+    `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+    `PERMISSION_DENIED`, before any conversation is read.
     """
 
     @staticmethod

@@ -44,6 +44,11 @@ class AssistantServiceStub:
     documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
     `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
     carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+
+    A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+    `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+    `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+    `PERMISSION_DENIED`, before any conversation is read.
     """
 
     @_typing.overload
@@ -116,6 +121,11 @@ class AssistantServiceAsyncStub(AssistantServiceStub):
     documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
     `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
     carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+
+    A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+    `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+    `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+    `PERMISSION_DENIED`, before any conversation is read.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -184,6 +194,11 @@ class AssistantServiceServicer(metaclass=_abc_1.ABCMeta):
     documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
     `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
     carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+
+    A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+    `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+    `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+    `PERMISSION_DENIED`, before any conversation is read.
     """
 
     @_abc_1.abstractmethod

@@ -97,6 +97,20 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_UNIMPLEMENTED: _ErrorReason.ValueType  # 29
     """`UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it."""
+    ERROR_REASON_UNAUTHENTICATED: _ErrorReason.ValueType  # 30
+    """`UNAUTHENTICATED`: the request has no credentials, or they are not valid: a key that the server doesn't know, a
+    token that has expired, is not for this server or is not signed by an issuer that the server accepts, or a client
+    certificate of nobody. The message says which of these. With a `RetryInfo`, the token could not be checked, because
+    its issuer can't be reached.
+    """
+    ERROR_REASON_PERMISSION_DENIED: _ErrorReason.ValueType  # 31
+    """`PERMISSION_DENIED`: the caller is known, and has no right to do this. A `google.rpc.BadRequest` lists the fields
+    with names that it must not use. Nothing was looked up, so the error doesn't tell whether they exist.
+    """
+    ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 32
+    """`RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
+    `RetryInfo`.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason of an error. The name of the value without its prefix, for instance "ASSISTANT_NOT_FOUND", is the
@@ -179,4 +193,18 @@ details.
 """
 ERROR_REASON_UNIMPLEMENTED: ErrorReason.ValueType  # 29
 """`UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it."""
+ERROR_REASON_UNAUTHENTICATED: ErrorReason.ValueType  # 30
+"""`UNAUTHENTICATED`: the request has no credentials, or they are not valid: a key that the server doesn't know, a
+token that has expired, is not for this server or is not signed by an issuer that the server accepts, or a client
+certificate of nobody. The message says which of these. With a `RetryInfo`, the token could not be checked, because
+its issuer can't be reached.
+"""
+ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 31
+"""`PERMISSION_DENIED`: the caller is known, and has no right to do this. A `google.rpc.BadRequest` lists the fields
+with names that it must not use. Nothing was looked up, so the error doesn't tell whether they exist.
+"""
+ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 32
+"""`RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
+`RetryInfo`.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

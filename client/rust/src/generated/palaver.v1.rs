@@ -695,6 +695,11 @@ pub mod assistant_service_client {
     /// documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
     /// `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
     /// carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+    ///
+    /// A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+    /// `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+    /// `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+    /// `PERMISSION_DENIED`, before any conversation is read.
     #[derive(Debug, Clone)]
     pub struct AssistantServiceClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -1091,6 +1096,11 @@ pub mod assistant_service_server {
     /// documents what each reason means and what to do about it. Invalid fields fail with `INVALID_ARGUMENT`, the reason
     /// `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
     /// carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
+    ///
+    /// A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+    /// `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+    /// `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+    /// `PERMISSION_DENIED`, before any conversation is read.
     #[derive(Debug)]
     pub struct AssistantServiceServer<T> {
         inner: Arc<T>,
@@ -1607,6 +1617,17 @@ pub enum ErrorReason {
     Internal = 28,
     /// `UNIMPLEMENTED`: this version of the server does not have a feature that the request uses. The message names it.
     Unimplemented = 29,
+    /// `UNAUTHENTICATED`: the request has no credentials, or they are not valid: a key that the server doesn't know, a
+    /// token that has expired, is not for this server or is not signed by an issuer that the server accepts, or a client
+    /// certificate of nobody. The message says which of these. With a `RetryInfo`, the token could not be checked, because
+    /// its issuer can't be reached.
+    Unauthenticated = 30,
+    /// `PERMISSION_DENIED`: the caller is known, and has no right to do this. A `google.rpc.BadRequest` lists the fields
+    /// with names that it must not use. Nothing was looked up, so the error doesn't tell whether they exist.
+    PermissionDenied = 31,
+    /// `RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
+    /// `RetryInfo`.
+    QuotaExceeded = 32,
 }
 impl ErrorReason {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1645,6 +1666,9 @@ impl ErrorReason {
             Self::StoreCorrupt => "ERROR_REASON_STORE_CORRUPT",
             Self::Internal => "ERROR_REASON_INTERNAL",
             Self::Unimplemented => "ERROR_REASON_UNIMPLEMENTED",
+            Self::Unauthenticated => "ERROR_REASON_UNAUTHENTICATED",
+            Self::PermissionDenied => "ERROR_REASON_PERMISSION_DENIED",
+            Self::QuotaExceeded => "ERROR_REASON_QUOTA_EXCEEDED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1686,6 +1710,9 @@ impl ErrorReason {
             "ERROR_REASON_STORE_CORRUPT" => Some(Self::StoreCorrupt),
             "ERROR_REASON_INTERNAL" => Some(Self::Internal),
             "ERROR_REASON_UNIMPLEMENTED" => Some(Self::Unimplemented),
+            "ERROR_REASON_UNAUTHENTICATED" => Some(Self::Unauthenticated),
+            "ERROR_REASON_PERMISSION_DENIED" => Some(Self::PermissionDenied),
+            "ERROR_REASON_QUOTA_EXCEEDED" => Some(Self::QuotaExceeded),
             _ => None,
         }
     }

@@ -1059,6 +1059,11 @@ export const FinishReasonSchema: GenEnum<FinishReason> = /*@__PURE__*/
  * `INVALID_FIELD` and a `google.rpc.BadRequest` that lists all of them at once. An error that is worth retrying
  * carries a `google.rpc.RetryInfo`. A request must not be larger than 2 MiB.
  *
+ * A server with callers (`PALAVER_CALLERS`) needs credentials with every call: a client certificate, or the metadata
+ * `authorization: Bearer <key or token>`. Otherwise the call fails with `UNAUTHENTICATED` and the reason
+ * `UNAUTHENTICATED`. What a caller has no right to do fails with `PERMISSION_DENIED` and the reason
+ * `PERMISSION_DENIED`, before any conversation is read.
+ *
  * @generated from service palaver.v1.AssistantService
  */
 export const AssistantService: GenService<{
