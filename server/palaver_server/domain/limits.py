@@ -53,6 +53,12 @@ MAX_SKILL_RESULT_BYTES = 256 * 1024
 MAX_SKILL_ROUNDS = 48
 """The highest `max_skill_rounds` that may be set: a round stores at least two messages, and a turn holds 98."""
 
+MAX_REFUSAL_BYTES = 64 * 1024
+"""The most bytes that are read of an endpoint's error, after inflation. The errors of real endpoints have a few KiB."""
+
+REFUSAL_TIMEOUT = 5.0
+"""Seconds that the body of an endpoint's error may take. What has arrived by then is used."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:

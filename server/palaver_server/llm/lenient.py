@@ -138,6 +138,11 @@ def list_of(value: object) -> Sequence[Any]:
             return ()
 
 
+def sound(text: str) -> str:
+    """Returns a text without lone surrogates, which is what can be sent and stored."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class SurrogatePairs:
     """Joins the halves of surrogate pairs that two pieces share, and replaces halves without a partner."""
 
@@ -149,7 +154,7 @@ class SurrogatePairs:
         text, self._high = self._high + text, ""
         if text and ord(text[-1]) in HIGH_SURROGATES:
             text, self._high = text[:-1], text[-1]
-        return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return sound(text)
 
     @property
     def is_open(self) -> bool:

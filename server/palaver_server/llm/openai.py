@@ -6,7 +6,9 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
+from urllib.parse import urlsplit
 
+import aiohttp
 import anyio
 import httpx2
 import openai
@@ -23,6 +25,7 @@ from palaver_server.llm.openai_chunks import Chunk, DeltaMerger, ErrorEvent
 from palaver_server.llm.openai_requests import chat_completion
 from palaver_server.llm.openai_stream import ChunkReader
 from palaver_server.llm.quirks import Quirk
+from palaver_server.llm.refusals import read_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,22 @@ END_TIMEOUT = 5.0
 
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 """Compression would delay pieces. Without it, the bytes of the connection are those of the stream."""
+
+
+class HttpClient(DefaultAioHttpClient):
+    """An HTTP client that reads no more than the beginning of an error.
+
+    The SDK reads the body of every error itself, whole and inflated.
+    """
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Sends a request; raises `httpx2.RequestError` for a response that can't be read as HTTP."""
+        try:
+            response = await super().send(request, **{**options, "stream": True})
+        except (aiohttp.ClientError, ValueError) as error:
+            # The transport passes these on: a head that is too large or malformed, and text in it that is no text.
+            raise httpx2.RemoteProtocolError("the response is not HTTP", request=request) from error
+        return response if response.is_success else await read_refusal(response)
 
 
 class OpenAIModel:
@@ -62,7 +81,8 @@ class OpenAIModel:
         options: dict[str, Any] = {
             "max_retries": 0,  # the engine retries, because it knows whether the reply has begun
             "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
-            "http_client": DefaultAioHttpClient(limits=httpx2.Limits(max_connections=MAX_CONNECTIONS)),
+            # A redirect would send the conversation to an address that nobody has configured.
+            "http_client": HttpClient(limits=httpx2.Limits(max_connections=MAX_CONNECTIONS), follow_redirects=False),
         }
         if api_version is None:
             self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, **options)
@@ -120,7 +140,7 @@ class OpenAIModel:
         except ErrorEvent as error:
             if not merger.is_finished:
                 raise model_error(read_error(error.body), secret=self._secret) from error
-        except (openai.APIConnectionError, httpx2.RequestError) as error:
+        except (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError) as error:
             if not merger.is_finished:
                 raise ModelStreamBroken("the endpoint ended its reply early") from error
 
@@ -143,6 +163,8 @@ class OpenAIModel:
             try:
                 response = await call.__aenter__()
             except openai.APIStatusError as error:
+                if error.response.has_redirect_location:
+                    logger.warning("%s: the endpoint redirects to %s", self._name, _host(error.response))
                 refusal = read_error(error.response.content, error.response.headers)
                 meaning = model_error(refusal, status=error.status_code, secret=self._secret)
                 # vLLM blames `max_tokens` if a conversation is too long. A shorter one may have it.
@@ -167,6 +189,14 @@ class OpenAIModel:
         if learnt:
             logger.warning("%s: the endpoint of %s wants %s; this is remembered", self._name, model, ", ".join(learnt))
             self._quirks[model] = known
+
+
+def _host(redirect: httpx2.Response) -> str:
+    """Returns the host that a response redirects to, for the log."""
+    try:
+        return f"the host {urlsplit(redirect.headers['location']).hostname or 'of the endpoint'!r:.100}"
+    except ValueError:
+        return "an address that can't be read"
 
 
 async def _end(reads: AsyncIterator[bytes], reader: ChunkReader) -> list[Chunk]:
