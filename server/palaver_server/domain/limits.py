@@ -53,6 +53,12 @@ MAX_SKILL_RESULT_BYTES = 256 * 1024
 MAX_SKILL_ROUNDS = 48
 """The highest `max_skill_rounds` that may be set: a round stores at least two messages, and a turn holds 98."""
 
+MAX_REASONING_CHARACTERS = 4_000_000
+"""The maximum length of all reasoning in a turn, which is held in memory: about a million tokens."""
+
+MAX_REPLY_CALLS = 1_024
+"""The maximum number of skill calls in a reply. A turn holds fewer than 98, and reports a reply with more of them."""
+
 MAX_REFUSAL_BYTES = 64 * 1024
 """The most bytes that are read of an endpoint's error, after inflation. The errors of real endpoints have a few KiB."""
 

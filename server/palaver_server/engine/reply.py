@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections import defaultdict
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -24,13 +24,35 @@ MAX_RETRY_AFTER = 10.0
 """Seconds. If an endpoint asks for a longer pause, the call is not retried, and the caller gets the pause."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RequestedCall:
     """A skill call as the model wrote it."""
 
     name: str = ""
     arguments: str = ""
     endpoint_state: object = None
+
+
+@dataclass(slots=True)
+class _GrowingCall:
+    """A skill call while the model writes it."""
+
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+    endpoint_state: object = None
+
+    def add(self, delta: SkillCallDelta) -> None:
+        self.name += delta.name
+        if delta.arguments:
+            self.arguments.append(delta.arguments)
+        self.endpoint_state = delta.endpoint_state or self.endpoint_state
+
+    def whole(self) -> RequestedCall | None:
+        """Returns the whole call, or None if it is an empty one, which some endpoints send with a plain reply."""
+        arguments = "".join(self.arguments)
+        if not self.name.strip() and arguments.strip() in ("", "{}", "null"):
+            return None
+        return RequestedCall(self.name, arguments, self.endpoint_state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +74,7 @@ class _ReplyCollector:
     chat_model: str
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
-    calls: dict[int, list[SkillCallDelta]] = field(default_factory=dict)
+    calls: defaultdict[int, _GrowingCall] = field(default_factory=lambda: defaultdict(_GrowingCall))
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
 
@@ -62,7 +84,7 @@ class _ReplyCollector:
         if delta.reasoning:
             self.reasoning.append(delta.reasoning)
         for call in delta.skill_calls:
-            self.calls.setdefault(call.position, []).append(call)
+            self.calls[call.position].add(call)
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.chat_model = delta.chat_model or self.chat_model
@@ -72,25 +94,12 @@ class _ReplyCollector:
             raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
         return Reply(
             text="".join(self.texts),
-            calls=tuple(filter(None, (_requested_call(deltas) for _, deltas in sorted(self.calls.items())))),
+            calls=tuple(filter(None, (call.whole() for _, call in sorted(self.calls.items())))),
             finish_reason=self.finish_reason,
             usage=replace(self.usage, model_calls=1),
             chat_model=self.chat_model,
             reasoning="".join(self.reasoning),
         )
-
-
-def _requested_call(deltas: Sequence[SkillCallDelta]) -> RequestedCall | None:
-    """Returns a whole call, or None if it is an empty one, which some endpoints send with a plain reply."""
-    name = "".join(delta.name for delta in deltas)
-    arguments = "".join(delta.arguments for delta in deltas)
-    if not name.strip() and arguments.strip() in ("", "{}", "null"):
-        return None
-    return RequestedCall(
-        name=name,
-        arguments=arguments,
-        endpoint_state=next((delta.endpoint_state for delta in reversed(deltas) if delta.endpoint_state), None),
-    )
 
 
 class ReplyReader:
@@ -160,6 +169,8 @@ class ReplyReader:
                     for call in delta.skill_calls:
                         self._has_begun = True
                         self._size.add(call.name + call.arguments)
+                    if delta.reasoning:
+                        self._size.add_reasoning(delta.reasoning)
                     # Comments and empty deltas show no progress of the model; text, reasoning and calls do.
                     if delta.text or delta.reasoning or delta.skill_calls:
                         self._extend(scope)

@@ -11,6 +11,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from palaver_server.domain.limits import MAX_ENDPOINT_STATE_CHARACTERS
+
 HIGH_SURROGATES = range(0xD800, 0xDC00)
 MAX_DIGITS = 300
 """Python refuses to convert longer integers than a few thousand digits."""
@@ -91,11 +93,21 @@ def arguments_of(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
+def state_of(value: object) -> object:
+    """Returns a state that can be stored and sent back as JSON, or None for any other value."""
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        text.encode()
+    except (ValueError, RecursionError):
+        return None
+    return value if len(text) <= MAX_ENDPOINT_STATE_CHARACTERS else None
+
+
 def string_of(value: object) -> str:
     """Returns a name or an identifier."""
     match value:
         case str():
-            return value
+            return sound(value)
         case bool() | None:
             return ""
         case int() | float():

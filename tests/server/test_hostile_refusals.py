@@ -1,4 +1,4 @@
-"""What an endpoint sends is read in bounded size, and has a status, whatever it is."""
+"""What an endpoint sends in place of a stream is read in bounded size, and has a status, whatever it is."""
 
 from __future__ import annotations
 
