@@ -19,6 +19,9 @@ from palaver_server.llm.lenient import sound
 MAX_MESSAGE_CHARACTERS = 2_000
 """The most characters of an error's words that count. The expressions that search them take quadratic time."""
 
+OF_KEYS = "".join(map(chr, range(33, 127)))
+"""The characters that a key may have: all of ASCII that can be seen."""
+
 MAX_DEPTH = 12
 """How deep an error may be nested, for instance in the JSON text of another error's message."""
 
@@ -95,10 +98,7 @@ def _collect_text(text: str, facts: _Facts, depth: int) -> None:
 
 def _shortened(text: str) -> str:
     """Returns the beginning of a text, up to the end of a word: half a key could not be recognised as one."""
-    if len(text) <= MAX_MESSAGE_CHARACTERS:
-        return text
-    words = text[: MAX_MESSAGE_CHARACTERS + 1].rsplit(maxsplit=1)
-    return words[0] if len(words) > 1 else ""
+    return text if len(text) <= MAX_MESSAGE_CHARACTERS else text[:MAX_MESSAGE_CHARACTERS].rstrip(OF_KEYS)
 
 
 def _whole(body: object) -> str:
