@@ -43,6 +43,11 @@ def calls(**fields: Any) -> dict[str, Any]:
     ("chunk", "words"),
     [
         (lambda n: calls(index=n, id=f"c{n}", function={"name": "f", "arguments": ""}), "skill calls"),
+        (lambda n: {"tool_calls": [{}] * 2_000}, "skill calls"),
+        (
+            lambda n: {"tool_calls": [{"index": "x", "function": {"name": f"f{n}-{k}"}} for k in range(2_000)]},
+            "skill calls",
+        ),
         (lambda n: calls(index=10**30 + n, function={"name": f"f{n}", "arguments": "{}"}), "skill calls"),
         (lambda n: {"reasoning": "hm " * 200}, "reasoning"),
         (lambda n: {"reasoning": {"text": "hm " * 200}}, "reasoning"),
@@ -57,6 +62,14 @@ async def test_a_reply_without_end_is_too_large(
     failure = await failure_of(served.stub.PostUserQueryUnary(QUERY))
     assert failure.reason == "TURN_TOO_LARGE"
     assert words in failure.text
+    await asyncio.wait_for(endpoint.calls[0].finished.wait(), 5)
+
+
+async def test_what_follows_the_finish_reason_without_end_is_given_up(served: Served, endpoint: Endpoint):
+    end = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+    endpoint.script(Stream("Hi", lambda call: call.send(call.chunk(**end)), flood(lambda n: {})))
+    completed = (await served.stub.PostUserQueryUnary(QUERY)).completed
+    assert completed.messages[-1].content == "Hi"
     await asyncio.wait_for(endpoint.calls[0].finished.wait(), 5)
 
 

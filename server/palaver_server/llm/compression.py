@@ -12,8 +12,8 @@ from palaver_server.domain.errors import ModelStreamBroken
 GZIP_OR_ZLIB = 47
 """The window bits with which zlib recognises both formats."""
 
-MAX_INFLATED_BYTES = 64 * 1024
-"""The most bytes that are inflated at a time. A read of 16 KiB can hold 16 MiB, which would stop all other calls."""
+MAX_INFLATED_BYTES = 16 * 1024
+"""The most bytes that are inflated at a time. A read of this size can hold 16 MiB, which would stop all other calls."""
 
 
 def decompressed(reads: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:

@@ -17,12 +17,20 @@ HIGH_SURROGATES = range(0xD800, 0xDC00)
 MAX_DIGITS = 300
 """Python refuses to convert longer integers than a few thousand digits."""
 
+MAX_BYTES = 1024 * 1024
+"""The largest event that is read leniently, which takes ten times as long as the decoder for the usual types."""
+
+MAX_ITEMS = 4_096
+"""The most items of a list that are read. A content has a few parts, and a reply a few calls."""
+
 TEXT_KEYS = ("text", "content", "value", "parts")
 REASONING_PARTS = frozenset({"thinking", "reasoning", "reasoning_text", "reasoning.text", "summary_text"})
 
 
 def decode(data: bytes) -> Any:
     """Decodes JSON, lone surrogates and NaN included; raises `ValueError` or `RecursionError`."""
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"the event has more than {MAX_BYTES:,} bytes")
     try:
         text = data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -44,7 +52,7 @@ def text_of(content: object) -> str:
                 return ""
             return next((text_of(content[name]) for name in TEXT_KEYS if content.get(name) is not None), "")
         case Sequence():
-            return "".join(map(text_of, content))
+            return "".join(map(text_of, content[:MAX_ITEMS]))
         case bool():
             return ""
         case int() | float():
@@ -67,7 +75,7 @@ def reasoning_of(content: object) -> str:
             parts = (content.get(name) for name in ("thinking", "reasoning", "text", "summary"))
             return next((text for part in parts if (text := plain_text_of(part))), "")
         case Sequence() if not isinstance(content, str):
-            return "".join(map(reasoning_of, content))
+            return "".join(map(reasoning_of, content[:MAX_ITEMS]))
         case _:
             return ""
 
@@ -81,7 +89,7 @@ def plain_text_of(value: object) -> str:
             parts = (value.get(name) for name in ("text", "content", "summary"))
             return next((text for part in parts if (text := plain_text_of(part))), "")
         case Sequence():
-            return "".join(map(plain_text_of, value))
+            return "".join(map(plain_text_of, value[:MAX_ITEMS]))
         case _:
             return ""
 
@@ -145,7 +153,7 @@ def list_of(value: object) -> Sequence[Any]:
         case Mapping():
             return (value,)
         case Sequence() if not isinstance(value, str):
-            return value
+            return value[:MAX_ITEMS]
         case _:
             return ()
 

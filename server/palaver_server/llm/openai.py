@@ -12,6 +12,7 @@ import aiohttp
 import anyio
 import httpx2
 import openai
+from anyio.lowlevel import checkpoint
 from openai import AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
 from palaver_server.domain.errors import ContextLengthExceeded, ModelNotFound, ModelStreamBroken, ModelUnavailable
@@ -40,6 +41,12 @@ DRAIN_TIMEOUT = 0.1
 
 END_TIMEOUT = 5.0
 """Seconds that the end of a stream may take after the finish reason."""
+
+MAX_END_CHUNKS = 1_000
+"""The most chunks that are read behind the finish reason. The usage is one."""
+
+FULL_READ = 16 * 1024
+"""The bytes of a read behind which the transport has more."""
 
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 """Compression would delay pieces. Without it, the bytes of the connection are those of the stream."""
@@ -122,6 +129,8 @@ class OpenAIModel:
                     if reader.is_done:
                         await _drain(reads)
                         break
+                    if len(data) >= FULL_READ:
+                        await checkpoint()  # there is more at once, and other calls wait
                     if merger.is_finished:
                         yield merger.merge(await _end(reads, reader))
                         if merger.is_finished:
@@ -143,6 +152,9 @@ class OpenAIModel:
         except (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError) as error:
             if not merger.is_finished:
                 raise ModelStreamBroken("the endpoint ended its reply early") from error
+        except ModelStreamBroken:
+            if not merger.is_finished:
+                raise
 
     @asynccontextmanager
     async def _open(self, prompt: Prompt) -> AsyncIterator[AsyncAPIResponse[Any]]:
@@ -204,9 +216,13 @@ async def _end(reads: AsyncIterator[bytes], reader: ChunkReader) -> list[Chunk]:
     chunks: list[Chunk] = []
     with anyio.move_on_after(END_TIMEOUT):
         async for data in reads:
-            chunks += reader.feed(data)
-            if reader.is_done or any(choice.has_output for chunk in chunks for choice in chunk.choices or ()):
+            new = list(reader.feed(data))
+            chunks += new
+            if reader.is_done or any(choice.has_output for chunk in new for choice in chunk.choices or ()):
                 break
+            if len(chunks) > MAX_END_CHUNKS:
+                break
+            await checkpoint()
     return chunks
 
 
@@ -214,4 +230,4 @@ async def _drain(reads: AsyncIterator[bytes]) -> None:
     """Reads the rest of a finished stream, within a time limit."""
     with anyio.move_on_after(DRAIN_TIMEOUT):
         async for _ in reads:
-            await anyio.lowlevel.checkpoint()  # so that even a flood of buffered bytes meets the time limit
+            await checkpoint()  # so that even a flood of buffered bytes meets the time limit

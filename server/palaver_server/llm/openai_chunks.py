@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from palaver_server.domain.errors import ModelStreamBroken
-from palaver_server.domain.limits import MAX_CHAT_MODEL_CHARACTERS, MAX_ID_CHARACTERS, MAX_TOKENS
+from palaver_server.domain.limits import MAX_CHAT_MODEL_CHARACTERS, MAX_ID_CHARACTERS, MAX_REPLY_CALLS, MAX_TOKENS
 from palaver_server.domain.ports import ModelDelta
 from palaver_server.domain.turns import FinishReason, Usage
 from palaver_server.llm import lenient
 from palaver_server.llm.lenient import SurrogatePairs, sound
-from palaver_server.llm.tool_calls import MAX_NAME_CHARACTERS, CallPiece, CallSplitter
+from palaver_server.llm.tool_calls import MAX_NAME_CHARACTERS, CallPiece, CallSplitter, too_many_calls
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
@@ -342,6 +342,8 @@ class DeltaMerger:
         if reasoning:
             delta.reasoning += reasoning
         if part.tool_calls:
+            if len(part.tool_calls) > MAX_REPLY_CALLS:
+                raise too_many_calls()
             delta.skill_calls = (*delta.skill_calls, *self._calls.split([_piece(call) for call in part.tool_calls]))
         elif part.function_call is not None:
             piece = _piece(ToolCallDelta(function=part.function_call))

@@ -82,7 +82,7 @@ class CallSplitter:
         call = self._candidate(piece)
         if call is None or (piece.name and self._begins_another(call, piece, taken)):
             if len(self._calls) == MAX_REPLY_CALLS:
-                raise TurnTooLarge(f"the model's reply has more than {MAX_REPLY_CALLS:,} skill calls")
+                raise too_many_calls()
             call = _Call(len(self._calls), piece.index, piece.id)
             self._calls.append(call)
         if piece.index is not None:
@@ -134,6 +134,11 @@ class CallSplitter:
         if not (name or arguments or piece.extra is not None):
             return None
         return SkillCallDelta(call.position, name, arguments, piece.extra)
+
+
+def too_many_calls() -> TurnTooLarge:
+    """Returns the error for a reply with more calls than a turn can ever hold."""
+    return TurnTooLarge(f"the model's reply has more than {MAX_REPLY_CALLS:,} skill calls")
 
 
 def _note(known: dict[Signal, _Call], signal: Signal, call: _Call) -> None:
