@@ -47,6 +47,9 @@ MAX_SKILL_NAME_CHARACTERS = 64
 SKILL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SKILL_NAME_CHARACTERS}}}")
 SKILL_NAME_RULE = f"must be 1 to {MAX_SKILL_NAME_CHARACTERS} ASCII letters, digits, _ and -"
 
+MAX_DESCRIPTION_CHARACTERS = 16_384
+"""The maximum length of the description of a host's skill, which is sent to the model with every prompt."""
+
 MAX_SKILL_RESULT_BYTES = 256 * 1024
 """The maximum size of a skill host's result in UTF-8."""
 
