@@ -144,6 +144,22 @@ async def test_a_malformed_response_is_a_fault_of_the_endpoint(served: Served, e
     assert failure.reason in ("MODEL_UNAVAILABLE", "MODEL_STREAM_BROKEN", "MODEL_REJECTED_REQUEST")
 
 
+async def test_no_cookie_is_kept(tmp_path: Path, endpoint: Endpoint):
+    cookie = {"Set-Cookie": "session=of-one-caller; Path=/"}
+    async with server_with_assistant(tmp_path, endpoint.url.replace("127.0.0.1", "localhost")) as served:
+        endpoint.script(Refusal(400, headers=cookie), Refusal(307, headers={**cookie, "Location": "/"}))
+        for _ in range(2):
+            await failure_of(served.stub.PostUserQueryUnary(QUERY))
+        await served.stub.PostUserQueryUnary(QUERY)
+    assert [call.headers.get("cookie") for call in endpoint.calls] == [None] * 3
+
+
+async def test_early_hints_are_passed_over(served: Served, endpoint: Endpoint):
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" * 3
+    failure = await refused(served, endpoint, Raw(hints + response(400) + ERROR))
+    assert "top_p is odd" in failure.text
+
+
 FLOODS = {
     "early hints": (b"", b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10_000),
     "headers": (b"HTTP/1.1 200 OK\r\n", b"X: x\r\n" * 10_000),
@@ -159,5 +175,6 @@ async def test_a_head_that_does_not_end_is_given_up(tmp_path: Path, endpoint: En
         endpoint.script(*[Raw(*flood)] * 3)
         failure = await failure_of(served.stub.PostUserQueryUnary(QUERY, timeout=60))
         assert failure.reason in ("MODEL_UNAVAILABLE", "MODEL_STREAM_BROKEN", "MODEL_TIMEOUT")
+        assert failure.reason == "MODEL_UNAVAILABLE" or not flood[1].startswith(b"HTTP")
         for call in endpoint.calls:
             await asyncio.wait_for(call.finished.wait(), 5)

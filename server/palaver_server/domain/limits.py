@@ -62,6 +62,9 @@ MAX_REASONING_CHARACTERS = 4_000_000
 MAX_REPLY_CALLS = 1_024
 """The maximum number of skill calls in a reply. A turn holds fewer than 98, and reports a reply with more of them."""
 
+MAX_INTERIM_RESPONSES = 16
+"""The most interim responses (HTTP status 1xx) before the response of an endpoint. Proxies send one or two."""
+
 MAX_REFUSAL_BYTES = 64 * 1024
 """The most bytes that are read of an endpoint's error, after inflation. The errors of real endpoints have a few KiB."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from palaver_server.llm import quirks
 from palaver_server.llm.compression import decompressed
 from palaver_server.llm.endpoint_errors import read_error
 from palaver_server.llm.error_meanings import model_error
+from palaver_server.llm.http_session import session
 from palaver_server.llm.openai_chunks import Chunk, DeltaMerger, ErrorEvent
 from palaver_server.llm.openai_requests import chat_completion
 from palaver_server.llm.openai_stream import ChunkReader
@@ -32,9 +34,6 @@ logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect to the endpoint. The turn limits how long the response may take."""
-
-MAX_CONNECTIONS = 10_000
-"""Without a number, aiohttp's default of 100 would make the 101st call wait."""
 
 DRAIN_TIMEOUT = 0.1
 """Seconds that the end of a finished stream may take, so that the connection can be used again."""
@@ -53,10 +52,16 @@ UNCOMPRESSED = {"Accept-Encoding": "identity"}
 
 
 class HttpClient(DefaultAioHttpClient):
-    """An HTTP client that reads no more than the beginning of an error.
+    """The SDK's HTTP client, with limits, and without cookies.
 
-    The SDK reads the body of every error itself, whole and inflated.
+    The SDK reads the body of every error itself, whole and inflated, so it gets no more than the beginning of it.
     """
+
+    def _init_transport(self, *arguments: Any, **options: Any) -> httpx2.AsyncBaseTransport:
+        return _with_own_session(super()._init_transport(*arguments, **options))
+
+    def _init_proxy_transport(self, *arguments: Any, **options: Any) -> httpx2.AsyncBaseTransport:
+        return _with_own_session(super()._init_proxy_transport(*arguments, **options))
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         """Sends a request; raises `httpx2.RequestError` for a response that can't be read as HTTP."""
@@ -65,7 +70,14 @@ class HttpClient(DefaultAioHttpClient):
         except (aiohttp.ClientError, ValueError) as error:
             # The transport passes these on: a head that is too large or malformed, and text in it that is no text.
             raise httpx2.RemoteProtocolError("the response is not HTTP", request=request) from error
+        self.cookies.clear()
         return response if response.is_success else await read_refusal(response)
+
+
+def _with_own_session(transport: Any) -> httpx2.AsyncBaseTransport:
+    """Returns the SDK's transport over aiohttp, which will open our session in place of its own."""
+    transport.client = partial(session, transport.ssl_context, transport.limits.keepalive_expiry)
+    return cast("httpx2.AsyncBaseTransport", transport)
 
 
 class OpenAIModel:
@@ -89,7 +101,7 @@ class OpenAIModel:
             "max_retries": 0,  # the engine retries, because it knows whether the reply has begun
             "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
             # A redirect would send the conversation to an address that nobody has configured.
-            "http_client": HttpClient(limits=httpx2.Limits(max_connections=MAX_CONNECTIONS), follow_redirects=False),
+            "http_client": HttpClient(follow_redirects=False),
         }
         if api_version is None:
             self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, **options)
