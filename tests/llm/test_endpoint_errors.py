@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from palaver_server.domain.errors import (
@@ -21,8 +21,11 @@ from palaver_server.domain.errors import (
     ModelStreamBroken,
     ModelUnavailable,
 )
-from palaver_server.llm.endpoint_errors import read_error
+from palaver_server.domain.limits import MAX_REFUSAL_BYTES
+from palaver_server.llm import quirks
+from palaver_server.llm.endpoint_errors import MAX_MESSAGE_CHARACTERS, read_error
 from palaver_server.llm.error_meanings import model_error
+from palaver_server.llm.pauses import MAX_RETRY_AFTER
 from palaver_server.llm.quoting import quote
 
 FORMS: dict[str, Callable[[str, str], object]] = {
@@ -274,3 +277,51 @@ def test_the_pause_is_found(body: object, headers: dict[str, str], seconds: floa
 )  # fmt: skip
 def test_words_are_quoted_without_secrets(text: str, secret: str, quoted: str):
     assert quote(text, secret) == quoted
+
+
+@pytest.mark.parametrize("end", ["", "!"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a", "a-", "1min", "1 and ", "wait in ", "try again in 1min", "model ", "flagged ", "exceed", "prompt (",
+        "text ", "system role ", "role 'system' ", "only user ", "reasoning_content ", "sk-a", "Bearer ", "api-key: a",
+        "a*", "ab..", "http://a", "<title", "<title>", "<script>", "<", "&", "{", "[", '"', "\\", "data:", " ", "\n",
+        "\ud800",
+    ],
+)  # fmt: skip
+def test_hostile_words_are_read_soon(piece: str, end: str):
+    text = piece * (MAX_REFUSAL_BYTES // len(piece)) + end
+    for body in (text, f"<html>{text}", {"error": {"message": text}}, {"detail": [{"loc": [text], "msg": text}]}):
+        error = read_error(body, {"retry-after": text[:8_000], "x-ratelimit-remaining": "0"})
+        assert len(error.message) <= MAX_MESSAGE_CHARACTERS
+        error.message.encode()
+        for status in (None, 400, 429, 500):
+            meaning = model_error(error, status=status, secret="k0123456789abcdef")
+            str(meaning).encode()
+        quirks.find(error, {"messages": [], "tools": [], "max_tokens": 1, "temperature": 1}, frozenset(), ())
+
+
+def test_a_long_message_without_spaces_is_quoted():
+    assert "额度额度" in str(model_error(read_error("额度" * MAX_MESSAGE_CHARACTERS), status=400))
+
+
+def test_a_key_that_is_cut_is_not_quoted():
+    text = "http://" + "a" * (MAX_MESSAGE_CHARACTERS - 20) + " the key k0123456789abcdef"
+    assert "k01" not in str(model_error(read_error(text), status=400, secret="k0123456789abcdef"))
+
+
+@given(
+    st.text() | st.from_regex(r"[0-9.e+-]+", fullmatch=True) | st.from_regex(r"\w{3}, \d+ \w{3} \d+ [\d:]+ [+-]?\w+")
+)
+@example("Wed, 21 Oct 99999 07:28:00 GMT")
+@example("Wed, 21 Oct 2015 07:28:00 +9999999999")
+@example("Mon, 01 Jan 0001 00:00:00 +2359")
+@example("Fri, 31 Dec 9999 23:59:59 -2359")
+def test_any_pause_is_finite_and_bounded(value: str):
+    for headers, body in (
+        ({"retry-after": value}, {}),
+        ({}, {"retry_after": value}),
+        ({}, {"message": f"wait {value}"}),
+    ):
+        pause = read_error(body, headers).retry_after
+        assert pause is None or 0 <= pause <= MAX_RETRY_AFTER

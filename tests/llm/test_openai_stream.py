@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -555,3 +556,34 @@ class TestMerging:
     def test_usage_that_is_not_reported_is_zero(self):
         delta = merge([Chunk(usage=ChunkUsage(total_tokens=9))])
         assert delta.usage == Usage(total_tokens=9)
+
+
+@pytest.mark.parametrize(
+    ("first", "piece", "count"),
+    [
+        (b'data: {"a":[\n', b"data: {}\n", 400_000),
+        (b'data: {"a":[{}\n', b"data: {}\n", 400_000),
+        (b'data: {"a":"\n', b'data: {"}\n', 400_000),
+        (b'data: {"a": "', b"x", 4_000_000),
+        (b"data: {\n", b"data:\n", 600_000),
+        (b"", b":\n", 400_000),
+        (b"", b"\r", 400_000),
+        (b"", b"\n", 400_000),
+        (b"", b"data\n\n", 100_000),
+        (b"{", b" ", 4_000_000),
+        (b"[", b"\r\n", 1_000_000),
+    ],
+)
+@pytest.mark.parametrize("reads", [1, 16_384])
+def test_small_pieces_are_read_in_linear_time(first: bytes, piece: bytes, count: int, reads: int):
+    """A reader that took quadratic time would be at it for hours."""
+    reader = ChunkReader()
+    data = piece if reads == 1 else piece * (reads // len(piece))
+    with suppress(ModelStreamBroken, ErrorEvent):
+        for _ in reader.feed(first):
+            pass
+        for _ in range(count * len(piece) // len(data)):
+            for _ in reader.feed(data):
+                pass
+        for _ in reader.finish():
+            pass

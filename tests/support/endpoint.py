@@ -217,6 +217,23 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """Sends bytes as the response, head included, and then others again and again, as fast as the caller reads."""
+
+    data: bytes
+    flood: bytes = b""
+
+    async def play(self, call: Call) -> None:
+        call.writer.write(self.data)
+        await call.writer.drain()
+        while self.flood:
+            call.writer.write(self.flood)
+            await call.writer.drain()
+            call.sent += len(self.flood)
+        call.hang_up()
+
+
+@dataclass(frozen=True)
 class HangUp:
     """Closes the connection without a response."""
 
@@ -241,7 +258,7 @@ class UnlessRenamed:
             await self.answer.play(call)
 
 
-Answer = Stream | Refusal | HangUp | UnlessRenamed
+Answer = Stream | Refusal | Raw | HangUp | UnlessRenamed
 
 
 class Endpoint:

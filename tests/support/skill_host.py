@@ -30,8 +30,8 @@ def content(text: str) -> pb.InvokeSkillResponse:
 class SkillHost:
     """The host, for the time of its `async with` block.
 
-    An answer is a function or a coroutine function, and returns a response, a status to fail with, or bytes that go out
-    as they are.
+    An answer is a function or a coroutine function, and returns a response, a status to fail with (in a tuple, also its
+    text and metadata), or bytes that go out as they are.
     """
 
     def __init__(
@@ -101,6 +101,8 @@ class SkillHost:
             answer = await answer
         if isinstance(answer, grpc.StatusCode):
             await context.abort(answer, "secret detail")
+        if isinstance(answer, tuple):
+            await context.abort(*answer)
         return answer
 
 

@@ -68,11 +68,29 @@ MAX_SKILL_NAME_CHARACTERS = 64
 SKILL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SKILL_NAME_CHARACTERS}}}")
 SKILL_NAME_RULE = f"must be 1 to {MAX_SKILL_NAME_CHARACTERS} ASCII letters, digits, _ and -"
 
+MAX_DESCRIPTION_CHARACTERS = 16_384
+"""The maximum length of the description of a host's skill, which is sent to the model with every prompt."""
+
 MAX_SKILL_RESULT_BYTES = 256 * 1024
 """The maximum size of a skill host's result in UTF-8."""
 
 MAX_SKILL_ROUNDS = 48
 """The highest `max_skill_rounds` that may be set: a round stores at least two messages, and a turn holds 98."""
+
+MAX_REASONING_CHARACTERS = 4_000_000
+"""The maximum length of all reasoning in a turn, which is held in memory: about a million tokens."""
+
+MAX_REPLY_CALLS = 1_024
+"""The maximum number of skill calls in a reply. A turn holds fewer than 98, and reports a reply with more of them."""
+
+MAX_INTERIM_RESPONSES = 16
+"""The most interim responses (HTTP status 1xx) before the response of an endpoint. Proxies send one or two."""
+
+MAX_REFUSAL_BYTES = 64 * 1024
+"""The most bytes that are read of an endpoint's error, after inflation. The errors of real endpoints have a few KiB."""
+
+REFUSAL_TIMEOUT = 5.0
+"""Seconds that the body of an endpoint's error may take. What has arrived by then is used."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,9 @@ from typing import Any
 
 from palaver_server.domain.conversation import SkillCall, skill_name
 
+MAX_REPEATS = 8
+"""How often the arguments of a call may be repeated."""
+
 
 class CallIdGenerator:
     """Generates the identifiers of the calls of a turn.
@@ -68,19 +71,19 @@ def _repaired(text: str) -> dict[str, Any] | None:
     the arguments, which follow, or send an object whole once more.
     """
     decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
-    objects: list[dict[str, Any]] = []
-    end = 0
-    while end < len(text):
+    found: dict[str, Any] = {}
+    for _ in range(MAX_REPEATS):
+        text = text.lstrip()
+        if not text:
+            return found
         try:
-            value, end = decoder.raw_decode(text, end)
+            value, end = decoder.raw_decode(text)
         except ValueError:
             return None
-        if not isinstance(value, dict):
+        if not isinstance(value, dict) or (value and found and value != found):
             return None
-        if value and value not in objects:
-            objects.append(value)
-        end += len(text[end:]) - len(text[end:].lstrip())
-    return objects[0] if len(objects) == 1 else None if objects else {}
+        found, text = found or value, text[end:]
+    return None
 
 
 def _refuse_constant(constant: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+from collections import defaultdict
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -25,13 +25,35 @@ MAX_RETRY_AFTER = 10.0
 """Seconds. If an endpoint asks for a longer pause, the call is not retried, and the caller gets the pause."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RequestedCall:
     """A skill call as the model wrote it."""
 
     name: str = ""
     arguments: str = ""
     endpoint_state: object = None
+
+
+@dataclass(slots=True)
+class _GrowingCall:
+    """A skill call while the model writes it."""
+
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+    endpoint_state: object = None
+
+    def add(self, delta: SkillCallDelta) -> None:
+        self.name += delta.name
+        if delta.arguments:
+            self.arguments.append(delta.arguments)
+        self.endpoint_state = delta.endpoint_state or self.endpoint_state
+
+    def whole(self) -> RequestedCall | None:
+        """Returns the whole call, or None if it is an empty one, which some endpoints send with a plain reply."""
+        arguments = "".join(self.arguments)
+        if not self.name.strip() and arguments.strip() in ("", "{}", "null"):
+            return None
+        return RequestedCall(self.name, arguments, self.endpoint_state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +77,7 @@ class _ReplyCollector:
     chat_model: str
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
-    calls: dict[int, list[SkillCallDelta]] = field(default_factory=dict)
+    calls: defaultdict[int, _GrowingCall] = field(default_factory=lambda: defaultdict(_GrowingCall))
     endpoint_state: list[object] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
@@ -66,7 +88,7 @@ class _ReplyCollector:
         if delta.reasoning:
             self.reasoning.append(delta.reasoning)
         for call in delta.skill_calls:
-            self.calls.setdefault(call.position, []).append(call)
+            self.calls[call.position].add(call)
         self.endpoint_state += delta.endpoint_state
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
@@ -75,7 +97,7 @@ class _ReplyCollector:
     def reply(self) -> Reply:
         if self.finish_reason is None:
             raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
-        calls = tuple(filter(None, (_requested_call(deltas) for _, deltas in sorted(self.calls.items()))))
+        calls = tuple(filter(None, (call.whole() for _, call in sorted(self.calls.items()))))
         return Reply(
             text="".join(self.texts),
             calls=calls,
@@ -86,23 +108,10 @@ class _ReplyCollector:
             endpoint_state=self._state_with(calls),
         )
 
-    def _state_with(self, calls: Sequence[RequestedCall]) -> str:
+    def _state_with(self, calls: tuple[RequestedCall, ...]) -> str:
         states = [call.endpoint_state for call in calls]
         has_state = self.endpoint_state or any(state is not None for state in states)
         return json.dumps({"message": self.endpoint_state, "calls": states}) if has_state else ""
-
-
-def _requested_call(deltas: Sequence[SkillCallDelta]) -> RequestedCall | None:
-    """Returns a whole call, or None if it is an empty one, which some endpoints send with a plain reply."""
-    name = "".join(delta.name for delta in deltas)
-    arguments = "".join(delta.arguments for delta in deltas)
-    if not name.strip() and arguments.strip() in ("", "{}", "null"):
-        return None
-    return RequestedCall(
-        name=name,
-        arguments=arguments,
-        endpoint_state=next((delta.endpoint_state for delta in reversed(deltas) if delta.endpoint_state), None),
-    )
 
 
 class ReplyReader:
@@ -172,6 +181,10 @@ class ReplyReader:
                     for call in delta.skill_calls:
                         self._has_begun = True
                         self._size.add(call.name + call.arguments)
+                    if delta.reasoning:
+                        self._size.add_reasoning(delta.reasoning)
+                    if delta.endpoint_state:
+                        self._size.add_reasoning(json.dumps(delta.endpoint_state))
                     # Comments and empty deltas show no progress of the model; text, reasoning and calls do.
                     if delta.text or delta.reasoning or delta.skill_calls:
                         self._extend(scope)

@@ -15,6 +15,7 @@ from palaver_server.domain.limits import (
     MAX_ENDPOINT_STATE_CHARACTERS,
     MAX_MESSAGE_UNITS,
     MAX_MESSAGES,
+    MAX_REASONING_CHARACTERS,
     MAX_TURN_BYTES,
     MAX_TURN_MESSAGES,
 )
@@ -33,6 +34,7 @@ class TurnSize:
     def __init__(self) -> None:
         self._bytes = 0
         self._reply_units = 0
+        self._reasoning_characters = 0
 
     def has_room_for(self, text: str) -> bool:
         """Returns whether the turn could still be stored with another text."""
@@ -53,6 +55,12 @@ class TurnSize:
         self._reply_units += content.utf16_units
         self._bytes += content.json_bytes
         self._check()
+
+    def add_reasoning(self, text: str) -> None:
+        """Counts a piece of the model's reasoning, which is not stored but held until the turn ends."""
+        self._reasoning_characters += len(text)
+        if self._reasoning_characters > MAX_REASONING_CHARACTERS:
+            raise TurnTooLarge(f"the model has written more than {MAX_REASONING_CHARACTERS:,} characters of reasoning")
 
     def _check(self) -> None:
         if self._reply_units > MAX_MESSAGE_UNITS:

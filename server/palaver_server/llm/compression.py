@@ -5,13 +5,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator
 
+from anyio.lowlevel import checkpoint
+
 from palaver_server.domain.errors import ModelStreamBroken
 
 GZIP_OR_ZLIB = 47
 """The window bits with which zlib recognises both formats."""
 
-MAX_INFLATED_BYTES = 1024 * 1024
-"""The most bytes that are inflated at a time."""
+MAX_INFLATED_BYTES = 16 * 1024
+"""The most bytes that are inflated at a time. A read of this size can hold 16 MiB, which would stop all other calls."""
 
 
 def decompressed(reads: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
@@ -35,5 +37,8 @@ async def _inflated(reads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             except zlib.error as error:
                 raise ModelStreamBroken("the endpoint sent a compressed reply that can't be read") from error
             rest = inflate.unconsumed_tail
+            await checkpoint()
             if inflated:
                 yield inflated
+            if inflate.eof:
+                return  # zlib would collect everything after the end

@@ -12,7 +12,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from palaver_server.domain.limits import MAX_REFUSAL_BYTES
 from palaver_server.llm import pauses
+from palaver_server.llm.lenient import sound
+
+MAX_MESSAGE_CHARACTERS = 2_000
+"""The most characters of an error's words that count. The expressions that search them take quadratic time."""
+
+OF_KEYS = "".join(map(chr, range(33, 127)))
+"""The characters that a key may have: all of ASCII that can be seen."""
 
 MAX_DEPTH = 12
 """How deep an error may be nested, for instance in the JSON text of another error's message."""
@@ -44,9 +52,11 @@ class _Facts:
 
 def read_error(body: object, headers: Mapping[str, str] | None = None) -> EndpointError:
     """Reads an error from the body of a response: text, bytes or decoded JSON."""
+    if isinstance(body, (str, bytes)):
+        body = body[:MAX_REFUSAL_BYTES]
     facts = _Facts()
     _collect(body, facts, MAX_DEPTH)
-    message = " ".join(dict.fromkeys(filter(None, facts.messages))) or _whole(body)
+    message = sound(_shortened(" ".join(dict.fromkeys(filter(None, facts.messages))) or _whole(body)))
     retry_after = pauses.of_headers(headers or {})
     if retry_after is None:
         retry_after = facts.retry_after if facts.retry_after is not None else pauses.of_text(message)
@@ -86,6 +96,11 @@ def _collect_text(text: str, facts: _Facts, depth: int) -> None:
         facts.messages.append(text)
 
 
+def _shortened(text: str) -> str:
+    """Returns the beginning of a text, up to the end of a word: half a key could not be recognised as one."""
+    return text if len(text) <= MAX_MESSAGE_CHARACTERS else text[:MAX_MESSAGE_CHARACTERS].rstrip(OF_KEYS)
+
+
 def _whole(body: object) -> str:
     """Returns the JSON of an error whose words stand under unusual names, so that they arrive all the same."""
     if isinstance(body, (str, bytes)):
@@ -101,8 +116,13 @@ def _whole(body: object) -> str:
 
 def _text_of_html(page: str) -> str:
     """Returns the title of a page, or else its first words. The pages of proxies say no more than that."""
-    title = re.search(r"<title[^>]*>(.*?)</title>", page, re.IGNORECASE | re.DOTALL)
-    text = title.group(1) if title else re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", page[:10_000], flags=re.DOTALL)
+    # Not one expression: it would take quadratic time on a page of beginnings without ends.
+    opened = re.split(r"<title", page, maxsplit=1, flags=re.IGNORECASE)
+    closed = re.split(r"</title>", opened[-1].partition(">")[2], maxsplit=1, flags=re.IGNORECASE)
+    if len(opened) == len(closed) == 2:
+        text = closed[0]
+    else:
+        text = re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", page[:MAX_MESSAGE_CHARACTERS], flags=re.DOTALL)
     return html.unescape(re.sub(r"\s+", " ", text)).strip()[:200]
 
 
@@ -114,8 +134,9 @@ def _collect_object(error: Mapping[str, object], facts: _Facts, depth: int) -> N
         facts.parameter = facts.parameter or parameter
     location = error.get("loc")
     if isinstance(location, list) and location:
-        facts.parameter = facts.parameter or str(location[-1])
-        facts.messages.append(".".join(map(str, location)) + ":")
+        path = [str(part) for part in location if isinstance(part, (str, int))]
+        facts.parameter = facts.parameter or "".join(path[-1:])
+        facts.messages.append(".".join(path) + ":")
     if facts.retry_after is None:
         facts.retry_after = pauses.of_object(error)
     for name in ("error", "errors", "message", "Message", "msg", "detail", "details", "title", "error_description",

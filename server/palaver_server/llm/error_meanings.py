@@ -181,6 +181,11 @@ MEANINGS = (
 
 def model_error(error: EndpointError, *, status: int | None = None, secret: str = "") -> ModelError:
     """Returns what an error means. `status` is that of the response; None for an error within a stream."""
+    if status is not None and 300 <= status < 400:
+        return ModelRejectedRequest(
+            f"the endpoint answered with HTTP status {status}, a redirect, which is not followed;"
+            " the AI connection must name the address that it leads to"
+        )
     quoted = quote(error.message, secret)
     status = error.status or status
     for meaning in MEANINGS:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Any, cast
+from urllib.parse import urlsplit
 
+import aiohttp
 import anyio
 import httpx2
 import openai
+from anyio.lowlevel import checkpoint
 from openai import AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
 from palaver_server.domain.errors import ContextLengthExceeded, ModelNotFound, ModelStreamBroken, ModelUnavailable
@@ -19,18 +23,17 @@ from palaver_server.llm import quirks
 from palaver_server.llm.compression import decompressed
 from palaver_server.llm.endpoint_errors import read_error
 from palaver_server.llm.error_meanings import model_error
+from palaver_server.llm.http_session import session
 from palaver_server.llm.openai_chunks import Chunk, DeltaMerger, ErrorEvent
 from palaver_server.llm.openai_requests import chat_completion
 from palaver_server.llm.openai_stream import ChunkReader
 from palaver_server.llm.quirks import Quirk
+from palaver_server.llm.refusals import read_refusal
 
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to connect to the endpoint. The turn limits how long the response may take."""
-
-MAX_CONNECTIONS = 10_000
-"""Without a number, aiohttp's default of 100 would make the 101st call wait."""
 
 DRAIN_TIMEOUT = 0.1
 """Seconds that the end of a finished stream may take, so that the connection can be used again."""
@@ -38,8 +41,43 @@ DRAIN_TIMEOUT = 0.1
 END_TIMEOUT = 5.0
 """Seconds that the end of a stream may take after the finish reason."""
 
+MAX_END_CHUNKS = 1_000
+"""The most chunks that are read behind the finish reason. The usage is one."""
+
+FULL_READ = 16 * 1024
+"""The bytes of a read behind which the transport has more."""
+
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 """Compression would delay pieces. Without it, the bytes of the connection are those of the stream."""
+
+
+class HttpClient(DefaultAioHttpClient):
+    """The SDK's HTTP client, with limits, and without cookies.
+
+    The SDK reads the body of every error itself, whole and inflated, so it gets no more than the beginning of it.
+    """
+
+    def _init_transport(self, *arguments: Any, **options: Any) -> httpx2.AsyncBaseTransport:
+        return _with_own_session(super()._init_transport(*arguments, **options))
+
+    def _init_proxy_transport(self, *arguments: Any, **options: Any) -> httpx2.AsyncBaseTransport:
+        return _with_own_session(super()._init_proxy_transport(*arguments, **options))
+
+    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
+        """Sends a request; raises `httpx2.RequestError` for a response that can't be read as HTTP."""
+        try:
+            response = await super().send(request, **{**options, "stream": True})
+        except (aiohttp.ClientError, ValueError) as error:
+            # The transport passes these on: a head that is too large or malformed, and text in it that is no text.
+            raise httpx2.RemoteProtocolError("the response is not HTTP", request=request) from error
+        self.cookies.clear()
+        return response if response.is_success else await read_refusal(response)
+
+
+def _with_own_session(transport: Any) -> httpx2.AsyncBaseTransport:
+    """Returns the SDK's transport over aiohttp, which will open our session in place of its own."""
+    transport.client = partial(session, transport.ssl_context, transport.limits.keepalive_expiry)
+    return cast("httpx2.AsyncBaseTransport", transport)
 
 
 class OpenAIModel:
@@ -62,7 +100,8 @@ class OpenAIModel:
         options: dict[str, Any] = {
             "max_retries": 0,  # the engine retries, because it knows whether the reply has begun
             "timeout": httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
-            "http_client": DefaultAioHttpClient(limits=httpx2.Limits(max_connections=MAX_CONNECTIONS)),
+            # A redirect would send the conversation to an address that nobody has configured.
+            "http_client": HttpClient(follow_redirects=False),
         }
         if api_version is None:
             self._client = AsyncOpenAI(api_key=api_key, base_url=base_url, **options)
@@ -102,6 +141,8 @@ class OpenAIModel:
                     if reader.is_done:
                         await _drain(reads)
                         break
+                    if len(data) >= FULL_READ:
+                        await checkpoint()  # there is more at once, and other calls wait
                     if merger.is_finished:
                         yield merger.merge(await _end(reads, reader))
                         if merger.is_finished:
@@ -120,9 +161,12 @@ class OpenAIModel:
         except ErrorEvent as error:
             if not merger.is_finished:
                 raise model_error(read_error(error.body), secret=self._secret) from error
-        except (openai.APIConnectionError, httpx2.RequestError) as error:
+        except (openai.APIConnectionError, httpx2.RequestError, aiohttp.ClientError) as error:
             if not merger.is_finished:
                 raise ModelStreamBroken("the endpoint ended its reply early") from error
+        except ModelStreamBroken:
+            if not merger.is_finished:
+                raise
 
     @asynccontextmanager
     async def _open(self, prompt: Prompt) -> AsyncIterator[AsyncAPIResponse[Any]]:
@@ -143,6 +187,8 @@ class OpenAIModel:
             try:
                 response = await call.__aenter__()
             except openai.APIStatusError as error:
+                if error.response.has_redirect_location:
+                    logger.warning("%s: the endpoint redirects to %s", self._name, _host(error.response))
                 refusal = read_error(error.response.content, error.response.headers)
                 meaning = model_error(refusal, status=error.status_code, secret=self._secret)
                 # vLLM blames `max_tokens` if a conversation is too long. A shorter one may have it.
@@ -169,14 +215,26 @@ class OpenAIModel:
             self._quirks[model] = known
 
 
+def _host(redirect: httpx2.Response) -> str:
+    """Returns the host that a response redirects to, for the log."""
+    try:
+        return f"the host {urlsplit(redirect.headers['location']).hostname or 'of the endpoint'!r:.100}"
+    except ValueError:
+        return "an address that can't be read"
+
+
 async def _end(reads: AsyncIterator[bytes], reader: ChunkReader) -> list[Chunk]:
     """Returns what follows a finish reason: the usage, as a rule. Some endpoints never end their stream."""
     chunks: list[Chunk] = []
     with anyio.move_on_after(END_TIMEOUT):
         async for data in reads:
-            chunks += reader.feed(data)
-            if reader.is_done or any(choice.has_output for chunk in chunks for choice in chunk.choices or ()):
+            new = list(reader.feed(data))
+            chunks += new
+            if reader.is_done or any(choice.has_output for chunk in new for choice in chunk.choices or ()):
                 break
+            if len(chunks) > MAX_END_CHUNKS:
+                break
+            await checkpoint()
     return chunks
 
 
@@ -184,4 +242,4 @@ async def _drain(reads: AsyncIterator[bytes]) -> None:
     """Reads the rest of a finished stream, within a time limit."""
     with anyio.move_on_after(DRAIN_TIMEOUT):
         async for _ in reads:
-            await anyio.lowlevel.checkpoint()  # so that even a flood of buffered bytes meets the time limit
+            await checkpoint()  # so that even a flood of buffered bytes meets the time limit

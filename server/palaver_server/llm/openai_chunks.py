@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from palaver_server.domain.errors import ModelStreamBroken
-from palaver_server.domain.limits import MAX_TOKENS
+from palaver_server.domain.limits import MAX_CHAT_MODEL_CHARACTERS, MAX_ID_CHARACTERS, MAX_REPLY_CALLS, MAX_TOKENS
 from palaver_server.domain.ports import ModelDelta
 from palaver_server.domain.turns import FinishReason, Usage
 from palaver_server.llm import lenient
-from palaver_server.llm.lenient import SurrogatePairs
-from palaver_server.llm.tool_calls import CallPiece, CallSplitter
+from palaver_server.llm.lenient import SurrogatePairs, sound
+from palaver_server.llm.tool_calls import MAX_NAME_CHARACTERS, CallPiece, CallSplitter, too_many_calls
 
 
 class TokenDetails(msgspec.Struct, frozen=True):
@@ -189,13 +189,13 @@ class ChunkDecoder:
     def _lenient(self, data: bytes) -> Chunk:
         try:
             event = lenient.decode(data)
+            if isinstance(event, list) and len(event) == 1:
+                event = event[0]
+            if isinstance(event, dict):
+                return self._converted(event)
         except (ValueError, RecursionError) as error:
             raise ModelStreamBroken("the endpoint sent an event that is not a chat completion chunk") from error
-        if isinstance(event, list) and len(event) == 1:
-            event = event[0]
-        if not isinstance(event, dict):
-            raise ModelStreamBroken("the endpoint sent an event that is not a chat completion chunk")
-        return self._converted(event)
+        raise ModelStreamBroken("the endpoint sent an event that is not a chat completion chunk")
 
     def _converted(self, event: dict[str, Any]) -> Chunk:
         """Returns a chunk of decoded JSON, whatever the types of its fields are."""
@@ -232,8 +232,8 @@ class ChunkDecoder:
         reasoning = (fields.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details"))
         return Delta(
             content=self._pairs.add(lenient.text_of(content)),
-            refusal=lenient.text_of(fields.get("refusal")),
-            reasoning_content=_sound(
+            refusal=sound(lenient.text_of(fields.get("refusal"))),
+            reasoning_content=sound(
                 lenient.reasoning_of(content) or next(filter(None, map(lenient.plain_text_of, reasoning)), "")
             ),
             reasoning_details=fields.get("reasoning_details"),
@@ -255,8 +255,8 @@ def _lenient_call(call: object) -> ToolCallDelta:
 def _lenient_function(function: object) -> FunctionDelta:
     fields = lenient.object_of(function)
     return FunctionDelta(
-        name=_sound(lenient.string_of(fields.get("name"))),
-        arguments=_sound(lenient.arguments_of(fields.get("arguments"))),
+        name=lenient.string_of(fields.get("name")),
+        arguments=sound(lenient.arguments_of(fields.get("arguments"))),
     )
 
 
@@ -273,11 +273,6 @@ def _lenient_usage(usage: dict[str, Any]) -> ChunkUsage:
         input_tokens=count(usage.get("input_tokens")),
         output_tokens=count(usage.get("output_tokens")),
     )
-
-
-def _sound(text: str) -> str:
-    """Returns a text without lone surrogates."""
-    return SurrogatePairs().add(text) if not text.isascii() else text
 
 
 class DeltaMerger:
@@ -302,14 +297,15 @@ class DeltaMerger:
         """Returns the delta of some chunks. Only the first choice counts, since one was requested."""
         delta = ModelDelta()
         texts: list[str] = []
+        chat_model = ""
         for chunk in chunks:
-            if chunk.model:
-                delta.chat_model = chunk.model
+            chat_model = chunk.model or chat_model
             if chunk.usage is not None:
                 self._count(delta, chunk.usage)
             for choice in chunk.choices or ():
                 if not choice.index:
                     self._add_choice(delta, texts, choice)
+        delta.chat_model = chat_model[:MAX_CHAT_MODEL_CHARACTERS]
         delta.text = texts[0] if len(texts) == 1 else "".join(texts)
         self.has_output = self.has_output or bool(delta.text or delta.skill_calls)
         return delta
@@ -359,12 +355,15 @@ class DeltaMerger:
             texts.append(text)
         reasoning = part.reasoning_content or part.reasoning
         if part.reasoning_details:
-            details = [detail for detail in lenient.list_of(part.reasoning_details) if isinstance(detail, dict)]
+            found = map(lenient.state_of, lenient.list_of(part.reasoning_details))
+            details = [detail for detail in found if isinstance(detail, dict)]
             delta.endpoint_state = (*delta.endpoint_state, *details)
             reasoning = reasoning or lenient.plain_text_of(details)
         if reasoning:
             delta.reasoning += reasoning
         if part.tool_calls:
+            if len(part.tool_calls) > MAX_REPLY_CALLS:
+                raise too_many_calls()
             delta.skill_calls = (*delta.skill_calls, *self._calls.split([_piece(call) for call in part.tool_calls]))
         elif part.function_call is not None:
             piece = _piece(ToolCallDelta(function=part.function_call))
@@ -373,7 +372,13 @@ class DeltaMerger:
 
 def _piece(call: ToolCallDelta) -> CallPiece:
     function = call.function or FunctionDelta(call.name, call.arguments)
-    return CallPiece(call.index, call.id or "", function.name or "", function.arguments or "", call.state)
+    return CallPiece(
+        index=call.index,
+        id=(call.id or "")[:MAX_ID_CHARACTERS],
+        name=(function.name or "")[:MAX_NAME_CHARACTERS],
+        arguments=function.arguments or "",
+        state=None if call.state is None else lenient.state_of(call.state),
+    )
 
 
 def _finish_reason(text: str) -> FinishReason | None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
-
 from palaver_server.domain.errors import ModelStreamBroken
+from palaver_server.llm.growing_json import GrowingJson
 from palaver_server.llm.openai_chunks import Chunk, ChunkDecoder, ErrorEvent
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -26,10 +25,13 @@ class ChunkReader:
     """Splits the bytes of a stream into its chunks, wherever the reads begin and end."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._rest: list[bytes] = []  # the line that has begun, in the pieces in which it came
+        self._rest_size = 0
         self._ended_with_cr = False
         self._data: list[bytes] = []
         self._size = 0
+        self._json: GrowingJson | None = None  # the data, once it is asked whether it is whole
+        self._lines_in_json = 0
         self._chunks = ChunkDecoder()
         self._has_begun = False
         self._body: list[bytes] | None = None  # of a response that is no stream of events
@@ -57,7 +59,7 @@ class ChunkReader:
                     yield chunk
             if line:
                 self._take_field(line)
-        if len(self._rest) + self._size > MAX_EVENT_BYTES:
+        if self._rest_size + self._size > MAX_EVENT_BYTES:
             raise ModelStreamBroken("the endpoint sent an event that does not end")
 
     def _is_one_event(self, data: bytes) -> bool:
@@ -78,8 +80,17 @@ class ChunkReader:
         if b"\r" in data:
             self._ended_with_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-        lines = (self._rest + data if self._rest else data).split(b"\n")
-        self._rest = lines.pop()
+        lines = data.split(b"\n")
+        if len(lines) == 1:
+            if data:
+                self._rest.append(data)
+                self._rest_size += len(data)
+            return []
+        if self._rest:
+            lines[0] = b"".join([*self._rest, lines[0]])
+        rest = lines.pop()
+        self._rest = [rest] if rest else []
+        self._rest_size = len(rest)
         return lines
 
     def _without_body(self, data: bytes) -> bytes:
@@ -103,8 +114,17 @@ class ChunkReader:
         return (
             line.startswith((b"data: {", b"data:{", b"data: [DONE]", b"data:[DONE]"))
             and self._data[-1].endswith(b"}")
-            and _is_json(b"\n".join(self._data))
+            and self._is_whole()
         )
+
+    def _is_whole(self) -> bool:
+        """Returns whether the data so far is a JSON value."""
+        if self._json is None:
+            self._json, self._lines_in_json = GrowingJson(), 0
+        # JSON is the same in Latin-1, where any bytes are text.
+        self._json.add(b"\n".join(self._data[self._lines_in_json :]).decode("latin-1"))
+        self._lines_in_json = len(self._data)
+        return self._json.is_whole()
 
     def finish(self) -> Iterator[Chunk]:
         """Yields what the end of the stream completes: a last event without a blank line, or a whole document.
@@ -115,8 +135,8 @@ class ChunkReader:
             yield self._document(b"".join(self._body))
             return
         if self._rest and not self.is_done:
-            self._take_field(self._rest)
-            self._rest = b""
+            self._take_field(b"".join(self._rest))
+            self._rest.clear()
         if self._data and not self.is_done:
             chunk = self._dispatch()
             if chunk is not None:
@@ -141,6 +161,7 @@ class ChunkReader:
         data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
         self._data.clear()
         self._size = 0
+        self._json = None
         if data.startswith(DONE):
             self.is_done = True
             return None
@@ -154,11 +175,3 @@ class ChunkReader:
         if not chunk.choices:
             raise ErrorEvent(body)
         return chunk
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        msgspec.json.decode(data, type=msgspec.Raw)
-    except msgspec.DecodeError:
-        return False
-    return True

@@ -11,12 +11,20 @@ MAX_RETRY_AFTER = 7 * 24 * 3600.0
 """The longest pause that is believed, in seconds."""
 
 UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
-_NUMBER_AND_UNIT = r"(\d+(?:\.\d+)?)\s*(ms|millisec\w*|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in\w*)?|s(?:ec\w*)?)(?![a-z])"
-_DURATION = rf"{_NUMBER_AND_UNIT}(?:(?:\s|,|and)*{_NUMBER_AND_UNIT})*"
+_NUMBER_AND_UNIT = (
+    r"(\d{1,12}(?:\.\d{1,12})?)\s{0,3}"
+    r"(ms|millisec(?:ond)?s?|d(?:ays?)?|h(?:ours?|rs?)?|m(?:in(?:ute)?s?)?|s(?:ec(?:ond)?s?)?)(?![a-z])"
+)
+"""No part of it can match in two ways, or a long text of numbers would take exponential time."""
+_DURATION = rf"{_NUMBER_AND_UNIT}(?:(?:\s|,|and){{0,4}}{_NUMBER_AND_UNIT}){{0,5}}"
 _WORDS = re.compile(
-    rf"(?:try again|retry(?:ing)?(?:[- ]after)?|wait)\W+(?:(?:in|after|for|at least)\s+)*({_DURATION}|\d+(?!\S*\d))",
+    rf"(?:try again|retry(?:ing)?(?:[- ]after)?|wait)\W{{1,9}}(?:(?:in|after|for|at least)\s{{1,3}}){{0,3}}"
+    rf"({_DURATION}|\d{{1,12}}(?!\S*\d))",
     re.IGNORECASE,
 )
+
+MAX_HEADER_CHARACTERS = 64
+"""A longer header has no pause. Reading dates takes quadratic time."""
 
 RESETS = ("", "-requests", "-tokens")
 """What the headers `x-ratelimit-remaining…` and `x-ratelimit-reset…` count."""
@@ -50,7 +58,7 @@ def of_headers(headers: Mapping[str, str]) -> float | None:
     """
     for name, unit in (("retry-after-ms", 0.001), ("x-ms-retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(name)
-        if value is None:
+        if value is None or len(value) > MAX_HEADER_CHARACTERS:
             continue
         seconds = _seconds(value, unit)
         if seconds is None:

@@ -96,10 +96,9 @@ def _drop(name: str) -> Callable[[Body], None]:
 
 
 def _system_as_user(body: Body) -> None:
-    system, *rest = body["messages"]
-    if system["role"] == "system" and rest:  # the next message is the user's, see `history`
-        first = {**rest[0], "content": f"{system['content']}\n\n{rest[0]['content']}"}
-        body["messages"] = [first, *rest[1:]]
+    match body["messages"]:
+        case [{"role": "system", "content": instructions}, first, *rest]:  # the user's is first, see `history`
+            body["messages"] = [first | {"content": f"{instructions}\n\n{first['content']}"}, *rest]
 
 
 def _without(name: str) -> Callable[[Body], None]:

@@ -7,11 +7,22 @@ with every piece, names that are repeated with every piece or arrive in pieces t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from palaver_server.domain.errors import TurnTooLarge
+from palaver_server.domain.limits import MAX_REPLY_CALLS, MAX_SKILL_NAME_CHARACTERS
 from palaver_server.domain.ports import SkillCallDelta
+from palaver_server.llm.growing_json import GrowingJson
+
+MAX_NAME_CHARACTERS = 4 * MAX_SKILL_NAME_CHARACTERS
+"""The most characters of a call's name that are kept, with the prefixes that some endpoints add."""
+
+MAX_SIGNALS = 8 * MAX_REPLY_CALLS
+"""The most indexes, and the most ids, that are remembered. Some endpoints send a new id with every piece."""
+
+Signal = TypeVar("Signal", int, str)
 
 
 @dataclass(slots=True)
@@ -32,24 +43,17 @@ class _Call:
     index: int | None
     id: str
     name: str = ""
-    pieces: list[str] = field(default_factory=list)
-    length: int = 0
+    arguments: GrowingJson = field(default_factory=GrowingJson)
     has_arguments: bool = False
 
     def is_complete(self) -> bool:
-        """Returns whether the arguments are a whole JSON value. It joins them, so it is the last question asked."""
-        if not self.has_arguments:
-            return False
-        try:
-            json.loads("".join(self.pieces))
-        except (ValueError, RecursionError):
-            return False
-        return True
+        """Returns whether the arguments are a whole JSON value."""
+        return self.has_arguments and self.arguments.is_whole()
 
     def repeats(self, arguments: str) -> bool:
         """Returns whether the arguments so far are these, sent once more in one piece."""
-        is_whole = arguments[:1] == "{" and arguments[-1:] == "}" and len(arguments) == self.length
-        return is_whole and "".join(self.pieces) == arguments and self.is_complete()
+        is_object = arguments[:1] == "{" and arguments[-1:] == "}" and len(arguments) == self.arguments.length
+        return is_object and self.arguments.text == arguments and self.is_complete()
 
 
 class CallSplitter:
@@ -77,12 +81,14 @@ class CallSplitter:
     def _call_of(self, piece: CallPiece, taken: set[int]) -> _Call:
         call = self._candidate(piece)
         if call is None or (piece.name and self._begins_another(call, piece, taken)):
+            if len(self._calls) == MAX_REPLY_CALLS:
+                raise too_many_calls()
             call = _Call(len(self._calls), piece.index, piece.id)
             self._calls.append(call)
         if piece.index is not None:
-            self._by_index[piece.index] = call
+            _note(self._by_index, piece.index, call)
         if piece.id:
-            self._by_id[piece.id] = call
+            _note(self._by_id, piece.id, call)
             call.id = call.id or piece.id
         return call
 
@@ -119,12 +125,22 @@ class CallSplitter:
         """Adds a piece to its call and returns what is new of it, if anything is."""
         name = ""
         if piece.name and piece.name != call.name:
-            name, call.name = piece.name, call.name + piece.name
+            name = piece.name[: MAX_NAME_CHARACTERS - len(call.name)]
+            call.name += name
         arguments = "" if call.repeats(piece.arguments) else piece.arguments
         if arguments:
-            call.pieces.append(arguments)
-            call.length += len(arguments)
+            call.arguments.add(arguments)
             call.has_arguments = call.has_arguments or bool(arguments.strip())
         if not (name or arguments or piece.state is not None):
             return None
         return SkillCallDelta(call.position, name, arguments, piece.state)
+
+
+def too_many_calls() -> TurnTooLarge:
+    """Returns the error for a reply with more calls than a turn can ever hold."""
+    return TurnTooLarge(f"the model's reply has more than {MAX_REPLY_CALLS:,} skill calls")
+
+
+def _note(known: dict[Signal, _Call], signal: Signal, call: _Call) -> None:
+    if signal in known or len(known) < MAX_SIGNALS:
+        known[signal] = call

@@ -15,6 +15,7 @@ from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
 from palaver_server.domain import json_schema
 from palaver_server.domain.conversation import Skill, SkillCall, SkillResult
 from palaver_server.domain.limits import (
+    MAX_DESCRIPTION_CHARACTERS,
     MAX_SKILL_NAME_CHARACTERS,
     MAX_SKILL_RESULT_BYTES,
     SKILL_NAME,
@@ -102,7 +103,7 @@ class GrpcSkillHost:
             response = await self._stub.InvokeSkill(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
             logger.warning(
-                "the skill %s of %s failed: %s: %s", call.name, self.name, error.code().name, error.details()
+                "the skill %s of %s failed: %s: %.500r", call.name, self.name, error.code().name, error.details()
             )
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 return SkillResult.failure(
@@ -119,7 +120,7 @@ class GrpcSkillHost:
         except grpc.aio.AioRpcError as error:
             if self.is_available or not self._was_asked:  # it is asked again every two seconds, but logged once
                 logger.warning(
-                    "the skill host %s does not answer: %s: %s", self.name, error.code().name, error.details()
+                    "the skill host %s does not answer: %s: %.500r", self.name, error.code().name, error.details()
                 )
             self.is_available, self._was_asked = False, True
             return
@@ -143,6 +144,11 @@ class GrpcSkillHost:
                 logger.error("the skill %r of %s can't be used: %s", name, self.name, error)
             elif listed.name in skills:
                 logger.error("the host %s lists two skills named %s; the first one is used", self.name, listed.name)
+            elif len(listed.description) > MAX_DESCRIPTION_CHARACTERS:
+                logger.error(
+                    "the skill %s of %s can't be used: its description has more than %d characters",
+                    listed.name, self.name, MAX_DESCRIPTION_CHARACTERS,
+                )  # fmt: skip
             else:
                 skills[listed.name] = Skill(listed.name, listed.description, listed.parameters_json_schema)
         return skills
