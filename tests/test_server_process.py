@@ -381,7 +381,7 @@ class TestCallers:
     def test_an_invalid_callers_file_is_reported(self, folder: Path):
         (folder / "callers.toml").write_text("[callers.shop]\ncolour = 1")
         line = failed("--listen", "127.0.0.1:0", "--callers", "callers.toml", "--offline-model")
-        assert line.startswith("PALAVER_CALLERS: [callers.shop]: must have a key_sha256")
+        assert line.startswith("PALAVER_CALLERS: [callers.shop] 'colour': no such key; ")
 
     def test_workers_know_the_callers_and_read_the_file_again(self, folder: Path):
         callers = CallersFile(folder / "callers.toml")
