@@ -60,8 +60,8 @@ faults: $(DEV) azurite ## kill servers, break stores and drop callers, and check
 soak: $(DEV) ## post many turns, cancel a third of them, and check that memory, tasks and sockets stay flat
 	@$(BIN)/python -m tests.soak $(ARGS)
 
-compatibility: $(DEV) .venv-litellm/.installed .venv-llama/bin/llama-server ## hold conversations through third-party model servers
-	@$(BIN)/python -m tests.compatibility litellm=.venv-litellm llama-cpp=.venv-llama llama-cpp-python=.venv-llama
+compatibility: $(DEV) .venv-litellm/.installed .venv-llama/bin/llama-server .venv-llama/bin/ollama ## hold conversations through third-party model servers
+	@$(BIN)/python -m tests.compatibility litellm=.venv-litellm llama-cpp=.venv-llama llama-cpp-python=.venv-llama ollama=.venv-llama
 
 lint: $(DEV) ## check formatting, lint, types, import rules and the contract
 	$(BIN)/ruff format --check .
@@ -131,6 +131,10 @@ $(DEV): pyproject.toml $(RUNTIME)
 .venv-llama/bin/llama-server: .venv-llama/.installed
 	@echo "Building llama.cpp's server, which takes a few minutes ..."
 	@tools/build-llama-server.sh .venv-llama >/dev/null
+
+.venv-llama/bin/ollama: .venv-llama/.installed | go
+	@echo "Building Ollama, which takes several minutes ..."
+	@PATH="$$PATH:$(CURDIR)/$(BIN)" tools/build-ollama.sh .venv-llama
 
 $(GENERATE): requirements/generate.txt
 	@$(PYTHON) -m venv $(GENERATE_VENV)

@@ -1,14 +1,11 @@
 #!/bin/sh
-# Builds llama.cpp's own server from the sources that the source distribution of llama-cpp-python carries.
+# Builds llama.cpp's own server from the sources that come with llama-cpp-python.
 # usage: tools/build-llama-server.sh VENV     (makes VENV/bin/llama-server)
 set -eu
 venv=$(cd "$1" && pwd)
-version=$("$venv/bin/python" -m pip show llama-cpp-python | sed -n 's/^Version: //p')
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$venv/bin/python" -m pip download --quiet --no-deps --no-binary llama-cpp-python --dest "$work" "llama-cpp-python==$version"
-tar -xzf "$work"/llama_cpp_python-*.tar.gz -C "$work"
-source=$(echo "$work"/llama_cpp_python-*/vendor/llama.cpp)
+source=$("$(dirname "$0")/llama-cpp-sources.sh" "$venv" "$work")
 "$venv/bin/cmake" -S "$source" -B "$work/build" -DCMAKE_BUILD_TYPE=Release -DBUILD_SHARED_LIBS=OFF \
     -DGGML_NATIVE=OFF -DGGML_OPENMP=OFF -DLLAMA_CURL=OFF -DLLAMA_OPENSSL=OFF \
     -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_UI=OFF -DLLAMA_USE_PREBUILT_UI=OFF

@@ -1,6 +1,6 @@
 """Holds a conversation of several turns with each of the given model servers, through a real Palaver server.
 
-    python -m tests.compatibility litellm=VENV llama-cpp=VENV llama-cpp-python=VENV
+    python -m tests.compatibility litellm=VENV llama-cpp=VENV llama-cpp-python=VENV ollama=VENV
 
 VENV is the virtual environment of the model server. Prints each check, and exits at the first failure.
 """
@@ -42,6 +42,8 @@ class ModelServer:
     """True if it supports `stream_options.include_usage`."""
     unknown_model: tuple[str, ...]
     """The valid reasons for a model that it does not know. Empty if it accepts any name."""
+    load_model: Callable[[Path, int, Path], None] = lambda *_: None
+    """Gives the running server its model, unless it loads it at the start. Takes what `command` takes."""
 
 
 def _litellm(venv: Path, port: int, _folder: Path) -> list[str]:
@@ -66,6 +68,19 @@ def _llama_cpp_python(venv: Path, port: int, folder: Path) -> list[str]:
             "--host", "127.0.0.1", "--port", str(port)]  # fmt: skip
 
 
+def _ollama(venv: Path, port: int, folder: Path) -> list[str]:
+    return ["env", f"OLLAMA_HOST=127.0.0.1:{port}", f"OLLAMA_MODELS={folder / 'models'}", f"HOME={folder}",
+            str(venv / "bin/ollama"), "serve"]  # fmt: skip
+
+
+def _create_in_ollama(venv: Path, port: int, folder: Path) -> None:
+    template = "{{ range .Messages }}{{ .Role }}: {{ .Content }}\n{{ end }}assistant: "
+    recipe = folder / "Modelfile"
+    recipe.write_text(f'FROM {_tiny_model(venv, folder)}\nTEMPLATE """{template}"""\n')
+    *program, _ = _ollama(venv, port, folder)
+    subprocess.run([*program, "create", "palaver", "--file", str(recipe)], check=True, capture_output=True)
+
+
 MODEL_SERVERS = {
     # It refuses an unknown model with a general status and without a code.
     "litellm": ModelServer(
@@ -79,6 +94,10 @@ MODEL_SERVERS = {
     "llama-cpp-python": ModelServer(
         "the server of llama-cpp-python", "none", "/v1/models", _llama_cpp_python,
         obeys_max_tokens=True, reports_usage=False, unknown_model=(),
+    ),
+    "ollama": ModelServer(
+        "Ollama", "none", "/", _ollama,
+        obeys_max_tokens=True, reports_usage=True, unknown_model=("MODEL_NOT_FOUND",), load_model=_create_in_ollama,
     ),
 }  # fmt: skip
 
@@ -171,6 +190,7 @@ def run(name: str, venv: Path) -> None:
         stack.enter_context(process(model_server.command(venv, port, folder), {}, folder / f"{name}.log"))
         base = f"http://127.0.0.1:{port}"
         wait_until_healthy(base + model_server.health, model_server.key)
+        model_server.load_model(venv, port, folder)
         command = [sys.executable, "-m", "palaver_server", "--listen", "127.0.0.1:0", "--data-dir", str(folder)]
         environment = {"OPENAI_API_KEY": model_server.key, "OPENAI_BASE_URL": f"{base}/v1"}
         server = stack.enter_context(process(command, environment, folder / "palaver.log"))

@@ -40,18 +40,24 @@ def assert_every_provider_accepts(body: dict) -> None:
         assert (before, role) in {("", "user"), ("user", "assistant"), ("assistant", "user"), ("tool", "assistant")}
         for call in message.get("tool_calls", ()):
             assert isinstance(json.loads(call["function"]["arguments"]), dict)
+            assert re.fullmatch("[A-Za-z0-9_-]{1,64}", call["function"]["name"])
             waiting.append(call["id"])
         before = "tool" if waiting else role
     assert waiting == []
     ids = [call["id"] for message in rest for call in message.get("tool_calls", ())]
     assert all(re.fullmatch("[A-Za-z0-9]{9}", each) for each in ids)
-    assert all(tool["function"]["parameters"]["type"] == "object" for tool in body.get("tools", ()))
+    assert len(set(ids)) == len(ids)
+    for tool in body.get("tools", ()):
+        assert tool["function"]["parameters"]["type"] == "object"
+        assert "properties" in tool["function"]["parameters"]
+        assert tool["function"].get("description", "…").strip()
 
 
 texts = st.sampled_from(["Hello", "", " ", "\n", "x\u00a0"])
 ids = st.sampled_from(["call_1", "call_2", "call_3", "c" * 40, ""])
-calls = st.lists(st.builds(SkillCall, ids.filter(bool), st.just("clock"), st.just("{}")), max_size=3,
-                 unique_by=lambda call: call.id).map(tuple)  # fmt: skip
+names = st.sampled_from(["clock", "Plugin-clock", "To do.Add", "é" * 70, ""])
+arguments = st.sampled_from(["{}", '{"city": "Oslo"}', "", " ", "[]", '"Oslo"', "null", "Oslo", '{"city": "Os'])
+calls = st.lists(st.builds(SkillCall, ids.filter(bool), names, arguments), max_size=3).map(tuple)
 messages = st.one_of(
     st.builds(lambda text: draft(Role.USER, text), texts),
     st.builds(lambda text: draft(Role.SYSTEM, text), texts),
@@ -65,14 +71,20 @@ def test_any_history_is_sent_in_a_form_that_every_provider_accepts(stored: list[
     assert_every_provider_accepts(body_of(*stored, draft(Role.USER, "And now?")))
 
 
+@pytest.mark.parametrize("schema", ["", "{}", '{"type": "object"}', '{"properties": {"city": {}}}', '{"$ref": "#"}'])
+def test_a_skill_is_offered_with_a_whole_schema(schema: str):
+    parameters = GenerationParameters(chat_model="m")
+    body = chat_completion(Prompt((draft(Role.USER, "Hi"),), parameters, (Skill("clock", "", schema),)))
+    assert_every_provider_accepts(body)
+    assert json.loads(schema or "{}").items() <= body["tools"][0]["function"]["parameters"].items()
+
+
 @given(st.lists(messages, max_size=12), calls.filter(bool))
 def test_any_history_that_ends_with_results_is_sent_so(stored: list[Draft], asked: tuple[SkillCall, ...]):
     results = [draft(Role.TOOL, "noon", skill_call_id=call.id) for call in asked]
     body = body_of(*stored, draft(Role.ASSISTANT, "", asked), *results)
     assert_every_provider_accepts(body)
-    assert [message["tool_call_id"] for message in body["messages"][-len(asked) :]] == [
-        call_id(call.id) for call in asked
-    ]
+    assert [message["role"] for message in body["messages"][-len(asked) - 1 :]] == ["assistant"] + ["tool"] * len(asked)
 
 
 @given(st.lists(messages, max_size=12))
@@ -133,6 +145,21 @@ def test_a_call_without_a_result_gets_one_and_a_result_without_a_call_becomes_te
         (Role.ASSISTANT, "(The conversation continues.)"),
         (Role.USER, "b\n\n(A function returned:) 12:00\n\nc"),
     ]
+
+
+def test_what_another_program_stored_of_a_call_is_kept_as_far_as_providers_accept_it():
+    calls = (SkillCall("1", "To do.Add", "Oslo"), SkillCall("1", "clock", ""), SkillCall("2", "clock", '{"a": 1}'))
+    answers = [draft(Role.TOOL, text, skill_call_id=id_) for text, id_ in [("two", "2"), ("one", "1"), ("more", "1")]]
+    sent = body_of(draft(Role.USER, "a"), draft(Role.ASSISTANT, "", calls), *answers)["messages"]
+    made = {call["id"]: call["function"] for call in sent[1]["tool_calls"]}
+    assert list(made.values()) == [
+        {"name": "To_do_Add", "arguments": '{"arguments": "Oslo"}'},
+        {"name": "clock", "arguments": "{}"},
+        {"name": "clock", "arguments": '{"a": 1}'},
+    ]
+    first, second, third = made
+    assert [(message["tool_call_id"], message["content"]) for message in sent[2:]] == [
+        (third, "two"), (first, "one"), (second, "more")]  # fmt: skip
 
 
 def test_ids_of_calls_are_stable_and_different():

@@ -301,7 +301,7 @@ def text_of(*pieces: bytes) -> str:
 
 
 class TestTheSameAsTheSdk:
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(cut(streams))
     @example([b"data: " + one_content("Hi") + b"\r\r"])
     @example([b"data: " + one_content("Hi") + b"\r", b"\n\r", b"\n", b"data: [DONE]\r\n\r\n"])
@@ -314,18 +314,15 @@ class TestTheSameAsTheSdk:
         else:
             assert ours == theirs
 
-    @settings(deadline=None)
     @given(cut(st.lists(good_events, max_size=6).map(b"".join)))
     def test_how_a_stream_is_cut_changes_nothing(self, pieces: list[bytes]):
         assert read_with_ours(pieces) == read_with_ours([b"".join(pieces)])
 
-    @settings(deadline=None)
     @given(cut(streams))
     def test_reading_byte_by_byte_changes_nothing(self, pieces: list[bytes]):
         single = [bytes([byte]) for byte in b"".join(pieces)]
         assert read_with_ours(single) == read_with_ours(pieces)
 
-    @settings(deadline=None)
     @given(
         cut(
             st.binary(max_size=200)
@@ -455,7 +452,6 @@ class TestLimits:
 
 
 class TestMerging:
-    @settings(deadline=None)
     @given(st.lists(as_json(chunks), max_size=6))
     def test_chunks_mean_the_same_one_by_one_and_merged(self, written: list[str]):
         parsed = [chunk for text in written for chunk in fed(b"data: " + text.replace("\n", "").encode() + b"\n\n")]

@@ -15,6 +15,7 @@ import pytest
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.llm import quirks
+from palaver_server.llm.openai_chunks import CALL_STATE_FIELDS
 from tests.llm.test_history import assert_every_provider_accepts
 from tests.support.calls import query
 from tests.support.endpoint import RESET, USAGE, Call, Endpoint, Refusal, Stream, event, skill_calls
@@ -214,11 +215,11 @@ async def test_halves_of_a_character_in_two_pieces_are_joined(
     assert (await ask(served)).messages[-1].content == text
 
 
-@pytest.mark.parametrize("served", [{"first_token_timeout": 0.5, "token_timeout": 0.5}], indirect=True)
+@pytest.mark.parametrize("served", [{"first_token_timeout": 1.5, "token_timeout": 1.5}], indirect=True)
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
 async def test_a_model_that_sends_only_reasoning_does_not_time_out(served: Served, endpoint: Endpoint, name: str):
     async def think(received: Call) -> None:
-        for _ in range(12):
+        for _ in range(20):
             await received.send(chunk({name: "hm "}))
             await asyncio.sleep(0.1)  # the pace of the model, not a synchronisation
 
@@ -430,7 +431,8 @@ async def test_a_conversation_that_is_too_long_teaches_nothing(served: Served, e
 
 def test_every_row_of_the_table_has_a_test():
     tested = {name.partition(",")[0] for name in QUIRKS} | {f"{kind} {name}" for kind, name in MADE_UP.items()}
-    tested |= {"instructions from the user"} | {f"no {name}" for name in UNKNOWN}
+    tested |= {"instructions from the user", "text beside calls", "the skills of the history"}
+    tested |= {f"no {name}" for name in quirks.STATE_FIELDS}
     assert tested == {quirk.name for quirk in quirks.QUIRKS}
 
 
@@ -496,22 +498,65 @@ async def test_instructions_are_the_users_words_for_a_model_that_knows_none(
     assert endpoint.calls[-1].body["messages"][0] == {"role": "user", "content": "Be brief.\n\nHi"}
 
 
-UNKNOWN = ["reasoning_content", "extra_content"]
-
-
-@pytest.mark.parametrize("name", UNKNOWN)
+@pytest.mark.parametrize("name", quirks.STATE_FIELDS)
 async def test_the_state_of_one_model_does_not_make_another_one_fail(tmp_path: Path, endpoint: Endpoint, name: str):
     async with (
         SkillHost(weather=lambda _: content("Rain"), schema="") as host,
         server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
     ):
-        signed = call("weather", "{}", index=0, id="x", extra_content=SIGNED)
+        signed = call("weather", "{}", index=0, id="x", **{key: {"x": 1} for key in CALL_STATE_FIELDS})
+        thought = {"reasoning": "Hm."} if name == "reasoning_content" else {"reasoning_details": DETAILS}
         endpoint.script(
-            Stream(chunk({"reasoning": "Hm."}), chunk({"tool_calls": [signed]}), finish="tool_calls"),
+            Stream(chunk(thought), chunk({"tool_calls": [signed]}), finish="tool_calls"),
             *[UnlessSaid(name, f"'messages.1' : property '{name}' is unsupported")] * 2,
         )
         assert (await ask(served)).messages[-1].content == "Hello"
         assert len(endpoint.calls) == 3
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "Anthropic expects the `tools=` param to be passed in. Pass `modify_params=True` to add one.",
+        "Requests which include `tool_use` or `tool_result` blocks must define `tools`.",
+        "Bedrock doesn't support tool calling without `tools=` param specified.",
+        "The toolConfig field must be defined when using toolUse and toolResult content blocks.",
+    ],
+)
+async def test_skills_of_earlier_turns_are_declared_to_an_endpoint_that_insists(
+    served: Served, endpoint: Endpoint, refusal: str
+):
+    endpoint.script(skill_calls(("weather", OSLO)), Refusal(400, refusal), Stream("Hello"), Stream("Hello"))
+    await ask(served, caller_skills=[WEATHER])
+    await ask(served)
+    await ask(served)
+    assert ["tools" in received.body for received in endpoint.calls] == [True, False, True, True]
+    assert [tool["function"]["name"] for tool in endpoint.calls[-1].body["tools"]] == ["weather"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "messages.2.content: Input should be a valid string",
+        "Invalid value for 'content': expected a string, got null.",
+        "messages[1]: missing field `content` at line 1 column 240",
+        "invalid type: null, expected a string for content",
+    ],
+)
+async def test_calls_are_sent_with_text_to_an_endpoint_that_insists(served: Served, endpoint: Endpoint, refusal: str):
+    endpoint.script(skill_calls(("weather", OSLO)), Refusal(422, refusal), Stream("Hello"), Stream("Hello"))
+    await ask(served, caller_skills=[WEATHER])
+    await ask(served, caller_skills=[WEATHER])
+    await ask(served, caller_skills=[WEATHER])
+    texts = [message["content"] for received in endpoint.calls for message in received.body["messages"]
+             if message.get("tool_calls")]  # fmt: skip
+    assert texts == [None, "(no text)", "(no text)"]
+
+
+async def test_a_refusal_that_no_other_form_would_mend_is_asked_once(served: Served, endpoint: Endpoint):
+    endpoint.script(Refusal(400, "Missing content for tools: unknown parameter reasoning_content"))
+    assert (await failure_of(ask(served))).reason == "MODEL_REJECTED_REQUEST"
+    assert len(endpoint.calls) == 1
 
 
 # 5. Every provider accepts the history that is sent.
@@ -555,7 +600,7 @@ async def test_reasoning_and_signatures_are_given_back_within_the_turn(tmp_path:
         server_with_assistant(tmp_path, endpoint.url, skill_hosts=(host.target,)) as served,
     ):
         signed = call("weather", "{}", index=0, id="x", extra_content=SIGNED)
-        plain = call("weather", "{}", index=1, id="y")
+        plain = call("weather", "{}", index=1, id="y", provider_specific_fields={"thought_signature": "c2ln"})
         endpoint.script(
             Stream(chunk({"reasoning_content": "I need "}), chunk({"reasoning_content": "the weather."}),
                    chunk({"tool_calls": [signed, plain]}), finish="tool_calls"),
@@ -566,6 +611,7 @@ async def test_reasoning_and_signatures_are_given_back_within_the_turn(tmp_path:
         [asking] = [message for message in endpoint.calls[1].body["messages"] if message.get("tool_calls")]
         assert asking["reasoning_content"] == "I need the weather."
         assert [each.get("extra_content") for each in asking["tool_calls"]] == [SIGNED, None]
+        assert asking["tool_calls"][1]["provider_specific_fields"] == {"thought_signature": "c2ln"}
 
 
 async def test_a_signature_is_given_back_by_another_server_once_the_caller_has_the_results(
@@ -583,6 +629,33 @@ async def test_a_signature_is_given_back_by_another_server_once_the_caller_has_t
     [asking] = [message for message in endpoint.calls[1].body["messages"] if message.get("tool_calls")]
     assert asking["tool_calls"][0]["extra_content"] == SIGNED
     assert "reasoning_content" not in asking  # reasoning is never stored
+
+
+DETAILS = [
+    {"type": "reasoning.text", "text": "Rain, ", "signature": None, "index": 0},
+    {"type": "reasoning.text", "text": "perhaps.", "index": 0},
+    {"type": "reasoning.text", "signature": "c2ln", "index": 0},
+    {"type": "reasoning.encrypted", "data": "b25l", "id": "x", "index": 1},
+    {"type": "reasoning.encrypted", "data": "dHdv", "id": "y", "index": 1},
+]
+"""The reasoning details of OpenRouter in pieces."""
+
+
+async def test_reasoning_details_are_given_back_whole_also_by_another_server(replicas: Replicas, endpoint: Endpoint):
+    pieces = [chunk({"content": "", "reasoning": "…", "reasoning_details": [detail]}) for detail in DETAILS]
+    asked = chunk({"tool_calls": [call("weather", OSLO, index=0, id="x")]})
+    endpoint.script(Stream(*pieces, asked, finish="tool_calls"))
+    async with replicas.first() as one:
+        waiting = await ask(one, caller_skills=[WEATHER])
+    results = [assistant_pb2.SkillResult(id=waiting.messages[-1].skill_calls[0].id, content="Rain")]
+    async with replicas.another() as other:
+        await ask(other, "", caller_skills=[WEATHER], skill_results=results)
+    [asking] = [message for message in endpoint.calls[1].body["messages"] if message.get("tool_calls")]
+    assert asking["reasoning_details"] == [
+        {"type": "reasoning.text", "text": "Rain, perhaps.", "signature": "c2ln", "index": 0},
+        *DETAILS[3:],
+    ]
+    assert "reasoning_content" not in asking
 
 
 MADE_UP = {"empty": "reasoning_content", "dummy": "thought_signature"}

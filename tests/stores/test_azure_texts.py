@@ -35,7 +35,7 @@ def is_control(character: str) -> bool:
 NAMES = st.text(CHARACTERS.filter(is_allowed), min_size=1, max_size=255) | st.text(CHARACTERS, max_size=260)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(name=NAMES, instructions=TEXTS, question=TEXTS, answer=TEXTS)
 @example(name="x' or PartitionKey eq 'victim", instructions="'", question="' or true", answer="%27")
 @example(name="😀" * 255, instructions="a" * 400_000, question="😀" * 200_000, answer="\n" * 10_000)

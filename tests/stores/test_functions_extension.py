@@ -103,12 +103,19 @@ async def read(table: TableClient, name: str = "a") -> list[ChatMessage]:
 def prompt(endpoint: Endpoint, *stored_ids: str) -> list[ChatMessage]:
     """Returns the messages of the latest model call, as they are stored.
 
-    That is without the ids and the placeholders that strict providers insist on; `tests/llm/test_history.py` has these.
+    That is without the forms and the placeholders that strict providers insist on; `tests/llm/test_history.py` has
+    these.
     """
-    stored = {history.call_id(stored): stored for stored in ("call_1", "1", "2", "3", *stored_ids)}
+    stored = {
+        history.call_id(f"{stored}{repeated}"): stored
+        for stored in ("call_1", "1", "2", "3", *stored_ids)
+        for repeated in ("", "#1", "#2")
+    }
     messages: list[ChatMessage] = json.loads(json.dumps(endpoint.calls[-1].body["messages"]))
     for message in messages:
         message["content"] = message["content"] or ""
+        for function in (call["function"] for call in message.get("tool_calls", ())):
+            function["arguments"] = json.loads(function["arguments"]).get("arguments", function["arguments"])
         for holder, name in [(message, "tool_call_id"), *((call, "id") for call in message.get("tool_calls", ()))]:
             if name in holder:
                 holder[name] = stored.get(holder[name], holder[name])

@@ -73,7 +73,7 @@ IDS = [
 # Any text that UTF-8 can encode, and more often the characters that stores have failed on.
 nasty = "a\0\r\n\t\\\"'%_\x7f\x85\u2028\ufeff\uffff😀𠀀ß"
 texts = st.text(st.characters(codec="utf-8")) | st.text(st.sampled_from(nasty))
-shared_place = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+shared_place = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 
 
 class TestCreating:

@@ -212,7 +212,7 @@ class Comparison:
         assert window.assistant.total_messages == len(expected.messages)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(calls)
 async def test_a_store_does_what_the_model_does(place: Place, calls: list[tuple]):
     stores = [await place.connect(), await place.connect()]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 from json.encoder import encode_basestring_ascii
 
-from palaver_server.domain.limits import DEFAULT_PAGE_SIZE
+from palaver_server.domain.limits import DEFAULT_PAGE_SIZE, MAX_SKILL_NAME_CHARACTERS
 
 DEFAULT_INSTRUCTIONS = "You are a helpful assistant."
 DEFAULT_STORAGE_CONNECTION = "AzureWebJobsStorage"
@@ -109,6 +110,11 @@ class Skill:
     parameters_json_schema: str
 
 
+def skill_name(text: str) -> str:
+    """Returns a text with its other characters replaced, so that it can be the name of a skill."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", text)[:MAX_SKILL_NAME_CHARACTERS] or "_"
+
+
 @dataclass(frozen=True, slots=True)
 class SkillCall:
     """A model's request to run a skill."""
@@ -143,7 +149,7 @@ class Draft:
     is_error: bool = False
     """True if the content says why a skill call has no result."""
     endpoint_state: str = ""
-    """State that the endpoint wants back with the skill calls: a JSON array with an item for each of them."""
+    """State that the endpoint wants back with a message of skill calls: a JSON object that only `llm` understands."""
     reasoning: str = ""
     """The model's reasoning before the skill calls. Endpoints may want it back within the turn; it is never stored."""
     skill_name: str = ""

@@ -136,6 +136,8 @@ class ModelDelta:
     skill_calls: Sequence[SkillCallDelta] = ()
     reasoning: str = ""
     """Reasoning, which is not part of the reply but shows progress."""
+    endpoint_state: Sequence[object] = ()
+    """Pieces of state that the endpoint wants back with the message if it calls skills. They can be written as JSON."""
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     chat_model: str = ""

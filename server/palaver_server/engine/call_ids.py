@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from typing import Any
 
-from palaver_server.domain.conversation import SkillCall
-from palaver_server.domain.limits import MAX_SKILL_NAME_CHARACTERS
+from palaver_server.domain.conversation import SkillCall, skill_name
 
 MAX_REPEATS = 8
 """How often the arguments of a call may be repeated."""
@@ -33,7 +31,7 @@ class CallIdGenerator:
         The call's name and arguments are always valid for endpoints and for the Azure Functions extension, which read
         them later.
         """
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_SKILL_NAME_CHARACTERS] or "_"
+        name = skill_name(name)
         error = ""
         try:
             value, arguments = _object(arguments)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
@@ -65,6 +67,8 @@ class Reply:
     usage: Usage
     chat_model: str
     reasoning: str = ""
+    endpoint_state: str = ""
+    """See `Draft.endpoint_state`."""
 
 
 @dataclass(slots=True)
@@ -75,6 +79,7 @@ class _ReplyCollector:
     texts: list[str] = field(default_factory=list)
     reasoning: list[str] = field(default_factory=list)
     calls: defaultdict[int, _GrowingCall] = field(default_factory=lambda: defaultdict(_GrowingCall))
+    endpoint_state: list[object] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     usage: Usage = field(default_factory=Usage)
 
@@ -85,6 +90,7 @@ class _ReplyCollector:
             self.reasoning.append(delta.reasoning)
         for call in delta.skill_calls:
             self.calls[call.position].add(call)
+        self.endpoint_state += delta.endpoint_state
         self.finish_reason = delta.finish_reason or self.finish_reason
         self.usage = delta.usage or self.usage
         self.chat_model = delta.chat_model or self.chat_model
@@ -92,14 +98,21 @@ class _ReplyCollector:
     def reply(self) -> Reply:
         if self.finish_reason is None:
             raise ModelStreamBroken("the endpoint ended its reply without a finish reason")
+        calls = tuple(filter(None, (call.whole() for _, call in sorted(self.calls.items()))))
         return Reply(
             text="".join(self.texts),
-            calls=tuple(filter(None, (call.whole() for _, call in sorted(self.calls.items())))),
+            calls=calls,
             finish_reason=self.finish_reason,
             usage=replace(self.usage, model_calls=1),
             chat_model=self.chat_model,
             reasoning="".join(self.reasoning),
+            endpoint_state=self._state_with(calls),
         )
+
+    def _state_with(self, calls: Sequence[RequestedCall]) -> str:
+        states = [call.endpoint_state for call in calls]
+        has_state = self.endpoint_state or any(state is not None for state in states)
+        return json.dumps({"message": self.endpoint_state, "calls": states}) if has_state else ""
 
 
 class ReplyReader:

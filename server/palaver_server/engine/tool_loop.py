@@ -79,8 +79,7 @@ class ToolLoop:
             return FinishReason.SKILL_LIMIT
         identified = [self.call_ids.identify(self.toolbox.name_of(call.name), call.arguments) for call in reply.calls]
         calls = [(call, error or self.toolbox.call_error(call)) for call, error in identified]
-        states = [call.endpoint_state for call in reply.calls]
-        self.transcript.add_reply(reply.text, [call for call, _ in calls], states, reply.reasoning)
+        self.transcript.add_reply(reply.text, [call for call, _ in calls], reply.endpoint_state, reply.reasoning)
         for call, _ in calls:
             self.turn.publish(call)
         if is_last:

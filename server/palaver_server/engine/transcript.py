@@ -6,7 +6,6 @@ never contains one without the other, and a turn is never stored with a call who
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import dropwhile
 
@@ -113,13 +112,13 @@ class Transcript:
         return len(self._new) + count + 2 <= self._room
 
     def add_reply(
-        self, text: str, calls: Sequence[SkillCall] = (), states: Sequence[object] = (), reasoning: str = ""
+        self, text: str, calls: Sequence[SkillCall] = (), endpoint_state: str = "", reasoning: str = ""
     ) -> None:
         """Appends a message of the model. Its calls need room for their results (`has_room_for_calls`).
 
-        `states` are those that the endpoint wants back, one for each call.
+        A state that is too large to be stored is left out.
         """
-        state = json.dumps(states) if any(state is not None for state in states) else ""
+        state = endpoint_state
         if len(state) > MAX_ENDPOINT_STATE_CHARACTERS or not self.size.has_room_for(state):
             state = ""
         self.size.add(state)

@@ -2,16 +2,21 @@
 
 The providers' rules together: the system message comes first and alone; then user and assistant alternate, beginning
 with the user; no message is blank; a tool message answers a call of the assistant message before it, every call is
-answered, and no user message directly follows a tool message; ids of calls are nine letters and digits.
+answered, and no user message directly follows a tool message; ids of calls are nine letters and digits, and unique;
+a call has a name that a skill may have, and a JSON object as its arguments.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from palaver_server.domain.conversation import Content, Draft, Role, SkillCall
+import msgspec
+
+from palaver_server.domain.conversation import Content, Draft, Role, SkillCall, skill_name
 
 NO_TEXT = Content("(no text)")
 """Stands for a blank message, which several providers refuse."""
@@ -27,11 +32,13 @@ GO_ON = "(The conversation continues.)"
 
 ID_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
 
 def fit(messages: Sequence[Draft]) -> list[Draft]:
     """Returns messages that every provider accepts and that say the same."""
     system, rest = _split_system(messages)
-    rounds = list(_answered(_with_sound_tools(rest)))
+    rounds = list(_answered(_with_sound_tools(_with_sound_calls(rest))))
     return [*system, *_alternating(rounds)]
 
 
@@ -50,6 +57,36 @@ def _split_system(messages: Sequence[Draft]) -> tuple[list[Draft], list[Draft]]:
     content = Content.joined(message.content for message in messages if message.role is Role.SYSTEM)
     system = [Draft(Role.SYSTEM, content)] if content else []
     return system, [message for message in messages if message.role is not Role.SYSTEM]
+
+
+def _with_sound_calls(messages: Iterable[Draft]) -> Iterator[Draft]:
+    """Gives the calls that other programs stored unique ids, and names and arguments of the right form."""
+    times: Counter[str] = Counter()
+    ids: dict[str, list[str]] = {}  # for each stored id in the latest message of calls, those of its calls
+    for message in messages:
+        if message.role is not Role.TOOL:
+            ids = {}
+            calls = []
+            for call in message.skill_calls:
+                # Some programs count the calls of each reply from the start.
+                unique = f"{call.id}#{times[call.id]}" if times[call.id] else call.id
+                times[call.id] += 1
+                ids.setdefault(call.id, []).insert(0, unique)
+                calls.append(SkillCall(unique, skill_name(call.name), _arguments(call.arguments_json)))
+            yield replace(message, skill_calls=tuple(calls)) if calls else message
+        elif answered := ids.get(message.skill_call_id):
+            yield replace(message, skill_call_id=answered.pop())
+        else:
+            yield message
+
+
+def _arguments(text: str) -> str:
+    """Returns the arguments of a call as the JSON text of an object."""
+    try:
+        _decode_object(text)
+    except msgspec.DecodeError:
+        return json.dumps({"arguments": text}) if text.strip() else "{}"
+    return text
 
 
 def _with_sound_tools(messages: Iterable[Draft]) -> Iterator[Draft]:

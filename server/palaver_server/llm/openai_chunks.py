@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from palaver_server.domain.errors import ModelStreamBroken
-from palaver_server.domain.limits import MAX_CHAT_MODEL_CHARACTERS, MAX_ID_CHARACTERS, MAX_REPLY_CALLS, MAX_TOKENS
+from palaver_server.domain.limits import (
+    MAX_CHAT_MODEL_CHARACTERS,
+    MAX_ENDPOINT_STATE_CHARACTERS,
+    MAX_ID_CHARACTERS,
+    MAX_REPLY_CALLS,
+    MAX_TOKENS,
+)
 from palaver_server.domain.ports import ModelDelta
 from palaver_server.domain.turns import FinishReason, Usage
 from palaver_server.llm import lenient
@@ -42,7 +49,20 @@ class ToolCallDelta(msgspec.Struct, frozen=True):
     function: FunctionDelta | None = None
     name: str | None = None  # some endpoints leave out the object around these two
     arguments: str | None = None
-    extra_content: Any = None  # Gemini's thought signatures
+    # Where endpoints put the state that they want back: Gemini, LiteLLM, and gateways to Gemini.
+    extra_content: Any = None
+    provider_specific_fields: Any = None
+    thought_signature: Any = None
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """The fields that the endpoint wants back with the call, or None."""
+        fields = {name: value for name in CALL_STATE_FIELDS if (value := getattr(self, name))}
+        return fields or None
+
+
+CALL_STATE_FIELDS = ("extra_content", "provider_specific_fields", "thought_signature")
+"""The fields of a call that are returned to the endpoint."""
 
 
 class Delta(msgspec.Struct, frozen=True):
@@ -50,6 +70,7 @@ class Delta(msgspec.Struct, frozen=True):
     refusal: str | None = None
     reasoning_content: str | None = None  # DeepSeek's name, which many compatible servers use
     reasoning: str | None = None  # the newer name of the same, of vLLM and OpenRouter among others
+    reasoning_details: Any = None  # OpenRouter's, which it wants back
     tool_calls: list[ToolCallDelta] | None = None
     function_call: FunctionDelta | None = None  # OpenAI's own older form of a single call
 
@@ -68,7 +89,7 @@ class Choice(msgspec.Struct, frozen=True):
         """True if the model has written something in it."""
         part = self.delta or self.message or Delta()
         texts = (self.text, part.content, part.refusal, part.reasoning_content, part.reasoning)
-        return any(texts) or bool(part.tool_calls or part.function_call)
+        return any(texts) or bool(part.reasoning_details or part.tool_calls or part.function_call)
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -222,6 +243,7 @@ class ChunkDecoder:
             reasoning_content=sound(
                 lenient.reasoning_of(content) or next(filter(None, map(lenient.plain_text_of, reasoning)), "")
             ),
+            reasoning_details=fields.get("reasoning_details"),
             tool_calls=[_lenient_call(call) for call in lenient.list_of(fields.get("tool_calls"))],
             function_call=_lenient_function(fields["function_call"]) if fields.get("function_call") else None,
         )
@@ -233,7 +255,7 @@ def _lenient_call(call: object) -> ToolCallDelta:
         index=lenient.integer_of(fields.get("index")),
         id=lenient.string_of(fields.get("id")),
         function=_lenient_function(fields.get("function") or fields),
-        extra_content=fields.get("extra_content"),
+        **{name: fields.get(name) for name in CALL_STATE_FIELDS},
     )
 
 
@@ -271,6 +293,7 @@ class DeltaMerger:
         self.is_finished = False
         """True if the endpoint has said why the reply ended, and this can be believed."""
         self._finish_reason: FinishReason | None = None
+        self._state_characters = 0
         self._has_empty_reasons = False  # some endpoints send a reason with every piece, where it says nothing
 
     @property
@@ -339,6 +362,10 @@ class DeltaMerger:
         if text:
             texts.append(text)
         reasoning = part.reasoning_content or part.reasoning
+        if part.reasoning_details:
+            details = [detail for detail in lenient.list_of(part.reasoning_details) if isinstance(detail, dict)]
+            delta.endpoint_state = (*delta.endpoint_state, *filter(self._has_room_for_state, details))
+            reasoning = reasoning or lenient.plain_text_of(details)
         if reasoning:
             delta.reasoning += reasoning
         if part.tool_calls:
@@ -349,15 +376,23 @@ class DeltaMerger:
             piece = _piece(ToolCallDelta(function=part.function_call))
             delta.skill_calls = (*delta.skill_calls, *self._calls.split([piece]))
 
+    def _has_room_for_state(self, detail: object) -> bool:
+        """Counts a piece of state. What is larger in all than can be stored is left out whole, so no more is held."""
+        if self._state_characters > MAX_ENDPOINT_STATE_CHARACTERS or lenient.state_of(detail) is None:
+            return False
+        self._state_characters += len(json.dumps(detail))
+        return True
+
 
 def _piece(call: ToolCallDelta) -> CallPiece:
     function = call.function or FunctionDelta(call.name, call.arguments)
+    state = call.state
     return CallPiece(
         index=call.index,
         id=(call.id or "")[:MAX_ID_CHARACTERS],
         name=(function.name or "")[:MAX_NAME_CHARACTERS],
         arguments=function.arguments or "",
-        extra=None if call.extra_content is None else lenient.state_of(call.extra_content),
+        state=None if state is None else lenient.state_of(state),
     )
 
 

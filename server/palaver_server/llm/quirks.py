@@ -6,12 +6,16 @@ is never left out: an endpoint that does not take it refuses the caller's reques
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from palaver_server.domain.conversation import Skill
+from palaver_server.llm import history
 from palaver_server.llm.endpoint_errors import EndpointError
-from palaver_server.llm.openai_requests import Body
+from palaver_server.llm.openai_chunks import CALL_STATE_FIELDS
+from palaver_server.llm.openai_requests import Body, function_tool
 
 REFUSAL = re.compile(
     r"not (?:a )?(?:support|permit|allow|recogni[sz]|valid|accept|expect|implemented)|unsupported|unrecogni[sz]ed"
@@ -29,6 +33,22 @@ NO_INSTRUCTIONS = re.compile(
     re.IGNORECASE,
 )
 """The wording of a refusal of the system message."""
+
+NO_NULL = re.compile(
+    r"(?<![\w])content\b.{0,120}?(?:null|none\b|(?:valid|a) string|required|missing|non-?empty|invalid type)"
+    r"|(?:null|none|missing|invalid type|expected a string).{0,120}?(?<![\w])content\b",
+    re.IGNORECASE | re.DOTALL,
+)
+"""The wording of a refusal of a message without content."""
+
+NO_TOOLS = re.compile(
+    r"tools?=?[`'\"]* (?:param|field)|must define [`'\"]*tools|without [`'\"]*tools|toolConfig field must be",
+    re.IGNORECASE,
+)
+"""The wording of a refusal of skill calls in the history of a request without skills."""
+
+STATE_FIELDS = ("reasoning_content", "reasoning_details", *CALL_STATE_FIELDS)
+"""What is returned to an endpoint as it wants it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +74,11 @@ class Quirk:
         names_parameter = error.parameter.rpartition(".")[2] == self.parameter or re.search(
             rf"(?<![\w.]){re.escape(self.parameter)}(?![\w])", error.message, re.IGNORECASE
         )
-        return (bool(names_parameter) or not self.needs_name) and self.refusal.search(error.message) is not None
+        if not (names_parameter or not self.needs_name) or self.refusal.search(error.message) is None:
+            return False
+        changed = copy.deepcopy(body)
+        self.change(changed)
+        return changed != body
 
 
 def _rename(old: str, new: str) -> Callable[[Body], None]:
@@ -78,15 +102,24 @@ def _system_as_user(body: Body) -> None:
         body["messages"] = [first, *rest[1:]]
 
 
-def _without_reasoning(body: Body) -> None:
-    for message in body["messages"]:
-        message.pop("reasoning_content", None)
+def _without(name: str) -> Callable[[Body], None]:
+    def without(body: Body) -> None:
+        for message in body["messages"]:
+            for holder in (message, *message.get("tool_calls", ())):
+                holder.pop(name, None)
+
+    return without
 
 
-def _without_extra_content(body: Body) -> None:
+def _text_beside_calls(body: Body) -> None:
     for message in body["messages"]:
-        for call in message.get("tool_calls", ()):
-            call.pop("extra_content", None)
+        message["content"] = message["content"] or history.NO_TEXT.text
+
+
+def _tools_of_history(body: Body) -> None:
+    calls = (call["function"]["name"] for message in body["messages"] for call in message.get("tool_calls", ()))
+    if names := dict.fromkeys(calls):
+        body.setdefault("tools", [function_tool(Skill(name, "", "")) for name in names])
 
 
 def _empty_reasoning(body: Body) -> None:
@@ -128,10 +161,14 @@ QUIRKS = (
     Quirk("instructions from the user", "messages", _system_as_user, NO_INSTRUCTIONS, keeps_value=True,
           needs_name=False),
     # What one endpoint wants back, another one does not know: the next model of a conversation, for instance.
-    Quirk("no reasoning_content", "messages", _without_reasoning, _unknown("reasoning_content"), keeps_value=True,
-          needs_name=False),
-    Quirk("no extra_content", "messages", _without_extra_content, _unknown("extra_content"), keeps_value=True,
-          needs_name=False),
+    *(
+        Quirk(f"no {name}", "messages", _without(name), _unknown(name), keeps_value=True, needs_name=False)
+        for name in STATE_FIELDS
+    ),
+    # Calls without text have no content, as OpenAI sends them.
+    Quirk("text beside calls", "messages", _text_beside_calls, NO_NULL, keeps_value=True, needs_name=False),
+    # Anthropic and Bedrock, behind gateways, want to know the skills of earlier turns in every turn.
+    Quirk("the skills of the history", "messages", _tools_of_history, NO_TOOLS, keeps_value=True, needs_name=False),
     # DeepSeek wants back the reasoning before calls. Reasoning is not stored, so a later turn returns an empty one.
     Quirk("empty reasoning_content", "tools", _empty_reasoning, re.compile("reasoning_content"), keeps_value=True,
           needs_name=False),

@@ -33,8 +33,8 @@ class CallPiece:
     id: str = ""
     name: str = ""
     arguments: str = ""
-    extra: object = None
-    """State of the endpoint that must be returned with the call."""
+    state: object = None
+    """State that the endpoint wants back with the call."""
 
 
 @dataclass(slots=True)
@@ -131,9 +131,9 @@ class CallSplitter:
         if arguments:
             call.arguments.add(arguments)
             call.has_arguments = call.has_arguments or bool(arguments.strip())
-        if not (name or arguments or piece.extra is not None):
+        if not (name or arguments or piece.state is not None):
             return None
-        return SkillCallDelta(call.position, name, arguments, piece.extra)
+        return SkillCallDelta(call.position, name, arguments, piece.state)
 
 
 def too_many_calls() -> TurnTooLarge:
