@@ -80,6 +80,7 @@ async def test_what_follows_the_finish_reason_without_end_is_given_up(served: Se
         lambda n: calls(index=n, id=f"c{n}", function={"name": "", "arguments": ""}),
         lambda n: calls(index=0, id="c" * 1000 + str(n), function={"arguments": ""}),
         lambda n: calls(index=0, id="c", function={"name": "f"}, extra_content={"state": "x" * 1000}),
+        lambda n: {"reasoning_details": [{"signature": "x" * 1000}]},
     ],
 )
 async def test_what_is_no_progress_is_not_held(
@@ -137,6 +138,7 @@ def nested(depth: int) -> Any:
         lambda value: {"choices": [{"delta": {"reasoning": value}}]},
         lambda value: {"choices": [{"delta": calls(index=value, id=value, function={"arguments": value})}]},
         lambda value: {"choices": [{"delta": calls(id="c", function={"name": "f"}, extra_content=value)}]},
+        lambda value: {"choices": [{"delta": {"reasoning_details": [value, {"text": value, "signature": value}]}}]},
         lambda value: {"choices": [{"text": value, "finish_reason": value}], "model": value},
         lambda value: {"choices": [], "usage": {"prompt_tokens": value, "prompt_tokens_details": value}},
         lambda value: {"choices": value},

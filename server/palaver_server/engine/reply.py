@@ -183,8 +183,6 @@ class ReplyReader:
                         self._size.add(call.name + call.arguments)
                     if delta.reasoning:
                         self._size.add_reasoning(delta.reasoning)
-                    if delta.endpoint_state:
-                        self._size.add_reasoning(json.dumps(delta.endpoint_state))
                     # Comments and empty deltas show no progress of the model; text, reasoning and calls do.
                     if delta.text or delta.reasoning or delta.skill_calls:
                         self._extend(scope)

@@ -8,7 +8,8 @@ on decoded JSON and costs several times the decoder for the usual types, which i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any
 
 from palaver_server.domain.limits import MAX_ENDPOINT_STATE_CHARACTERS
@@ -42,6 +43,20 @@ def _integer(digits: str) -> float:
     return int(digits) if len(digits) < MAX_DIGITS else float(digits)
 
 
+def _without_depths(read: Callable[[object], str]) -> Callable[[object], str]:
+    """Makes a function that reads nested values leave out what is nested too deeply for it."""
+
+    @wraps(read)
+    def guarded(value: object) -> str:
+        try:
+            return read(value)
+        except RecursionError:
+            return ""
+
+    return guarded
+
+
+@_without_depths
 def text_of(content: object) -> str:
     """Returns the text of a content, which may be a string, a part or a list of parts. Reasoning is left out."""
     match content:
@@ -66,6 +81,7 @@ def _is_reasoning(part: Mapping[str, Any]) -> bool:
     return part.get("type") in REASONING_PARTS or "thinking" in part or part.get("thought") is True
 
 
+@_without_depths
 def reasoning_of(content: object) -> str:
     """Returns the reasoning among the parts of a content."""
     match content:
@@ -80,6 +96,7 @@ def reasoning_of(content: object) -> str:
             return ""
 
 
+@_without_depths
 def plain_text_of(value: object) -> str:
     """Returns all text of a value that is known to be reasoning."""
     match value:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from palaver_server.domain.errors import ModelStreamBroken
-from palaver_server.domain.limits import MAX_CHAT_MODEL_CHARACTERS, MAX_ID_CHARACTERS, MAX_REPLY_CALLS, MAX_TOKENS
+from palaver_server.domain.limits import (
+    MAX_CHAT_MODEL_CHARACTERS,
+    MAX_ENDPOINT_STATE_CHARACTERS,
+    MAX_ID_CHARACTERS,
+    MAX_REPLY_CALLS,
+    MAX_TOKENS,
+)
 from palaver_server.domain.ports import ModelDelta
 from palaver_server.domain.turns import FinishReason, Usage
 from palaver_server.llm import lenient
@@ -286,6 +293,7 @@ class DeltaMerger:
         self.is_finished = False
         """True if the endpoint has said why the reply ended, and this can be believed."""
         self._finish_reason: FinishReason | None = None
+        self._state_characters = 0
         self._has_empty_reasons = False  # some endpoints send a reason with every piece, where it says nothing
 
     @property
@@ -355,9 +363,8 @@ class DeltaMerger:
             texts.append(text)
         reasoning = part.reasoning_content or part.reasoning
         if part.reasoning_details:
-            found = map(lenient.state_of, lenient.list_of(part.reasoning_details))
-            details = [detail for detail in found if isinstance(detail, dict)]
-            delta.endpoint_state = (*delta.endpoint_state, *details)
+            details = [detail for detail in lenient.list_of(part.reasoning_details) if isinstance(detail, dict)]
+            delta.endpoint_state = (*delta.endpoint_state, *filter(self._has_room_for_state, details))
             reasoning = reasoning or lenient.plain_text_of(details)
         if reasoning:
             delta.reasoning += reasoning
@@ -369,15 +376,23 @@ class DeltaMerger:
             piece = _piece(ToolCallDelta(function=part.function_call))
             delta.skill_calls = (*delta.skill_calls, *self._calls.split([piece]))
 
+    def _has_room_for_state(self, detail: object) -> bool:
+        """Counts a piece of state. What is larger in all than can be stored is left out whole, so no more is held."""
+        if self._state_characters > MAX_ENDPOINT_STATE_CHARACTERS or lenient.state_of(detail) is None:
+            return False
+        self._state_characters += len(json.dumps(detail))
+        return True
+
 
 def _piece(call: ToolCallDelta) -> CallPiece:
     function = call.function or FunctionDelta(call.name, call.arguments)
+    state = call.state
     return CallPiece(
         index=call.index,
         id=(call.id or "")[:MAX_ID_CHARACTERS],
         name=(function.name or "")[:MAX_NAME_CHARACTERS],
         arguments=function.arguments or "",
-        state=None if call.state is None else lenient.state_of(call.state),
+        state=None if state is None else lenient.state_of(state),
     )
 
 
