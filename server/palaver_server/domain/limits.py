@@ -40,12 +40,21 @@ MAX_PAGE_BYTES = 3 * 1024 * 1024
 MAX_CALLER_SKILLS = 128
 """The maximum number of skills in a request, which is also OpenAI's limit."""
 
+MAX_SKILL_NAMES = 128
+"""The maximum number of `skill_names` in a request."""
+
 MAX_SCHEMAS_CHARACTERS = 32_768
-"""The maximum length of all schemas in a request. Checking that much takes about a tenth of a second."""
+"""The maximum length of all schemas in a request. Checking that much takes less than 10 milliseconds."""
 
 MAX_SKILL_NAME_CHARACTERS = 64
 SKILL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SKILL_NAME_CHARACTERS}}}")
 SKILL_NAME_RULE = f"must be 1 to {MAX_SKILL_NAME_CHARACTERS} ASCII letters, digits, _ and -"
+
+MAX_HOST_SKILLS = 128
+"""The maximum number of skills of a host, which is also OpenAI's limit for a prompt."""
+
+MAX_HOST_SCHEMA_CHARACTERS = 131_072
+"""The maximum length of the schema of a host's skill, which is sent to the model with every prompt."""
 
 MAX_SKILL_RESULT_BYTES = 256 * 1024
 """The maximum size of a skill host's result in UTF-8."""

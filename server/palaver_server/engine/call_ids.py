@@ -6,8 +6,8 @@ import hashlib
 import json
 import re
 from collections import Counter
-from typing import Any
 
+from palaver_server.domain import strict_json
 from palaver_server.domain.conversation import SkillCall
 from palaver_server.domain.limits import MAX_SKILL_NAME_CHARACTERS
 
@@ -33,22 +33,11 @@ class CallIdGenerator:
         name = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_SKILL_NAME_CHARACTERS] or "_"
         error = ""
         try:
-            canonical = json.dumps(_object(arguments), sort_keys=True)
-        except (ValueError, RecursionError) as problem:
+            canonical = json.dumps(strict_json.load_object(arguments or "{}"), sort_keys=True)
+        except ValueError as problem:
             error = f"The arguments are not the JSON text of an object: {problem}"
             canonical = arguments
         self._seen[name, canonical] += 1
         identity = json.dumps([*self._turn, name, canonical, self._seen[name, canonical]])
         call_id = f"call_{hashlib.sha256(identity.encode()).hexdigest()[:32]}"
         return SkillCall(call_id, name, "{}" if error else arguments or "{}"), error
-
-
-def _object(text: str) -> dict[str, Any]:
-    value = json.loads(text or "{}", parse_constant=_refuse_constant)
-    if isinstance(value, dict):
-        return value
-    raise ValueError("they are another JSON value")
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
