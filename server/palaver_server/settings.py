@@ -72,6 +72,16 @@ class Settings(BaseSettings):
         ge=HISTORY_MESSAGES.low,
         le=HISTORY_MESSAGES.high,
     )
+    history_messages_cap: int = Field(
+        _ENGINE.history_messages_cap,
+        description="upper limit of history.max_messages, whatever a request says",
+        ge=HISTORY_MESSAGES.low,
+        le=HISTORY_MESSAGES.high,
+    )
+    history_bytes: PositiveInt = Field(
+        _ENGINE.history_bytes,
+        description="bytes of stored messages to send to the model in UTF-8; older messages are left out",
+    )
 
     first_token_timeout: PositiveFloat = Field(
         _ENGINE.first_token_timeout, description="seconds until the model must begin its reply"
@@ -145,6 +155,8 @@ class Settings(BaseSettings):
                 max_tokens_cap=self.max_tokens_cap,
             ),
             history_messages=self.history_messages,
+            history_messages_cap=self.history_messages_cap,
+            history_bytes=self.history_bytes,
             first_token_timeout=self.first_token_timeout,
             token_timeout=self.token_timeout,
             turn_timeout=self.turn_timeout,

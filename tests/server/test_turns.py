@@ -12,7 +12,7 @@ import pytest
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.llm.history import EARLIER
-from tests.support.calls import contents, create_assistant, query, read_rest
+from tests.support.calls import contents, create_assistant, messages_of, query, read_rest
 from tests.support.endpoint import Endpoint, Stream, UnlessRenamed
 from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
@@ -161,6 +161,40 @@ async def test_the_operator_sets_the_default_window(tmp_path: Path, endpoint: En
             await served.stub.PostUserQueryUnary(query(f"q{number}"))
     sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
     assert sent == ["Be brief.", "q1", "Hello, world", "q2"]
+
+
+async def test_no_caller_gets_more_messages_than_the_operator_allows(tmp_path: Path, endpoint: Endpoint):
+    async with server_with_assistant(tmp_path, endpoint.url, history_messages=2, history_messages_cap=4) as served:
+        for number in range(4):
+            await served.stub.PostUserQueryUnary(query(f"q{number}"))
+        await served.stub.PostUserQueryUnary(query("new", history=pb.History(max_messages=65_535)))
+    sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
+    assert sent == ["q2", "Hello, world", "q3", "Hello, world", "new"]
+
+
+@pytest.mark.parametrize(
+    ("history_bytes", "history"),
+    [
+        (100, ["q1" + "é" * 9, "a1", "q2" + "é" * 9, "a2"]),
+        (44, ["q1" + "é" * 9, "a1", "q2" + "é" * 9, "a2"]),
+        (43, [EARLIER, "a1", "q2" + "é" * 9, "a2"]),
+        (22, ["q2" + "é" * 9, "a2"]),
+        (1, [EARLIER, "a2"]),
+    ],
+)
+async def test_older_messages_are_left_out_if_the_history_is_too_large(
+    tmp_path: Path, endpoint: Endpoint, variables: dict[str, str], history_bytes: int, history: list[str]
+):
+    endpoint.script(Stream("a0" + "x" * 100), Stream("a1"), Stream("a2"))
+    async with server_with_assistant(
+        tmp_path, endpoint.url, variables, history_bytes=history_bytes, instructions="Be brief."
+    ) as served:
+        for number in range(3):
+            await served.stub.PostUserQueryUnary(query(f"q{number}" + "é" * 9))
+        await served.stub.PostUserQueryUnary(query("new"))
+        assert len(await messages_of(served)) == 9
+    sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
+    assert sent == ["Be brief.", *history, "new"]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,8 @@ GROUPS = {
         "default_max_tokens",
         "max_tokens_cap",
         "history_messages",
+        "history_messages_cap",
+        "history_bytes",
         "first_token_timeout",
         "token_timeout",
     ),

@@ -34,6 +34,11 @@ MAX_ENDPOINT_STATE_CHARACTERS = 32_768
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
+DEFAULT_HISTORY_MESSAGES = 100
+DEFAULT_HISTORY_MESSAGES_CAP = 1_000
+DEFAULT_HISTORY_BYTES = 2 * 1024 * 1024
+"""The default limit of the stored messages of a prompt, in UTF-8: half a million tokens of English."""
+
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 """The maximum size of a page in UTF-8, so that it fits into a gRPC message of 4 MiB, the default limit of clients."""
 

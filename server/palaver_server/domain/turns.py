@@ -85,6 +85,15 @@ class UserQuery:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowSize:
+    """The most that the model gets of the stored messages, besides the instructions."""
+
+    max_messages: int
+    max_bytes: int
+    """The limit of their texts and arguments, in UTF-8."""
+
+
+@dataclass(frozen=True, slots=True)
 class Usage:
     """The tokens and the model calls of a turn."""
 

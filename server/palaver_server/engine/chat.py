@@ -25,7 +25,7 @@ from palaver_server.domain.errors import (
     TurnNotFound,
 )
 from palaver_server.domain.generation import GenerationParameters
-from palaver_server.domain.limits import MAX_TURN_MESSAGES
+from palaver_server.domain.limits import MAX_TURN_BYTES, MAX_TURN_MESSAGES
 from palaver_server.domain.ports import ChatModel, ModelConnections, SkillSource, Store
 from palaver_server.domain.stages import Observer, Observers, Stage
 from palaver_server.domain.turns import (
@@ -38,6 +38,7 @@ from palaver_server.domain.turns import (
     TurnStarted,
     UserQuery,
     Window,
+    WindowSize,
 )
 from palaver_server.engine.call_ids import CallIdGenerator
 from palaver_server.engine.options import EngineOptions
@@ -61,7 +62,7 @@ class _Plan:
     model: ChatModel
     parameters: GenerationParameters
     toolbox: Toolbox
-    max_messages: int
+    window: WindowSize
 
 
 class ChatEngine:
@@ -176,8 +177,7 @@ class ChatEngine:
                 if await self._replay(turn, query, store):
                     return
             raise
-        # The newest message shows whether skill calls wait for their results, so at least one is read.
-        async with self._locks.acquire(store, turn.key, max(plan.max_messages, 1), wait_until) as lock:
+        async with self._locks.acquire(store, turn.key, plan.window, wait_until) as lock:
             self._observer.reached(Stage.LOCKED, turn.key, lock.window)
             # Another server may have stored this turn in the meantime.
             has_changed = lock.window.assistant.update_time > searched_at - CLOCK_SKEW
@@ -214,7 +214,7 @@ class ChatEngine:
             model=model,
             parameters=self._options.generation.resolve(query.options, ai_connection),
             toolbox=Toolbox.for_query(query, self._skills),
-            max_messages=self._options.history_messages if query.max_messages is None else query.max_messages,
+            window=self._options.window(query.max_messages),
         )
 
     async def _run(
@@ -222,7 +222,7 @@ class ChatEngine:
     ) -> None:
         lock.start_renewing(on_loss=turn.cancel)
         window = await _with_open_calls(lock.window, query.assistant, plan, store)
-        transcript = Transcript(query, window, plan.max_messages)
+        transcript = Transcript(query, window, plan.window)
         turn.begin(TurnStarted(turn.key.request_id, plan.parameters))
         self._observer.reached(Stage.STARTED, turn.key, plan.parameters)
         deadline = _now() + self._options.turn_timeout
@@ -287,7 +287,9 @@ async def _with_open_calls(window: Window, key: AssistantKey, plan: _Plan, store
     """Returns the window, or a wider one if the conversation ends with skill results and their calls are not in it."""
     if Transcript.is_complete(window):
         return window
-    wider = await store.read_window(key, max(plan.max_messages, MAX_TURN_MESSAGES))
+    # No call is further from its results than the turn is long that they belong to.
+    max_messages = max(plan.window.max_messages, MAX_TURN_MESSAGES)
+    wider = await store.read_window(key, max_messages, max_bytes=max(plan.window.max_bytes, MAX_TURN_BYTES))
     return replace(window, messages=wider.messages)
 
 
