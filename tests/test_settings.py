@@ -50,6 +50,7 @@ EXAMPLES = {
     "token_timeout": ("2.5", 2.5),
     "turn_timeout": ("3.5", 3.5),
     "max_turns": ("7", 7),
+    "max_address_turns": ("8", 8),
     "queue_limit": ("0", 0),
     "lease_duration": ("1", 1.0),
     "progress_interval": ("2.5", 2.5),

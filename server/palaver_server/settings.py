@@ -93,6 +93,11 @@ class Settings(BaseSettings):
     max_turns: PositiveInt = Field(
         _ENGINE.max_turns, description="turns that may run or wait at a time, in each process"
     )
+    max_address_turns: PositiveInt = Field(
+        _ENGINE.max_address_turns,
+        description="turns of callers at one address that may run or wait at a time, in each process; callers behind"
+        " a proxy have the same address, and so have all of a Unix socket",
+    )
     queue_limit: int = Field(
         _ENGINE.queue_limit, description="turns that may wait for one assistant, in each process", ge=0
     )
@@ -161,6 +166,7 @@ class Settings(BaseSettings):
             token_timeout=self.token_timeout,
             turn_timeout=self.turn_timeout,
             max_turns=self.max_turns,
+            max_address_turns=self.max_address_turns,
             queue_limit=self.queue_limit,
             lease_duration=self.lease_duration,
             progress_interval=self.progress_interval,

@@ -32,7 +32,7 @@ GROUPS = {
         "first_token_timeout",
         "token_timeout",
     ),
-    "Turns": ("turn_timeout", "max_turns", "queue_limit", "lease_duration", "progress_interval"),
+    "Turns": ("turn_timeout", "max_turns", "max_address_turns", "queue_limit", "lease_duration", "progress_interval"),
     "Skills": ("skill_hosts", "skill_timeout", "max_skill_rounds"),
 }
 """The settings of each section. Every setting must be in one."""

@@ -10,6 +10,7 @@
      ├─ TurnCancelled
      ├─ TurnTooLarge
      ├─ TooManyTurns            the server
+     ├─ SlowTransfers
      ├─ ConnectionNotConfigured
      ├─ ShuttingDown
      ├─ ModelError              the model's endpoint
@@ -113,6 +114,12 @@ class AssistantBusy(RetryableError):
 
 class TooManyTurns(RetryableError):
     """The server is running as many turns as its settings allow."""
+
+    reason = "TOO_MANY_TURNS"
+
+
+class SlowTransfers(RetryableError):
+    """Peers send requests or read responses so slowly that the server can't hold more of them."""
 
     reason = "TOO_MANY_TURNS"
 

@@ -34,6 +34,30 @@ MAX_ENDPOINT_STATE_CHARACTERS = 32_768
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
+MAX_RECEIVING = 128
+"""The maximum number of requests that are arriving at a time. One more ends the one that has been arriving longest."""
+
+MAX_ADDRESS_RECEIVING = 32
+"""The same for the requests from one address. Small requests arrive at once, so only large ones ever come near."""
+
+RECEIVE_TIMEOUT = 20.0
+"""Seconds in which a request must arrive. 2 MiB take that long at 1 Mbit/s."""
+
+BUFFERED_BYTES = 65_536
+"""The size of a response that gRPC takes off the server's hands even if the peer does not read."""
+
+MAX_UNREAD_BYTES = 128 * 1024 * 1024
+"""The maximum size of larger responses that wait to be read. gRPC copies them, so they take twice the memory."""
+
+MAX_ADDRESS_UNREAD_BYTES = 32 * 1024 * 1024
+"""The same for the responses to one address: ten pages of messages."""
+
+MAX_PAGES = 4
+"""The maximum number of pages of messages that are read and rendered at a time. Others wait for a moment."""
+
+MAX_ADDRESS_PAGES = 2
+"""The same for one address, so that the pages of others don't wait behind those of one that asks for many."""
+
 DEFAULT_HISTORY_MESSAGES = 100
 DEFAULT_HISTORY_MESSAGES_CAP = 1_000
 DEFAULT_HISTORY_BYTES = 2 * 1024 * 1024

@@ -76,6 +76,8 @@ class UserQuery:
     """A hash of the request, to detect a different request with the same `request_id`."""
     continues: bool = False
     """True if the turn keeps running after its last caller has left."""
+    address: str = ""
+    """The address that the query came from, or empty if it came from no network."""
     caller_skills: tuple[Skill, ...] = ()
     """The skills that the caller runs itself."""
     skill_names: tuple[str, ...] = ()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -86,7 +87,10 @@ class ChatEngine:
         self._options = options or EngineOptions()
         self._observer = observer or Observers()
         self._locks = TurnLocks(self._options.queue_limit, self._options.lease_duration)
-        self._turns: set[Turn] = set()
+        self._turns: dict[Turn, str] = {}
+        """The turns that run or wait, with the addresses of the callers that started them."""
+        self._addresses: Counter[str] = Counter()
+        """The number of turns by address."""
         self._by_key: dict[TurnKey, Turn] = {}
         self._is_draining = False
 
@@ -120,11 +124,17 @@ class ChatEngine:
             raise ShuttingDown("the server is shutting down")
         if len(self._turns) >= self._options.max_turns:
             raise TooManyTurns(f"the server is already running {self._options.max_turns} turns")
+        if query.address and self._addresses[query.address] >= self._options.max_address_turns:
+            raise TooManyTurns(
+                f"the server is already running {self._options.max_address_turns} turns of callers at this address "
+                "(PALAVER_MAX_ADDRESS_TURNS)"
+            )
         store = self._store(query.assistant)
         key = TurnKey(query.assistant, query.request_id or uuid.uuid4().hex)
         turn = Turn(key, query.request_hash, self._observer, self._options.progress_interval)
         subscriber = _join(turn, query)
-        self._turns.add(turn)
+        self._turns[turn] = query.address
+        self._addresses[query.address] += 1
         self._by_key[key.normalized()] = turn
         # A turn that continues outlives its callers, and their deadlines.
         deadline = None if time_remaining is None or query.continues else _now() + time_remaining
@@ -157,7 +167,10 @@ class ChatEngine:
             await asyncio.wait(tasks)
 
     def _forget(self, turn: Turn) -> None:
-        self._turns.discard(turn)
+        address = self._turns.pop(turn)
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
         if self._by_key.get(turn.key.normalized()) is turn:
             del self._by_key[turn.key.normalized()]
 

@@ -25,6 +25,7 @@ class EngineOptions:
     token_timeout: float = 30.0
     turn_timeout: float = 600.0
     max_turns: int = 1000
+    max_address_turns: int = 500
     queue_limit: int = 32
     lease_duration: float = 15.0
     progress_interval: float = 15.0

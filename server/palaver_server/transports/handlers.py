@@ -20,6 +20,8 @@ from grpc_status import rpc_status
 from palaver_server.api.service import SERVICE, AssistantApi, Call
 from palaver_server.api.statuses import status_of
 from palaver_server.domain.errors import FieldViolation, InvalidFields
+from palaver_server.domain.limits import BUFFERED_BYTES
+from palaver_server.transports.transfers import Transfers
 
 Context = grpc.aio.ServicerContext[Any, Any]
 UnaryMethod = Callable[[Any, Call], Awaitable[Message]]
@@ -35,53 +37,66 @@ and whatever it raises becomes the status of the call.
 
 def assistant_service_handler(api: AssistantApi, interceptors: Sequence[Interceptor] = ()) -> grpc.GenericRpcHandler:
     """Returns the handler of `palaver.v1.AssistantService`. The first interceptor is the outermost one."""
+    transfers = Transfers()
     unary: dict[str, UnaryMethod] = {
         "CreateAssistant": api.create_assistant,
         "GetAssistant": api.get_assistant,
-        "ListMessages": api.list_messages,
+        "ListMessages": _paced(api.list_messages, transfers),
         "DeleteAssistant": api.delete_assistant,
         "PostUserQueryUnary": api.post_user_query_unary,
         "CancelTurn": api.cancel_turn,
     }
     streaming: dict[str, StreamingMethod] = {"PostUserQuery": api.post_user_query}
     handlers = {
-        method.name: _streaming_handler(streaming[method.name], method, interceptors)
-        if method.server_streaming
-        else _unary_handler(unary[method.name], method, interceptors)
+        method.name: _handler(
+            streaming[method.name] if method.server_streaming else _streamed(unary[method.name]),
+            method,
+            interceptors,
+            transfers,
+        )
         for method in SERVICE.methods
     }
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
-def _unary_handler(
-    serve: UnaryMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor]
+def _paced(list_messages: UnaryMethod, transfers: Transfers) -> UnaryMethod:
+    """Returns a method that reads pages of messages, of which few are prepared at a time."""
+
+    async def prepare(request: Any, call: Call) -> Message:
+        async with transfers.preparing_page(call.address):
+            return await list_messages(request, call)
+
+    return prepare
+
+
+def _streamed(serve: UnaryMethod) -> StreamingMethod:
+    """Returns a method with one response as a method that streams."""
+
+    async def stream(request: Any, call: Call) -> AsyncGenerator[Message, None]:
+        yield await serve(request, call)
+
+    return stream
+
+
+def _handler(
+    serve: StreamingMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor], transfers: Transfers
 ) -> grpc.RpcMethodHandler[Any, Any]:
+    """Returns the handler of a method.
+
+    To gRPC, every method streams in both directions, which looks the same to callers. Only so can the handler limit
+    the time in which a request arrives, and know how long a response waits to be read.
+    """
     request_type = message_factory.GetMessageClass(method.input_type)
 
-    async def handle(data: bytes, context: Context) -> bytes:
-        async with _guarded(method, interceptors, context) as call:
-            response = await serve(_parsed(request_type, data), call)
-            return response.SerializeToString()
-        raise AssertionError("the guard lets no call end without a response")
-
-    return grpc.unary_unary_rpc_method_handler(handle)
-
-
-def _streaming_handler(
-    serve: StreamingMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor]
-) -> grpc.RpcMethodHandler[Any, Any]:
-    request_type = message_factory.GetMessageClass(method.input_type)
-
-    async def handle(data: bytes, context: Context) -> None:
+    async def handle(_requests: object, context: Context) -> None:
         # If the caller leaves, gRPC would not close the generator.
-        async with (
-            _guarded(method, interceptors, context) as call,
-            aclosing(serve(_parsed(request_type, data), call)) as responses,
-        ):
-            async for response in responses:
-                await _write(context, response)
+        async with _guarded(method, interceptors, context) as call:
+            data = await transfers.receive(call.address, context.read())
+            async with aclosing(serve(_parsed(request_type, data), call)) as responses:
+                async for response in responses:
+                    await _write(context, response.SerializeToString(), call, transfers)
 
-    return grpc.unary_stream_rpc_method_handler(handle)
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 @asynccontextmanager
@@ -120,23 +135,31 @@ class _CallerLeftError(Exception):
         self.error = error
 
 
-async def _write(context: Context, response: Message) -> None:
+async def _write(context: Context, data: bytes, call: Call, transfers: Transfers) -> None:
     try:
-        await context.write(response.SerializeToString())
+        if len(data) <= BUFFERED_BYTES:
+            await context.write(data)
+        else:
+            with transfers.sending(call.address, len(data)):
+                await context.write(data)
     except grpc.aio.BaseError as error:
         raise _CallerLeftError(error) from error
 
 
 def _call(method: MethodDescriptor, context: Context) -> Call:
+    peer = context.peer()
     return Call(
         method=f"/{method.containing_service.full_name}/{method.name}",
         metadata=dict(context.invocation_metadata() or ()),
-        peer=context.peer(),
+        peer=peer,
+        address=peer.rpartition(":")[0],
         time_remaining=context.time_remaining(),
     )
 
 
-def _parsed(request_type: type[Message], data: bytes) -> Message:
+def _parsed(request_type: type[Message], data: Any) -> Message:
+    if data is grpc.aio.EOF:
+        raise InvalidFields(FieldViolation("", "the call has no request"))
     try:
         return request_type.FromString(data)
     except DecodeError as error:
