@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.transports import grpc as transport
 from palaver_server.transports import transfers
 from tests.support.palaver_server import Served, server_with_assistant
 from tests.support.statuses import Failure, failure_of
@@ -103,6 +104,19 @@ class TestResponses:
 
 
 class TestRequests:
+    async def test_metadata_that_is_no_text_is_not_logged(self, served: Served, caplog: pytest.LogCaptureFixture):
+        # No client of gRPC sends such metadata. This is how gRPC logs it.
+        transport.GRPC_LOGGER.error("Invalid encoding on %s", b"Bearer secret-\xff")
+        transport.GRPC_LOGGER.error("something else")
+        assert "secret" not in caplog.text
+        assert "something else" in caplog.text
+
+    async def test_metadata_beyond_the_limit_is_refused(self, served: Served):
+        assert (await served.stub.GetAssistant(GET, metadata=(("x-note", "x" * 15_000),))).assistant.id == "a"
+        for metadata in ((("x-note", "x" * 17_000),), tuple((f"x-{n}", "x" * 100) for n in range(120))):
+            failure = await failure_of(served.stub.GetAssistant(GET, metadata=metadata))
+            assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+
     def begin(self, served: Served) -> grpc.aio.StreamUnaryCall[bytes, bytes]:
         """Begins a call whose request never arrives."""
 

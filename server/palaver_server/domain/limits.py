@@ -34,6 +34,9 @@ MAX_ENDPOINT_STATE_CHARACTERS = 32_768
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
+MAX_METADATA_BYTES = 16_384
+"""The maximum size of a call's metadata, as gRPC counts it. It is also gRPC's default for what it refuses for sure."""
+
 MAX_RECEIVING = 128
 """The maximum number of requests that are arriving at a time. One more ends the one that has been arriving longest."""
 
