@@ -36,24 +36,27 @@ and whatever it raises becomes the status of the call.
 
 
 def assistant_service_handler(api: AssistantApi, interceptors: Sequence[Interceptor] = ()) -> grpc.GenericRpcHandler:
-    """Returns the handler of `palaver.v1.AssistantService`. The first interceptor is the outermost one."""
+    """Returns the handler of `palaver.v1.AssistantService`. The first interceptor is the outermost one.
+
+    To gRPC, all requests are streams, and so are responses that may be large. To callers this looks the same. Only so
+    can the handlers limit the time in which a request arrives, and know how long a response waits to be read.
+    """
     transfers = Transfers()
-    unary: dict[str, UnaryMethod] = {
+    small: dict[str, UnaryMethod] = {
         "CreateAssistant": api.create_assistant,
         "GetAssistant": api.get_assistant,
-        "ListMessages": _paced(api.list_messages, transfers),
         "DeleteAssistant": api.delete_assistant,
-        "PostUserQueryUnary": api.post_user_query_unary,
         "CancelTurn": api.cancel_turn,
     }
-    streaming: dict[str, StreamingMethod] = {"PostUserQuery": api.post_user_query}
+    large: dict[str, StreamingMethod] = {
+        "ListMessages": _streamed(_paced(api.list_messages, transfers)),
+        "PostUserQuery": api.post_user_query,
+        "PostUserQueryUnary": _streamed(api.post_user_query_unary),
+    }
     handlers = {
-        method.name: _handler(
-            streaming[method.name] if method.server_streaming else _streamed(unary[method.name]),
-            method,
-            interceptors,
-            transfers,
-        )
+        method.name: _small_handler(small[method.name], method, interceptors, transfers)
+        if method.name in small
+        else _large_handler(large[method.name], method, interceptors, transfers)
         for method in SERVICE.methods
     }
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
@@ -78,14 +81,24 @@ def _streamed(serve: UnaryMethod) -> StreamingMethod:
     return stream
 
 
-def _handler(
+def _small_handler(
+    serve: UnaryMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor], transfers: Transfers
+) -> grpc.RpcMethodHandler[Any, Any]:
+    request_type = message_factory.GetMessageClass(method.input_type)
+
+    async def handle(_requests: object, context: Context) -> bytes:
+        async with _guarded(method, interceptors, context) as call:
+            data = await transfers.receive(call.address, context.read())
+            response = await serve(_parsed(request_type, data), call)
+            return response.SerializeToString()
+        raise AssertionError("the guard lets no call end without a response")
+
+    return grpc.stream_unary_rpc_method_handler(handle)
+
+
+def _large_handler(
     serve: StreamingMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor], transfers: Transfers
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """Returns the handler of a method.
-
-    To gRPC, every method streams in both directions, which looks the same to callers. Only so can the handler limit
-    the time in which a request arrives, and know how long a response waits to be read.
-    """
     request_type = message_factory.GetMessageClass(method.input_type)
 
     async def handle(_requests: object, context: Context) -> None:
