@@ -170,6 +170,12 @@ class TestSettings:
         environment.setenv(variable(name), __file__)
         assert line_for() == "PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither"
 
+    def test_the_default_number_of_messages_is_within_its_upper_limit(self):
+        assert line_for("--history-messages", "1001") == (
+            "PALAVER_HISTORY_MESSAGES: must be at most PALAVER_HISTORY_MESSAGES_CAP (1000), not 1001"
+        )
+        assert load(["--history-messages", "1001", "--history-messages-cap", "1001"]).history_messages == 1001
+
     def test_unknown_palaver_variables_are_found(self):
         names = ["PALAVER_LISTENS", "PALAVER_", "PALAVER_WORKERS", "palaver_workers", "PALAVER_SERVER", "PALAVER_TOKEN",
                  "PALAVERS", "PATH", "PALAVER_DATADIR"]  # fmt: skip

@@ -192,6 +192,9 @@ def load(arguments: Sequence[str]) -> Settings:
         ) from None
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise SettingsError("PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither")
+    if settings.history_messages > settings.history_messages_cap:
+        cap = f"PALAVER_HISTORY_MESSAGES_CAP ({settings.history_messages_cap})"
+        raise SettingsError(f"PALAVER_HISTORY_MESSAGES: must be at most {cap}, not {settings.history_messages}")
     return settings
 
 
