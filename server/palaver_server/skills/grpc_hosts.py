@@ -136,7 +136,8 @@ class GrpcSkillHost:
             logger.warning("the skill host %s sent a response that can't be parsed", self.name)
         elif response != self._listing:
             self._skills = await self._usable(response)
-            self._listing = response
+            # A skill that can't be used is checked again: the check may have failed for want of time.
+            self._listing = response if len(self._skills) == len(response.skills) else None
 
     async def _usable(self, response: pb.ListSkillsResponse) -> dict[str, Skill]:
         """Returns the valid skills of a response by their names, and logs the others."""

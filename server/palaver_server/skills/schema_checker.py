@@ -22,7 +22,13 @@ COMMAND = (sys.executable, "-m", "palaver_server.skills.schema_process")
 TIMEOUT = 2.0
 """Seconds that a check may take. Checks of ordinary schemas take less than a millisecond."""
 
+START_TIMEOUT = 30.0
+"""Seconds that the process may take to start, which is far more than it needs."""
+
 MAX_ANSWER_BYTES = 65_536
+
+FAILURES = (OSError, anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError)
+"""The exceptions that a process raises that can't be started, takes too long (a `TimeoutError`), or dies."""
 
 UNCHECKED = "The arguments can't be checked against the schema of the skill."
 
@@ -56,31 +62,22 @@ class SchemaChecker:
         """Returns the answer of a process, or None if it knows none, takes too long or dies."""
         async with self._turn:
             try:
-                process = self._process = self._process or await _start()
-            except OSError:
-                logger.exception("the process that checks the arguments of skills can't be started")
-                return None
-            is_usable = False
-            try:
+                self._process = self._process or await _start()
                 with anyio.fail_after(TIMEOUT):
-                    answer = await _answer(process, question)
-                is_usable = True
-            except (TimeoutError, anyio.EndOfStream, anyio.IncompleteRead, anyio.BrokenResourceError) as error:
+                    return await _answer(self._process, question)
+            except FAILURES as error:
                 logger.warning("a check against the schema of a skill was ended: %s", type(error).__name__)
+                await self.close()
                 return None
-            finally:
-                if not is_usable:
-                    await self.close()
-            return answer
+            except BaseException:
+                await self.close()
+                raise
 
     async def close(self) -> None:
         """Ends the process. It starts again if it is needed."""
         process, self._process = self._process, None
         if process is not None:
-            with anyio.CancelScope(shield=True):
-                if process.returncode is None:
-                    process.kill()
-                await process.aclose()
+            await _end(process)
 
 
 @asynccontextmanager
@@ -95,12 +92,29 @@ async def schema_checker() -> AsyncIterator[SchemaChecker]:
 
 async def _start() -> Process:
     # In a session of its own, because Ctrl-C in a terminal is meant for the server alone.
-    return await anyio.open_process(COMMAND, stderr=None, start_new_session=True)
+    process = await anyio.open_process(COMMAND, stderr=None, start_new_session=True)
+    try:
+        with anyio.fail_after(START_TIMEOUT):
+            await _line(process)
+    except BaseException:
+        await _end(process)
+        raise
+    return process
 
 
 async def _answer(process: Process, question: tuple[str, ...]) -> str | None:
-    assert process.stdin is not None  # noqa: S101 - both pipes were asked for
-    assert process.stdout is not None  # noqa: S101
+    assert process.stdin is not None  # noqa: S101 - it was asked for
     await process.stdin.send(msgspec.json.encode(question) + b"\n")
-    line = await BufferedByteReceiveStream(process.stdout).receive_until(b"\n", MAX_ANSWER_BYTES)
-    return msgspec.json.decode(line, type=str | None)
+    return msgspec.json.decode(await _line(process), type=str | None)
+
+
+async def _line(process: Process) -> bytes:
+    assert process.stdout is not None  # noqa: S101 - it was asked for
+    return await BufferedByteReceiveStream(process.stdout).receive_until(b"\n", MAX_ANSWER_BYTES)
+
+
+async def _end(process: Process) -> None:
+    with anyio.CancelScope(shield=True):
+        if process.returncode is None:
+            process.kill()
+        await process.aclose()

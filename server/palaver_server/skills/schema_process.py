@@ -1,8 +1,9 @@
 """The process that compiles the schemas of skills and checks arguments against them. `SchemaChecker` starts it.
 
 No rule about schemas bounds the time of a check: a few references can multiply to years. The server therefore ends the
-process when it takes too long. The process reads a line of JSON for each check, `[schema]` or `[schema, arguments]`,
-and writes a line with an error message, with an empty string, or with null if the arguments can't be checked.
+process when it takes too long. The process writes an empty line when it is ready. From then on, it reads a line of JSON
+for each check, `[schema]` or `[schema, arguments]`, and writes a line with an error message, with an empty string, or
+with null if the arguments can't be checked.
 """
 
 from __future__ import annotations
@@ -29,11 +30,16 @@ PATTERNS = FancyRegexOptions(backtrack_limit=100_000, size_limit=1_048_576, dfa_
 def main() -> None:
     """Answers checks until the server closes the pipe."""
     _limit_memory()
+    _write(b"")
     for line in sys.stdin.buffer:
         schema_json, *arguments = msgspec.json.decode(line, type=list[str])
         answer = arguments_error(schema_json, *arguments) if arguments else schema_error(schema_json)
-        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
-        sys.stdout.buffer.flush()
+        _write(msgspec.json.encode(answer))
+
+
+def _write(line: bytes) -> None:
+    sys.stdout.buffer.write(line + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def schema_error(schema_json: str) -> str:

@@ -56,16 +56,14 @@ class Transfers:
 
     def _make_room(self, address: str) -> None:
         same = [scope for scope, other in self._receiving.items() if other == address]
-        oldest = (
-            same[0]
-            if len(same) > MAX_ADDRESS_RECEIVING
-            else next(iter(self._receiving))
-            if len(self._receiving) > MAX_RECEIVING
-            else None
-        )
-        if oldest is not None:
-            del self._receiving[oldest]
-            oldest.cancel()
+        if len(same) > MAX_ADDRESS_RECEIVING:
+            oldest = same[0]
+        elif len(self._receiving) > MAX_RECEIVING:
+            oldest = next(iter(self._receiving))
+        else:
+            return
+        del self._receiving[oldest]
+        oldest.cancel()
 
     @asynccontextmanager
     async def preparing_page(self, address: str) -> AsyncIterator[None]:
