@@ -48,10 +48,13 @@ EXAMPLES = {
     "default_max_tokens": ("2000", 2000),
     "max_tokens_cap": ("4000", 4000),
     "history_messages": ("0", 0),
+    "history_messages_cap": ("500", 500),
+    "history_bytes": ("1000", 1000),
     "first_token_timeout": ("1.5", 1.5),
     "token_timeout": ("2.5", 2.5),
     "turn_timeout": ("3.5", 3.5),
     "max_turns": ("7", 7),
+    "max_address_turns": ("8", 8),
     "queue_limit": ("0", 0),
     "lease_duration": ("1", 1.0),
     "progress_interval": ("2.5", 2.5),
@@ -146,6 +149,8 @@ class TestSettings:
             ("default_max_tokens", ["0", "-1"]),
             ("max_tokens_cap", ["0", "x"]),
             ("history_messages", ["-1", "65536"]),
+            ("history_messages_cap", ["-1", "65536"]),
+            ("history_bytes", ["0", "1.5"]),
             ("first_token_timeout", ["0", "-1", "nan", "1 s"]),
             ("token_timeout", ["0"]),
             ("turn_timeout", ["0"]),
@@ -178,6 +183,12 @@ class TestSettings:
     def test_a_certificate_needs_its_key_and_a_key_its_certificate(self, environment: pytest.MonkeyPatch, name: str):
         environment.setenv(variable(name), __file__)
         assert line_for() == "PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither"
+
+    def test_the_default_number_of_messages_is_within_its_upper_limit(self):
+        assert line_for("--history-messages", "1001") == (
+            "PALAVER_HISTORY_MESSAGES: must be at most PALAVER_HISTORY_MESSAGES_CAP (1000), not 1001"
+        )
+        assert load(["--history-messages", "1001", "--history-messages-cap", "1001"]).history_messages == 1001
 
     def test_unknown_palaver_variables_are_found(self):
         names = ["PALAVER_LISTENS", "PALAVER_", "PALAVER_WORKERS", "palaver_workers", "PALAVER_SERVER", "PALAVER_TOKEN",

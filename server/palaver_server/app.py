@@ -32,6 +32,7 @@ from palaver_server.reloading import FileError, WatchedFiles
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.skills.catalogue import SkillConflict, skill_catalogue
 from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
+from palaver_server.skills.schema_checker import schema_checker
 from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.common import StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore
@@ -209,7 +210,8 @@ async def _open_skills(settings: Settings, stack: AsyncExitStack) -> SkillSource
 
 async def _open_skill_host(text: str, settings: Settings, stack: AsyncExitStack) -> GrpcSkillHost:
     address = Address.parse(text, settings.skill_timeout)
-    return GrpcSkillHost(address, await stack.enter_async_context(address.channel()))
+    channel = await stack.enter_async_context(address.channel())
+    return GrpcSkillHost(address, channel, await stack.enter_async_context(schema_checker()))
 
 
 def _open_tls(settings: Settings, stack: AsyncExitStack, reloads: list[Reload]) -> ServerTls | None:

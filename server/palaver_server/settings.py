@@ -87,6 +87,16 @@ class Settings(BaseSettings):
         ge=HISTORY_MESSAGES.low,
         le=HISTORY_MESSAGES.high,
     )
+    history_messages_cap: int = Field(
+        _ENGINE.history_messages_cap,
+        description="upper limit of history.max_messages, whatever a request says",
+        ge=HISTORY_MESSAGES.low,
+        le=HISTORY_MESSAGES.high,
+    )
+    history_bytes: PositiveInt = Field(
+        _ENGINE.history_bytes,
+        description="bytes of stored messages to send to the model in UTF-8; older messages are left out",
+    )
 
     first_token_timeout: PositiveFloat = Field(
         _ENGINE.first_token_timeout, description="seconds until the model must begin its reply"
@@ -97,6 +107,11 @@ class Settings(BaseSettings):
     turn_timeout: PositiveFloat = Field(_ENGINE.turn_timeout, description="seconds a whole turn may take")
     max_turns: PositiveInt = Field(
         _ENGINE.max_turns, description="turns that may run or wait at a time, in each process"
+    )
+    max_address_turns: PositiveInt = Field(
+        _ENGINE.max_address_turns,
+        description="turns of callers at one address that may run or wait at a time, in each process; callers behind"
+        " a proxy have the same address, and so have all of a Unix socket",
     )
     queue_limit: int = Field(
         _ENGINE.queue_limit, description="turns that may wait for one assistant, in each process", ge=0
@@ -160,10 +175,13 @@ class Settings(BaseSettings):
                 max_tokens_cap=self.max_tokens_cap,
             ),
             history_messages=self.history_messages,
+            history_messages_cap=self.history_messages_cap,
+            history_bytes=self.history_bytes,
             first_token_timeout=self.first_token_timeout,
             token_timeout=self.token_timeout,
             turn_timeout=self.turn_timeout,
             max_turns=self.max_turns,
+            max_address_turns=self.max_address_turns,
             queue_limit=self.queue_limit,
             lease_duration=self.lease_duration,
             progress_interval=self.progress_interval,
@@ -191,6 +209,9 @@ def load(arguments: Sequence[str]) -> Settings:
         raise SettingsError("PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither")
     if settings.tls_client_ca is not None and settings.tls_certificate is None:
         raise SettingsError("PALAVER_TLS_CLIENT_CA: set PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY too")
+    if settings.history_messages > settings.history_messages_cap:
+        cap = f"PALAVER_HISTORY_MESSAGES_CAP ({settings.history_messages_cap})"
+        raise SettingsError(f"PALAVER_HISTORY_MESSAGES: must be at most {cap}, not {settings.history_messages}")
     return settings
 
 

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from palaver_server.domain.conversation import Content, IfExists, Listing, Role
-from palaver_server.domain.errors import ConcurrentWrite, ConversationFull, ModelStreamBroken
+from palaver_server.domain.errors import ConcurrentWrite, ConversationFull, ModelStreamBroken, TooManyTurns
 from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.turns import (
     ANONYMOUS,
@@ -22,6 +22,8 @@ from palaver_server.domain.turns import (
     UserQuery,
 )
 from palaver_server.engine.chat import ChatEngine
+from palaver_server.engine.options import EngineOptions
+from palaver_server.engine.turn import Subscriber
 from palaver_server.stores.sqlite import SqliteStore
 from tests.support.chat_engine import chat_engine
 from tests.support.conversations import add_turn, draft, key
@@ -147,3 +149,26 @@ async def test_turns_that_are_cancelled_and_turns_that_complete_leave_nothing_be
     assert endpoint.connections <= 2
     assert len(asyncio.all_tasks()) < 10
     assert memory[-1] - memory[1] < 4 * 1024 * 1024
+
+
+async def test_an_address_can_not_take_the_turns_of_others(tmp_path: Path, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream(gate), Stream(gate))
+    async with chat_engine(tmp_path, endpoint, options=EngineOptions(max_address_turns=2)) as engine:
+        for name in "abc":
+            await engine.create_assistant(ANONYMOUS, key(name), "", IfExists.FAIL)
+
+        def post(name: str, address: str) -> Subscriber:
+            return engine.post(ANONYMOUS, UserQuery(assistant=key(name), content=Content("Hello"), address=address))
+
+        waiting = [post("a", "ipv4:192.0.2.1"), post("a", "ipv4:192.0.2.1")]
+        with pytest.raises(TooManyTurns, match="at this address"):
+            post("b", "ipv4:192.0.2.1")
+        others = [post("b", "ipv4:192.0.2.2"), post("c", "")]
+        gate.set()
+        for turn in (*waiting, *others):
+            await turn.completed()
+            turn.leave()
+        again = post("b", "ipv4:192.0.2.1")
+        await again.completed()
+        again.leave()

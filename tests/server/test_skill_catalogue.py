@@ -16,6 +16,7 @@ from palaver_server.domain.turns import TurnKey
 from palaver_server.skills import catalogue as catalogue_module
 from palaver_server.skills.catalogue import SkillCatalogue, SkillConflict, skill_catalogue
 from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
+from palaver_server.skills.schema_checker import schema_checker
 from tests.support.conversations import key
 from tests.support.skill_host import SkillHost, content
 
@@ -24,8 +25,12 @@ from tests.support.skill_host import SkillHost, content
 async def sources(*hosts: SkillHost) -> AsyncIterator[list[GrpcSkillHost]]:
     """Yields a source for each host."""
     async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
         addresses = [Address.parse(host.target, timeout=5.0) for host in hosts]
-        yield [GrpcSkillHost(address, await stack.enter_async_context(address.channel())) for address in addresses]
+        yield [
+            GrpcSkillHost(address, await enter(address.channel()), await enter(schema_checker()))
+            for address in addresses
+        ]
 
 
 @asynccontextmanager
@@ -47,7 +52,7 @@ def names(catalogue: SkillCatalogue) -> list[str]:
 
 
 async def invoke(catalogue: SkillCatalogue, name: str) -> SkillResult:
-    return await catalogue.invoke(SkillInvocation(SkillCall("call-1", name, "{}"), TurnKey(key(), "r")))
+    return await catalogue.invoke(SkillInvocation(SkillCall("call-1", name, '{"task": "x"}'), TurnKey(key(), "r")))
 
 
 async def test_each_skill_is_called_at_the_host_that_provides_it():

@@ -12,7 +12,7 @@ import pytest
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.llm.history import EARLIER
-from tests.support.calls import contents, create_assistant, query, read_rest
+from tests.support.calls import contents, create_assistant, messages_of, query, query_with_id, read_rest
 from tests.support.endpoint import Endpoint, Stream, UnlessRenamed
 from tests.support.palaver_server import Served, palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
@@ -163,6 +163,40 @@ async def test_the_operator_sets_the_default_window(tmp_path: Path, endpoint: En
     assert sent == ["Be brief.", "q1", "Hello, world", "q2"]
 
 
+async def test_no_caller_gets_more_messages_than_the_operator_allows(tmp_path: Path, endpoint: Endpoint):
+    async with server_with_assistant(tmp_path, endpoint.url, history_messages=2, history_messages_cap=4) as served:
+        for number in range(4):
+            await served.stub.PostUserQueryUnary(query(f"q{number}"))
+        await served.stub.PostUserQueryUnary(query("new", history=pb.History(max_messages=65_535)))
+    sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
+    assert sent == ["q2", "Hello, world", "q3", "Hello, world", "new"]
+
+
+@pytest.mark.parametrize(
+    ("history_bytes", "history"),
+    [
+        (100, ["q1" + "é" * 9, "a1", "q2" + "é" * 9, "a2"]),
+        (44, ["q1" + "é" * 9, "a1", "q2" + "é" * 9, "a2"]),
+        (43, [EARLIER, "a1", "q2" + "é" * 9, "a2"]),
+        (22, ["q2" + "é" * 9, "a2"]),
+        (1, [EARLIER, "a2"]),
+    ],
+)
+async def test_older_messages_are_left_out_if_the_history_is_too_large(
+    tmp_path: Path, endpoint: Endpoint, variables: dict[str, str], history_bytes: int, history: list[str]
+):
+    endpoint.script(Stream("a0" + "x" * 100), Stream("a1"), Stream("a2"))
+    async with server_with_assistant(
+        tmp_path, endpoint.url, variables, history_bytes=history_bytes, instructions="Be brief."
+    ) as served:
+        for number in range(3):
+            await served.stub.PostUserQueryUnary(query(f"q{number}" + "é" * 9))
+        await served.stub.PostUserQueryUnary(query("new"))
+        assert len(await messages_of(served)) == 9
+    sent = [message["content"] for message in endpoint.calls[-1].body["messages"]]
+    assert sent == ["Be brief.", *history, "new"]
+
+
 @pytest.mark.parametrize(
     ("finish", "reason"),
     [
@@ -275,6 +309,27 @@ async def test_a_full_queue_and_a_short_deadline_are_busy_before_any_model_call(
         gate.set()
         await read_rest(running)
     assert len(endpoint.calls) == 1
+
+
+async def test_turns_that_their_callers_abandoned_count_for_their_address(tmp_path: Path, endpoint: Endpoint):
+    gate = asyncio.Event()
+    endpoint.script(Stream(gate), Stream(gate))
+    async with palaver_server(tmp_path, endpoint.url, max_address_turns=2) as served:
+        for name in ("a", "b", "c"):
+            await create_assistant(served, name)
+        requests = [query_with_id(id=name, on_disconnect=pb.ON_DISCONNECT_CONTINUE) for name in ("a", "b")]
+        for request in requests:
+            call = served.stub.PostUserQuery(request)
+            await call.read()
+            call.cancel()
+        failure = await failure_of(served.stub.PostUserQueryUnary(query(id="c")))
+        assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TURNS")
+        assert "2 turns of callers at this address (PALAVER_MAX_ADDRESS_TURNS)" in failure.text
+        assert failure.retry_delay is not None
+        gate.set()
+        for request in requests:
+            await served.stub.PostUserQueryUnary(request)
+        await served.stub.PostUserQueryUnary(query(id="c"))
 
 
 async def test_too_many_turns_are_refused(tmp_path: Path, endpoint: Endpoint):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import unicodedata
 import uuid
 from datetime import datetime, timedelta, timezone
@@ -400,6 +401,26 @@ class TestWindow:
         assert window.instructions == first
         assert list(window.messages) == (rest[-size:] if size else [])
         assert window.assistant == await store.get_assistant(key())
+
+    @pytest.mark.parametrize("size", [1, 50, 64, 65, 129, 200])
+    async def test_a_window_of_many_messages_has_the_newest_that_fit(self, store: Store, size: int):
+        await create(store)
+        for _ in range(2):
+            await add_turn(store, *[draft(Role.USER, "é" * 10)] * 80)
+        messages = (await history(store))[1:]
+        assert list((await store.read_window(key(), size)).messages) == messages[-size:]
+        for max_bytes, count in ((1, 1), (20, 1), (39, 1), (40, 2), (20 * 64, 64), (20 * 150 + 19, 150), (10**9, 160)):
+            window = await store.read_window(key(), size, max_bytes=max_bytes)
+            assert list(window.messages) == messages[-min(size, count) :]
+            assert window.instructions is not None
+        assert (await store.read_window(key(), 0, max_bytes=100)).messages == ()
+
+    async def test_the_arguments_of_skill_calls_count_as_bytes(self, store: Store):
+        await create(store)
+        calls = (SkillCall("1", "add", json.dumps({"task": "x" * 100})),)
+        await add_turn(store, draft(Role.USER, "a"), draft(Role.ASSISTANT, "", calls), draft(Role.TOOL, "ok"))
+        assert len((await store.read_window(key(), 10, max_bytes=100)).messages) == 1
+        assert len((await store.read_window(key(), 10, max_bytes=120)).messages) == 3
 
     async def test_a_new_assistant_has_an_empty_window(self, store: Store):
         await create(store)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -31,12 +31,13 @@ class SkillHost:
     """The host, for the time of its `async with` block.
 
     An answer is a function or a coroutine function, and returns a response, a status to fail with (in a tuple, also its
-    text and metadata), or bytes that go out as they are.
+    text and metadata), or bytes that go out as they are. The schema is that of all skills, or there is one for each of
+    them by its name.
     """
 
     def __init__(
         self,
-        schema: str = TASK_SCHEMA,
+        schema: str | Mapping[str, str] = TASK_SCHEMA,
         address: str = "127.0.0.1:0",
         credentials: grpc.ServerCredentials | None = None,
         **answers: Answer,
@@ -89,7 +90,11 @@ class SkillHost:
             return self.listing
         return pb.ListSkillsResponse(
             skills=[
-                assistant_pb2.Skill(name=name, description=f"The {name} skill.", parameters_json_schema=self.schema)
+                assistant_pb2.Skill(
+                    name=name,
+                    description=f"The {name} skill.",
+                    parameters_json_schema=self.schema if isinstance(self.schema, str) else self.schema[name],
+                )
                 for name in self.answers
             ]
         )

@@ -28,10 +28,12 @@ GROUPS = {
         "default_max_tokens",
         "max_tokens_cap",
         "history_messages",
+        "history_messages_cap",
+        "history_bytes",
         "first_token_timeout",
         "token_timeout",
     ),
-    "Turns": ("turn_timeout", "max_turns", "queue_limit", "lease_duration", "progress_interval"),
+    "Turns": ("turn_timeout", "max_turns", "max_address_turns", "queue_limit", "lease_duration", "progress_interval"),
     "Skills": ("skill_hosts", "skill_timeout", "max_skill_rounds"),
 }
 """The settings of each section. Every setting must be in one."""

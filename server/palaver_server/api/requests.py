@@ -6,7 +6,8 @@ All invalid fields of a request are reported together, in one `InvalidFields`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -43,6 +44,8 @@ from palaver_server.domain.limits import (
     MAX_QUOTED_CHARACTERS,
     MAX_REQUEST_ID_CHARACTERS,
     MAX_SCHEMAS_CHARACTERS,
+    MAX_SKILL_NAMES,
+    MAX_TURN_MESSAGES,
     SKILL_NAME,
     SKILL_NAME_RULE,
     TEMPERATURE,
@@ -127,7 +130,7 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
         assistant=parser.assistant_key(),
         content=Content(parser.user_message()),
         caller_skills=parser.caller_skills(),
-        skill_names=tuple(request.skill_names),
+        skill_names=tuple(parser.items("skill_names", MAX_SKILL_NAMES)),
         skill_results=parser.skill_results(),
         options=GenerationOptions(
             ai_connection=request.ai_connection_name,
@@ -139,11 +142,10 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
         ),
         max_messages=parser.max_messages(),
         request_id=parser.request_id(),
-        request_hash=request_hash(request, without=("request_id", "on_disconnect")).hex(),
         continues=parser.enum("on_disconnect", CONTINUES, default=False),
     )
     parser.finish()
-    return query
+    return replace(query, request_hash=request_hash(request, without=("request_id", "on_disconnect")).hex())
 
 
 class _Parser:
@@ -196,11 +198,17 @@ class _Parser:
             self.fail("user_message", "must not be empty")
         return self.message_text("user_message")
 
+    def items(self, field: str, limit: int) -> Sequence[Any]:
+        """Returns the items of a repeated field, or none if there are too many to read."""
+        items: Sequence[Any] = getattr(self._request, field)
+        if len(items) <= limit:
+            return items
+        self.fail(field, f"must be at most {limit}, not {len(items):,}")
+        return ()
+
     def caller_skills(self) -> tuple[Skill, ...]:
         """Reads `caller_skills`."""
-        skills = self._request.caller_skills
-        if len(skills) > MAX_CALLER_SKILLS:
-            self.fail("caller_skills", f"must be at most {MAX_CALLER_SKILLS}, not {len(skills)}")
+        skills = self.items("caller_skills", MAX_CALLER_SKILLS)
         characters = sum(len(skill.parameters_json_schema) for skill in skills)
         if characters > MAX_SCHEMAS_CHARACTERS:
             self.fail(
@@ -220,7 +228,7 @@ class _Parser:
 
     def skill_results(self) -> tuple[SkillResult, ...]:
         """Reads `skill_results`."""
-        results = self._request.skill_results
+        results = self.items("skill_results", MAX_TURN_MESSAGES)
         self._check_unique("skill_results", "id", (result.id for result in results))
         return tuple(self._skill_result(f"skill_results[{number}]", result) for number, result in enumerate(results))
 

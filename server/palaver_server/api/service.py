@@ -6,13 +6,14 @@ Each method parses its request, calls the engine and renders the response.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.api import requests, responses
 from palaver_server.api.page_tokens import page_token
 from palaver_server.domain.turns import ANONYMOUS, Caller
 from palaver_server.engine.interface import Engine
+from palaver_server.engine.turn import Subscriber
 
 SERVICE = pb.DESCRIPTOR.services_by_name["AssistantService"]
 
@@ -27,6 +28,8 @@ class Call:
     """The metadata of the call. If a key was sent several times, its values are joined with commas, as in HTTP."""
     peer: str
     """The address of the other side of the connection."""
+    address: str = ""
+    """The peer without the port: what all connections from there have in common."""
     certificate_names: tuple[str, ...] = ()
     """The names in the client certificate, which the connection has verified."""
     time_remaining: float | None = None
@@ -68,7 +71,7 @@ class AssistantApi:
         self, request: pb.PostUserQueryRequest, call: Call
     ) -> AsyncGenerator[pb.PostUserQueryResponse, None]:
         """Serves `PostUserQuery`. Closing the generator means that the caller has left."""
-        turn = self._engine.post(call.caller, requests.user_query(request), call.time_remaining)
+        turn = self._post(request, call)
         try:
             sequence = 0
             turn.report_progress()
@@ -82,11 +85,15 @@ class AssistantApi:
         self, request: pb.PostUserQueryRequest, call: Call
     ) -> pb.PostUserQueryUnaryResponse:
         """Serves `PostUserQueryUnary`."""
-        turn = self._engine.post(call.caller, requests.user_query(request), call.time_remaining)
+        turn = self._post(request, call)
         try:
             return pb.PostUserQueryUnaryResponse(completed=responses.completed(await turn.completed()))
         finally:
             turn.leave()
+
+    def _post(self, request: pb.PostUserQueryRequest, call: Call) -> Subscriber:
+        query = replace(requests.user_query(request), address=call.address)
+        return self._engine.post(call.caller, query, call.time_remaining)
 
     async def cancel_turn(self, request: pb.CancelTurnRequest, call: Call) -> pb.CancelTurnResponse:
         """Serves `CancelTurn`."""

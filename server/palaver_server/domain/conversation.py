@@ -161,6 +161,11 @@ class Draft:
         calls = (Content(call.name + call.arguments_json) for call in self.skill_calls)
         return self.content.json_bytes + sum(call.json_bytes for call in calls)
 
+    @property
+    def utf8_bytes(self) -> int:
+        """The size of the content and of the arguments of the skill calls in UTF-8."""
+        return self.content.utf8_bytes + sum(Content(call.arguments_json).utf8_bytes for call in self.skill_calls)
+
     @classmethod
     def from_result(cls, result: SkillResult) -> Draft:
         """Returns the tool message that holds the result of a skill call."""
@@ -174,6 +179,23 @@ class Message(Draft):
     index: int
     create_time: datetime
     request_id: str = ""
+
+
+class MessageBudget:
+    """The room for messages that are read together. One message fits however large it is."""
+
+    def __init__(self, max_messages: int, max_bytes: int) -> None:
+        self._messages = max_messages
+        self._bytes = max_bytes
+        self._is_unused = True
+
+    def takes(self, message: Draft) -> bool:
+        """Counts a message, and returns whether there was room for it."""
+        self._messages -= 1
+        self._bytes -= message.utf8_bytes
+        fits = self._messages >= 0 and (self._bytes >= 0 or self._is_unused)
+        self._is_unused = False
+        return fits
 
 
 @dataclass(frozen=True, slots=True)

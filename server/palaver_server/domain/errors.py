@@ -15,6 +15,7 @@
      ├─ TurnCancelled
      ├─ TurnTooLarge
      ├─ TooManyTurns            the server
+     ├─ SlowTransfers
      ├─ ConnectionNotConfigured
      ├─ ShuttingDown
      ├─ ModelError              the model's endpoint
@@ -150,6 +151,12 @@ class AssistantBusy(RetryableError):
 
 class TooManyTurns(RetryableError):
     """The server is running as many turns as its settings allow."""
+
+    reason = "TOO_MANY_TURNS"
+
+
+class SlowTransfers(RetryableError):
+    """Peers send requests or read responses so slowly that the server can't hold more of them."""
 
     reason = "TOO_MANY_TURNS"
 

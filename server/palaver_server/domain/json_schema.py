@@ -1,54 +1,67 @@
-"""Validation of the JSON Schemas of skills, and of arguments against them."""
+"""The first check of a skill's JSON Schema, which takes linear time, however the schema is built.
+
+It compiles no pattern and resolves no reference: `skills.schema_checker` does that, and checks arguments.
+"""
 
 from __future__ import annotations
 
-import json
-from functools import lru_cache
 from typing import Any
 
-import jsonschema
-import referencing
-import referencing.exceptions
-from jsonschema.protocols import Validator
+import jsonschema_rs
+from jsonschema_rs import ValidationError
 
-MAX_ERRORS = 5
+from palaver_server.domain import strict_json
+
+NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+"""The schema of a skill that has none."""
+
+DEFAULT_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DIALECTS = (
+    DEFAULT_DIALECT,
+    "https://json-schema.org/draft/2019-09/schema",
+    "http://json-schema.org/draft-07/schema",
+    "http://json-schema.org/draft-06/schema",
+    "http://json-schema.org/draft-04/schema",
+)
+
 MAX_ERROR_CHARACTERS = 300
 """The maximum length of an error. It quotes the invalid value, which may be as long as a message."""
 
-NO_REFERENCES: referencing.Registry[Any] = referencing.Registry()
-"""An empty registry, so that a reference in a schema never makes the server fetch a URL."""
+
+def load(schema_json: str) -> dict[str, Any]:
+    """Returns a valid schema for arguments; raises `ValueError`.
+
+    A schema in an unknown dialect is read as one of draft 2020-12, because many name a dialect that only extends it.
+    """
+    try:
+        schema = strict_json.load_object(schema_json) if schema_json else NO_ARGUMENTS
+    except ValueError as error:
+        raise ValueError(f"it is not the JSON text of an object: {error}") from None
+    if schema.get("type", "object") != "object":
+        raise ValueError("it must be a JSON Schema that describes an object")
+    dialect = schema.get("$schema", DEFAULT_DIALECT)
+    # The library would try to fetch an unknown dialect. One that is no text is an error in every dialect.
+    if isinstance(dialect, str) and dialect.rstrip("#") not in DIALECTS:
+        schema = {**schema, "$schema": DEFAULT_DIALECT}
+    try:
+        jsonschema_rs.meta.validate(schema)
+    except ValidationError as error:
+        raise ValueError(f"it is not a valid JSON Schema: {error_text(error)}") from None
+    return schema
 
 
 def schema_error(schema_json: str) -> str:
     """Returns an error message if the text is not a valid schema for arguments, or an empty string."""
     try:
-        _validator(schema_json)
-    except (ValueError, RecursionError) as error:
+        load(schema_json)
+    except ValueError as error:
         return str(error)
     return ""
 
 
-def arguments_error(schema_json: str, arguments: dict[str, Any]) -> str:
-    """Returns an error message for the model if the arguments don't match the schema, or an empty string."""
-    try:
-        errors = sorted(_validator(schema_json).iter_errors(arguments), key=lambda error: error.json_path)
-    except (referencing.exceptions.Unresolvable, RecursionError):
-        return "The arguments can't be checked against the schema of the skill."
-    return "; ".join(_shortened(f"{error.json_path}: {error.message}") for error in errors[:MAX_ERRORS])
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= MAX_ERROR_CHARACTERS else text[: MAX_ERROR_CHARACTERS - 1] + "…"
-
-
-@lru_cache(maxsize=1024)
-def _validator(schema_json: str) -> Validator:
-    schema = json.loads(schema_json or '{"type": "object", "additionalProperties": false}')
-    if not isinstance(schema, dict) or schema.get("type", "object") != "object":
-        raise ValueError("it must be a JSON Schema that describes an object")
-    validator_class = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    try:
-        validator_class.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise ValueError(f"it is not a valid JSON Schema: {error.message}") from error
-    return validator_class(schema, registry=NO_REFERENCES)
+def error_text(error: ValidationError) -> str:
+    """Returns the place and the message of an error. The middle of a long one is left out."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error.instance_path)
+    text = f"${path}: {error.message}"
+    half = MAX_ERROR_CHARACTERS // 2
+    return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[: half - 1]}…{text[-half:]}"

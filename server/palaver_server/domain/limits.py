@@ -55,14 +55,49 @@ MAX_ISSUER_KEYS = 100
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
+MAX_METADATA_BYTES = 16_384
+"""The maximum size of a call's metadata, as gRPC counts it. It is also gRPC's default for what it refuses for sure."""
+
+MAX_RECEIVING = 128
+"""The maximum number of requests that are arriving at a time. One more ends the one that has been arriving longest."""
+
+MAX_ADDRESS_RECEIVING = 32
+"""The same for the requests from one address. Small requests arrive at once, so only large ones ever come near."""
+
+RECEIVE_TIMEOUT = 20.0
+"""Seconds in which a request must arrive. 2 MiB take that long at 1 Mbit/s."""
+
+BUFFERED_BYTES = 65_536
+"""The size of a response that gRPC takes off the server's hands even if the peer does not read."""
+
+MAX_UNREAD_BYTES = 128 * 1024 * 1024
+"""The maximum size of larger responses that wait to be read. gRPC copies them, so they take twice the memory."""
+
+MAX_ADDRESS_UNREAD_BYTES = 32 * 1024 * 1024
+"""The same for the responses to one address: ten pages of messages."""
+
+MAX_PAGES = 4
+"""The maximum number of pages of messages that are read and rendered at a time. Others wait for a moment."""
+
+MAX_ADDRESS_PAGES = 2
+"""The same for one address, so that the pages of others don't wait behind those of one that asks for many."""
+
+DEFAULT_HISTORY_MESSAGES = 100
+DEFAULT_HISTORY_MESSAGES_CAP = 1_000
+DEFAULT_HISTORY_BYTES = 2 * 1024 * 1024
+"""The default limit of the stored messages of a prompt, in UTF-8: half a million tokens of English."""
+
 MAX_PAGE_BYTES = 3 * 1024 * 1024
 """The maximum size of a page in UTF-8, so that it fits into a gRPC message of 4 MiB, the default limit of clients."""
 
 MAX_CALLER_SKILLS = 128
 """The maximum number of skills in a request, which is also OpenAI's limit."""
 
+MAX_SKILL_NAMES = 128
+"""The maximum number of `skill_names` in a request."""
+
 MAX_SCHEMAS_CHARACTERS = 32_768
-"""The maximum length of all schemas in a request. Checking that much takes about a tenth of a second."""
+"""The maximum length of all schemas in a request. Checking that much takes less than 10 milliseconds."""
 
 MAX_SKILL_NAME_CHARACTERS = 64
 SKILL_NAME = re.compile(rf"[A-Za-z0-9_-]{{1,{MAX_SKILL_NAME_CHARACTERS}}}")
@@ -70,6 +105,11 @@ SKILL_NAME_RULE = f"must be 1 to {MAX_SKILL_NAME_CHARACTERS} ASCII letters, digi
 
 MAX_DESCRIPTION_CHARACTERS = 16_384
 """The maximum length of the description of a host's skill, which is sent to the model with every prompt."""
+MAX_HOST_SKILLS = 128
+"""The maximum number of skills of a host, which is also OpenAI's limit for a prompt."""
+
+MAX_HOST_SCHEMA_CHARACTERS = 131_072
+"""The maximum length of the schema of a host's skill, which is sent to the model with every prompt."""
 
 MAX_SKILL_RESULT_BYTES = 256 * 1024
 """The maximum size of a skill host's result in UTF-8."""

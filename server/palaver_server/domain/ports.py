@@ -18,6 +18,7 @@ from palaver_server.domain.conversation import (
     SkillResult,
 )
 from palaver_server.domain.generation import GenerationParameters
+from palaver_server.domain.limits import DEFAULT_HISTORY_BYTES
 from palaver_server.domain.turns import (
     Caller,
     FinishedTurn,
@@ -61,11 +62,20 @@ class AssistantStore(Protocol):
 class TurnStore(Protocol):
     """The turns of the assistants of a storage connection."""
 
-    async def read_window(self, key: AssistantKey, max_messages: int, lease: Lease | None = None) -> Window:
-        """Returns the instructions and at most `max_messages` of the newest messages.
+    async def read_window(
+        self,
+        key: AssistantKey,
+        max_messages: int,
+        lease: Lease | None = None,
+        *,
+        max_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> Window:
+        """Returns the instructions and at most `max_messages` of the newest messages, of at most `max_bytes` in all.
 
-        The cost does not depend on the length of the conversation. With a lease, it also takes the lease, or raises
-        `AssistantBusy` if another holder has one. The next commit ends the lease. Raises `AssistantNotFound`.
+        The newest message is returned however large it is, unless `max_messages` is 0. Messages that are left out are
+        hardly read, so the cost depends neither on their number nor on their size. With a lease, it also takes the
+        lease, or raises `AssistantBusy` if another holder has one. The next commit ends the lease. Raises
+        `AssistantNotFound`.
         """
 
     async def find_turn(self, turn: TurnKey) -> FoundTurn | None:

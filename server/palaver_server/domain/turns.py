@@ -81,6 +81,8 @@ class UserQuery:
     """A hash of the request, to detect a different request with the same `request_id`."""
     continues: bool = False
     """True if the turn keeps running after its last caller has left."""
+    address: str = ""
+    """The address that the query came from, or empty if it came from no network."""
     caller_skills: tuple[Skill, ...] = ()
     """The skills that the caller runs itself."""
     skill_names: tuple[str, ...] = ()
@@ -89,6 +91,15 @@ class UserQuery:
     """The server's skills that the caller has a right to."""
     skill_results: tuple[SkillResult, ...] = ()
     """The results of caller skills, posted instead of a user message."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSize:
+    """The most that the model gets of the stored messages, besides the instructions."""
+
+    max_messages: int
+    max_bytes: int
+    """The limit of their texts and arguments, in UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)

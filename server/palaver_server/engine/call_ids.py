@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from typing import Any
 
+from palaver_server.domain import strict_json
 from palaver_server.domain.conversation import SkillCall, skill_name
 
 MAX_REPEATS = 8
@@ -36,7 +37,7 @@ class CallIdGenerator:
         try:
             value, arguments = _object(arguments)
             canonical = json.dumps(value, sort_keys=True)
-        except (ValueError, RecursionError) as problem:
+        except ValueError as problem:
             error = f"The arguments are not the JSON text of an object: {problem}"
             canonical = arguments
         self._seen[name, canonical] += 1
@@ -46,22 +47,21 @@ class CallIdGenerator:
 
 
 def _object(text: str) -> tuple[dict[str, Any], str]:
-    """Returns the arguments as an object and as JSON text; raises `ValueError` or `RecursionError`."""
+    """Returns the arguments as an object and as JSON text; raises `ValueError`."""
     text = text if text.strip() else "{}"
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError:
+        value = strict_json.load(text)
+    except ValueError:
         value = _repaired(text)
         if value is None:
             raise
-        return value, json.dumps(value)
-    if isinstance(value, dict):
-        return value, text
+        text = json.dumps(value)
+        return strict_json.load_object(text), text
     if isinstance(value, str):
         return _object(value)  # the text was encoded twice, at worst a few times
     if value in (None, []):
         return {}, "{}"  # what some languages write for an empty object
-    raise ValueError("they are another JSON value")
+    return strict_json.load_object(text), text
 
 
 def _repaired(text: str) -> dict[str, Any] | None:
@@ -70,7 +70,7 @@ def _repaired(text: str) -> dict[str, Any] | None:
     Some models write line breaks into strings as they are. Some endpoints begin a call with an empty object in place of
     the arguments, which follow, or send an object whole once more.
     """
-    decoder = json.JSONDecoder(strict=False, parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(strict=False)
     found: dict[str, Any] = {}
     for _ in range(MAX_REPEATS):
         text = text.lstrip()
@@ -78,13 +78,9 @@ def _repaired(text: str) -> dict[str, Any] | None:
             return found
         try:
             value, end = decoder.raw_decode(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         if not isinstance(value, dict) or (value and found and value != found):
             return None
         found, text = found or value, text[end:]
     return None
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
@@ -25,7 +26,7 @@ from palaver_server.domain.errors import (
     TurnNotFound,
 )
 from palaver_server.domain.generation import GenerationParameters
-from palaver_server.domain.limits import MAX_TURN_MESSAGES
+from palaver_server.domain.limits import MAX_TURN_BYTES, MAX_TURN_MESSAGES
 from palaver_server.domain.ports import ChatModel, ModelConnections, SkillSource, Store
 from palaver_server.domain.stages import Observer, Observers, Stage
 from palaver_server.domain.turns import (
@@ -38,6 +39,7 @@ from palaver_server.domain.turns import (
     TurnStarted,
     UserQuery,
     Window,
+    WindowSize,
 )
 from palaver_server.engine.call_ids import CallIdGenerator
 from palaver_server.engine.options import EngineOptions
@@ -62,7 +64,7 @@ class _Plan:
     model: ChatModel
     parameters: GenerationParameters
     toolbox: Toolbox
-    max_messages: int
+    window: WindowSize
 
 
 class ChatEngine:
@@ -87,7 +89,10 @@ class ChatEngine:
         self._observer = observer or Observers()
         self._quotas = Quotas()
         self._locks = TurnLocks(self._options.queue_limit, self._options.lease_duration)
-        self._turns: set[Turn] = set()
+        self._turns: dict[Turn, str] = {}
+        """The turns that run or wait, with the addresses of the callers that started them."""
+        self._addresses: Counter[str] = Counter()
+        """The number of turns by address."""
         self._by_key: dict[TurnKey, Turn] = {}
         self._is_draining = False
 
@@ -121,11 +126,17 @@ class ChatEngine:
             raise ShuttingDown("the server is shutting down")
         if len(self._turns) >= self._options.max_turns:
             raise TooManyTurns(f"the server is already running {self._options.max_turns} turns")
+        if query.address and self._addresses[query.address] >= self._options.max_address_turns:
+            raise TooManyTurns(
+                f"the server is already running {self._options.max_address_turns} turns of callers at this address "
+                "(PALAVER_MAX_ADDRESS_TURNS)"
+            )
         store = self._store(query.assistant)
         key = TurnKey(query.assistant, query.request_id or uuid.uuid4().hex)
         turn = Turn(key, query.request_hash, self._observer, self._options.progress_interval)
         subscriber = _join(turn, query)
-        self._turns.add(turn)
+        self._turns[turn] = query.address
+        self._addresses[query.address] += 1
         self._by_key[key.normalized()] = turn
         # A turn that continues outlives its callers, and their deadlines.
         deadline = None if time_remaining is None or query.continues else _now() + time_remaining
@@ -158,7 +169,10 @@ class ChatEngine:
             await asyncio.wait(tasks)
 
     def _forget(self, turn: Turn) -> None:
-        self._turns.discard(turn)
+        address = self._turns.pop(turn)
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
         if self._by_key.get(turn.key.normalized()) is turn:
             del self._by_key[turn.key.normalized()]
 
@@ -185,8 +199,7 @@ class ChatEngine:
                 if await self._replay(turn, query, store):
                     return
             raise
-        # The newest message shows whether skill calls wait for their results, so at least one is read.
-        async with self._locks.acquire(store, turn.key, max(plan.max_messages, 1), wait_until) as lock:
+        async with self._locks.acquire(store, turn.key, plan.window, wait_until) as lock:
             self._observer.reached(Stage.LOCKED, turn.key, lock.window)
             # Another server may have stored this turn in the meantime.
             has_changed = lock.window.assistant.update_time > searched_at - CLOCK_SKEW
@@ -223,7 +236,7 @@ class ChatEngine:
             model=model,
             parameters=self._options.generation.resolve(query.options, ai_connection),
             toolbox=Toolbox.for_query(query, self._skills),
-            max_messages=self._options.history_messages if query.max_messages is None else query.max_messages,
+            window=self._options.window(query.max_messages),
         )
 
     async def _run(
@@ -231,7 +244,7 @@ class ChatEngine:
     ) -> None:
         lock.start_renewing(on_loss=turn.cancel)
         window = await _with_open_calls(lock.window, query.assistant, plan, store)
-        transcript = Transcript(query, window, plan.max_messages)
+        transcript = Transcript(query, window, plan.window)
         turn.begin(TurnStarted(turn.key.request_id, plan.parameters))
         self._observer.reached(Stage.STARTED, turn.key, plan.parameters)
         deadline = _now() + self._options.turn_timeout
@@ -296,7 +309,9 @@ async def _with_open_calls(window: Window, key: AssistantKey, plan: _Plan, store
     """Returns the window, or a wider one if the conversation ends with skill results and their calls are not in it."""
     if Transcript.is_complete(window):
         return window
-    wider = await store.read_window(key, max(plan.max_messages, MAX_TURN_MESSAGES))
+    # No call is further from its results than the turn is long that they belong to.
+    max_messages = max(plan.window.max_messages, MAX_TURN_MESSAGES)
+    wider = await store.read_window(key, max_messages, max_bytes=max(plan.window.max_bytes, MAX_TURN_BYTES))
     return replace(window, messages=wider.messages)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from palaver_server.domain import json_schema
 from palaver_server.domain.conversation import Skill, SkillCall
 from palaver_server.domain.errors import FieldViolation, InvalidFields
 from palaver_server.domain.ports import SkillSource
@@ -60,14 +58,13 @@ class Toolbox:
         return any(skill.name == call.name for skill in self.caller_skills)
 
     def call_error(self, call: SkillCall) -> str:
-        """Returns an error message for the model if a call is invalid, or an empty string."""
-        if self.is_of_caller(call):
-            return ""  # callers check against their own schemas, because a pattern in one could take forever
-        skill = next((skill for skill in self.server_skills if skill.name == call.name), None)
-        if skill is None:
-            return f"There is no skill {call.name}. The skills are: {_listed(skill.name for skill in self.all)}."
-        error = json_schema.arguments_error(skill.parameters_json_schema, json.loads(call.arguments_json))
-        return f"The arguments do not match the schema: {error}" if error else ""
+        """Returns an error message for the model if there is no skill of a call, or an empty string.
+
+        Sources and callers check the arguments of their skills.
+        """
+        if any(skill.name == call.name for skill in self.all):
+            return ""
+        return f"There is no skill {call.name}. The skills are: {_listed(skill.name for skill in self.all)}."
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ import anyio
 from palaver_server.domain.conversation import AssistantKey
 from palaver_server.domain.errors import AssistantBusy, ConcurrentWrite, PalaverError, StoreError, TurnCancelled
 from palaver_server.domain.ports import Store
-from palaver_server.domain.turns import FinishedTurn, Lease, LeaseHolder, StoredTurn, TurnKey, Window
+from palaver_server.domain.turns import FinishedTurn, Lease, LeaseHolder, StoredTurn, TurnKey, Window, WindowSize
 
 logger = logging.getLogger(__name__)
 
@@ -128,9 +128,9 @@ class TurnLocks:
 
     @asynccontextmanager
     async def acquire(
-        self, store: Store, turn: TurnKey, max_messages: int, wait_until: float | None
+        self, store: Store, turn: TurnKey, size: WindowSize, wait_until: float | None
     ) -> AsyncGenerator[TurnLock, None]:
-        """Waits for the assistant of a turn, and yields a lock on it with a window of at most `max_messages`.
+        """Waits for the assistant of a turn, and yields a lock on it with a window of at most a size.
 
         Raises `AssistantBusy` if the queue is full, or when `wait_until` is reached, a time of the event loop.
         """
@@ -149,7 +149,7 @@ class TurnLocks:
                 lease = Lease(
                     LeaseHolder.of(turn.request_id, self._servers[turn.assistant.connection]), self._lease_seconds
                 )
-                lock = await _take(store, turn, lease, max_messages, wait_until)
+                lock = await _take(store, turn, lease, size, wait_until)
                 try:
                     queue.record_turn(was_contended=lock.was_contended)
                     yield lock
@@ -163,13 +163,13 @@ class TurnLocks:
                 del self._queues[key]
 
 
-async def _take(store: Store, turn: TurnKey, lease: Lease, max_messages: int, wait_until: float | None) -> TurnLock:
+async def _take(store: Store, turn: TurnKey, lease: Lease, size: WindowSize, wait_until: float | None) -> TurnLock:
     """Takes the lease of an assistant. Retries until `wait_until` while another process holds it."""
     pauses = _pauses()
     was_contended = False
     while True:
         try:
-            window = await _read_window(store, turn, max_messages, lease)
+            window = await _read_window(store, turn, size, lease)
         except AssistantBusy:  # noqa: PERF203 - the call is retried
             if not await _sleep(next(pauses), wait_until):
                 raise
@@ -201,9 +201,11 @@ async def _sleep(pause: float, wait_until: float | None) -> bool:
     return True
 
 
-async def _read_window(store: Store, turn: TurnKey, max_messages: int, lease: Lease) -> Window:
+async def _read_window(store: Store, turn: TurnKey, size: WindowSize, lease: Lease) -> Window:
     """Reads a window with a lease, and releases the lease if the turn is cancelled in the meantime."""
-    reading = asyncio.ensure_future(store.read_window(turn.assistant, max_messages, lease))
+    # The newest message shows whether skill calls wait for their results, so at least one is read.
+    max_messages = max(size.max_messages, 1)
+    reading = asyncio.ensure_future(store.read_window(turn.assistant, max_messages, lease, max_bytes=size.max_bytes))
     try:
         return await asyncio.shield(reading)
     except asyncio.CancelledError:

@@ -62,8 +62,11 @@ class SkillCatalogue:
         return SkillResult.failure(call, f"The skill {call.name} is not available at the moment.")
 
     async def refresh(self) -> None:
-        """Refreshes all sources."""
-        await asyncio.gather(*(source.refresh() for source in self._sources))
+        """Refreshes all sources. One that fails in an unexpected way is logged, and does not affect the others."""
+        outcomes = await asyncio.gather(*(source.refresh() for source in self._sources), return_exceptions=True)
+        for source, outcome in zip(self._sources, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                logger.error("the skills of %s can't be read", source.name, exc_info=outcome)
 
     def conflicts(self) -> list[str]:
         """Returns the names that more than one source provides, each with its sources."""

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING
 import grpc
 from typing_extensions import Self
 
+from palaver.v1 import assistant_pb2
 from palaver.v1 import skill_host_service_pb2 as pb
 from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
-from palaver_server.domain import json_schema
 from palaver_server.domain.conversation import Skill, SkillCall, SkillResult
 from palaver_server.domain.limits import (
     MAX_DESCRIPTION_CHARACTERS,
+    MAX_HOST_SKILLS,
     MAX_SKILL_NAME_CHARACTERS,
     MAX_SKILL_RESULT_BYTES,
     SKILL_NAME,
     SKILL_NAME_RULE,
 )
 from palaver_server.domain.ports import SkillInvocation
+from palaver_server.skills.schema_checker import SchemaChecker
 
 if TYPE_CHECKING:
     from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceAsyncStub
@@ -76,10 +78,12 @@ class Address:
 class GrpcSkillHost:
     """A `SkillSource` behind gRPC."""
 
-    def __init__(self, address: Address, channel: grpc.aio.Channel) -> None:
+    def __init__(self, address: Address, channel: grpc.aio.Channel, checker: SchemaChecker) -> None:
         """Takes a channel to the address. The caller closes the channel."""
+        self._checker = checker
         self._timeout = address.timeout
         self._stub: SkillHostServiceAsyncStub = SkillHostServiceStub(channel)
+        self._listing: pb.ListSkillsResponse | None = None
         self._skills: dict[str, Skill] = {}
         self._was_asked = False
         self.name = address.target
@@ -92,6 +96,10 @@ class GrpcSkillHost:
     async def invoke(self, invocation: SkillInvocation) -> SkillResult:
         """Calls the host. A failure of any kind is returned as a result, for the model to read."""
         call = invocation.call
+        skill = self._skills.get(call.name)
+        mismatch = skill and await self._checker.arguments_error(skill.parameters_json_schema, call.arguments_json)
+        if mismatch:
+            return SkillResult.failure(call, mismatch)
         request = pb.InvokeSkillRequest(
             call_id=call.id,
             name=call.name,
@@ -127,19 +135,21 @@ class GrpcSkillHost:
         self.is_available, self._was_asked = response is not None, True
         if response is None:
             logger.warning("the skill host %s sent a response that can't be parsed", self.name)
-        else:
-            self._skills = self._usable(response)
+        elif response != self._listing:
+            self._skills = await self._usable(response)
+            # A skill that can't be used is checked again: the check may have failed for want of time.
+            self._listing = response if len(self._skills) == len(response.skills) else None
 
-    def _usable(self, response: pb.ListSkillsResponse) -> dict[str, Skill]:
+    async def _usable(self, response: pb.ListSkillsResponse) -> dict[str, Skill]:
         """Returns the valid skills of a response by their names, and logs the others."""
+        if len(response.skills) > MAX_HOST_SKILLS:
+            logger.error(
+                "the host %s lists %d skills; only the first %d are used",
+                self.name, len(response.skills), MAX_HOST_SKILLS,
+            )  # fmt: skip
         skills: dict[str, Skill] = {}
-        for listed in response.skills:
-            error = (
-                json_schema.schema_error(listed.parameters_json_schema)
-                if SKILL_NAME.fullmatch(listed.name)
-                else f"its name {SKILL_NAME_RULE}"
-            )
-            if error:
+        for listed in response.skills[:MAX_HOST_SKILLS]:
+            if error := await self._error_of(listed):
                 name = listed.name[:MAX_SKILL_NAME_CHARACTERS]
                 logger.error("the skill %r of %s can't be used: %s", name, self.name, error)
             elif listed.name in skills:
@@ -152,6 +162,13 @@ class GrpcSkillHost:
             else:
                 skills[listed.name] = Skill(listed.name, listed.description, listed.parameters_json_schema)
         return skills
+
+    async def _error_of(self, listed: assistant_pb2.Skill) -> str:
+        """Returns an error message if a skill can't be used, or an empty string."""
+        if not SKILL_NAME.fullmatch(listed.name):
+            return f"its name {SKILL_NAME_RULE}"
+        error = await self._checker.schema_error(listed.parameters_json_schema)
+        return f"its schema: {error}" if error else ""
 
 
 def _result(call: SkillCall, response: pb.InvokeSkillResponse | None) -> SkillResult:

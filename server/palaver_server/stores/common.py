@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 from typing_extensions import Self
 
-from palaver_server.domain.conversation import Assistant, Content, Listing, Message, Page, Role
+from palaver_server.domain.conversation import Assistant, Content, Listing, Message, MessageBudget, Page, Role
 from palaver_server.domain.errors import AssistantBusy, ConversationFull, StoreCorrupt, TurnTooLarge
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.limits import (
@@ -239,15 +239,12 @@ class PageBuilder:
     """Collects the messages of a page, up to its limits. The first message always fits."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
+        self._budget = MessageBudget(limit, MAX_PAGE_BYTES)
         self._messages: list[Message] = []
-        self._bytes = 0
 
     def add(self, message: Message) -> bool:
         """Adds a message, or returns False if the page is full."""
-        self._bytes += message.content.utf8_bytes
-        self._bytes += sum(len(call.arguments_json.encode()) for call in message.skill_calls)
-        if self._messages and (len(self._messages) == self._limit or self._bytes > MAX_PAGE_BYTES):
+        if not self._budget.takes(message):
             return False
         self._messages.append(message)
         return True

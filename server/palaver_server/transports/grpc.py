@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from palaver_server.api.service import SERVICE, AssistantApi
-from palaver_server.domain.limits import MAX_REQUEST_BYTES
+from palaver_server.domain.limits import MAX_METADATA_BYTES, MAX_REQUEST_BYTES
 from palaver_server.transports.handlers import Interceptor, assistant_service_handler
 
 FLUSH_TIMEOUT = 5.0
@@ -28,6 +29,9 @@ client retries. Without the pause this would happen often, because a caller post
 CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
     ("grpc.max_send_message_length", -1),
+    # Between the first limit and the second one, gRPC would refuse calls at random.
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
     # Without a limit, one connection can open thousands of handlers within seconds.
     ("grpc.max_concurrent_streams", 1000),
     # These detect a client that froze or vanished. Both timeouts are needed.
@@ -38,6 +42,11 @@ CHANNEL_OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
 )
+
+
+GRPC_LOGGER = logging.getLogger("grpc._cython.cygrpc")
+NOISE = ("Invalid encoding on", "ExecuteBatchError raised in core")
+"""The beginnings of gRPC's log messages about metadata that is no text, which quote it, and callers that have left."""
 
 
 class ListenError(Exception):
@@ -73,6 +82,7 @@ async def listener(
     shares_port: bool = False,
 ) -> AsyncIterator[Listener]:
     """Serves the API on an address; leaving the block stops it immediately. Raises `ListenError`."""
+    GRPC_LOGGER.addFilter(_is_worth_logging)
     server = grpc.aio.server(options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(shares_port))))
     server.add_generic_rpc_handlers((assistant_service_handler(api, interceptors),))
     health_service = health.aio.HealthServicer()
@@ -93,3 +103,8 @@ async def listener(
         yield Listener(port, server, health_service)
     finally:
         await server.stop(None)
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Returns whether a record of gRPC tells an operator anything. Any caller can cause the others without end."""
+    return not record.getMessage().startswith(NOISE)

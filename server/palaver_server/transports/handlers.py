@@ -20,7 +20,9 @@ from grpc_status import rpc_status
 from palaver_server.api.service import SERVICE, AssistantApi, Call
 from palaver_server.api.statuses import status_of
 from palaver_server.domain.errors import FieldViolation, InvalidFields
+from palaver_server.domain.limits import BUFFERED_BYTES
 from palaver_server.transports.auth import certificate_names
+from palaver_server.transports.transfers import Transfers
 
 Context = grpc.aio.ServicerContext[Any, Any]
 UnaryMethod = Callable[[Any, Call], Awaitable[Message]]
@@ -35,54 +37,80 @@ and whatever it raises becomes the status of the call.
 
 
 def assistant_service_handler(api: AssistantApi, interceptors: Sequence[Interceptor] = ()) -> grpc.GenericRpcHandler:
-    """Returns the handler of `palaver.v1.AssistantService`. The first interceptor is the outermost one."""
-    unary: dict[str, UnaryMethod] = {
+    """Returns the handler of `palaver.v1.AssistantService`. The first interceptor is the outermost one.
+
+    To gRPC, all requests are streams, and so are responses that may be large. To callers this looks the same. Only so
+    can the handlers limit the time in which a request arrives, and know how long a response waits to be read.
+    """
+    transfers = Transfers()
+    small: dict[str, UnaryMethod] = {
         "CreateAssistant": api.create_assistant,
         "GetAssistant": api.get_assistant,
-        "ListMessages": api.list_messages,
         "DeleteAssistant": api.delete_assistant,
-        "PostUserQueryUnary": api.post_user_query_unary,
         "CancelTurn": api.cancel_turn,
     }
-    streaming: dict[str, StreamingMethod] = {"PostUserQuery": api.post_user_query}
+    large: dict[str, StreamingMethod] = {
+        "ListMessages": _streamed(_paced(api.list_messages, transfers)),
+        "PostUserQuery": api.post_user_query,
+        "PostUserQueryUnary": _streamed(api.post_user_query_unary),
+    }
     handlers = {
-        method.name: _streaming_handler(streaming[method.name], method, interceptors)
-        if method.server_streaming
-        else _unary_handler(unary[method.name], method, interceptors)
+        method.name: _small_handler(small[method.name], method, interceptors, transfers)
+        if method.name in small
+        else _large_handler(large[method.name], method, interceptors, transfers)
         for method in SERVICE.methods
     }
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
 
 
-def _unary_handler(
-    serve: UnaryMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor]
+def _paced(list_messages: UnaryMethod, transfers: Transfers) -> UnaryMethod:
+    """Returns a method that reads pages of messages, of which few are prepared at a time."""
+
+    async def prepare(request: Any, call: Call) -> Message:
+        async with transfers.preparing_page(call.address):
+            return await list_messages(request, call)
+
+    return prepare
+
+
+def _streamed(serve: UnaryMethod) -> StreamingMethod:
+    """Returns a method with one response as a method that streams."""
+
+    async def stream(request: Any, call: Call) -> AsyncGenerator[Message, None]:
+        yield await serve(request, call)
+
+    return stream
+
+
+def _small_handler(
+    serve: UnaryMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor], transfers: Transfers
 ) -> grpc.RpcMethodHandler[Any, Any]:
     request_type = message_factory.GetMessageClass(method.input_type)
 
-    async def handle(data: bytes, context: Context) -> bytes:
+    async def handle(_requests: object, context: Context) -> bytes:
         async with _guarded(method, interceptors, context) as call:
+            data = await transfers.receive(call.address, context.read())
             response = await serve(_parsed(request_type, data), call)
             return response.SerializeToString()
         raise AssertionError("the guard lets no call end without a response")
 
-    return grpc.unary_unary_rpc_method_handler(handle)
+    return grpc.stream_unary_rpc_method_handler(handle)
 
 
-def _streaming_handler(
-    serve: StreamingMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor]
+def _large_handler(
+    serve: StreamingMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor], transfers: Transfers
 ) -> grpc.RpcMethodHandler[Any, Any]:
     request_type = message_factory.GetMessageClass(method.input_type)
 
-    async def handle(data: bytes, context: Context) -> None:
+    async def handle(_requests: object, context: Context) -> None:
         # If the caller leaves, gRPC would not close the generator.
-        async with (
-            _guarded(method, interceptors, context) as call,
-            aclosing(serve(_parsed(request_type, data), call)) as responses,
-        ):
-            async for response in responses:
-                await _write(context, response)
+        async with _guarded(method, interceptors, context) as call:
+            data = await transfers.receive(call.address, context.read())
+            async with aclosing(serve(_parsed(request_type, data), call)) as responses:
+                async for response in responses:
+                    await _write(context, response.SerializeToString(), call, transfers)
 
-    return grpc.unary_stream_rpc_method_handler(handle)
+    return grpc.stream_stream_rpc_method_handler(handle)
 
 
 @asynccontextmanager
@@ -121,18 +149,24 @@ class _CallerLeftError(Exception):
         self.error = error
 
 
-async def _write(context: Context, response: Message) -> None:
+async def _write(context: Context, data: bytes, call: Call, transfers: Transfers) -> None:
     try:
-        await context.write(response.SerializeToString())
+        if len(data) <= BUFFERED_BYTES:
+            await context.write(data)
+        else:
+            with transfers.sending(call.address, len(data)):
+                await context.write(data)
     except grpc.aio.BaseError as error:
         raise _CallerLeftError(error) from error
 
 
 def _call(method: MethodDescriptor, context: Context) -> Call:
+    peer = context.peer()
     return Call(
         method=f"/{method.containing_service.full_name}/{method.name}",
         metadata=_metadata(context),
-        peer=context.peer(),
+        peer=peer,
+        address=peer.rpartition(":")[0],
         certificate_names=certificate_names(context.auth_context()),
         time_remaining=context.time_remaining(),
     )
@@ -150,7 +184,9 @@ def _metadata(context: Context) -> dict[str, str | bytes]:
     return metadata
 
 
-def _parsed(request_type: type[Message], data: bytes) -> Message:
+def _parsed(request_type: type[Message], data: Any) -> Message:
+    if data is grpc.aio.EOF:
+        raise InvalidFields(FieldViolation("", "the call has no request"))
     try:
         return request_type.FromString(data)
     except DecodeError as error:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 
 from azure.data.tables import TableEntity
 
-from palaver_server.domain.conversation import Assistant, AssistantKey, Listing, Message, Order, Page, Role
+from palaver_server.domain.conversation import AssistantKey, Listing, Message, MessageBudget, Order, Page, Role
 from palaver_server.domain.errors import AssistantNotFound, ConcurrentWrite, StoreUnavailable
 from palaver_server.domain.turns import FoundTurn, Lease, Window
 from palaver_server.stores.azure import leases, rows
@@ -21,7 +21,7 @@ from palaver_server.stores.azure.rows import AzureVersion, Row
 from palaver_server.stores.common import PageBuilder, first_index
 
 CHUNK = 64
-"""Messages that a listing reads at a time: enough for most pages, and not too many if each has the maximum size."""
+"""Messages that are read at a time: enough for most pages, and not too many if each has the maximum size."""
 
 FIRST_TIME = datetime(1602, 1, 1, tzinfo=timezone.utc)
 """The service has no times before 1601."""
@@ -58,12 +58,12 @@ async def page(table: Table, key: AssistantKey, listing: Listing) -> Page:
     return builder.page(has_more=False)
 
 
-async def window(table: Table, key: AssistantKey, max_messages: int, lease: Lease | None) -> Window:
+async def window(table: Table, key: AssistantKey, max_messages: int, max_bytes: int, lease: Lease | None) -> Window:
     """Returns the instructions and the newest messages, and takes the lease if one is given."""
     before = await state(table, key)
     patience = Patience(table.timeout)
     for _ in range(MAX_ATTEMPTS):
-        lowest = rows.assistant(before).total_messages - max_messages + 1
+        lowest = rows.assistant(before).total_messages - min(max_messages, CHUNK) + 1
         taking = asyncio.ensure_future(leases.take(table, before, lease, patience))
         try:
             found, first, etag = await asyncio.gather(
@@ -84,8 +84,13 @@ async def window(table: Table, key: AssistantKey, max_messages: int, lease: Leas
             version = AzureVersion(
                 rows.assistant(newest), etag or newest.metadata["etag"], lease.holder if lease else None
             )
-            messages = (row for row in found if row["RowKey"] < rows.PAST_MESSAGES)
-            return _window(version, first, messages, max_messages)
+            instructions = _instructions(first)
+            indexes = range(
+                version.assistant.total_messages, first_index(version.assistant, instructions, max_messages) - 1, -1
+            )
+            newest_rows = [row for row in found if row["RowKey"] < rows.PAST_MESSAGES]
+            messages = await _newest(table, key.id, newest_rows, indexes, MessageBudget(max_messages, max_bytes))
+            return Window(version.assistant, version, instructions, messages)
         before = await state(table, key)
     raise ConcurrentWrite("other writers keep changing the conversation")
 
@@ -104,19 +109,30 @@ async def turn(table: Table, key: AssistantKey, request_id: str) -> FoundTurn | 
     return None if assistant_row is None else rows.found_turn(row, rows.assistant(assistant_row), _sorted(found))
 
 
-def _window(version: AzureVersion, first: TableEntity | None, found: Iterable[Row], max_messages: int) -> Window:
-    """Returns a window of the rows found. The first message of the conversation may be the instructions."""
-    assistant: Assistant = version.assistant
-    instructions = None if first is None else rows.message(first)
-    if instructions is not None and instructions.role is not Role.SYSTEM:
-        instructions = None
-    lowest = first_index(assistant, instructions, max_messages)
-    return Window(
-        assistant=assistant,
-        version=version,
-        instructions=instructions,
-        messages=tuple(message for message in _sorted(found) if lowest <= message.index <= assistant.total_messages),
-    )
+def _instructions(first: TableEntity | None) -> Message | None:
+    """Returns the first message of a conversation if it has the instructions."""
+    message = None if first is None else rows.message(first)
+    return message if message is not None and message.role is Role.SYSTEM else None
+
+
+async def _newest(
+    table: Table, partition: str, found: Iterable[Row], indexes: range, budget: MessageBudget
+) -> tuple[Message, ...]:
+    """Returns the newest messages with these descending indexes, as many as fit. Some rows of them were found before.
+
+    Older messages don't change, and a reset of the conversation makes the commit fail. They may be read afterwards.
+    """
+    messages: list[Message] = []
+    for message in reversed(_sorted(found)):
+        if message.index in indexes:
+            if not budget.takes(message):
+                return tuple(reversed(messages))
+            messages.append(message)
+    async for message in _messages(table, partition, indexes[len(messages) :], CHUNK, "", {}):
+        if not budget.takes(message):
+            break
+        messages.append(message)
+    return tuple(reversed(messages))
 
 
 def _sorted(found: Iterable[Row]) -> tuple[Message, ...]:

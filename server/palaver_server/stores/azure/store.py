@@ -14,6 +14,7 @@ from azure.core.pipeline.transport import AioHttpTransport
 from azure.data.tables.aio import TableServiceClient
 
 from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists, Listing, Page
+from palaver_server.domain.limits import DEFAULT_HISTORY_BYTES
 from palaver_server.domain.stages import Observer, Observers
 from palaver_server.domain.turns import (
     FinishedTurn,
@@ -117,8 +118,15 @@ class AzureTablesStore:
         await assistants.delete(self._table(key), key)
 
     @_limited
-    async def read_window(self, key: AssistantKey, max_messages: int, lease: Lease | None = None) -> Window:
-        return await reads.window(self._table(key), key, max_messages, lease)
+    async def read_window(
+        self,
+        key: AssistantKey,
+        max_messages: int,
+        lease: Lease | None = None,
+        *,
+        max_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> Window:
+        return await reads.window(self._table(key), key, max_messages, max_bytes, lease)
 
     async def renew_lease(self, key: AssistantKey, version: Version, lease: Lease) -> Version:
         return await leases.renew(self._table(key), key.id, cast("AzureVersion", version), lease)

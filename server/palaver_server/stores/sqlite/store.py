@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -19,12 +20,13 @@ from palaver_server.domain.conversation import (
     AssistantKey,
     IfExists,
     Listing,
+    MessageBudget,
     Order,
     Page,
     Role,
 )
 from palaver_server.domain.errors import AssistantExists
-from palaver_server.domain.limits import MAX_MESSAGES
+from palaver_server.domain.limits import DEFAULT_HISTORY_BYTES, MAX_MESSAGES
 from palaver_server.domain.stages import Observer, Observers, Stage
 from palaver_server.domain.turns import (
     FinishedTurn,
@@ -120,7 +122,14 @@ class SqliteStore:
 
         await self._run(delete)
 
-    async def read_window(self, key: AssistantKey, max_messages: int, lease: Lease | None = None) -> Window:
+    async def read_window(
+        self,
+        key: AssistantKey,
+        max_messages: int,
+        lease: Lease | None = None,
+        *,
+        max_bytes: int = DEFAULT_HISTORY_BYTES,
+    ) -> Window:
         def read(connection: sqlite3.Connection) -> Window:
             # A lease need not survive a power failure, so it does not wait for the disk.
             with transaction(connection, "DEFERRED" if lease is None else "IMMEDIATE", is_durable=False):
@@ -135,12 +144,14 @@ class SqliteStore:
                 assistant = rows.assistant(row)
                 newest = rows.select_messages(
                     connection,
-                    'assistant = ? AND "index" >= ? ORDER BY "index"',
+                    'assistant = ? AND "index" >= ? ORDER BY "index" DESC',
                     row["key"],
                     first_index(assistant, instructions, max_messages),
                 )
                 version = SqliteVersion(row["key"], assistant.total_messages, lease.holder if lease else None)
-                return Window(assistant, version, instructions, tuple(map(rows.message, newest)))
+                # The rows are read one by one, so those that are left out cost nothing.
+                messages = tuple(takewhile(MessageBudget(max_messages, max_bytes).takes, map(rows.message, newest)))
+                return Window(assistant, version, instructions, messages[::-1])
 
         return await self._run(read)
 
