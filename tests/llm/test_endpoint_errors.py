@@ -298,7 +298,9 @@ def test_hostile_words_are_read_soon(piece: str, end: str):
         for status in (None, 400, 429, 500):
             meaning = model_error(error, status=status, secret="k0123456789abcdef")
             str(meaning).encode()
-        quirks.find(error, {"messages": [], "tools": [], "max_tokens": 1, "temperature": 1}, frozenset(), ())
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+        request = {"messages": messages, "tools": [], "max_tokens": 1, "temperature": 1}
+        quirks.find(error, request, frozenset(), ())
 
 
 def test_a_long_message_without_spaces_is_quoted():
