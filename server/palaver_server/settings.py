@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from palaver_server import failpoints
 from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.generation import GenerationDefaults
-from palaver_server.domain.limits import HISTORY_MESSAGES, MAX_SKILL_ROUNDS, TEMPERATURE
+from palaver_server.domain.limits import HISTORY_MESSAGES, MAX_LEASE_SECONDS, MAX_SKILL_ROUNDS, TEMPERATURE
 from palaver_server.engine.options import EngineOptions
 from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
 
@@ -90,7 +90,7 @@ class Settings(BaseSettings):
         _ENGINE.lease_duration,
         description="seconds until the turn of a dead server stops blocking its assistant",
         ge=1,
-        le=600,
+        le=MAX_LEASE_SECONDS,
     )
     progress_interval: PositiveFloat = Field(
         _ENGINE.progress_interval,

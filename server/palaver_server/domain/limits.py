@@ -53,6 +53,9 @@ MAX_SKILL_RESULT_BYTES = 256 * 1024
 MAX_SKILL_ROUNDS = 48
 """The highest `max_skill_rounds` that may be set: a round stores at least two messages, and a turn holds 98."""
 
+MAX_LEASE_SECONDS = 600
+"""The highest `lease_duration` that may be set: the longest that a dead server's turn may block its assistant."""
+
 
 @dataclass(frozen=True, slots=True)
 class Interval:

@@ -12,7 +12,6 @@ from palaver_server.domain.errors import AssistantNotFound, ConcurrentWrite, Sto
 from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.turns import FinishedTurn, FoundTurn, Lease, LeaseHolder, StoredTurn, TurnKey, Version
 from palaver_server.stores.common import (
-    StoredLease,
     count,
     dump_extras,
     dump_parameters,
@@ -21,6 +20,7 @@ from palaver_server.stores.common import (
     reading,
     text,
 )
+from palaver_server.stores.leases import StoredLease
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -109,7 +109,7 @@ def write_lease(connection: sqlite3.Connection, row: int, lease: StoredLease) ->
 
 def extend_lease(connection: sqlite3.Connection, row: int, lease: Lease) -> None:
     """Writes a lease that lasts from now on."""
-    write_lease(connection, row, StoredLease(lease.holder, now() + timedelta(seconds=lease.seconds)))
+    write_lease(connection, row, StoredLease.lasting(lease, now()))
 
 
 def select_messages(connection: sqlite3.Connection, condition: str, *parameters: object) -> sqlite3.Cursor:

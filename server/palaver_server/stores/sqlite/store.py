@@ -35,13 +35,13 @@ from palaver_server.domain.turns import (
 )
 from palaver_server.stores.common import (
     REPORTING_MARGIN,
-    StoredLease,
     StoreTimeouts,
     first_index,
     new_assistant,
     page_of,
     stamped,
 )
+from palaver_server.stores.leases import LeaseWatch, StoredLease
 from palaver_server.stores.sqlite import rows
 from palaver_server.stores.sqlite.file import DatabaseFile
 from palaver_server.stores.sqlite.lane import Lane
@@ -58,6 +58,7 @@ class SqliteStore:
         file, timeout = DatabaseFile(path), (timeouts or StoreTimeouts()).call - REPORTING_MARGIN
         self._reads = Lane(file, "DEFERRED", timeout)
         self._writes = Lane(file, "IMMEDIATE", timeout)
+        self._watch = LeaseWatch()
         self._observer = observer or Observers()
 
     async def open(self) -> None:
@@ -116,7 +117,7 @@ class SqliteStore:
         def read(connection: sqlite3.Connection) -> Window:
             row = rows.get_assistant(connection, key)
             if lease is not None:
-                rows.stored_lease(row).check_available(lease, rows.now())
+                self._watch.check_available(rows.stored_lease(row), lease, rows.now())
                 rows.extend_lease(connection, row["key"], lease)
             first = rows.select_messages(
                 connection, 'assistant = ? AND "index" = 1 AND role = ?', row["key"], Role.SYSTEM.value
@@ -157,7 +158,9 @@ class SqliteStore:
         def look(connection: sqlite3.Connection) -> bool:
             row = rows.find_assistant(connection, turn.assistant)
             lease = None if row is None else rows.stored_lease(row)
-            return lease is not None and lease.belongs_to(turn.request_id) and lease.is_in_force(rows.now())
+            return (
+                lease is not None and lease.belongs_to(turn.request_id) and self._watch.is_in_force(lease, rows.now())
+            )
 
         return await self._reads.run(look)
 
