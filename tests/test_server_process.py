@@ -152,6 +152,16 @@ class TestStarting:
             (os.killpg if whole_group else os.kill)(server.popen.pid, number)
             assert server.end() == (0, "", "")
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    @pytest.mark.parametrize("whole_group", [False, True])
+    def test_a_hangup_stops_nothing(self, workers: int, whole_group: bool):
+        with started("--workers", str(workers)) as server:
+            (os.killpg if whole_group else os.kill)(server.popen.pid, signal.SIGHUP)
+            assert serves(server.address)
+            assert len(server.workers()) == (0 if workers == 1 else workers)
+            server.popen.terminate()
+            assert server.end() == (0, "", "")
+
     def test_stored_turns_survive_a_restart(self):
         with started() as server:
             with stub(server.address) as calls:
@@ -287,6 +297,19 @@ class TestWorkers:
             status, stdout, stderr = server.end()
             assert (status, stdout) == (1, "")
             assert "a worker ended unexpectedly" in stderr
+            assert not any(worker.is_running() for worker in workers)
+
+    @pytest.mark.parametrize("frozen", [1, 2])
+    def test_a_frozen_worker_is_killed_when_its_time_is_over(self, frozen: int):
+        with started("--workers", "2", "--grace-period", "0", "--commit-timeout", "0.1") as server:
+            workers = server.workers()
+            for worker in workers[:frozen]:
+                worker.suspend()
+            server.popen.terminate()
+            status, stdout, stderr = server.end()
+            assert (status, stdout) == (1, "")
+            for worker in workers[:frozen]:
+                assert f"worker {worker.pid} did not stop within 8.1 s and is killed" in stderr
             assert not any(worker.is_running() for worker in workers)
 
     def test_the_death_of_the_program_ends_the_workers(self):

@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
-from palaver_server import failpoints
+from palaver_server import failpoints, reloads
 from palaver_server.app import application
 from palaver_server.domain.stages import Observer
 from palaver_server.failpoints import Failpoint
@@ -32,6 +32,7 @@ logger = logging.getLogger("palaver_server")
 def main() -> None:
     """Runs the server until SIGTERM or SIGINT."""
     _log_to_stderr()
+    reloads.ignore_until_ready()
     try:
         settings = load(sys.argv[1:])
         observers = _observers()
@@ -83,6 +84,8 @@ async def serve(
         # cancelled calls a second, they kept 1 in 100 model calls open for 49 ms after the cancel; without them, 8 ms.
         gc.collect()
         gc.freeze()
+        if reloads.SIGHUP is not None:
+            loop.add_signal_handler(reloads.SIGHUP, running.reloads.run)
         announce(running.port)
         await stopping.wait()
         await running.stop(settings.grace_period)

@@ -22,6 +22,7 @@ from palaver_server.engine.chat import ChatEngine
 from palaver_server.llm.connections import NamedModels
 from palaver_server.llm.offline import OfflineModel
 from palaver_server.llm.openai import OpenAIModel
+from palaver_server.reloads import Reloads
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.skills.catalogue import SkillConflict, skill_catalogue
 from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
@@ -39,6 +40,8 @@ class Application:
 
     engine: ChatEngine
     listener: Listener
+    reloads: Reloads
+    """What is read again on SIGHUP."""
 
     @property
     def port(self) -> int:
@@ -61,7 +64,7 @@ async def application(
     shares_port: bool = False,
 ) -> AsyncIterator[Application]:
     """Starts a server. Leaving the block stops it immediately. Raises `SettingsError`."""
-    observer = Observers(observers)
+    observer, reloads = Observers(observers), Reloads()
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, environment, observer, stack)
         models = await _open_models(settings, environment, stack)
@@ -79,7 +82,7 @@ async def application(
             )
         except ListenError as error:
             raise SettingsError(f"PALAVER_LISTEN: {error}") from error
-        yield Application(engine, listening)
+        yield Application(engine, listening, reloads)
 
 
 async def _open_stores(
