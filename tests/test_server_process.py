@@ -234,6 +234,31 @@ class TestRefusingToStart:
         environment = {"PALAVER_LISTEN": "127.0.0.1:0", "PALAVER_WORKERS": workers, **variables}
         assert re.match(line, failed(**environment))
 
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("AzureWebJobsStorage__tableServiceUri", "https://a.table.core.windows.net/?sv=1&sig={}"),
+            ("AzureWebJobsStorage__tableServiceUri", "http://{}:x@a.table.core.windows.net/"),
+            ("AzureWebJobsStorage__credential", "{}"),
+            ("AzureWebJobsStorage", "https://a.table.core.windows.net/?sig={}"),
+            ("AzureWebJobsStorage", "AccountKey={}"),
+            ("PALAVER_STORAGE_CONNECTIONS", "AccountName=a;AccountKey={};EndpointSuffix=core.windows.net"),
+            ("PALAVER_AI_CONNECTIONS", "sk-{}"),
+            ("PALAVER_AI_CONNECTIONS", "https://u:{}@host/"),
+            ("PALAVER_LISTEN", "https://u:{}@host"),
+            ("PALAVER_SKILL_HOSTS", "grpcs://u:{}@host:1"),
+            ("PALAVER_SKILL_HOSTS", "host:1?token={}"),
+            ("PALAVER_TLS_KEY", "-----BEGIN PRIVATE KEY-----{}"),
+        ],
+    )
+    def test_no_secret_is_printed(self, variable: str, value: str):
+        environment = {"PALAVER_LISTEN": "127.0.0.1:0", variable: value.format("SECRET0123456789")}
+        with popen(**environment) as process:
+            stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (1, "")
+        assert stderr.splitlines()[-1].startswith("palaver-server: ")
+        assert "secret0123456789" not in stderr.lower()
+
     def test_an_unknown_flag_is_named(self):
         with popen("--listens", "x") as process:
             stdout, stderr = process.communicate(timeout=60)

@@ -18,6 +18,7 @@ from palaver_server import failpoints, reloads
 from palaver_server.app import application
 from palaver_server.domain.stages import Observer
 from palaver_server.failpoints import Failpoint
+from palaver_server.logs import exit_with, log_to_stderr
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 from palaver_server.workers import supervise
 
@@ -31,7 +32,8 @@ logger = logging.getLogger("palaver_server")
 
 def main() -> None:
     """Runs the server until SIGTERM or SIGINT."""
-    _log_to_stderr()
+    log_to_stderr()
+    set_on_retry_hooks([_log_retry])  # stamina's default hook does not log the error
     reloads.ignore_until_ready()
     try:
         settings = load(sys.argv[1:])
@@ -49,12 +51,13 @@ def main() -> None:
         else:
             run(serve(settings, announce, observers))
     except SettingsError as error:
-        sys.exit(f"palaver-server: {error}")
+        exit_with(str(error))
 
 
 def run_worker(settings: Settings, ready: Connection) -> None:
     """Runs a worker process, until the supervisor stops it or dies. Sends True to `ready` when it listens."""
-    _log_to_stderr()
+    log_to_stderr()
+    set_on_retry_hooks([_log_retry])  # stamina's default hook does not log the error
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which then stops the workers
 
     def announce(_port: int) -> None:
@@ -64,7 +67,7 @@ def run_worker(settings: Settings, ready: Connection) -> None:
     try:
         run(serve(settings, announce, _observers(), shares_port=True))
     except SettingsError as error:
-        sys.exit(f"palaver-server: {error}")
+        exit_with(str(error))
 
 
 async def serve(
@@ -102,11 +105,6 @@ def _observers() -> tuple[Observer, ...]:
         raise SettingsError(f"{failpoints.VARIABLE}: {error}") from error
     logger.warning("%s is set: this server will kill itself", failpoints.VARIABLE)
     return (failpoint,)
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    set_on_retry_hooks([_log_retry])  # stamina's default hook does not log the error
 
 
 def _log_retry(details: RetryDetails) -> None:

@@ -18,13 +18,11 @@ from palaver_server.domain.errors import (
     ModelUnavailable,
     RetryableError,
 )
+from palaver_server.domain.redaction import KEY, MIN_SECRET_CHARACTERS
 from palaver_server.llm.endpoint_errors import EndpointError
 
 MAX_QUOTED_CHARACTERS = 400
 """The most characters of an endpoint's own words that callers receive."""
-
-MIN_SECRET_CHARACTERS = 8
-"""A shorter key that is a word, such as "none", is a placeholder. To redact it would damage ordinary words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,7 @@ def model_error(error: EndpointError, *, status: int | None = None, secret: str 
 def quote(text: str, secret: str) -> str:
     """Returns an endpoint's words as callers may read them: short, and without keys and addresses."""
     text = _without(secret, text)
-    text = re.sub(r"\b(sk|key)-[\w*-]{4,}|\beyJ[\w.-]{8,}", "[key]", text)
+    text = KEY.sub("[key]", text)
     text = re.sub(r"\b[a-z]+://\S+", "[address]", text)
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= MAX_QUOTED_CHARACTERS else text[: MAX_QUOTED_CHARACTERS - 1] + "…"
