@@ -12,9 +12,10 @@ GENERATE := $(GENERATE_VENV)/.installed
 STUBS := client/python/palaver/v1
 
 # The tests that use every dependency, except the one that needs mypy.
-FLOOR_TESTS := --ignore tests/client/test_client_exports.py tests/client tests/engine tests/llm tests/skills tests/transports tests/cli tests/test_settings.py \
-	tests/stores/test_sqlite.py tests/stores/test_store_contract.py tests/stores/test_azure_identity.py \
-	tests/server/test_turns.py tests/server/test_skills.py
+FLOOR_TESTS := --ignore tests/client/test_client_exports.py tests/client tests/engine tests/llm tests/skills \
+	tests/transports tests/cli/test_cli_commands.py tests/test_settings.py tests/stores/test_sqlite.py \
+	tests/stores/test_store_contract.py tests/stores/test_azure_identity.py tests/server/test_turns.py \
+	tests/server/test_skills.py
 
 CLIENTS := go typescript java rust
 
