@@ -11,10 +11,16 @@ DEV := $(VENV)/.dev-installed
 GENERATE := $(GENERATE_VENV)/.installed
 STUBS := client/python/palaver/v1
 
+# The tests that use every dependency, except the one that needs mypy.
+FLOOR_TESTS := --ignore tests/client/test_client_exports.py tests/client tests/engine tests/llm tests/skills \
+	tests/transports tests/cli/test_cli_commands.py tests/test_settings.py tests/stores/test_sqlite.py \
+	tests/stores/test_store_contract.py tests/stores/test_azure_identity.py tests/server/test_turns.py \
+	tests/server/test_skills.py
+
 CLIENTS := go typescript java rust
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-skills run chat test go azurite faults soak compatibility clients conformance lint format generate reference check-generate bench check setup clean
+.PHONY: help demo demo-skills run chat test go azurite faults soak compatibility clients conformance lint format generate reference check-generate bench check lock check-lock test-floors setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -99,7 +105,18 @@ bench: $(DEV) azurite ## measure the cost of a streamed token, a turn and an ope
 setup: $(DEV) $(GENERATE) ## install the development tools and the pre-commit checks
 	@$(BIN)/pre-commit install
 
-check: lint check-generate test ## run every check that a change must pass
+check: lint check-generate check-lock test ## run every check that a change must pass
+
+lock: $(DEV) ## renew the locked dependencies in requirements, as far as pyproject.toml wants it (ARGS=--upgrade: all)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/lock.sh requirements $(ARGS)
+
+check-lock: $(DEV) ## fail if the locked dependencies do not satisfy pyproject.toml
+	@rm -rf build/requirements && mkdir -p build && cp -r requirements build/requirements
+	@PATH="$(CURDIR)/$(BIN):$$PATH" tools/lock.sh build/requirements
+	@diff -r requirements build/requirements && echo "The locked dependencies satisfy pyproject.toml."
+
+test-floors: .venv-floors/.installed azurite ## run a part of the tests with the lowest versions of the dependencies
+	@.venv-floors/bin/python -m pytest -n 3 $(FLOOR_TESTS) $(ARGS)
 
 clean: ## remove everything that the other targets create
 	rm -rf .venv* tests/azurite/node_modules build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -126,6 +143,12 @@ $(DEV): pyproject.toml $(RUNTIME)
 	@echo "Installing $*, which may take a while ..."
 	@$(PYTHON) -m venv .venv-$*
 	@.venv-$*/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+.venv-floors/.installed: requirements/floors.txt pyproject.toml
+	@$(PYTHON) -m venv .venv-floors
+	@.venv-floors/bin/python -m pip install --quiet --requirement requirements/floors.txt
+	@.venv-floors/bin/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
 .venv-llama/bin/llama-server: .venv-llama/.installed

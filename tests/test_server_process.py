@@ -153,6 +153,16 @@ class TestStarting:
             (os.killpg if whole_group else os.kill)(server.popen.pid, number)
             assert server.end() == (0, "", "")
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    @pytest.mark.parametrize("whole_group", [False, True])
+    def test_a_hangup_stops_nothing(self, workers: int, whole_group: bool):
+        with started("--workers", str(workers)) as server:
+            (os.killpg if whole_group else os.kill)(server.popen.pid, signal.SIGHUP)
+            assert serves(server.address)
+            assert len(server.workers()) == (0 if workers == 1 else workers)
+            server.popen.terminate()
+            assert server.end() == (0, "", "")
+
     def test_stored_turns_survive_a_restart(self):
         with started() as server:
             with stub(server.address) as calls:
@@ -225,6 +235,31 @@ class TestRefusingToStart:
         environment = {"PALAVER_LISTEN": "127.0.0.1:0", "PALAVER_WORKERS": workers, **variables}
         assert re.match(line, failed(**environment))
 
+    @pytest.mark.parametrize(
+        ("variable", "value"),
+        [
+            ("AzureWebJobsStorage__tableServiceUri", "https://a.table.core.windows.net/?sv=1&sig={}"),
+            ("AzureWebJobsStorage__tableServiceUri", "http://{}:x@a.table.core.windows.net/"),
+            ("AzureWebJobsStorage__credential", "{}"),
+            ("AzureWebJobsStorage", "https://a.table.core.windows.net/?sig={}"),
+            ("AzureWebJobsStorage", "AccountKey={}"),
+            ("PALAVER_STORAGE_CONNECTIONS", "AccountName=a;AccountKey={};EndpointSuffix=core.windows.net"),
+            ("PALAVER_AI_CONNECTIONS", "sk-{}"),
+            ("PALAVER_AI_CONNECTIONS", "https://u:{}@host/"),
+            ("PALAVER_LISTEN", "https://u:{}@host"),
+            ("PALAVER_SKILL_HOSTS", "grpcs://u:{}@host:1"),
+            ("PALAVER_SKILL_HOSTS", "host:1?token={}"),
+            ("PALAVER_TLS_KEY", "-----BEGIN PRIVATE KEY-----{}"),
+        ],
+    )
+    def test_no_secret_is_printed(self, variable: str, value: str):
+        environment = {"PALAVER_LISTEN": "127.0.0.1:0", variable: value.format("SECRET0123456789")}
+        with popen(**environment) as process:
+            stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stdout) == (1, "")
+        assert stderr.splitlines()[-1].startswith("palaver-server: ")
+        assert "secret0123456789" not in stderr.lower()
+
     def test_an_unknown_flag_is_named(self):
         with popen("--listens", "x") as process:
             stdout, stderr = process.communicate(timeout=60)
@@ -288,6 +323,19 @@ class TestWorkers:
             status, stdout, stderr = server.end()
             assert (status, stdout) == (1, "")
             assert "a worker ended unexpectedly" in stderr
+            assert not any(worker.is_running() for worker in workers)
+
+    @pytest.mark.parametrize("frozen", [1, 2])
+    def test_a_frozen_worker_is_killed_when_its_time_is_over(self, frozen: int):
+        with started("--workers", "2", "--grace-period", "0", "--commit-timeout", "0.1") as server:
+            workers = server.workers()
+            for worker in workers[:frozen]:
+                worker.suspend()
+            server.popen.terminate()
+            status, stdout, stderr = server.end()
+            assert (status, stdout) == (1, "")
+            for worker in workers[:frozen]:
+                assert f"worker {worker.pid} did not stop within 8.1 s and is killed" in stderr
             assert not any(worker.is_running() for worker in workers)
 
     def test_the_death_of_the_program_ends_the_workers(self):

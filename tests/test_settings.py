@@ -309,7 +309,7 @@ class TestStorageConnections:
             (
                 "Other",
                 {"Other__tableServiceUri": "https://a.table.core.windows.net", "Other__credential": "clientsecret"},
-                """Other__credential: must be "managedidentity" or unset, not 'clientsecret'""",
+                """Other__credential: must be "managedidentity" or unset""",
             ),
             *[
                 ("Other", {"Other__tableServiceUri": uri}, f"Other__tableServiceUri: {problem}")

@@ -21,8 +21,9 @@ from palaver_server.callers.keys import digest_of, new_key
 from palaver_server.domain.stages import Observer
 from palaver_server.exposure import check_exposure
 from palaver_server.failpoints import Failpoint
+from palaver_server.logs import exit_with, log_to_stderr
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
-from palaver_server.workers import supervise
+from palaver_server.workers import SIGHUP, ignore_sighup, supervise
 
 if sys.platform == "win32":
     run = asyncio.run
@@ -37,7 +38,9 @@ KEYGEN = "keygen"
 
 def main() -> None:
     """Runs the server until SIGTERM or SIGINT."""
-    _log_to_stderr()
+    log_to_stderr()
+    set_on_retry_hooks([_log_retry])  # stamina's default hook does not log the error
+    ignore_sighup()
     try:
         if sys.argv[1:2] == [KEYGEN]:
             print(new_caller(sys.argv[2:]))  # noqa: T201 - the output of this command
@@ -59,7 +62,7 @@ def main() -> None:
         else:
             run(serve(settings, announce, observers))
     except SettingsError as error:
-        sys.exit(f"palaver-server: {error}")
+        exit_with(str(error))
 
 
 def new_caller(arguments: Sequence[str]) -> str:
@@ -76,7 +79,8 @@ def new_caller(arguments: Sequence[str]) -> str:
 
 def run_worker(settings: Settings, ready: Connection) -> None:
     """Runs a worker process, until the supervisor stops it or dies. Sends True to `ready` when it listens."""
-    _log_to_stderr()
+    log_to_stderr()
+    set_on_retry_hooks([_log_retry])  # stamina's default hook does not log the error
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor, which then stops the workers
 
     def announce(_port: int) -> None:
@@ -86,7 +90,7 @@ def run_worker(settings: Settings, ready: Connection) -> None:
     try:
         run(serve(settings, announce, _observers(), shares_port=True))
     except SettingsError as error:
-        sys.exit(f"palaver-server: {error}")
+        exit_with(str(error))
 
 
 async def serve(
@@ -106,6 +110,8 @@ async def serve(
         # cancelled calls a second, they kept 1 in 100 model calls open for 49 ms after the cancel; without them, 8 ms.
         gc.collect()
         gc.freeze()
+        if SIGHUP is not None:
+            loop.add_signal_handler(SIGHUP, running.reload_soon)
         announce(running.port)
         await stopping.wait()
         await running.stop(settings.grace_period)
@@ -122,11 +128,6 @@ def _observers() -> tuple[Observer, ...]:
         raise SettingsError(f"{failpoints.VARIABLE}: {error}") from error
     logger.warning("%s is set: this server will kill itself", failpoints.VARIABLE)
     return (failpoint,)
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    set_on_retry_hooks([_log_retry])  # stamina's default hook does not log the error
 
 
 def _log_retry(details: RetryDetails) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from palaver_server import connections
 from palaver_server.api.service import AssistantApi
@@ -28,7 +26,7 @@ from palaver_server.exposure import check_exposure
 from palaver_server.llm.connections import NamedModels
 from palaver_server.llm.offline import OfflineModel
 from palaver_server.llm.openai import OpenAIModel
-from palaver_server.reloading import FileError, WatchedFiles
+from palaver_server.reloading import FileError, Reloading, WatchedFiles
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.skills.catalogue import SkillConflict, skill_catalogue
 from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
@@ -45,8 +43,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Reload = Callable[[], Coroutine[Any, Any, None]]
-
 
 @dataclass(frozen=True, slots=True)
 class Application:
@@ -54,7 +50,7 @@ class Application:
 
     engine: ChatEngine
     listener: Listener
-    _reloads: tuple[Reload, ...] = ()
+    _reloading: Reloading
 
     @property
     def port(self) -> int:
@@ -63,8 +59,11 @@ class Application:
 
     async def reload(self) -> None:
         """Reads the callers' file and the certificates now. A version that is invalid is logged and not used."""
-        for reload in self._reloads:
-            await reload()
+        await self._reloading.reload()
+
+    def reload_soon(self) -> None:
+        """Does the same in the background."""
+        self._reloading.reload_soon()
 
     async def stop(self, grace: float) -> None:
         """Stops gracefully: reports NOT_SERVING, and gives the running turns `grace` seconds to finish."""
@@ -84,14 +83,14 @@ async def application(
     """Starts a server. Leaving the block stops it immediately. Raises `SettingsError`."""
     check_exposure(settings)
     observer = Observers(observers)
-    reloads: list[Reload] = []
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, environment, observer, stack)
         models = await _open_models(settings, environment, stack)
         skills = await _open_skills(settings, stack)
         engine = ChatEngine(stores, models, skills, settings.engine_options(), observer)
-        tls = _open_tls(settings, stack, reloads)
-        interceptors = await _open_callers(settings, stack, reloads)
+        reloading = stack.enter_context(closing(Reloading()))
+        tls = _open_tls(settings, reloading)
+        interceptors = await _open_callers(settings, stack, reloading)
         try:
             listening = await stack.enter_async_context(
                 listener(
@@ -105,7 +104,7 @@ async def application(
             )
         except ListenError as error:
             raise SettingsError(f"PALAVER_LISTEN: {error}") from error
-        yield Application(engine, listening, tuple(reloads))
+        yield Application(engine, listening, reloading)
 
 
 async def _open_stores(
@@ -214,7 +213,7 @@ async def _open_skill_host(text: str, settings: Settings, stack: AsyncExitStack)
     return GrpcSkillHost(address, channel, await stack.enter_async_context(schema_checker()))
 
 
-def _open_tls(settings: Settings, stack: AsyncExitStack, reloads: list[Reload]) -> ServerTls | None:
+def _open_tls(settings: Settings, reloading: Reloading) -> ServerTls | None:
     if settings.tls_certificate is None or settings.tls_key is None:
         return None
     authorities = settings.tls_client_ca
@@ -224,11 +223,11 @@ def _open_tls(settings: Settings, stack: AsyncExitStack, reloads: list[Reload]) 
         certificate_configuration,
     )
     tls = ServerTls(_loaded(files), requires_client_certificate=authorities is not None)
-    _watch(files, tls.use, stack, reloads)
+    reloading.watch(files, tls.use)
     return tls
 
 
-async def _open_callers(settings: Settings, stack: AsyncExitStack, reloads: list[Reload]) -> tuple[Interceptor, ...]:
+async def _open_callers(settings: Settings, stack: AsyncExitStack, reloading: Reloading) -> tuple[Interceptor, ...]:
     if settings.callers is None:
         return ()
 
@@ -242,7 +241,7 @@ async def _open_callers(settings: Settings, stack: AsyncExitStack, reloads: list
     files = WatchedFiles("PALAVER_CALLERS", (settings.callers,), parse)
     blocks = _loaded(files)
     callers = await stack.enter_async_context(callers_of(blocks))
-    _watch(files, callers.use, stack, reloads)
+    reloading.watch(files, callers.use)
     return (authentication(callers),)
 
 
@@ -251,10 +250,3 @@ def _loaded(files: WatchedFiles[T]) -> T:
         return files.load()
     except FileError as error:
         raise SettingsError(f"{files.name}: {error}") from error
-
-
-def _watch(files: WatchedFiles[T], use: Callable[[T], None], stack: AsyncExitStack, reloads: list[Reload]) -> None:
-    """Watches files until the stack is left, and adds a function that reads them at once."""
-    watching = asyncio.create_task(files.watch(use))
-    stack.callback(watching.cancel)
-    reloads.append(partial(files.reload, use))

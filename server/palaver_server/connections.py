@@ -228,7 +228,7 @@ def _azure_openai(name: str, section: Section, environment: Mapping[str, str]) -
 def _identity(section: Section, environment: Mapping[str, str]) -> Identity:
     kind, client_id, resource_id = (section[key] for key in IDENTITY_KEYS)
     if kind.value.lower() not in ("", MANAGED_IDENTITY):
-        raise SettingsError(f'{kind.name}: must be "{MANAGED_IDENTITY}" or unset, not {kind.value!r}')
+        raise SettingsError(f'{kind.name}: must be "{MANAGED_IDENTITY}" or unset')
     check_alternatives(client_id, [resource_id])
     # The SDK would use the workload identity and ignore this one.
     if resource_id and environment.get("AZURE_FEDERATED_TOKEN_FILE"):

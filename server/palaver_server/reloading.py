@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from palaver_server.domain.limits import MAX_WATCHED_FILE_BYTES
 
@@ -96,3 +97,35 @@ def _content(path: Path) -> bytes:
     if len(content) > MAX_WATCHED_FILE_BYTES:
         raise FileError(f"{path} has more than {MAX_WATCHED_FILE_BYTES:,} bytes")
     return content
+
+
+class Reloading:
+    """The files of a server that are read again when they change, or when the operator asks for it."""
+
+    def __init__(self) -> None:
+        self._reloads: list[Callable[[], Coroutine[Any, Any, None]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def watch(self, files: WatchedFiles[T], use: Callable[[T], None]) -> None:
+        """Passes on the value of files whenever they have changed."""
+        self._reloads.append(partial(files.reload, use))
+        self._start(files.watch(use))
+
+    async def reload(self) -> None:
+        """Reads all files now, and passes on their values. A version that is invalid is logged and not used."""
+        for reload in self._reloads:
+            await reload()
+
+    def reload_soon(self) -> None:
+        """Does the same in the background."""
+        self._start(self.reload())
+
+    def close(self) -> None:
+        """Ends all of this."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

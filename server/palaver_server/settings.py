@@ -6,23 +6,28 @@ Connections are the exception: their names are those of the Azure Functions exte
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, FilePath, NonNegativeFloat, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from palaver_server import failpoints
 from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.generation import GenerationDefaults
-from palaver_server.domain.limits import HISTORY_MESSAGES, MAX_SKILL_ROUNDS, TEMPERATURE
+from palaver_server.domain.limits import HISTORY_MESSAGES, MAX_LEASE_SECONDS, MAX_SKILL_ROUNDS, TEMPERATURE
 from palaver_server.engine.options import EngineOptions
 from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
 
 MAX_PORT = 65_535
 
 _GENERATION, _ENGINE, _STORE = GenerationDefaults(), EngineOptions(), StoreTimeouts()
+
+CONNECTION_NAME = re.compile(r"[\w.-]{1,128}", re.ASCII)
+CONNECTION_NAME_RULE = "names have 1 to 128 ASCII letters, digits, _, . and -"
 
 Names = Annotated[tuple[str, ...], NoDecode]
 
@@ -120,7 +125,7 @@ class Settings(BaseSettings):
         _ENGINE.lease_duration,
         description="seconds until the turn of a dead server stops blocking its assistant",
         ge=1,
-        le=600,
+        le=MAX_LEASE_SECONDS,
     )
     progress_interval: PositiveFloat = Field(
         _ENGINE.progress_interval,
@@ -160,6 +165,19 @@ class Settings(BaseSettings):
     @classmethod
     def _split_commas(cls, value: object) -> object:
         return tuple(name for part in value.split(",") if (name := part.strip())) if isinstance(value, str) else value
+
+    @field_validator("storage_connections", "ai_connections")
+    @classmethod
+    def _check_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        # Something else is most likely the connection string or the key itself, which no error may quote.
+        for number, name in enumerate(names, start=1):
+            if not CONNECTION_NAME.fullmatch(name):
+                raise PydanticCustomError(
+                    "name",
+                    f"item {number} is not the name of a connection: {CONNECTION_NAME_RULE}",
+                    {"is_private": True},
+                )
+        return names
 
     def store_timeouts(self) -> StoreTimeouts:
         """Returns the settings for stores."""
@@ -202,9 +220,7 @@ def load(arguments: Sequence[str]) -> Settings:
     try:
         settings = Settings(_cli_parse_args=list(arguments))  # type: ignore[call-arg]
     except ValidationError as error:
-        raise SettingsError(
-            "; ".join(_line(item["loc"], item["msg"], item["input"]) for item in error.errors())
-        ) from None
+        raise SettingsError("; ".join(map(_line, error.errors()))) from None
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise SettingsError("PALAVER_TLS_CERTIFICATE and PALAVER_TLS_KEY: set both or neither")
     if settings.tls_client_ca is not None and settings.tls_certificate is None:
@@ -221,6 +237,7 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environment if name.startswith("PALAVER_") and name.upper() not in known)
 
 
-def _line(location: tuple[int | str, ...], message: str, value: object) -> str:
-    name = "PALAVER_" + "_".join(map(str, location[:1])).upper()
-    return f"{name}: {message}, not {value!r}"
+def _line(item: ErrorDetails) -> str:
+    name = "PALAVER_" + "_".join(map(str, item["loc"][:1])).upper()
+    is_private = item.get("ctx", {}).get("is_private")
+    return f"{name}: {item['msg']}" if is_private else f"{name}: {item['msg']}, not {item['input']!r}"

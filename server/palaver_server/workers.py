@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from types import FrameType
@@ -19,57 +21,106 @@ from palaver_server.settings import Settings, SettingsError
 
 logger = logging.getLogger(__name__)
 
+CLOSING_TIMEOUT = 8.0
+"""Seconds that a worker has to close its connections, after the grace period and after commits that are under way."""
+
+SIGHUP = getattr(signal, "SIGHUP", None)
+"""The signal to read files again, or None on Windows, which has no such signal."""
+
 Worker = Callable[[Settings, Connection], None]
 
 
+def ignore_sighup() -> None:
+    """Ignores SIGHUP, which would otherwise kill a process that does not handle it yet, or a worker of it."""
+    if SIGHUP is not None:
+        signal.signal(SIGHUP, signal.SIG_IGN)
+
+
 def supervise(settings: Settings, run_worker: Worker, announce: Callable[[int], None]) -> None:
-    """Runs the workers until SIGTERM or SIGINT, and announces the port once all of them listen.
+    """Runs the workers until SIGTERM or SIGINT, and announces the port once all of them listen. Passes on SIGHUP.
 
     When a worker dies, the others are stopped too and the program exits with status 1, so that a service manager
     restarts everything. Raises `SettingsError` if the port is taken.
     """
-    context = multiprocessing.get_context("spawn")
     with _reserve_port(settings.listen) as reserved:
         host, _, _ = settings.listen.rpartition(":")
         port = reserved.getsockname()[1]
-        settings = settings.model_copy(update={"listen": f"{host}:{port}"})
-        pipes = [context.Pipe(duplex=False) for _ in range(settings.workers)]
-        processes = [context.Process(target=run_worker, args=(settings, sending)) for _, sending in pipes]
-
-        is_stopping = False
-
-        def stop(_number: int = 0, _frame: FrameType | None = None) -> None:
-            # Only once, because a second signal could kill a worker at the end of its graceful stop.
-            nonlocal is_stopping
-            if not is_stopping:
-                is_stopping = True
-                for process in processes:
-                    process.terminate()
-
-        for process in processes:
-            process.start()
+        workers = _Workers(settings.model_copy(update={"listen": f"{host}:{port}"}), run_worker)
+        workers.start()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, stop)
-        for _, sending in pipes:
-            sending.close()  # the worker has a copy; if this one stayed open, its death would not close the pipe
-        if all(_is_ready(receiving) for receiving, _ in pipes):
+            signal.signal(number, workers.stop)
+        if SIGHUP is not None:
+            signal.signal(SIGHUP, workers.send)
+        if workers.wait_until_ready():
             announce(port)
-        wait([process.sentinel for process in processes])
-        # A service manager may signal the workers too, some of them at the end of their stop.
-        expected = (0, -signal.SIGTERM) if is_stopping else (0,)
-        stop()
-        for process in processes:
-            process.join()
-    if any(process.exitcode not in expected for process in processes):
-        logger.error("a worker ended unexpectedly; exit codes: %s", [process.exitcode for process in processes])
+        exit_codes, expected = workers.wait_for_end()
+    if any(code not in expected for code in exit_codes):
+        logger.error("a worker ended unexpectedly; exit codes: %s", exit_codes)
         sys.exit(1)
 
 
-def _is_ready(receiving: Connection) -> bool:
-    try:
-        return bool(receiving.recv())
-    except EOFError:
-        return False
+class _Workers:
+    """The worker processes."""
+
+    def __init__(self, settings: Settings, run_worker: Worker) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes = [context.Pipe(duplex=False) for _ in range(settings.workers)]
+        self._processes = [context.Process(target=run_worker, args=(settings, sending)) for _, sending in self._pipes]
+        self._stop_timeout = settings.grace_period + settings.commit_timeout + CLOSING_TIMEOUT
+        self._is_stopping = False
+        self._stop_noticed, self._stop_notice = context.Pipe(duplex=False)
+
+    def start(self) -> None:
+        """Starts the processes."""
+        for process in self._processes:
+            process.start()
+        for _, sending in self._pipes:
+            sending.close()  # the worker has a copy; if this one stayed open, its death would not close the pipe
+
+    def send(self, number: int, _frame: FrameType | None) -> None:
+        """Passes a signal on to the workers."""
+        for process in self._processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
+
+    def stop(self, _number: int = 0, _frame: FrameType | None = None) -> None:
+        """Stops the workers gracefully."""
+        # Only once, because a second signal could kill a worker at the end of its graceful stop.
+        if not self._is_stopping:
+            self._is_stopping = True
+            for process in self._processes:
+                process.terminate()
+            self._stop_notice.close()  # wakes what waits for the workers
+
+    def wait_until_ready(self) -> bool:
+        """Waits until all workers listen. Returns False if one of them died, or all are being stopped."""
+        return all(self._is_ready(receiving) for receiving, _ in self._pipes)
+
+    def _is_ready(self, receiving: Connection) -> bool:
+        if self._stop_noticed in wait([receiving, self._stop_noticed]):
+            return False
+        try:
+            return bool(receiving.recv())
+        except EOFError:
+            return False
+
+    def wait_for_end(self) -> tuple[list[int | None], tuple[int, ...]]:
+        """Waits until a worker ends, or `stop` was called, and then until all have ended.
+
+        Returns the exit codes, and those that are expected. Kills the workers that do not stop in time.
+        """
+        wait([self._stop_noticed, *(process.sentinel for process in self._processes)])
+        # A service manager may signal the workers too, some of them at the end of their stop.
+        expected = (0, -signal.SIGTERM) if self._is_stopping else (0,)
+        self.stop()
+        deadline = time.monotonic() + self._stop_timeout
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+        for process in filter(lambda process: process.is_alive(), self._processes):
+            logger.error("worker %s did not stop within %g s and is killed", process.pid, self._stop_timeout)
+            process.kill()
+            process.join()
+        return [process.exitcode for process in self._processes], expected
 
 
 def _reserve_port(listen: str) -> socket.socket:

@@ -1,6 +1,7 @@
 """Compares what callers were told with what is stored: no turn may be lost, duplicated, partial or forked.
 
-The callers write a log, and the model's endpoint records the prompt that each of its replies answered. `check` compares
+The callers write a log, the model's endpoint records the prompt that each of its replies answered, and the skill host
+records its calls. `check` compares
 the stored conversations with a simple model: a sequence of whole turns, each made from the ones before it.
 """
 
@@ -8,12 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import dropwhile
+from typing import Any
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from palaver.v1.assistant_pb2 import Role
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
-from tests.support.endpoint import Call, Endpoint, Stream
+from tests.faults import skills
+from tests.support.endpoint import Call, Endpoint, Stream, skill_calls
 
 HISTORY_MESSAGES = 20
 """The number of messages that the servers under test send to the model."""
@@ -21,31 +27,66 @@ HISTORY_MESSAGES = 20
 INSTRUCTIONS = "Tell stories."
 PAGE_SIZE = 1000
 
+EARLIER = "(Earlier messages are not shown.)"
+"""What the server sends before a window that does not begin with a message of the user."""
+
 Prompt = tuple[str, ...]
 
 
 class Storyteller(Endpoint):
-    """A model endpoint that tells another story each time, in several pieces, and records its prompts."""
+    """A model endpoint that tells another story each time, in several pieces, and records its prompts.
+
+    If the question asks for a skill, it first calls the skill once or twice.
+    """
 
     def __init__(self, pause: float = 0.004) -> None:
         """Takes the pause between two pieces of a reply, in seconds."""
         super().__init__()
         self.prompts: dict[str, Prompt] = {}
-        """The prompt of each story that was sent whole."""
+        """The prompt of each reply that was sent whole, by its text or the arguments of its calls."""
         self._pause = pause
         self.stories = 0
-        """The number of stories that were begun."""
-        self.default = Stream(self._tell)
+        """The number of replies that were begun."""
+        self.default: Any = self  # the endpoint plays its answers itself
 
-    async def _tell(self, call: Call) -> None:
+    async def play(self, call: Call) -> None:
         self.stories += 1
-        prompt: Prompt = tuple(message["content"] for message in call.body["messages"])
-        story = f"Story {self.stories} for {prompt[-1]}"
-        for word in story.split(" "):
-            await call.send(call.chunk({"content": word if word == "Story" else f" {word}"}))
-            await asyncio.sleep(self._pause)  # the pace of the model, not a synchronisation
+        messages = call.body["messages"]
+        prompt: Prompt = tuple(map(_sent_text, messages))
+        question = next(text for text, message in zip(prompt[::-1], messages[::-1], strict=True) if _is_users(message))
+        story = f"Story {self.stories} for {question}"
+        skill = skills.wanted_skill(question)
+        if skill is not None and _is_users(messages[-1]):
+            parts = [f"{story}, part {number}" for number in range(1 + self.stories % 2)]
+            calls = [(skill, skills.arguments(part)) for part in parts]
+            story = "\n".join(arguments for _, arguments in calls)
+            await skill_calls(*calls).play(call)
+        else:
+            await Stream(self._tell(story)).play(call)
         self.prompts[story] = prompt
         self.calls.clear()
+
+    def _tell(self, story: str) -> Callable[[Call], Awaitable[None]]:
+        async def tell(call: Call) -> None:
+            for word in story.split(" "):
+                await call.send(call.chunk({"content": word if word == "Story" else f" {word}"}))
+                await asyncio.sleep(self._pause)  # the pace of the model, not a synchronisation
+
+        return tell
+
+
+def _is_users(message: dict[str, Any]) -> bool:
+    return bool(message["role"] == "user" and message["content"] != EARLIER)
+
+
+def _sent_text(message: dict[str, Any]) -> str:
+    calls = message.get("tool_calls", ())
+    return "\n".join(call["function"]["arguments"] for call in calls) if calls else message["content"]
+
+
+def text_of(message: Any) -> str:
+    """Returns the text of a stored message, or the arguments of its calls."""
+    return "\n".join(call.arguments_json for call in message.skill_calls) or str(message.content)
 
 
 @dataclass(frozen=True)
@@ -53,7 +94,8 @@ class Posted:
     """A turn as its caller posted it."""
 
     assistant: str
-    question: str
+    texts: tuple[str, ...]
+    """The question, or the results of the caller's skill."""
     newest: int
     """The index of the newest message of the assistant that the caller knew then."""
 
@@ -64,9 +106,14 @@ class Acknowledged:
 
     request_id: str
     index: int
-    """The index of the user message."""
-    question: str
-    answer: str
+    """The index of the first message."""
+    texts: tuple[str, ...]
+    """The texts of all messages, from what was posted to the reply."""
+
+    @classmethod
+    def of(cls, request_id: str, messages: Sequence[Any]) -> Acknowledged:
+        """Returns the turn that these messages are, as the Python client or the contract has them."""
+        return cls(request_id, messages[0].index, tuple(map(text_of, messages)))
 
 
 @dataclass
@@ -87,9 +134,9 @@ class Verdict:
     lost: list[str] = field(default_factory=list)
     """Acknowledged turns that are missing, or stored with other contents."""
     duplicated: list[str] = field(default_factory=list)
-    """Turns that are stored more than once."""
+    """Turns and skill calls that are stored more than once."""
     partial: list[str] = field(default_factory=list)
-    """Messages without the other one of their turn, and turns that nobody posted."""
+    """Turns without some of their messages, skill calls without their own results, and turns that nobody posted."""
     forked: list[str] = field(default_factory=list)
     """Replies to a conversation other than the stored one, and turns out of order."""
 
@@ -99,24 +146,40 @@ class Verdict:
         return [*self.lost, *self.duplicated, *self.partial, *self.forked]
 
 
-async def check(stub: AssistantServiceStub, log: Log, prompts: dict[str, Prompt]) -> Verdict:
+@dataclass(frozen=True)
+class Witnesses:
+    """What the model and the skill host know of the turns."""
+
+    prompts: dict[str, Prompt]
+    """The prompt of each reply."""
+    invoked: set[tuple[str, str]] = field(default_factory=set)
+    """The ids and the arguments of the calls that the host got."""
+
+
+async def check(stub: AssistantServiceStub, log: Log, endpoint: Storyteller, host: skills.RecordingHost) -> Verdict:
     """Reads all conversations of the log and compares them with it."""
     assistants = sorted({posted.assistant for posted in log.posted.values()})
-    return compare({assistant: await _messages(stub, assistant) for assistant in assistants}, log, prompts)
+    conversations = {assistant: await _messages(stub, assistant) for assistant in assistants}
+    return compare(conversations, log, Witnesses(endpoint.prompts, host.invoked))
 
 
-def compare(conversations: dict[str, list[assistant_pb2.Message]], log: Log, prompts: dict[str, Prompt]) -> Verdict:
-    """Compares stored conversations with what the callers and the model know of them."""
+def compare(conversations: dict[str, list[assistant_pb2.Message]], log: Log, witnesses: Witnesses) -> Verdict:
+    """Compares stored conversations with what the callers, the model and the skill host know of them."""
     verdict = Verdict()
     stored: dict[str, Acknowledged] = {}
     for assistant, messages in conversations.items():
         if [message.index for message in messages] != list(range(1, len(messages) + 1)):
             verdict.partial.append(f"{assistant}: the indexes are not 1 to {len(messages)}")
-        for turn in _turns(assistant, messages, verdict):
-            if turn.request_id in stored:
+        _check_calls(assistant, messages, witnesses, verdict)
+        for request_id, found in _by_request(messages).items():
+            turn = Acknowledged.of(request_id, found)
+            if (defects := _defects_of_form(found, verdict)) is not None:
+                defects.append(f"{assistant}: {turn} is not one whole turn")
+                continue
+            if request_id in stored:
                 verdict.duplicated.append(f"{assistant}: {turn}")
-            stored[turn.request_id] = turn
-            _check_turn(assistant, turn, messages, log, prompts, verdict)
+            stored[request_id] = turn
+            _check_turn(assistant, turn, found, messages, log, witnesses, verdict)
     for told in log.acknowledged:
         if stored.get(told.request_id) != told:
             verdict.lost.append(f"{told}, but {stored.get(told.request_id)} is stored")
@@ -137,36 +200,78 @@ async def _messages(stub: AssistantServiceStub, assistant: str) -> list[assistan
     return messages
 
 
-def _turns(assistant: str, messages: list[assistant_pb2.Message], verdict: Verdict) -> list[Acknowledged]:
+def _by_request(messages: list[assistant_pb2.Message]) -> dict[str, list[assistant_pb2.Message]]:
     by_request: dict[str, list[assistant_pb2.Message]] = defaultdict(list)
     for message in messages[1:]:
         by_request[message.request_id].append(message)
-    turns = []
-    for request_id, found in by_request.items():
-        roles = [message.role for message in found]
-        indexes = [message.index for message in found]
-        if roles != [assistant_pb2.ROLE_USER, assistant_pb2.ROLE_ASSISTANT] or indexes[1] != indexes[0] + 1:
-            kind = verdict.duplicated if len(found) > 2 else verdict.partial
-            kind.append(f"{assistant}: {request_id} has the messages {indexes}")
-            continue
-        turns.append(Acknowledged(request_id, indexes[0], found[0].content, found[1].content))
-    return turns
+    return by_request
+
+
+def _defects_of_form(turn: list[assistant_pb2.Message], verdict: Verdict) -> list[str] | None:
+    """Returns None if the messages are one whole turn, or else the defects among which it belongs."""
+    questions = [message for message in turn if message.role == Role.ROLE_USER]
+    answers = [message for message in turn if message.role == Role.ROLE_ASSISTANT and not message.skill_calls]
+    if len(questions) > 1 or len(answers) > 1:
+        return verdict.duplicated
+    indexes = [message.index for message in turn]
+    if indexes != list(range(indexes[0], indexes[0] + len(indexes))):
+        return verdict.partial
+    first = 1 if questions else next((n for n, message in enumerate(turn) if message.role != Role.ROLE_TOOL), len(turn))
+    rest = turn[first:]
+    if not rest or first == 0:
+        return verdict.partial
+    while rest:
+        reply, rest = rest[0], rest[1:]
+        ids = [call.id for call in reply.skill_calls]
+        if reply.role != Role.ROLE_ASSISTANT or (rest and not ids):
+            return verdict.partial
+        if rest and [message.skill_call_id for message in rest[: len(ids)]] != ids:
+            return verdict.partial
+        if not rest and any(call.name != skills.ASK for call in reply.skill_calls):
+            return verdict.partial  # only the calls of the caller's skill may wait for their results
+        rest = rest[len(ids) :]
+    return None
+
+
+def _check_calls(assistant: str, messages: list[assistant_pb2.Message], witnesses: Witnesses, verdict: Verdict) -> None:
+    """Checks that every call is stored once, and every result is that of its call."""
+    calls = [call for message in messages for call in message.skill_calls]
+    by_id = {call.id: call for call in calls}
+    if len(by_id) != len(calls):
+        verdict.duplicated.append(f"{assistant}: the ids of the skill calls are not unique")
+    for result in (message for message in messages if message.role == Role.ROLE_TOOL):
+        call = by_id.pop(result.skill_call_id, None)
+        if call is None:
+            verdict.duplicated.append(f"{assistant}: no call, or a second one, for the result {result.content}")
+        elif result.content != skills.result_of(call.name, call.arguments_json):
+            verdict.partial.append(f"{assistant}: {call} has the result {result.content}")
+        elif call.name == skills.LOOK_UP and (call.id, call.arguments_json) not in witnesses.invoked:
+            verdict.partial.append(f"{assistant}: the host never got {call}")
 
 
 def _check_turn(
     assistant: str,
     turn: Acknowledged,
+    found: list[assistant_pb2.Message],
     messages: list[assistant_pb2.Message],
     log: Log,
-    prompts: dict[str, Prompt],
+    witnesses: Witnesses,
     verdict: Verdict,
 ) -> None:
     posted = log.posted.get(turn.request_id)
-    if posted is None or (posted.assistant, posted.question) != (assistant, turn.question):
+    if posted is None or (posted.assistant, posted.texts) != (assistant, turn.texts[: len(posted.texts)]):
         verdict.partial.append(f"{assistant}: nobody posted {turn}")
     elif posted.newest >= turn.index:
         verdict.forked.append(f"{assistant}: {turn} is stored before {posted.newest}, which its caller knew")
-    before = [message.content for message in messages[1 : turn.index - 1]]
-    expected = (INSTRUCTIONS, *before[-HISTORY_MESSAGES:], turn.question)
-    if prompts.get(turn.answer) != expected:
-        verdict.forked.append(f"{assistant}: {turn} answers another conversation")
+    before = _window(messages[1 : turn.index - 1])
+    for number, message in enumerate(found):
+        prompt = (INSTRUCTIONS, *before, *turn.texts[:number])
+        if message.role == Role.ROLE_ASSISTANT and witnesses.prompts.get(turn.texts[number]) != prompt:
+            verdict.forked.append(f"{assistant}: {turn} answers another conversation")
+
+
+def _window(before: list[assistant_pb2.Message]) -> Prompt:
+    """Returns the part of a conversation that the server sends with the next turn."""
+    window = list(dropwhile(lambda message: message.role == Role.ROLE_TOOL, before[-HISTORY_MESSAGES:]))
+    earlier = (EARLIER,) if window and window[0].role != Role.ROLE_USER else ()
+    return (*earlier, *map(text_of, window))

@@ -19,6 +19,7 @@ from palaver_server.domain.stages import Stage
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
 from tests.faults.command import main
+from tests.faults.skills import RecordingHost
 from tests.faults.storage import name
 from tests.support import table_proxy as faults
 from tests.support.azurite import Account
@@ -28,12 +29,9 @@ from tests.support.table_proxy import TableProxy
 
 ASSISTANTS = [f"assistant {number}" for number in range(10)]
 CALLERS = 20
+OWN_ASSISTANTS = [f"assistant of caller {number}" for number in range(CALLERS)]
 LEASE_SECONDS = "1"
 """The minimum. After most kills, some assistants are blocked for this time."""
-
-
-STAGES = [stage for stage in Stage if stage not in (Stage.SKILL_CALLED, Stage.SKILL_ANSWERED)]
-"""The stages that a turn without skills reaches."""
 
 
 @dataclass(frozen=True)
@@ -104,24 +102,29 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stderr = stack.enter_context((folder / "stderr").open("wb"))
         endpoint = await stack.enter_async_context(Storyteller())
-        variables = {"PALAVER_LEASE_DURATION": LEASE_SECONDS, "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES)}
+        host = await stack.enter_async_context(RecordingHost())
+        variables = {
+            "PALAVER_LEASE_DURATION": LEASE_SECONDS,
+            "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES),
+            "PALAVER_SKILL_HOSTS": host.target,
+        }
         if account is not None:
             proxy = await stack.enter_async_context(TableProxy(account))
             proxy.fault = faults.sometimes(seed, dropped=0.01, failed=0.01)
             variables["AzureWebJobsStorage"] = proxy.connection_string
         address = f"127.0.0.1:{free_port()}"
         client = await stack.enter_async_context(palaver.AsyncClient(address, reconnect_timeout=RECONNECT_TIMEOUT))
-        callers = Callers(client, ASSISTANTS, seed)
+        callers = Callers(client, ASSISTANTS, seed, own_assistants=OWN_ASSISTANTS)
         progress = _Run(callers, random.Random(seed), turns, kills)
 
         def server(**more: str) -> AbstractAsyncContextManager[ServerProcess]:
             return server_process(folder, endpoint.url, listen=address, stderr=stderr, **variables, **more)
 
         async with server():
-            for assistant in ASSISTANTS:
+            for assistant in (*ASSISTANTS, *OWN_ASSISTANTS):
                 await client.create_assistant(assistant, instructions=INSTRUCTIONS)
         posting = asyncio.ensure_future(callers.run(CALLERS, progress.is_wanted))
-        for stage in itertools.cycle([None, *STAGES]):
+        for stage in itertools.cycle([None, *Stage]):
             if posting.done():
                 break
             armed = {"PALAVER_FAILPOINT": f"{stage.value}:{progress.turns_until_next_kill()}"} if stage else {}
@@ -131,7 +134,7 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
                 killing.cancel()
         await posting
         async with server() as running:
-            verdict = await check(running.stub, callers.log, endpoint.prompts)
+            verdict = await check(running.stub, callers.log, endpoint, host)
         log = callers.log
         return Result(
             name(account), len(log.acknowledged), progress.killed, endpoint.stories, time.monotonic() - start, verdict,

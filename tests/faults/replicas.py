@@ -17,6 +17,7 @@ import palaver
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
 from tests.faults.command import main
+from tests.faults.skills import RecordingHost
 from tests.faults.storage import name, variables
 from tests.support.azurite import Account
 from tests.support.server_process import server_process
@@ -76,7 +77,12 @@ async def run(turns: int, seed: int, account: Account | None = None) -> Result:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stderr = stack.enter_context((folder / "stderr").open("wb"))
         endpoint = await stack.enter_async_context(Storyteller())
-        settings = {"PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES), **variables(account)}
+        host = await stack.enter_async_context(RecordingHost())
+        settings = {
+            "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES),
+            "PALAVER_SKILL_HOSTS": host.target,
+            **variables(account),
+        }
         groups: list[Callers] = []
         for number in range(SERVERS):
             server = await stack.enter_async_context(server_process(folder, endpoint.url, stderr=stderr, **settings))
@@ -88,7 +94,7 @@ async def run(turns: int, seed: int, account: Account | None = None) -> Result:
             groups.append(Callers(client, [ASSISTANT], seed + number, may_leave=False, log=log))
         log = groups[0].log
         await asyncio.gather(*(callers.run(CALLERS // SERVERS, lambda: len(log.posted) < turns) for callers in groups))
-        verdict = await check(server.stub, log, endpoint.prompts)
+        verdict = await check(server.stub, log, endpoint, host)
         model_calls = Counter(prompt[-1] for prompt in endpoint.prompts.values())
         waits = [wait for callers in groups for wait in callers.waits]
         return Result(

@@ -22,8 +22,10 @@ from pathlib import Path
 import grpc
 
 from palaver.v1 import assistant_service_pb2 as pb
+from tests.faults import skills
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Acknowledged, Log, Posted, Storyteller, Verdict, check
 from tests.faults.command import main
+from tests.faults.skills import RecordingHost
 from tests.faults.storage import name, variables
 from tests.support.azurite import Account
 from tests.support.server_process import ServerProcess, server_process
@@ -130,10 +132,12 @@ async def post_turns(number: int, fleet: Fleet, choices: random.Random) -> None:
             return
         assistant = ASSISTANTS[(number + turn) % len(ASSISTANTS)]
         request = pb.PostUserQueryRequest(
-            id=assistant, user_message=f"turn {turn} of caller {number}", request_id=f"{number}-{turn}"
+            id=assistant,
+            user_message=f"turn {turn} of caller {number}{skills.random_wish(choices, may_ask=False)}",
+            request_id=f"{number}-{turn}",
         )
         newest = fleet.newest_message[assistant]
-        fleet.log.posted[request.request_id] = Posted(assistant, request.user_message, newest)
+        fleet.log.posted[request.request_id] = Posted(assistant, (request.user_message,), newest)
         deadline = time.monotonic() + PATIENCE
         while not await _post(server, request, fleet):
             assert time.monotonic() < deadline, f"no server accepts {request.user_message}"
@@ -155,10 +159,9 @@ async def _post(server: Server, request: pb.PostUserQueryRequest, fleet: Fleet) 
                 fleet.replayed += response.started.replayed
             elif event == "completed":
                 is_acknowledged = True
-                asked, answered = response.completed.messages
-                told = Acknowledged(request.request_id, asked.index, asked.content, answered.content)
-                fleet.log.acknowledged.append(told)
-                fleet.newest_message[request.id] = max(fleet.newest_message[request.id], answered.index)
+                messages = response.completed.messages
+                fleet.log.acknowledged.append(Acknowledged.of(request.request_id, messages))
+                fleet.newest_message[request.id] = max(fleet.newest_message[request.id], messages[-1].index)
                 server.has_answered.set()
     except grpc.aio.AioRpcError as error:
         # A turn is acknowledged once its caller has read `completed`, even if the connection breaks afterwards.
@@ -180,10 +183,14 @@ async def run(stops: int, seed: int, account: Account | None = None) -> StopRepo
     """Stops a number of servers, which share an account or, without one, a SQLite file."""
     choices = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
-        async with Storyteller(PAUSE_BETWEEN_WORDS) as endpoint, AsyncExitStack() as stack:
+        async with Storyteller(PAUSE_BETWEEN_WORDS) as endpoint, RecordingHost() as host, AsyncExitStack() as stack:
 
             async def start() -> Server:
-                settings = {"PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES), **variables(account)}
+                settings = {
+                    "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES),
+                    "PALAVER_SKILL_HOSTS": host.target,
+                    **variables(account),
+                }
                 server = server_process(Path(folder), endpoint.url, **settings)
                 return Server(await stack.enter_async_context(server))
 
@@ -214,7 +221,7 @@ async def run(stops: int, seed: int, account: Account | None = None) -> StopRepo
                 posted_again=fleet.posted_again,
                 replayed=fleet.replayed,
                 statuses=dict(fleet.statuses),
-                verdict=await check(fleet.newest.running.stub, fleet.log, endpoint.prompts),
+                verdict=await check(fleet.newest.running.stub, fleet.log, endpoint, host),
                 cut_short=fleet.cut_short,
                 paid_twice=sum(count > 1 for count in model_calls.values()),
                 failed_exits=sum(status != 0 for status, _ in exits),

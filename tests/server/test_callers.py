@@ -313,7 +313,7 @@ class TestNames:
                     id="\u202e" * 255,
                     chat_model="y" * 256,
                     ai_connection_name="\u202e" * 999,
-                    skill_names=names[:127] + ["z"],
+                    skill_names=[*names[:127], "z"],
                 )
             )
             assert failure.reason == "PERMISSION_DENIED"

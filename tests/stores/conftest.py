@@ -69,7 +69,8 @@ async def sqlite(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
 
         def move_into_future(by: timedelta) -> None:
             step = by // timedelta(microseconds=1)
-            execute("UPDATE assistants SET created_at = created_at + ?, updated_at = updated_at + ?", step, step)
+            columns = ("created_at", "updated_at", "lease_until")
+            execute(f"UPDATE assistants SET {', '.join(f'{name} = {name} + {step}' for name in columns)}")
             execute("UPDATE messages SET created_at = created_at + ?", step)
 
         def skip_to(count: int) -> None:

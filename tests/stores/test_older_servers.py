@@ -1,18 +1,26 @@
-"""Servers of the version before, which use a database at the same time as this one."""
+"""Servers of the version before and of the next one, which use a database at the same time as this one."""
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import grpc
 import pytest
 
+from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.domain.conversation import IfExists, Role
 from palaver_server.domain.turns import TurnKey
 from palaver_server.stores.sqlite import SqliteStore
-from palaver_server.stores.sqlite.file import SCHEMA
-from tests.support.conversations import add_turn, create, finished, key, version_of
+from palaver_server.stores.sqlite.schema import SCHEMA
+from tests.support.calls import query
+from tests.support.conversations import add_turn, create, draft, finished, history, key, version_of
+from tests.support.endpoint import Endpoint
+from tests.support.palaver_server import server_with_assistant
+from tests.support.statuses import failure_of
 
 SCHEMA_VERSION = 3
 
@@ -70,3 +78,54 @@ async def test_what_a_newer_server_adds_to_the_stored_objects_is_ignored(path: P
     assert found.parameters == finished().parameters
     assert found.usage == finished().usage
     await store.close()
+
+
+COLUMN = "ALTER TABLE {table} ADD COLUMN added TEXT NOT NULL DEFAULT 'new'"
+
+
+async def test_this_server_goes_on_when_a_newer_one_adds_columns_and_tables(path: Path, older: sqlite3.Connection):
+    store = SqliteStore(path)
+    await create(store)
+    newer = older  # an unprepared connection, on which the test makes the changes of a newer server
+    for table in ("assistants", "messages", "turns", "turn_parameters", "message_extras"):
+        newer.execute(COLUMN.format(table=table))
+    newer.execute("CREATE TABLE added (assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE)")
+    newer.execute("INSERT INTO added SELECT key FROM assistants")
+    for opened in (store, SqliteStore(path)):
+        await add_turn(opened, draft(Role.USER, "Hi"), draft(Role.ASSISTANT, "Ho", endpoint_state='["signature"]'))
+        found = await history(opened)
+        assert [message.content.text for message in found[-2:]] == ["Hi", "Ho"]
+        assert await opened.find_turn(TurnKey(key(), found[-1].request_id)) is not None
+        await create(opened, f"by {id(opened)}")
+    await store.create_assistant(key(), "", IfExists.RESET)
+    assert newer.execute("SELECT count(*) FROM added").fetchone() == (0,)
+    await store.close()
+    await opened.close()
+
+
+async def test_no_model_is_called_when_a_newer_server_has_changed_the_version(
+    path: Path, older: sqlite3.Connection, endpoint: Endpoint
+):
+    async with server_with_assistant(path.parent, endpoint.url) as served:
+        older.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        for call in (
+            served.stub.PostUserQueryUnary(query()),
+            served.stub.PostUserQueryUnary(query(request_id="r")),
+            served.stub.GetAssistant(pb.GetAssistantRequest(id="a")),
+            served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a")),
+        ):
+            failure = await failure_of(call)
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+            assert f"schema version {SCHEMA_VERSION + 1}" in failure.text
+        assert endpoint.calls == []
+
+
+async def test_no_model_is_called_when_the_data_folder_is_gone(tmp_path: Path, endpoint: Endpoint):
+    folder = tmp_path / "data"
+    async with server_with_assistant(folder, endpoint.url) as served:
+        await served.stub.PostUserQueryUnary(query())
+        shutil.rmtree(folder)
+        for _ in range(2):
+            failure = await failure_of(served.stub.PostUserQueryUnary(query()))
+            assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        assert len(endpoint.calls) == 1

@@ -5,7 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -15,9 +18,13 @@ from pathlib import Path
 import pytest
 
 from palaver_server.domain.conversation import IfExists, Listing, Role
-from palaver_server.domain.errors import StoreCorrupt, StoreUnavailable
+from palaver_server.domain.errors import StoreCorrupt, StoreError, StoreUnavailable
+from palaver_server.domain.limits import MAX_MESSAGE_UNITS
+from palaver_server.domain.stages import Observer, Stage
+from palaver_server.domain.turns import TurnKey
 from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
-from palaver_server.stores.sqlite import SqliteStore, file
+from palaver_server.stores.sqlite import SqliteStore, schema
+from palaver_server.stores.sqlite.file import CHECKED_BYTES
 from tests.stores.small_disk import run_on_small_disk
 from tests.support.conversations import (
     add_turn,
@@ -31,10 +38,13 @@ from tests.support.conversations import (
     lease,
     version_of,
 )
-from tests.support.damages import DAMAGES, garbage_header
+from tests.support.damages import DAMAGES, garbage_header, garbage_in_the_middle
 
 COMMITTING_PROCESS = [sys.executable, "-m", "tests.stores.committing_process"]
 REPOSITORY = Path(__file__).parents[2]
+
+MESSAGES_PER_CONVERSATION = 15
+"""Of the largest size, so that three conversations are more than a database that is checked whole."""
 
 
 @asynccontextmanager
@@ -174,11 +184,11 @@ class TestDamage:
             assert await contents(store) == [*before, "New", "Indeed"]
             await store.close()
 
-    @pytest.mark.parametrize("version", [0, file.SCHEMA_VERSION + 1])
+    @pytest.mark.parametrize("version", [0, schema.SCHEMA_VERSION + 1])
     async def test_a_schema_of_another_version_is_refused(self, sound: Path, version: int):
         with closing(sqlite3.connect(sound)) as connection:
             connection.execute(f"PRAGMA user_version = {version}")
-        await assert_refused(sound, f"schema version {version}; this server knows version {file.SCHEMA_VERSION}")
+        await assert_refused(sound, f"schema version {version}; this server knows version {schema.SCHEMA_VERSION}")
 
     async def test_a_store_recovers_when_its_file_is_restored(self, sound: Path):
         whole = sound.read_bytes()
@@ -254,6 +264,149 @@ class TestDamage:
             assert await contents(store) == before
 
 
+class TestSize:
+    async def test_opening_a_large_database_reads_no_more_of_it_than_its_schema(self, path: Path):
+        async with opened(path) as store:
+            for name in ("first", "damaged", "last"):
+                await create(store, name, instructions="")
+                for _ in range(MESSAGES_PER_CONVERSATION):
+                    await add_turn(store, draft(Role.ASSISTANT, "x" * MAX_MESSAGE_UNITS), name=name)
+        assert path.stat().st_size > CHECKED_BYTES
+        path.write_bytes(garbage_in_the_middle(path.read_bytes()))
+        async with opened(path) as store:
+            for name in ("first", "last"):
+                await add_turn(store, name=name)
+                assert len(await contents(store, name)) == MESSAGES_PER_CONVERSATION + 2
+            with pytest.raises(StoreCorrupt, match="the database is damaged"):
+                await contents(store, "damaged")
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+class TestPermissions:
+    @pytest.fixture(autouse=True)
+    def umask(self) -> Iterator[None]:
+        """The most open one."""
+        before = os.umask(0)
+        yield
+        os.umask(before)
+
+    async def test_a_new_database_is_open_to_its_user_alone(self, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+        path = tmp_path / "data" / "palaver.db"
+        async with opened(path) as store:
+            await create(store)
+            modes = {file.name: mode_of(file) for file in path.parent.iterdir()}
+        assert modes == dict.fromkeys(("palaver.db", "palaver.db-wal", "palaver.db-shm"), 0o600)
+        assert mode_of(path.parent) == 0o700
+        assert caplog.messages == []
+
+    @pytest.mark.parametrize("mode", [0o644, 0o660, 0o602])
+    async def test_a_database_that_others_may_open_is_closed_to_them(
+        self, sound: Path, mode: int, caplog: pytest.LogCaptureFixture
+    ):
+        async with opened(sound) as other_server:
+            await add_turn(other_server)
+            files = list(sound.parent.iterdir())
+            assert len(files) == 3
+            for file in files:
+                file.chmod(mode)
+            async with opened(sound) as store:
+                await add_turn(store)
+                assert [mode_of(file) for file in files] == [0o600] * 3
+        assert caplog.messages == [f"{sound} was open to other users; it no longer is"]
+
+    @pytest.mark.parametrize(("mode", "is_safe"), [(0o755, True), (0o2775, True), (0o1777, True), (0o777, False)])
+    async def test_a_folder_that_exists_keeps_its_mode(
+        self, tmp_path: Path, mode: int, is_safe: bool, caplog: pytest.LogCaptureFixture
+    ):
+        folder = tmp_path / "data"
+        folder.mkdir()
+        folder.chmod(mode)
+        async with opened(folder / "palaver.db"):
+            assert mode_of(folder) == mode
+        warning = f"every user of this machine can replace the files in {folder}"
+        assert caplog.messages == ([] if is_safe else [warning])
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def empty(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def replace_by_an_empty_file(folder: Path) -> None:
+    empty(folder)
+    (folder / "palaver.db").touch()
+
+
+def replace_by_a_new_database(folder: Path) -> None:
+    empty(folder)
+    with closing(sqlite3.connect(folder / "palaver.db")) as connection:
+        connection.execute("CREATE TABLE t (x)")
+
+
+class TestRemoval:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "data" / "palaver.db"
+
+    @pytest.mark.parametrize("damage", [remove, empty, replace_by_an_empty_file, replace_by_a_new_database])
+    async def test_nothing_succeeds_without_the_file_and_no_other_one_is_created(
+        self, sound: Path, damage: Callable[[Path], None]
+    ):
+        async with opened(sound) as store:
+            version = await version_of(store)
+            damage(sound.parent)
+            left = sorted(sound.parent.parent.rglob("*"))
+            for _ in range(2):
+                with pytest.raises(StoreError):
+                    await store.commit_turn(key(), version, finished())
+                with pytest.raises(StoreError):
+                    await store.read_window(key(), 10, lease("ours"))
+                with pytest.raises(StoreError):
+                    await store.get_assistant(key())
+                with pytest.raises(StoreError):
+                    await create(store, "b")
+            assert sorted(sound.parent.parent.rglob("*")) == left
+
+    async def test_a_commit_that_went_into_a_removed_file_is_an_error(self, sound: Path):
+        class RemovingObserver(Observer):
+            def reached(self, stage: Stage, turn: TurnKey, detail: object = None) -> None:
+                if stage is Stage.WRITTEN:
+                    remove(sound.parent)
+
+        store = SqliteStore(sound, observer=RemovingObserver())
+        version = await version_of(store)
+        with pytest.raises(StoreUnavailable, match="the database file was removed or replaced"):
+            await store.commit_turn(key(), version, finished())
+        await store.close()
+
+    async def test_the_store_goes_on_when_the_folder_is_back(self, sound: Path):
+        away = sound.parent.with_name("away")
+        async with opened(sound) as store:
+            sound.parent.rename(away)
+            with pytest.raises(StoreUnavailable):
+                await add_turn(store)
+            away.rename(sound.parent)
+            await add_turn(store)
+            assert len(await history(store)) == 43
+
+    async def test_the_store_goes_on_with_a_backup(self, sound: Path):
+        backup = sound.read_bytes()
+        async with opened(sound) as store:
+            await add_turn(store)
+            empty(sound.parent)
+            sound.write_bytes(backup)
+            assert len(await history(store)) == 41
+            await add_turn(store)
+            assert len(await history(store)) == 43
+
+
 class TestDisk:
     def test_a_turn_that_does_not_fit_on_the_disk_is_stored_once_there_is_room(self, tmp_path: Path):
         run_on_small_disk("full", tmp_path / "disk")
@@ -293,6 +446,32 @@ class TestOtherProcesses:
                 assert len(await history(store)) == 41
                 release()
                 await store.commit_turn(key(), version, finished())
+
+    async def test_reads_do_not_queue_behind_a_write_that_waits(self, sound: Path):
+        async with opened(sound) as store:
+            version = await version_of(store)
+            with another_process_holds_the_lock(sound) as release:
+                writing = asyncio.create_task(store.commit_turn(key(), version, finished(request_id="r")))
+                assert (await store.get_assistant(key())).total_messages == 41
+                assert len(await history(store)) == 41
+                assert len((await store.read_window(key(), 10)).messages) == 10
+                assert await store.find_turn(TurnKey(key(), "r")) is None
+                assert not await store.has_lease(TurnKey(key(), "r"))
+                assert not writing.done()
+                await asyncio.to_thread(release)
+                await writing
+
+    async def test_writes_that_queue_do_not_wait_one_after_the_other(self, sound: Path):
+        async with opened(sound, StoreTimeouts(call=REPORTING_MARGIN + 0.3)) as store:
+            with another_process_holds_the_lock(sound) as release:
+                writing = [
+                    asyncio.create_task(store.create_assistant(key(f"{number}"), "", IfExists.FAIL))
+                    for number in range(10)
+                ]
+                await asyncio.wait(writing, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.to_thread(release)  # in time for those whose wait would only begin now
+                results = await asyncio.gather(*writing, return_exceptions=True)
+        assert [type(result) for result in results] == [StoreUnavailable] * 10
 
     async def test_a_lock_that_is_released_in_time_is_waited_for(self, sound: Path):
         async with opened(sound) as store:

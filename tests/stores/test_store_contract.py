@@ -772,6 +772,35 @@ class TestLeases:
             await store.read_window(key(), 10, self.THEIRS)
         await store.commit_turn(key(), window.version, finished())
 
+    async def test_a_lease_ends_in_its_time_if_the_clock_is_set_back(self, place: Place):
+        here, there = await place.connect(), await place.connect()
+        await create(here)
+        dead, turn = lease("dead", 0.3), TurnKey(key(), "dead")
+        await here.read_window(key(), 10, dead)
+        place.move_into_future(timedelta(hours=1))
+        with pytest.raises(AssistantBusy) as caught:
+            await there.read_window(key(), 10, self.OURS)
+        assert 0 < caught.value.retry_delay <= 0.3
+        while await there.has_lease(turn):
+            pass
+        window = await there.read_window(key(), 10, self.OURS)
+        await there.commit_turn(key(), window.version, finished())
+
+    async def test_a_lease_that_is_renewed_is_respected_if_the_clock_is_set_back(self, place: Place):
+        here, there = await place.connect(), await place.connect()
+        await create(here)
+        slow, turn = lease("slow", 0.3), TurnKey(key(), "slow")
+        version = (await here.read_window(key(), 10, slow)).version
+        place.move_into_future(timedelta(hours=1))
+        while await there.has_lease(turn):
+            pass
+        version = (await here.read_window(key(), 10, slow)).version
+        version = await here.renew_lease(key(), version, lease("slow", 60))
+        assert await there.has_lease(turn)
+        with pytest.raises(AssistantBusy):
+            await there.read_window(key(), 10, self.OURS)
+        await here.commit_turn(key(), version, finished())
+
     async def test_an_expired_lease_that_nobody_took_still_allows_the_commit(self, store: Store):
         await create(store)
         version = (await store.read_window(key(), 10, lease("slow", 0))).version

@@ -15,8 +15,8 @@ from palaver_server.domain.conversation import Role, SkillCall
 from palaver_server.domain.errors import AssistantBusy, StoreCorrupt, TurnCancelled
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.ports import Store
-from palaver_server.domain.turns import LeaseHolder, TurnKey, Usage
-from palaver_server.stores.common import StoredLease
+from palaver_server.domain.turns import Lease, LeaseHolder, TurnKey, Usage
+from palaver_server.stores.leases import StoredLease
 from tests.stores.conftest import Place
 from tests.support.calls import contents as served_contents
 from tests.support.calls import query
@@ -68,6 +68,12 @@ class TestLeases:
         assert (parsed.holder, parsed.is_cancelled) == HOLDERS[text]
         assert parsed.holder_text == text
         assert parsed.until == NOW
+
+    @pytest.mark.parametrize("seconds", [0, 0.25, 15, 600])
+    def test_the_duration_is_read_back_and_belongs_to_the_server_for_older_servers(self, seconds: float):
+        written = StoredLease.lasting(Lease(LeaseHolder("turn", "server"), seconds), NOW)
+        assert StoredLease.parse(written.holder_text, written.until) == written
+        assert written.holder_text == f"turn.server.{round(seconds * 1000)}ms"
 
     @given(request_id=st.text(), server=st.text(st.characters(codec="ascii"), min_size=1), is_cancelled=st.booleans())
     def test_what_is_written_is_read_back(self, request_id: str, server: str, is_cancelled: bool):

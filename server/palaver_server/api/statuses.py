@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from palaver_server.domain.errors import FieldError, PalaverError, RetryableError
+from palaver_server.domain.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def _details(error: PalaverError) -> list[Message]:
     if isinstance(error, FieldError):
         bad_request = error_details_pb2.BadRequest()
         for violation in error.violations[:MAX_VIOLATIONS]:
-            bad_request.field_violations.add(field=violation.field, description=violation.description)
+            bad_request.field_violations.add(field=violation.field, description=redacted(violation.description))
         details.append(bad_request)
     if isinstance(error, RetryableError):
         delay = duration_pb2.Duration()
@@ -83,7 +84,7 @@ def _details(error: PalaverError) -> list[Message]:
 
 
 def _status(reason: str, text: str, *details: Message) -> status_pb2.Status:
-    status = status_pb2.Status(code=CODES[reason], message=_shortened(text))
+    status = status_pb2.Status(code=CODES[reason], message=_shortened(redacted(text)))
     for detail in (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN), *details):
         packed = any_pb2.Any()
         packed.Pack(detail)

@@ -131,6 +131,8 @@ MAX_REFUSAL_BYTES = 64 * 1024
 
 REFUSAL_TIMEOUT = 5.0
 """Seconds that the body of an endpoint's error may take. What has arrived by then is used."""
+MAX_LEASE_SECONDS = 600
+"""The highest `lease_duration` that may be set: the longest that a dead server's turn may block its assistant."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,20 +7,10 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote as percent_encoded
 
+from palaver_server.domain.redaction import KEY, MIN_SECRET_CHARACTERS
+
 MAX_QUOTED_CHARACTERS = 400
 """The most characters of an endpoint's own words that callers receive."""
-
-MIN_SECRET_CHARACTERS = 8
-"""A shorter key that is a word, such as "none", is a placeholder. To redact it would damage ordinary words."""
-
-KEYS = re.compile(
-    r"\b(?:sk|key|xai|pplx|nvapi)-[\w*-]{4,}"
-    r"|\b(?:gsk|hf|sk|csk|fw|r8)_\w{8,}"
-    r"|\bAIza[\w-]{10,}"
-    r"|\beyJ[\w.-]{8,}"
-    r"|[\w-]+\*{2,}[\w*-]*"  # a key that the endpoint itself has masked, but for its ends
-)
-"""What looks like a key of some provider."""
 
 LABELLED = re.compile(
     r"(\bBearer\s+|\b(?:x-)?(?:api|subscription)[-_ ]?key[\"'`]?\s*[:=]\s*[\"'`]?)(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}",
@@ -32,7 +22,7 @@ LABELLED = re.compile(
 def quote(text: str, secret: str) -> str:
     """Returns an endpoint's words as callers may read them: short, and without keys and addresses."""
     text = _without(secret, text)
-    text = LABELLED.sub(r"\1[key]", KEYS.sub("[key]", text))
+    text = LABELLED.sub(r"\1[key]", KEY.sub("[key]", text))
     text = re.sub(r"\b[a-z]+://\S+", "[address]", text)
     text = "".join(character if character.isprintable() else " " for character in text)
     return text if len(text) <= MAX_QUOTED_CHARACTERS else text[: MAX_QUOTED_CHARACTERS - 1] + "…"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,9 @@ CHANNEL_OPTIONS = (
     ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
 
+PRIVATE_PARTS = re.compile(r"[@?#]")
+"""The marks of parts of a URL that may hold a secret. gRPC would take them for a part of the host's name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -64,6 +68,8 @@ class Address:
             seconds = float(value) if option else timeout
         except ValueError:
             seconds = 0.0
+        if PRIVATE_PARTS.search(target):
+            raise ValueError("an address must have no user name, query string or fragment")
         if not target.removeprefix("grpcs://") or (option and name.strip() != "timeout") or not 0 < seconds < math.inf:
             raise ValueError(f'must be TARGET or grpcs://TARGET, with an optional ";timeout=SECONDS", not {text!r}')
         return cls(target.removeprefix("grpcs://").strip(), target.startswith("grpcs://"), seconds)

@@ -1,4 +1,4 @@
-"""The parts that all stores share: timeouts, new assistants and turns, leases, windows and pages."""
+"""The parts that all stores share: timeouts, new assistants and turns, windows and pages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from typing_extensions import Self
 
 from palaver_server.domain.conversation import Assistant, Content, Listing, Message, MessageBudget, Page, Role
-from palaver_server.domain.errors import AssistantBusy, ConversationFull, StoreCorrupt, TurnTooLarge
+from palaver_server.domain.errors import ConversationFull, StoreCorrupt, TurnTooLarge
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.limits import (
     MAX_MESSAGE_UNITS,
@@ -27,8 +26,6 @@ from palaver_server.domain.turns import (
     FinishedTurn,
     FinishReason,
     FoundTurn,
-    Lease,
-    LeaseHolder,
     StoredTurn,
     Usage,
 )
@@ -123,54 +120,6 @@ def _check_size(turn: FinishedTurn) -> None:
         raise TurnTooLarge(f"a message holds at most {MAX_MESSAGE_UNITS:,} UTF-16 code units")
     if sum(message.json_bytes for message in turn.messages) > MAX_TURN_BYTES:
         raise TurnTooLarge(f"a turn holds at most {MAX_TURN_BYTES:,} bytes of JSON")
-
-
-CANCELLED = "cancelled "
-"""The prefix of a holder whose lease was cancelled, so that the holder can tell this from the loss of the lease."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoredLease:
-    """A lease as it is stored with an assistant."""
-
-    holder: LeaseHolder | None
-    until: datetime
-    is_cancelled: bool = False
-
-    @classmethod
-    def parse(cls, holder: str, until: datetime) -> Self:
-        """Parses the stored form of a holder: empty, `TURN.SERVER`, or `cancelled TURN.SERVER`."""
-        turn, _, server = holder.removeprefix(CANCELLED).partition(".")
-        return cls(LeaseHolder(turn, server) if turn else None, until, holder.startswith(CANCELLED))
-
-    @property
-    def holder_text(self) -> str:
-        """The stored form of the holder, which older servers read and write too."""
-        if self.holder is None:
-            return ""
-        return f"{CANCELLED if self.is_cancelled else ''}{self.holder.turn}.{self.holder.server}"
-
-    def check_available(self, lease: Lease, now: datetime) -> None:
-        """Raises `AssistantBusy` if this lease prevents another one from being taken."""
-        if self.is_in_force(now) and not lease.may_replace(self.holder):
-            remaining = (self.until - now).total_seconds()
-            raise AssistantBusy("another turn of the assistant is running", retry_after=remaining)
-
-    def belongs_to(self, request_id: str) -> bool:
-        """Returns whether a turn has or had the lease, on any server."""
-        return self.holder is not None and self.holder.turn == LeaseHolder.digest(request_id)
-
-    def is_in_force(self, now: datetime) -> bool:
-        """Returns whether the lease has neither expired nor been cancelled."""
-        return self.until > now and not self.is_cancelled
-
-    def is_held_by(self, holder: LeaseHolder | None) -> bool:
-        """Returns whether a holder still has the lease."""
-        return holder is not None and holder == self.holder and not self.is_cancelled
-
-    def was_cancelled(self, holder: LeaseHolder | None) -> bool:
-        """Returns whether a holder had the lease until it was cancelled."""
-        return holder is not None and holder == self.holder and self.is_cancelled
 
 
 def dump_parameters(parameters: GenerationParameters) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 from azure.data.tables import TableEntity
 
@@ -13,17 +13,19 @@ from palaver_server.stores.azure import rows
 from palaver_server.stores.azure.calls import MAX_ATTEMPTS, Patience
 from palaver_server.stores.azure.requests import Table
 from palaver_server.stores.azure.rows import AzureVersion
-from palaver_server.stores.common import StoredLease
+from palaver_server.stores.leases import LeaseWatch, StoredLease
 
 
-async def take(table: Table, state: TableEntity, lease: Lease | None, patience: Patience) -> str | None:
+async def take(
+    table: Table, state: TableEntity, lease: Lease | None, watch: LeaseWatch, patience: Patience
+) -> str | None:
     """Takes a lease, if one is given, and returns the new ETag of the state.
 
     Returns None if the state must be read again, or no lease is given. Raises `AssistantBusy`.
     """
     if lease is None:
         return None
-    rows.stored_lease(state).check_available(lease, datetime.now(timezone.utc))
+    watch.check_available(rows.stored_lease(state), lease, datetime.now(timezone.utc))
     try:
         return await extend(table, state["PartitionKey"], state.metadata["etag"], lease)
     except StoreUnavailable as error:
@@ -34,8 +36,7 @@ async def take(table: Table, state: TableEntity, lease: Lease | None, patience: 
 
 async def extend(table: Table, partition: str, etag: str | None, lease: Lease) -> str | None:
     """Writes a lease that lasts from now on, and returns the new ETag of the state, or None if it has changed."""
-    until = datetime.now(timezone.utc) + timedelta(seconds=lease.seconds)
-    return await write(table, partition, etag, StoredLease(lease.holder, until))
+    return await write(table, partition, etag, StoredLease.lasting(lease, datetime.now(timezone.utc)))
 
 
 async def write(table: Table, partition: str, etag: str | None, lease: StoredLease) -> str | None:
@@ -86,11 +87,11 @@ async def release(table: Table, partition: str, holder: LeaseHolder) -> None:
             return
 
 
-async def is_in_force(table: Table, partition: str, request_id: str) -> bool:
+async def is_in_force(table: Table, partition: str, request_id: str, watch: LeaseWatch) -> bool:
     """Returns whether a turn has a lease that has neither expired nor been cancelled."""
     state = await table.get(partition, rows.STATE)
     lease = None if state is None else rows.stored_lease(state)
-    return lease is not None and lease.belongs_to(request_id) and lease.is_in_force(datetime.now(timezone.utc))
+    return lease is not None and lease.belongs_to(request_id) and watch.is_in_force(lease, datetime.now(timezone.utc))
 
 
 async def cancel(table: Table, partition: str, request_id: str) -> bool:

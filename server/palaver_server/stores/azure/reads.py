@@ -19,6 +19,7 @@ from palaver_server.stores.azure.calls import MAX_ATTEMPTS, Patience
 from palaver_server.stores.azure.requests import Table
 from palaver_server.stores.azure.rows import AzureVersion, Row
 from palaver_server.stores.common import PageBuilder, first_index
+from palaver_server.stores.leases import LeaseWatch
 
 CHUNK = 64
 """Messages that are read at a time: enough for most pages, and not too many if each has the maximum size."""
@@ -58,13 +59,15 @@ async def page(table: Table, key: AssistantKey, listing: Listing) -> Page:
     return builder.page(has_more=False)
 
 
-async def window(table: Table, key: AssistantKey, max_messages: int, max_bytes: int, lease: Lease | None) -> Window:
+async def window(
+    table: Table, key: AssistantKey, max_messages: int, max_bytes: int, lease: Lease | None, watch: LeaseWatch
+) -> Window:
     """Returns the instructions and the newest messages, and takes the lease if one is given."""
     before = await state(table, key)
     patience = Patience(table.timeout)
     for _ in range(MAX_ATTEMPTS):
         lowest = rows.assistant(before).total_messages - min(max_messages, CHUNK) + 1
-        taking = asyncio.ensure_future(leases.take(table, before, lease, patience))
+        taking = asyncio.ensure_future(leases.take(table, before, lease, watch, patience))
         try:
             found, first, etag = await asyncio.gather(
                 table.query(key.id, rows.message_key(max(lowest, 1)), rows.STATE),

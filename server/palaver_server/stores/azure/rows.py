@@ -25,7 +25,6 @@ from palaver_server.domain.conversation import Assistant, Message, Role, SkillCa
 from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.turns import FinishedTurn, FoundTurn, LeaseHolder, Version
 from palaver_server.stores.common import (
-    StoredLease,
     count,
     dump_extras,
     dump_parameters,
@@ -34,6 +33,7 @@ from palaver_server.stores.common import (
     reading,
     text,
 )
+from palaver_server.stores.leases import StoredLease
 
 Row = dict[str, Any]
 

@@ -31,6 +31,7 @@ from palaver_server.stores.azure.calls import CONNECT_TIMEOUT, RETRIES, RETRY_BA
 from palaver_server.stores.azure.requests import Table
 from palaver_server.stores.azure.rows import AzureVersion
 from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts, stamped
+from palaver_server.stores.leases import LeaseWatch
 
 MAX_CONNECTIONS = 1000
 
@@ -65,6 +66,7 @@ class AzureTablesStore:
     ) -> None:
         """Takes a connection string, or a URI and a credential. The caller closes the credential."""
         self._timeouts = timeouts or StoreTimeouts()
+        self._watch = LeaseWatch()
         self._observer = observer or Observers()
         self._connection_string = connection_string
         self._uri = uri
@@ -126,7 +128,7 @@ class AzureTablesStore:
         *,
         max_bytes: int = DEFAULT_HISTORY_BYTES,
     ) -> Window:
-        return await reads.window(self._table(key), key, max_messages, max_bytes, lease)
+        return await reads.window(self._table(key), key, max_messages, max_bytes, lease, self._watch)
 
     async def renew_lease(self, key: AssistantKey, version: Version, lease: Lease) -> Version:
         return await leases.renew(self._table(key), key.id, cast("AzureVersion", version), lease)
@@ -137,7 +139,7 @@ class AzureTablesStore:
 
     @_limited
     async def has_lease(self, turn: TurnKey) -> bool:
-        return await leases.is_in_force(self._table(turn.assistant), turn.assistant.id, turn.request_id)
+        return await leases.is_in_force(self._table(turn.assistant), turn.assistant.id, turn.request_id, self._watch)
 
     @_limited
     async def cancel_lease(self, turn: TurnKey) -> bool:

@@ -1,113 +1,133 @@
-"""The database file: its schema, its checks at opening, and its transactions."""
+"""The database file: how it is created and opened, who may read it, and whether it is still in its place."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sqlite3
+import stat
+import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from palaver_server.domain.errors import StoreCorrupt, StoreFull, StoreUnavailable
+from palaver_server.stores.sqlite import schema
 
-APPLICATION_ID = 0x50414C56  # "PALV"
-SCHEMA_VERSION = 3
-SCHEMA = """
-CREATE TABLE assistants (
-    key INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: a reset conversation gets a new one
-    collection TEXT NOT NULL COLLATE NOCASE,
-    id TEXT NOT NULL,
-    created_at INTEGER NOT NULL,  -- times are microseconds since 1970, UTC
-    updated_at INTEGER NOT NULL,
-    total_messages INTEGER NOT NULL,
-    total_tokens INTEGER NOT NULL,
-    lease_holder TEXT NOT NULL DEFAULT '',
-    lease_until INTEGER NOT NULL DEFAULT 0,
-    UNIQUE (collection, id)
-) STRICT;
-CREATE TABLE messages (
-    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
-    "index" INTEGER NOT NULL,
-    role TEXT NOT NULL,
-    content TEXT NOT NULL,
-    created_at INTEGER NOT NULL,
-    skill_calls TEXT NOT NULL,  -- empty, or a JSON array of [id, name, arguments_json]
-    skill_call_id TEXT NOT NULL,
-    request_id TEXT NOT NULL,
-    is_error INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (assistant, "index")
-) STRICT;
-CREATE INDEX messages_by_time ON messages (assistant, created_at);
-CREATE TABLE turns (
-    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
-    request_id TEXT NOT NULL,
-    request_hash TEXT NOT NULL,
-    first_index INTEGER NOT NULL,
-    last_index INTEGER NOT NULL,
-    finish_reason TEXT NOT NULL,
-    usage TEXT NOT NULL,  -- a JSON object
-    chat_model TEXT NOT NULL,
-    PRIMARY KEY (assistant, request_id)
-) STRICT;
-"""
+logger = logging.getLogger(__name__)
 
-MIGRATIONS = {
-    1: (
-        "ALTER TABLE assistants ADD COLUMN lease_holder TEXT NOT NULL DEFAULT ''",
-        "ALTER TABLE assistants ADD COLUMN lease_until INTEGER NOT NULL DEFAULT 0",
-    ),
-    2: ("ALTER TABLE messages ADD COLUMN is_error INTEGER NOT NULL DEFAULT 0",),
-}
-"""The statements that upgrade the schema from each version to the next one."""
+CHECKED_BYTES = 16 * 1024 * 1024
+"""The largest database that is checked whole when it is opened, which takes up to a quarter of a second (15 ms a MiB
+from a cold disk). Of a larger one, every call checks the pages that it reads."""
 
-ADDITIONS = (
-    """
-CREATE TABLE IF NOT EXISTS turn_parameters (
-    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
-    request_id TEXT NOT NULL,
-    parameters TEXT NOT NULL,  -- a JSON object
-    PRIMARY KEY (assistant, request_id)
-) STRICT
-""",
-    """
-CREATE TABLE IF NOT EXISTS message_extras (
-    assistant INTEGER NOT NULL REFERENCES assistants ON DELETE CASCADE,
-    "index" INTEGER NOT NULL,  -- of the message
-    extras TEXT NOT NULL,  -- a JSON object
-    PRIMARY KEY (assistant, "index")
-) STRICT
-""",
-)
-"""Tables that older servers may ignore. They do not change the version, so an older server can keep using the file."""
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
+OPEN_TO_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+LOG_SUFFIXES = ("-wal", "-shm")
+"""The suffixes of the files that SQLite keeps beside a database. It creates them with the mode of the database."""
 
 
-def connect(path: Path, busy_timeout: float) -> sqlite3.Connection:
-    """Opens a database, checks it and migrates it, or creates it if there is no file.
+class DatabaseConnection(sqlite3.Connection):
+    """A connection that knows which file it has opened: its device and inode."""
 
-    `busy_timeout` is the time in seconds that a transaction waits for those of other processes.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreUnavailable("the folder of the database can't be created") from error
-    # The store's thread opens the connection, but at exit the interpreter may close it in another thread.
-    connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
-    try:
+    file_identity: tuple[int, int] | None = None
+
+
+class DatabaseFile:
+    """A database file, which several connections of this process use."""
+
+    def __init__(self, path: Path) -> None:
+        """Takes the path. The first connection checks the file, or creates it."""
+        self.path = path
+        self._lock = threading.Lock()
+        self._checked_identity: tuple[int, int] | None = None
+
+    def connect(self, timeout: float) -> DatabaseConnection:
+        """Opens a connection, which waits up to `timeout` seconds for other processes."""
+        with self._lock:
+            identity = self._identity()
+            if identity is None or identity != self._checked_identity:
+                self._prepare(timeout)
+                identity = self._checked_identity = self._identity()
+        connection = self._open(timeout)
+        connection.file_identity = identity
+        return connection
+
+    def is_in_place(self, connection: DatabaseConnection) -> bool:
+        """Returns False if the connection's file was removed or replaced, so that what it writes is lost."""
+        return self._identity() == connection.file_identity
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
+
+    def _prepare(self, timeout: float) -> None:
+        # A file that was there is never created again: without its conversations, each call would appear to succeed.
+        may_create = self._checked_identity is None
+        if may_create:
+            self._create()
+        elif not self.path.exists():
+            raise StoreUnavailable("the database file is gone")
+        with closing(self._open(timeout)) as connection:
+            with transaction(connection):
+                schema.prepare(connection, may_create=may_create)  # first: the file may be another program's
+            _use_write_ahead_log(connection, timeout)
+            _check_integrity(connection)
+            self._restrict()
+
+    def _open(self, timeout: float) -> DatabaseConnection:
+        # A thread of the store uses the connection, but at exit the interpreter may close it in another one.
+        connection = sqlite3.connect(
+            self.path, timeout=timeout, isolation_level=None, check_same_thread=False, factory=DatabaseConnection
+        )
         connection.row_factory = sqlite3.Row
-        with transaction(connection):
-            _check_or_create_schema(connection)  # before anything else: the file may be another program's
-        _use_write_ahead_log(connection, busy_timeout)
-        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn survives a power failure
-        connection.execute("PRAGMA foreign_keys = ON")
-        _check_integrity(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        try:
+            connection.execute("PRAGMA synchronous = FULL")  # an acknowledged turn survives a power failure
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA cell_size_check = ON")  # finds damage in a page before it is used
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _create(self) -> None:
+        """Creates the folder and an empty file, if they are missing, for this user alone."""
+        try:
+            self.path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnavailable("the folder of the database can't be created") from error
+        if sys.platform == "linux":
+            # Not by opening it: to close the file again would end the locks that this process has on it.
+            with suppress(OSError):  # SQLite reports what is wrong
+                os.mknod(self.path, PRIVATE_FILE)
+
+    def _restrict(self) -> None:
+        """Takes the rights of other users to the files, and warns if they have them anyway."""
+        paths = (self.path, *(self.path.with_name(self.path.name + suffix) for suffix in LOG_SUFFIXES))
+        if open_paths := [path for path in paths if path.exists() and _mode(path) & OPEN_TO_OTHERS]:
+            try:
+                for path in open_paths:
+                    path.chmod(_mode(path) & ~OPEN_TO_OTHERS)
+            except PermissionError:
+                logger.warning("%s is open to other users, and belongs to one of them", self.path)
+            else:
+                logger.warning("%s was open to other users; it no longer is", self.path)
+        folder_mode = _mode(self.path.parent)
+        if folder_mode & stat.S_IWOTH and not folder_mode & stat.S_ISVTX:
+            logger.warning("every user of this machine can replace the files in %s", self.path.parent)
 
 
-def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) -> None:
-    deadline = time.monotonic() + busy_timeout
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     while True:
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -121,31 +141,9 @@ def _use_write_ahead_log(connection: sqlite3.Connection, busy_timeout: float) ->
 
 
 def _check_integrity(connection: sqlite3.Connection) -> None:
-    if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+    pages, page_bytes = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+    if pages * page_bytes <= CHECKED_BYTES and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise StoreCorrupt("the database is damaged")
-
-
-def _check_or_create_schema(connection: sqlite3.Connection) -> None:
-    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-        for statement in SCHEMA.split(";\n"):
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreCorrupt("the database is not one of Palaver's")
-    else:
-        _migrate(connection, connection.execute("PRAGMA user_version").fetchone()[0])
-    for statement in ADDITIONS:
-        connection.execute(statement)
-
-
-def _migrate(connection: sqlite3.Connection, found: int) -> None:
-    if not 1 <= found <= SCHEMA_VERSION:
-        raise StoreCorrupt(f"the database has schema version {found}; this server knows version {SCHEMA_VERSION}")
-    for version in range(found, SCHEMA_VERSION):
-        for statement in MIGRATIONS[version]:
-            connection.execute(statement)
-        connection.execute(f"PRAGMA user_version = {version + 1}")
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from palaver_server.domain.errors import AssistantNotFound, ConcurrentWrite, Sto
 from palaver_server.domain.limits import MAX_MESSAGES
 from palaver_server.domain.turns import FinishedTurn, FoundTurn, Lease, LeaseHolder, StoredTurn, TurnKey, Version
 from palaver_server.stores.common import (
-    StoredLease,
     count,
     dump_extras,
     dump_parameters,
@@ -21,6 +20,7 @@ from palaver_server.stores.common import (
     reading,
     text,
 )
+from palaver_server.stores.leases import StoredLease
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -109,7 +109,7 @@ def write_lease(connection: sqlite3.Connection, row: int, lease: StoredLease) ->
 
 def extend_lease(connection: sqlite3.Connection, row: int, lease: Lease) -> None:
     """Writes a lease that lasts from now on."""
-    write_lease(connection, row, StoredLease(lease.holder, now() + timedelta(seconds=lease.seconds)))
+    write_lease(connection, row, StoredLease.lasting(lease, now()))
 
 
 def select_messages(connection: sqlite3.Connection, condition: str, *parameters: object) -> sqlite3.Cursor:
@@ -126,14 +126,17 @@ def insert_message(connection: sqlite3.Connection, row: int, message: Message) -
     calls = json.dumps([(call.id, call.name, call.arguments_json) for call in message.skill_calls])
     try:
         connection.execute(
-            "INSERT INTO messages VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            'INSERT INTO messages (assistant, "index", role, content, created_at, skill_calls, skill_call_id,'
+            " request_id, is_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (row, message.index, message.role.value, message.content.text, microseconds(message.create_time),
              calls if message.skill_calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
         )  # fmt: skip
     except sqlite3.IntegrityError as error:
         raise StoreCorrupt("the assistant has more messages than its state says") from error
     if extras := dump_extras(message):
-        connection.execute("INSERT INTO message_extras VALUES (?, ?, ?)", (row, message.index, extras))
+        connection.execute(
+            'INSERT INTO message_extras (assistant, "index", extras) VALUES (?, ?, ?)', (row, message.index, extras)
+        )
 
 
 @reading("a stored message")
@@ -162,14 +165,16 @@ def insert_turn(connection: sqlite3.Connection, row: int, turn: FinishedTurn, st
     first_index, last_index = stored.messages[0].index, stored.messages[-1].index
     try:
         connection.execute(
-            "INSERT INTO turns VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO turns (assistant, request_id, request_hash, first_index, last_index, finish_reason, usage,"
+            " chat_model) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (row, turn.request_id, turn.request_hash, first_index, last_index,
              turn.finish_reason.value, json.dumps(asdict(turn.usage)), turn.chat_model),
         )  # fmt: skip
     except sqlite3.IntegrityError as error:
         raise ConcurrentWrite("the turn is already stored") from error
     connection.execute(
-        "INSERT INTO turn_parameters VALUES (?, ?, ?)", (row, turn.request_id, dump_parameters(turn.parameters))
+        "INSERT INTO turn_parameters (assistant, request_id, parameters) VALUES (?, ?, ?)",
+        (row, turn.request_id, dump_parameters(turn.parameters)),
     )
     connection.execute(
         "UPDATE assistants SET updated_at = ?, total_messages = ?, total_tokens = ?, lease_holder = '',"
@@ -184,7 +189,8 @@ def find_turn(connection: sqlite3.Connection, key: TurnKey) -> FoundTurn | None:
     if owner is None:
         return None
     row = connection.execute(
-        "SELECT * FROM turns LEFT JOIN turn_parameters USING (assistant, request_id)"
+        "SELECT request_hash, first_index, last_index, finish_reason, usage, chat_model, parameters"
+        " FROM turns LEFT JOIN turn_parameters USING (assistant, request_id)"
         " WHERE assistant = ? AND request_id = ?",
         (owner["key"], key.request_id),
     ).fetchone()
