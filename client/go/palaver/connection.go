@@ -64,30 +64,32 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("palaver: invalid target %q: %w", target, err)
 	}
-	// gRPC drops queries and fragments, which have no place in a target.
-	local := isLocal(connection.CanonicalTarget()) && !strings.ContainsAny(target, "?#")
-	if s.token != nil && !s.secure && !local {
+	if s.token != nil && !s.secure && !isLocal(target) {
 		_ = connection.Close() // it was never opened
 		return nil, fmt.Errorf("palaver: the token would be sent to %q in the clear: use TLS", target)
 	}
 	return connection, nil
 }
 
-// isLocal reports whether a target, as parsed by gRPC ("scheme://authority/endpoint"), can only mean this machine.
+// isLocal reports whether a target can only mean this machine. It reads the target as it is written, and strictly: gRPC
+// also decodes escapes, ignores the case of schemes and drops queries, but such targets are not recognized.
 func isLocal(target string) bool {
-	scheme, rest, _ := strings.Cut(target, "://")
-	authority, endpoint, _ := strings.Cut(rest, "/")
-	if authority != "" { // a name server, which may return any address
-		return false
-	}
+	scheme, rest, _ := strings.Cut(target, ":")
 	switch scheme {
-	case "unix", "unix-abstract":
-		return endpoint != ""
-	case "dns", "passthrough":
-		return isLoopback(endpoint)
+	case "unix", "unix-abstract", "dns", "passthrough":
 	default:
-		return false
+		return isLoopback(target)
 	}
+	if after, found := strings.CutPrefix(rest, "//"); found {
+		// "dns://authority/name" asks that name server, which may return any address.
+		if rest, found = strings.CutPrefix(after, "/"); !found {
+			return false
+		}
+	}
+	if strings.HasPrefix(scheme, "unix") {
+		return rest != ""
+	}
+	return isLoopback(rest)
 }
 
 // hostAndPort matches an ASCII name or IPv4 address, or an IPv6 address in brackets, with an optional port.
