@@ -160,7 +160,10 @@ class SettingsError(Exception):
     """A setting is invalid. The text is one line that names the setting and the reason."""
 
 
-OTHER_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN", failpoints.VARIABLE})
+OTHER_VARIABLES = frozenset(
+    {"PALAVER_SERVER", "PALAVER_TOKEN", "PALAVER_CA", "PALAVER_CLIENT_CERTIFICATE", "PALAVER_CLIENT_KEY"}
+    | {failpoints.VARIABLE}
+)
 """The variables of the client, and the failpoint of the fault harness."""
 
 

@@ -11,7 +11,7 @@ import trustme
 
 @dataclass(frozen=True)
 class Certificates:
-    """The PEM files of an authority, and of a certificate that it has issued."""
+    """The PEM files of an authority, and of a certificate that it has issued, for servers and for clients."""
 
     authority: Path
     certificate: Path
@@ -20,6 +20,12 @@ class Certificates:
     @property
     def server_credentials(self) -> grpc.ServerCredentials:
         return grpc.ssl_server_credentials([(self.key.read_bytes(), self.certificate.read_bytes())])
+
+    @property
+    def mutual_server_credentials(self) -> grpc.ServerCredentials:
+        """Credentials that require a certificate of the authority from every client."""
+        pair = self.key.read_bytes(), self.certificate.read_bytes()
+        return grpc.ssl_server_credentials([pair], self.authority.read_bytes(), require_client_auth=True)
 
     @property
     def channel_credentials(self) -> grpc.ChannelCredentials:
