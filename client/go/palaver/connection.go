@@ -1,7 +1,6 @@
 package palaver
 
 import (
-	"context"
 	_ "embed"
 	"fmt"
 	"net/netip"
@@ -48,7 +47,7 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 		target = DefaultTarget
 	}
 	dial := []grpc.DialOption{
-		grpc.WithTransportCredentials(s.transport),
+		grpc.WithTransportCredentials(s.transport()),
 		grpc.WithUserAgent("palaver-go/" + version),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDisableServiceConfig(), // looking one up in DNS can be slow
@@ -57,14 +56,13 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceiveBytes)),
 	}
 	if s.token != nil {
-		s.token.secure = s.secure
-		dial = append(dial, grpc.WithPerRPCCredentials(s.token))
+		dial = append(dial, grpc.WithPerRPCCredentials(&bearerToken{get: s.token, secure: s.tls != nil}))
 	}
 	connection, err := grpc.NewClient(target, append(dial, s.dial...)...)
 	if err != nil {
 		return nil, fmt.Errorf("palaver: invalid target %q: %w", target, err)
 	}
-	if s.token != nil && !s.secure && !isLocal(target) {
+	if s.token != nil && s.tls == nil && !isLocal(target) {
 		_ = connection.Close() // it was never opened
 		return nil, fmt.Errorf("palaver: the token would be sent to %q in the clear: use TLS", target)
 	}
@@ -114,19 +112,4 @@ func isLoopback(address string) bool {
 func isLoopbackIPv6(address string) bool {
 	ip, err := netip.ParseAddr(address)
 	return err == nil && ip.Is6() && ip.Zone() == "" && ip.Unmap().IsLoopback()
-}
-
-// A bearerToken is sent with every call.
-type bearerToken struct {
-	text   string
-	secure bool
-}
-
-func (t *bearerToken) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + t.text}, nil
-}
-
-// RequireTransportSecurity returns false for plaintext, which connect allows only for connections within this machine.
-func (t *bearerToken) RequireTransportSecurity() bool {
-	return t.secure
 }
