@@ -95,7 +95,7 @@ async fn show(mut reply: Reply) -> io::Result<()> {
                 stdout().flush()?;
             }
             Ok(Some(Event::SkillCall(call))) => {
-                eprintln!("{}", printable(&format!("[{} {}]", call.name, call.arguments_json)))
+                eprintln!("{}", printable(&format!("[{} {}]", call.name, call.arguments_json)));
             }
             Ok(Some(Event::SkillResult(result))) => eprintln!("[{}]", printable(&shown(&result))),
             Ok(Some(_)) => {}
