@@ -24,7 +24,8 @@ from palaver_server.llm.offline import OfflineModel
 from palaver_server.llm.openai import OpenAIModel
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.skills.catalogue import SkillConflict, skill_catalogue
-from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
+from palaver_server.skills.grpc_hosts import GrpcSkillHost
+from palaver_server.skills.host_addresses import Address
 from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.common import StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore
@@ -65,7 +66,7 @@ async def application(
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, environment, observer, stack)
         models = await _open_models(settings, environment, stack)
-        skills = await _open_skills(settings, stack)
+        skills = await _open_skills(settings, environment, stack)
         engine = ChatEngine(stores, models, skills, settings.engine_options(), observer)
         try:
             listening = await stack.enter_async_context(
@@ -174,17 +175,19 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
     return NamedModels(models, fallback.name if fallback else None)
 
 
-async def _open_skills(settings: Settings, stack: AsyncExitStack) -> SkillSource:
+async def _open_skills(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> SkillSource:
     try:
-        hosts = [await _open_skill_host(text, settings, stack) for text in settings.skill_hosts]
+        addresses = [Address.parse(text, settings.skill_timeout, environment) for text in settings.skill_hosts]
+        hosts = [_open_skill_host(address, stack) for address in addresses]
         return await stack.enter_async_context(skill_catalogue(hosts))
     except (ValueError, SkillConflict) as error:
         raise SettingsError(f"PALAVER_SKILL_HOSTS: {error}") from error
 
 
-async def _open_skill_host(text: str, settings: Settings, stack: AsyncExitStack) -> GrpcSkillHost:
-    address = Address.parse(text, settings.skill_timeout)
-    return GrpcSkillHost(address, await stack.enter_async_context(address.channel()))
+def _open_skill_host(address: Address, stack: AsyncExitStack) -> GrpcSkillHost:
+    host = GrpcSkillHost(address)
+    stack.push_async_callback(host.close)
+    return host
 
 
 def _tls_credentials(settings: Settings) -> grpc.ServerCredentials | None:

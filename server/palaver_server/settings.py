@@ -106,7 +106,9 @@ class Settings(BaseSettings):
         le=300,
     )
     skill_hosts: Names = Field(
-        (), description="gRPC targets of skill hosts: HOST:PORT, grpcs://HOST:PORT for TLS, HOST:PORT;timeout=SECONDS"
+        (),
+        description="gRPC targets of skill hosts: HOST:PORT, or grpcs://HOST:PORT for TLS; each may be followed by "
+        ";timeout=SECONDS, ;token-env=VARIABLE, ;ca=FILE, ;client-cert=FILE, ;client-key=FILE",
     )
     skill_timeout: PositiveFloat = Field(30, description="seconds a skill call may take, if its host has no timeout")
     max_skill_rounds: int = Field(

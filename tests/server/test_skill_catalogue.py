@@ -15,7 +15,8 @@ from palaver_server.domain.ports import SkillInvocation
 from palaver_server.domain.turns import TurnKey
 from palaver_server.skills import catalogue as catalogue_module
 from palaver_server.skills.catalogue import SkillCatalogue, SkillConflict, skill_catalogue
-from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
+from palaver_server.skills.grpc_hosts import GrpcSkillHost
+from palaver_server.skills.host_addresses import Address
 from tests.support.conversations import key
 from tests.support.skill_host import SkillHost, content
 
@@ -24,8 +25,10 @@ from tests.support.skill_host import SkillHost, content
 async def sources(*hosts: SkillHost) -> AsyncIterator[list[GrpcSkillHost]]:
     """Yields a source for each host."""
     async with AsyncExitStack() as stack:
-        addresses = [Address.parse(host.target, timeout=5.0) for host in hosts]
-        yield [GrpcSkillHost(address, await stack.enter_async_context(address.channel())) for address in addresses]
+        found = [GrpcSkillHost(Address.parse(host.target, timeout=5.0, environment={})) for host in hosts]
+        for source in found:
+            stack.push_async_callback(source.close)
+        yield found
 
 
 @asynccontextmanager

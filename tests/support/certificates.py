@@ -32,10 +32,10 @@ class Certificates:
         return grpc.ssl_channel_credentials(self.authority.read_bytes())
 
 
-def issue_certificates(folder: Path) -> Certificates:
-    """Creates an authority and a certificate for this machine in a folder."""
+def issue_certificates(folder: Path, authority: trustme.CA | None = None) -> Certificates:
+    """Creates a certificate for this machine in a folder, and its authority unless it is given."""
     certificates = Certificates(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
-    authority = trustme.CA()
+    authority = authority or trustme.CA()
     issued = authority.issue_cert("localhost", "127.0.0.1")
     authority.cert_pem.write_to_path(str(certificates.authority))
     issued.cert_chain_pems[0].write_to_path(str(certificates.certificate))

@@ -10,9 +10,7 @@ and retry the call themselves (see `_resume`). Calls that never left this machin
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -22,6 +20,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from palaver._certificates import read_key_pair
+from palaver._local_targets import is_local
 from palaver._token import CallMetadata, Token, authorization
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -36,7 +35,6 @@ _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 # The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no headroom.
 _MAX_RECEIVE_BYTES = 8 * 1024 * 1024
-_ADDRESS = re.compile(r"(?:([^:\[\]]+)|\[([^\[\]]+)\])(?::[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,36 +86,6 @@ def channel_settings(target: str, security: Security, options: ChannelOptions) -
     if is_local(target):
         defaults["grpc.enable_http_proxy"] = 0  # calls to this machine never go through a proxy
     return ChannelSettings(target, tuple({**defaults, **dict(options)}.items()), credentials, metadata)
-
-
-def is_local(target: str) -> bool:
-    """Returns whether a gRPC target can only mean this machine."""
-    scheme, _, rest = target.partition(":")
-    if scheme not in {"dns", "ipv4", "ipv6", "unix", "unix-abstract"}:
-        return _is_loopback(target, or_localhost=True)
-    if rest.startswith("//"):
-        # "dns://authority/name" asks that name server, which may return any address.
-        authority, _, rest = rest[2:].partition("/")
-        if authority:
-            return False
-    if scheme.startswith("unix"):
-        return rest != ""
-    if scheme == "dns":
-        return _is_loopback(rest, or_localhost=True)
-    return all(_is_loopback(address) for address in rest.split(","))
-
-
-def _is_loopback(address: str, *, or_localhost: bool = False) -> bool:
-    """Returns whether an address, with or without a port, is a loopback address, or "localhost" if that is allowed."""
-    match = _ADDRESS.fullmatch(address)
-    host, ipv6 = match.groups() if match else (None, address)  # without a port, an IPv6 address needs no brackets
-    try:
-        if host is not None:
-            return (or_localhost and host.lower() == "localhost") or ipaddress.IPv4Address(host).is_loopback
-        ip = ipaddress.IPv6Address(ipv6)
-    except ValueError:
-        return False
-    return ip.scope_id is None and (ip.ipv4_mapped or ip).is_loopback
 
 
 def _credentials(security: Security) -> grpc.ChannelCredentials | None:
