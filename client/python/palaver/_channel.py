@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -61,7 +61,7 @@ class Security:
     tls: bool | str | bytes | os.PathLike[str]
     client_certificate: str | os.PathLike[str] | None
     client_key: str | os.PathLike[str] | None
-    token: Token | None
+    token: Token | None = field(repr=False)
 
 
 def channel_settings(target: str, security: Security, options: ChannelOptions) -> ChannelSettings:

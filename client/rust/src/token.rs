@@ -50,9 +50,9 @@ impl Token {
     }
 }
 
-/// Returns the header for a token, which it checks.
+/// Returns the header for a token, which it checks: visible ASCII characters, with spaces only between them.
 fn header(token: &str) -> Result<MetadataValue<Ascii>, BuildError> {
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+    if token.is_empty() || token.trim() != token || !token.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         return Err(BuildError::InvalidToken);
     }
     let mut value: MetadataValue<Ascii> = format!("Bearer {token}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
@@ -57,7 +57,7 @@ class Address:
 
     target: str
     timeout: float
-    metadata: Metadata
+    metadata: Metadata = field(repr=False)
     tls: TlsFiles | None
 
     @classmethod

@@ -40,6 +40,7 @@ class HostChannel:
         """Opens the channel; raises `ValueError` if the files can't be used."""
         self._address = address
         self._pems = None if address.tls is None else address.tls.read()
+        self._problem = ""
         self._closing: set[asyncio.Task[None]] = set()
         self._open()
 
@@ -50,8 +51,11 @@ class HostChannel:
         try:
             pems = await asyncio.to_thread(self._address.tls.read)
         except ValueError as error:
-            logger.warning("the skill host %s keeps its certificates: %s", self._address.target, error)
+            if str(error) != self._problem:  # it is tried again every two seconds, but logged once
+                logger.warning("the certificates for the skill host %s stay: %s", self._address.target, error)
+            self._problem = str(error)
             return
+        self._problem = ""
         if pems != self._pems:
             # Calls that are running on the old channel may finish.
             closing = asyncio.create_task(self._channel.close(self._address.timeout))
