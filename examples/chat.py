@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import palaver
+from palaver.cli import printable
 
 
 def main(target: str = "127.0.0.1:50051", assistant: str = "chat") -> None:
@@ -29,7 +30,7 @@ def answer(client: palaver.Client, assistant: str, message: str) -> None:
         with client.post_user_query(assistant, message, on_disconnect="continue") as reply:
             show(client, assistant, reply)
     except palaver.PalaverError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
 
 
 def show(client: palaver.Client, assistant: str, reply: palaver.Reply) -> None:
@@ -40,9 +41,9 @@ def show(client: palaver.Client, assistant: str, reply: palaver.Reply) -> None:
             if isinstance(event, palaver.TurnStarted):
                 print("\n[the connection broke, and the reply restarts]")
             elif isinstance(event, palaver.TextDelta):
-                print(event.text, end="", flush=True)
+                print(printable(event.text), end="", flush=True)
             elif isinstance(event, palaver.SkillCall):
-                print(f"[{event.name} {event.arguments_json}]", file=sys.stderr)
+                print(printable(f"[{event.name} {event.arguments_json}]"), file=sys.stderr)
         print()
     except KeyboardInterrupt:
         print()

@@ -29,7 +29,8 @@ from palaver_server.llm.openai import OpenAIModel
 from palaver_server.reloading import FileError, Reloading, WatchedFiles
 from palaver_server.settings import Settings, SettingsError
 from palaver_server.skills.catalogue import SkillConflict, skill_catalogue
-from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
+from palaver_server.skills.grpc_hosts import GrpcSkillHost
+from palaver_server.skills.host_addresses import Address
 from palaver_server.skills.schema_checker import schema_checker
 from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.common import StoreTimeouts
@@ -86,7 +87,7 @@ async def application(
     async with AsyncExitStack() as stack:
         stores = await _open_stores(settings, environment, observer, stack)
         models = await _open_models(settings, environment, stack)
-        skills = await _open_skills(settings, stack)
+        skills = await _open_skills(settings, environment, stack)
         engine = ChatEngine(stores, models, skills, settings.engine_options(), observer)
         reloading = stack.enter_context(closing(Reloading()))
         tls = _open_tls(settings, reloading)
@@ -199,18 +200,19 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
     return NamedModels(models, fallback.name if fallback else None)
 
 
-async def _open_skills(settings: Settings, stack: AsyncExitStack) -> SkillSource:
+async def _open_skills(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> SkillSource:
     try:
-        hosts = [await _open_skill_host(text, settings, stack) for text in settings.skill_hosts]
+        addresses = [Address.parse(text, settings.skill_timeout, environment) for text in settings.skill_hosts]
+        hosts = [await _open_skill_host(address, stack) for address in addresses]
         return await stack.enter_async_context(skill_catalogue(hosts))
     except (ValueError, SkillConflict) as error:
         raise SettingsError(f"PALAVER_SKILL_HOSTS: {error}") from error
 
 
-async def _open_skill_host(text: str, settings: Settings, stack: AsyncExitStack) -> GrpcSkillHost:
-    address = Address.parse(text, settings.skill_timeout)
-    channel = await stack.enter_async_context(address.channel())
-    return GrpcSkillHost(address, channel, await stack.enter_async_context(schema_checker()))
+async def _open_skill_host(address: Address, stack: AsyncExitStack) -> GrpcSkillHost:
+    host = GrpcSkillHost(address, await stack.enter_async_context(schema_checker()))
+    stack.push_async_callback(host.close)
+    return host
 
 
 def _open_tls(settings: Settings, reloading: Reloading) -> ServerTls | None:

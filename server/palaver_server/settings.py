@@ -141,7 +141,9 @@ class Settings(BaseSettings):
         le=300,
     )
     skill_hosts: Names = Field(
-        (), description="gRPC targets of skill hosts: HOST:PORT, grpcs://HOST:PORT for TLS, HOST:PORT;timeout=SECONDS"
+        (),
+        description="gRPC targets of skill hosts: HOST:PORT, or grpcs://HOST:PORT for TLS; each may be followed by "
+        ";timeout=SECONDS, ;token-env=VARIABLE, ;ca=FILE, ;client-cert=FILE, ;client-key=FILE",
     )
     skill_timeout: PositiveFloat = Field(30, description="seconds a skill call may take, if its host has no timeout")
     max_skill_rounds: int = Field(
@@ -211,7 +213,10 @@ class SettingsError(Exception):
     """A setting is invalid. The text is one line that names the setting and the reason."""
 
 
-OTHER_VARIABLES = frozenset({"PALAVER_SERVER", "PALAVER_TOKEN", failpoints.VARIABLE})
+OTHER_VARIABLES = frozenset(
+    {"PALAVER_SERVER", "PALAVER_TOKEN", "PALAVER_CA", "PALAVER_CLIENT_CERTIFICATE", "PALAVER_CLIENT_KEY"}
+    | {failpoints.VARIABLE}
+)
 """The variables of the client, and the failpoint of the fault harness."""
 
 

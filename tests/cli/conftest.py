@@ -22,5 +22,6 @@ def server() -> Iterator[ScriptedServer]:
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PALAVER_SERVER", "PALAVER_TOKEN", "NO_COLOR", "FORCE_COLOR"):
+    variables = ("SERVER", "TOKEN", "CA", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+    for name in (*(f"PALAVER_{variable}" for variable in variables), "NO_COLOR", "FORCE_COLOR"):
         monkeypatch.delenv(name, raising=False)

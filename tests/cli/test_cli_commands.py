@@ -138,6 +138,26 @@ def test_tls_with_a_custom_authority(tmp_path):
     assert unknown.exit_code == 1
 
 
+@pytest.mark.parametrize("source", ["options", "environment"])
+def test_a_client_certificate(tmp_path, source):
+    certificates = issue_certificates(tmp_path)
+    options = {
+        "ca": certificates.authority,
+        "client-certificate": certificates.certificate,
+        "client-key": certificates.key,
+    }
+    arguments = [part for name, path in options.items() for part in (f"--{name}", str(path))]
+    environment = {f"PALAVER_{name.upper().replace('-', '_')}": str(path) for name, path in options.items()}
+    with ScriptedServer(certificates.mutual_server_credentials) as server:
+        server.script("PostUserQuery", replies.turn("Hi"))
+        call = ["--server", server.target, "ask", "a", "b"]
+        if source == "options":
+            result = CliRunner().invoke(palaver_command, [*call, *arguments])
+        else:
+            result = CliRunner().invoke(palaver_command, call, env=environment)
+    assert result.stdout == "Hi\n", result.stderr
+
+
 def test_ask_reports_a_truncated_reply(palaver, server):
     server.script(
         "PostUserQuery", [replies.started(max_tokens=100), replies.delta("Hi"), replies.completed("Hi", LENGTH)]
@@ -316,6 +336,8 @@ def test_the_timeout_option_sets_the_deadline(palaver, server):
         (["create", "a", "--if-exists", "perhaps"], "--if-exists"),
         (["ask", "a", "b", "--server", "palaver.example:1", "--token", "t"], "use TLS"),
         (["ask", "a", "b", "--ca", "/nowhere"], "--ca"),
+        (["ask", "a", "b", "--client-certificate", __file__, "--client-key", __file__], "requires TLS"),
+        (["ask", "a", "b", "--tls", "--client-certificate", __file__], "require each other"),
     ],
 )
 def test_invalid_usage(palaver, server, arguments, message):

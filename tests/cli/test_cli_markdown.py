@@ -235,6 +235,15 @@ def test_control_characters_do_not_reach_the_terminal():
     assert terminal.screen.title == ""
 
 
+@pytest.mark.parametrize("text", ["a\u202eb\u200fc\U000e0041d", "a&#x202e;b&rlm;c&#xe0041;d"])
+def test_invisible_characters_do_not_reach_the_terminal_even_as_entities(text):
+    file = io.StringIO()
+    with MarkdownStream(console(file)) as screen:
+        screen.write(text)
+    assert "abcd" in file.getvalue()
+    assert file.getvalue().translate(dict.fromkeys([0x202E, 0x200F, 0xE0041])) == file.getvalue()
+
+
 @pytest.mark.parametrize("unit", ["word ", "- item\n", "a\n\n"])
 def test_the_cost_of_a_frame_does_not_grow_with_the_reply(unit):
     def frame(length):

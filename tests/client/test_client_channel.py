@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 from importlib import resources
@@ -91,6 +92,119 @@ def test_a_token_that_is_not_a_valid_header_is_rejected(token):
     with pytest.raises(ValueError, match="visible ASCII characters") as caught:
         palaver.Client(token=token)
     assert not token.strip() or token not in str(caught.value)
+
+
+class Tokens:
+    """A token function of the kind that the client takes, which returns "t-1", "t-2" and so on."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self):
+        self.count += 1
+        return f"t-{self.count}"
+
+    async def later(self):
+        await asyncio.sleep(0)
+        return self()
+
+
+async def test_a_token_function_is_called_before_every_call(connect, server):
+    server.script("GetAssistant", FOUND)
+    server.script("PostUserQuery", replies.turn("Hi"))
+    tokens = Tokens()
+    driver = await connect(server.target, token=tokens)
+    assert tokens.count == 0
+    await driver.call("get_assistant", "support")
+    _, events = await driver.post("support", "Hello!")
+    assert events
+    assert [call.metadata["authorization"] for call in server.calls] == ["Bearer t-1", "Bearer t-2"]
+
+
+async def test_an_async_client_awaits_its_token_function(secure_server, certificates):
+    tokens = Tokens()
+    async with palaver.AsyncClient(secure_server.target, tls=certificates.authority, token=tokens.later) as client:
+        await client.get_assistant("support")
+        assert [text async for text in client.post_user_query("support", "Hello!").text] == ["Hi"]
+    assert [call.metadata["authorization"] for call in secure_server.calls] == ["Bearer t-1", "Bearer t-2"]
+
+
+def test_a_blocking_client_takes_no_asynchronous_token_function():
+    with pytest.raises(TypeError, match="AsyncClient"):
+        palaver.Client(token=Tokens().later)
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (lambda: {}["vault"], "the token function failed: 'vault'"),
+        (lambda: "two\nlines", "visible ASCII"),
+        (lambda: None, "it must return a string, not NoneType"),
+    ],
+)
+async def test_the_error_of_a_token_function_reaches_the_caller(connect, server, token, message):
+    driver = await connect(server.target, token=token)
+    for call in (driver.call("get_assistant", "support"), driver.post("support", "Hello!")):
+        with pytest.raises(palaver.UnauthenticatedError, match=message) as caught:
+            await call
+        assert isinstance(caught.value.__cause__, KeyError | ValueError | TypeError)
+        assert caught.value.reason == ""
+    assert server.calls == []
+
+
+async def test_waiting_for_a_token_counts_towards_the_timeout(server):
+    async with palaver.AsyncClient(server.target, token=asyncio.Event().wait, timeout=0.05) as client:  # type: ignore[arg-type]
+        with pytest.raises(palaver.DeadlineExceededError):
+            await client.get_assistant("support")
+        with pytest.raises(palaver.DeadlineExceededError):
+            await anext(client.post_user_query("support", "Hello!"))
+    assert server.calls == []
+
+
+async def test_a_reply_can_be_canceled_while_it_waits_for_a_token(server):
+    asked = asyncio.Event()
+
+    async def token():
+        asked.set()
+        await asyncio.Event().wait()
+
+    async with palaver.AsyncClient(server.target, token=token) as client:
+        reply = client.post_user_query("support", "Hello!")
+        reading = asyncio.create_task(anext(reply))
+        await asked.wait()
+        reply.cancel()
+        with pytest.raises(palaver.CanceledError):
+            await reading
+    assert server.calls == []
+
+
+@pytest.fixture
+def mutual_server(certificates):
+    with ScriptedServer(certificates.mutual_server_credentials) as server:
+        server.script("GetAssistant", FOUND)
+        yield server
+
+
+async def test_a_server_may_require_a_certificate(connect, mutual_server, certificates):
+    files = {"client_certificate": certificates.certificate, "client_key": str(certificates.key)}
+    driver = await connect(mutual_server.target, tls=certificates.authority, **files)
+    assert await driver.call("get_assistant", "support")
+    driver = await connect(mutual_server.target, tls=certificates.authority)
+    with pytest.raises(palaver.UnavailableError):
+        await driver.call("delete_assistant", "support")
+    assert len(mutual_server.calls) == 1
+
+
+def test_a_client_certificate_needs_tls_and_its_own_key(certificates, tmp_path):
+    file, key = certificates.certificate, certificates.key
+    with pytest.raises(ValueError, match="requires TLS"):
+        palaver.Client(client_certificate=file, client_key=key)
+    with pytest.raises(ValueError, match="require each other"):
+        palaver.Client(tls=True, client_certificate=file)
+    with pytest.raises(ValueError, match="not a certificate and its key"):
+        palaver.Client(tls=True, client_certificate=file, client_key=file)
+    with pytest.raises(FileNotFoundError):
+        palaver.Client(tls=True, client_certificate=tmp_path / "missing.pem", client_key=key)
 
 
 def test_a_missing_file_of_authorities_is_rejected(tmp_path):

@@ -18,6 +18,7 @@ from google.rpc import error_details_pb2
 import palaver
 from palaver import _responses
 from palaver._resume import RetryBudget
+from palaver.cli import printable
 from palaver.v1 import assistant_service_pb2
 from tests.support.scripted_server import Failure
 
@@ -64,6 +65,13 @@ class Target:
     target: str
     local: bool
     unsupported_in: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TerminalText:
+    name: str
+    text: str
+    printed: str
 
 
 Vector = TypeVar("Vector")
@@ -161,11 +169,23 @@ def test_local_targets(vector):
             palaver.Client(vector.target, token="secret")
 
 
+@pytest.mark.parametrize("vector", load("terminal.json", TerminalText), ids=name_of)
+def test_terminal(vector):
+    assert printable(vector.text) == vector.printed
+
+
 def test_the_service_config_is_the_shared_one():
     shipped = resources.files("palaver").joinpath("service_config.json").read_bytes()
     assert shipped == (VECTORS / "service_config.json").read_bytes()
 
 
 def test_every_file_of_vectors_is_read():
-    read = {"replay.json", "breaks.json", "pauses.json", "local_targets.json", "service_config.json"}
+    read = {
+        "replay.json",
+        "breaks.json",
+        "pauses.json",
+        "local_targets.json",
+        "service_config.json",
+        "terminal.json",
+    }
     assert {path.name for path in VECTORS.glob("*.json")} == read

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from dataclasses import is_dataclass
 from datetime import datetime, timedelta, timezone
@@ -147,6 +147,27 @@ def _report(**line: Any) -> None:
     print(json.dumps(line), flush=True)
 
 
+def _token_function(tokens: list[str]) -> Callable[[], str]:
+    remaining = iter(tokens)
+
+    def token() -> str:
+        for next_one in remaining:
+            return next_one
+        raise RuntimeError("no token left")
+
+    return token
+
+
+def _async_token_function(tokens: list[str]) -> Callable[[], Awaitable[str]]:
+    function = _token_function(tokens)
+
+    async def token() -> str:
+        await asyncio.sleep(0)
+        return function()
+
+    return token
+
+
 class Session:
     """The client and its calls."""
 
@@ -179,7 +200,12 @@ class Session:
     async def _make_client(self, options: dict[str, Any]) -> None:
         await self.close()
         self._replies = {}
+        tokens = options.pop("tokens", None)
+        if "certificate" in options:
+            options["client_certificate"], options["client_key"] = options.pop("certificate"), options.pop("key")
         try:
+            if tokens is not None:
+                options["token"] = _async_token_function(tokens) if self._is_async else _token_function(tokens)
             if self._is_async:
                 self._client = palaver.AsyncClient(**options)
             else:

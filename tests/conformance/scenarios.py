@@ -29,7 +29,7 @@ class Scenario:
     stand_in: dict[str, list[Any]] | None = None
     process: bool = False
     proxy: bool = False
-    tls: bool = False
+    tls: bool | str = False
     azurite: bool = False
     disk: str = ""
 

@@ -15,6 +15,12 @@ from typing import Any
 
 import grpc
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 from google.protobuf import json_format
 
 from palaver.v1 import assistant_service_pb2 as pb
@@ -147,7 +153,26 @@ class Stage:
         if not self.scenario.tls:
             return None
         issued = CERTIFICATES.issue_cert("localhost")
-        return grpc.ssl_server_credentials(((issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes()),))
+        pair = issued.private_key_pem.bytes(), issued.cert_chain_pems[0].bytes()
+        if self.scenario.tls == "mutual":
+            return grpc.ssl_server_credentials([pair], CERTIFICATES.cert_pem.bytes(), require_client_auth=True)
+        return grpc.ssl_server_credentials([pair])
+
+    def _client_certificate(self, kind: bool | str) -> dict[str, str]:
+        """Writes a certificate for the client and returns the runner's options for it.
+
+        It is of the authority that the server trusts, or of another one if it is "wrong". The key is another one's if
+        it is "mismatched".
+        """
+        issued = (trustme.CA() if kind == "wrong" else CERTIFICATES).issue_cert("client")
+        key = (CERTIFICATES.issue_cert("client") if kind == "mismatched" else issued).private_key_pem
+        paths = {"certificate": self._folder / "client.pem", "key": self._folder / "client.key"}
+        paths["certificate"].write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+        # All languages read PKCS #8.
+        paths["key"].write_bytes(
+            load_pem_private_key(key.bytes(), None).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        )
+        return {name: str(path) for name, path in paths.items()}
 
     @asynccontextmanager
     async def _stub(self) -> AsyncIterator[AssistantServiceStub]:
@@ -194,6 +219,8 @@ class Stage:
             path = self._folder / "authorities.pem"
             (CERTIFICATES if options["tls"] is True else trustme.CA()).cert_pem.write_to_path(path)
             options["tls"] = str(path)
+        if "certificate" in options:
+            options |= self._client_certificate(options["certificate"])
         self._calls = {}
         self._check(step.get("expect", "ready"), await self.runner.client(**options), "the client")
 

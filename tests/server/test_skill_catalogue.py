@@ -15,7 +15,8 @@ from palaver_server.domain.ports import SkillInvocation
 from palaver_server.domain.turns import TurnKey
 from palaver_server.skills import catalogue as catalogue_module
 from palaver_server.skills.catalogue import SkillCatalogue, SkillConflict, skill_catalogue
-from palaver_server.skills.grpc_hosts import Address, GrpcSkillHost
+from palaver_server.skills.grpc_hosts import GrpcSkillHost
+from palaver_server.skills.host_addresses import Address
 from palaver_server.skills.schema_checker import schema_checker
 from tests.support.conversations import key
 from tests.support.skill_host import SkillHost, content
@@ -25,12 +26,12 @@ from tests.support.skill_host import SkillHost, content
 async def sources(*hosts: SkillHost) -> AsyncIterator[list[GrpcSkillHost]]:
     """Yields a source for each host."""
     async with AsyncExitStack() as stack:
-        enter = stack.enter_async_context
-        addresses = [Address.parse(host.target, timeout=5.0) for host in hosts]
-        yield [
-            GrpcSkillHost(address, await enter(address.channel()), await enter(schema_checker()))
-            for address in addresses
-        ]
+        found = []
+        for host in hosts:
+            address = Address.parse(host.target, timeout=5.0, environment={})
+            found.append(GrpcSkillHost(address, await stack.enter_async_context(schema_checker())))
+            stack.push_async_callback(found[-1].close)
+        yield found
 
 
 @asynccontextmanager

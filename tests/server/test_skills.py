@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import pytest
+import trustme
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
@@ -370,10 +371,15 @@ async def test_a_call_has_the_same_id_when_the_turn_runs_again(
 
 class TestHosts:
     @pytest.mark.parametrize(
-        "target", ["grpcs://", ";timeout=1", "a:1;timeout=", "a:1;timeout=0", "a:1;timeout=inf", "a:1;time=1", "a:1;x"]
+        "target",
+        [
+            *("grpcs://", ";timeout=1", "a:1;timeout=", "a:1;timeout=0", "a:1;timeout=inf", "a:1;time=1", "a:1;x"),
+            *("a:1;token-env=", "a:1;token-env", "a:1;timeout=1;timeout=2", "a:1;;timeout=1", "a:1;token=s3cret"),
+        ],
     )
     async def test_an_invalid_target_fails_the_start(self, tmp_path: Path, target: str):
-        with pytest.raises(SettingsError, match="PALAVER_SKILL_HOSTS: must be TARGET or grpcs://TARGET"):
+        problem = "(must be TARGET or grpcs://TARGET|a:1: timeout must be a number of seconds)(?!.*s3cret)"
+        with pytest.raises(SettingsError, match=f"PALAVER_SKILL_HOSTS: {problem}"):
             async with palaver_server(tmp_path, skill_hosts=(target,)):
                 pass
 
@@ -399,6 +405,93 @@ class TestHosts:
                 endpoint.script(skill_calls(("add_todo", TASK)), Stream("Good"))
                 response = await server.stub.PostUserQueryUnary(query(), timeout=20)
                 assert response.completed.messages[2].content == "noted"
+
+    async def test_a_host_gets_a_token_with_every_call(self, tmp_path: Path, endpoint: Endpoint):
+        variables = {"SKILLS_TOKEN": "s3cret"}
+        async with SkillHost(add_todo=lambda _: content("noted")) as host:
+            hosts = (f"{host.target};token-env=SKILLS_TOKEN",)
+            async with server_with_assistant(tmp_path, endpoint.url, variables, skill_hosts=hosts) as served:
+                endpoint.script(skill_calls(("add_todo", TASK)), Stream("Good"))
+                found = await events(served, query())
+                assert skills_of(found)[1].content == "noted"
+        assert set(host.tokens) == {"Bearer s3cret"}
+        assert len(host.tokens) >= 2
+
+    async def test_a_host_may_require_a_certificate(self, tmp_path: Path, endpoint: Endpoint):
+        files = issue_certificates(tmp_path)
+        both = tmp_path / "both.pem"
+        both.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
+        async with SkillHost(credentials=files.mutual_server_credentials, ping=lambda _: content("pong")) as host:
+            address = f"grpcs://localhost:{host.target.rpartition(':')[2]};ca={files.authority};token-env=SKILLS_TOKEN"
+            for options in (f";client-cert={files.certificate};client-key={files.key}", f"; client-cert={both}"):
+                async with palaver_server(
+                    tmp_path, endpoint.url, {"SKILLS_TOKEN": "s3cret"}, skill_hosts=(address + options,)
+                ):
+                    assert host.tokens.pop() == "Bearer s3cret"
+            async with palaver_server(tmp_path, endpoint.url, {"SKILLS_TOKEN": "s3cret"}, skill_hosts=(address,)):
+                assert host.tokens == []
+
+    async def test_a_client_certificate_that_is_replaced_is_used_from_then_on(
+        self, tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(catalogue, "RETRY_INTERVAL", 0.05)
+        (tmp_path / "client").mkdir()
+        stale = issue_certificates(tmp_path / "client")  # of an authority that the host does not trust
+        authority = trustme.CA()
+        files = issue_certificates(tmp_path, authority)
+        async with SkillHost(credentials=files.mutual_server_credentials, ping=lambda _: content("pong")) as host:
+            address = f"grpcs://localhost:{host.target.rpartition(':')[2]};ca={files.authority}"
+            options = f";client-cert={stale.certificate};client-key={stale.key}"
+            async with palaver_server(tmp_path, endpoint.url, skill_hosts=(address + options,)):
+                assert not host.listed.is_set()
+                stale.key.write_text("being written")  # what can't be used yet is not used
+                issue_certificates(tmp_path / "client", authority)
+                await asyncio.wait_for(host.listed.wait(), 20)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (";token-env=NOWHERE", "skills.example:443: token-env: the environment variable NOWHERE is not set"),
+            (";token-env=EMPTY", "skills.example:443: token-env: the environment variable EMPTY is not set"),
+            (";token-env=LINES", "token-env: the value of LINES: the token must consist of visible ASCII characters"),
+            (";token-env=TOKEN", "token-env: the token would be sent in the clear: use grpcs://skills.example:443"),
+            (";client-cert={file}", "skills.example:443: client-cert requires TLS: use grpcs://skills.example:443"),
+            (";ca={file}", "skills.example:443: ca requires TLS: use grpcs://skills.example:443"),
+        ],
+    )
+    async def test_a_host_in_the_clear_gets_no_secret(self, tmp_path: Path, options: str, message: str):
+        variables = {"TOKEN": "s3cret", "EMPTY": "", "LINES": "s3cret\nlines"}
+        setting = "skills.example:443" + options.format(file=__file__)
+        with pytest.raises(SettingsError) as caught:
+            async with palaver_server(tmp_path, None, variables, skill_hosts=(setting,)):
+                pass
+        assert str(caught.value).startswith("PALAVER_SKILL_HOSTS: ")
+        assert message in str(caught.value)
+        assert "s3cret" not in str(caught.value)
+
+    @pytest.mark.parametrize("target", ["[::1]evil.example:443", "localhost:1@evil.example", "127.1:50061"])
+    async def test_a_host_that_only_looks_local_gets_no_token_in_the_clear(self, tmp_path: Path, target: str):
+        with pytest.raises(SettingsError, match="in the clear"):
+            async with palaver_server(tmp_path, None, {"TOKEN": "s3cret"}, skill_hosts=(f"{target};token-env=TOKEN",)):
+                pass
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (";ca={folder}/missing.pem", "ca: {folder}/missing.pem: No such file or directory"),
+            (";ca={file}", "ca: {file} contains no certificate"),
+            (";client-cert={folder}/missing.pem", "client-cert: {folder}/missing.pem: No such file or directory"),
+            (";client-cert={file}", "client-cert: {file} and {file} are not a certificate and its key in PEM"),
+            (";client-key={file}", "client-key requires client-cert"),
+        ],
+    )
+    async def test_unusable_files_of_a_host_fail_the_start(self, tmp_path: Path, options: str, message: str):
+        names = {"folder": tmp_path, "file": __file__}
+        setting = "grpcs://skills.example:443" + options.format(**names)
+        with pytest.raises(SettingsError) as caught:
+            async with palaver_server(tmp_path, None, skill_hosts=(setting,)):
+                pass
+        assert f"PALAVER_SKILL_HOSTS: skills.example:443: {message.format(**names)}" in str(caught.value)
 
     async def test_two_hosts_with_the_same_skill_fail_the_start(self, tmp_path: Path):
         async with SkillHost(a=never, b=never) as one, SkillHost(b=never) as other:

@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from palaver.skills import SkillHost, skill
-from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest
+from palaver.v1.skill_host_service_pb2 import InvokeSkillRequest, ListSkillsRequest
 from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
 from tests.support.certificates import issue_certificates
 from tests.support.skill_caller import Caller, content
@@ -99,6 +99,58 @@ async def test_unusable_certificates_are_reported(certificates, tmp_path, certif
     issue_certificates(tmp_path / "other")
     host = SkillHost(ping, listen="localhost:0", tls_certificate=tmp_path / certificate, tls_key=certificates.key)
     with pytest.raises(error, match=certificate):
+        await host.__aenter__()
+
+
+@pytest.mark.parametrize("token", ["new", ["old", "new"]])
+async def test_a_host_may_require_a_token(token):
+    async with (
+        SkillHost(ping, listen="127.0.0.1:0", token=token) as host,
+        grpc.aio.insecure_channel(host.target) as channel,
+    ):
+        stub = SkillHostServiceStub(channel)
+        request = InvokeSkillRequest(name="ping", arguments_json="{}")
+        permitted = (("authorization", "Bearer new"),)
+        assert (await stub.InvokeSkill(request, metadata=permitted)).content == "pong"
+        assert len((await stub.ListSkills(ListSkillsRequest(), metadata=permitted)).skills) == 1
+        for value in (None, "Bearer ", "Bearer newer", "new", "Basic new"):
+            metadata = () if value is None else (("authorization", value),)
+            for call in (
+                stub.InvokeSkill(request, metadata=metadata),
+                stub.ListSkills(ListSkillsRequest(), metadata=metadata),
+            ):
+                assert (await failure_of(call)).code is grpc.StatusCode.UNAUTHENTICATED
+        health = await HealthStub(channel).Check(HealthCheckRequest())
+        assert health.status == HealthCheckResponse.SERVING
+
+
+async def test_a_host_may_require_a_certificate(certificates):
+    pems = certificates.authority.read_bytes(), certificates.key.read_bytes(), certificates.certificate.read_bytes()
+    async with SkillHost(
+        ping,
+        listen="localhost:0",
+        tls_certificate=certificates.certificate,
+        tls_key=certificates.key,
+        tls_client_ca=certificates.authority,
+    ) as host:
+        async with grpc.aio.secure_channel(host.target, grpc.ssl_channel_credentials(*pems)) as channel:
+            assert await Caller(channel).invoke("ping") == content("pong")
+        async with grpc.aio.secure_channel(host.target, certificates.channel_credentials) as channel:
+            assert (await failure_of(Caller(channel).invoke("ping"))).code is grpc.StatusCode.UNAVAILABLE
+
+
+def test_unusable_requirements_are_reported(tmp_path, certificates):
+    for token in ([], "", "two\nlines", ["fine", " blank"]):
+        with pytest.raises(ValueError, match="token"):
+            SkillHost(ping, token=token)
+    with pytest.raises(ValueError, match="tls_client_ca requires"):
+        SkillHost(ping, tls_client_ca=certificates.authority)
+
+
+async def test_a_file_without_certificate_authorities_is_reported(certificates):
+    files = {"tls_certificate": certificates.certificate, "tls_key": certificates.key}
+    host = SkillHost(ping, listen="localhost:0", **files, tls_client_ca=certificates.key)
+    with pytest.raises(ValueError, match="contains no certificate"):
         await host.__aenter__()
 
 

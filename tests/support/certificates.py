@@ -11,7 +11,7 @@ import trustme
 
 @dataclass(frozen=True)
 class Certificates:
-    """The PEM files of an authority, and of a certificate that it has issued."""
+    """The PEM files of an authority, and of a certificate that it has issued, for servers and for clients."""
 
     authority: Path
     certificate: Path
@@ -22,14 +22,20 @@ class Certificates:
         return grpc.ssl_server_credentials([(self.key.read_bytes(), self.certificate.read_bytes())])
 
     @property
+    def mutual_server_credentials(self) -> grpc.ServerCredentials:
+        """Credentials that require a certificate of the authority from every client."""
+        pair = self.key.read_bytes(), self.certificate.read_bytes()
+        return grpc.ssl_server_credentials([pair], self.authority.read_bytes(), require_client_auth=True)
+
+    @property
     def channel_credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(self.authority.read_bytes())
 
 
-def issue_certificates(folder: Path) -> Certificates:
-    """Creates an authority and a certificate for this machine in a folder."""
+def issue_certificates(folder: Path, authority: trustme.CA | None = None) -> Certificates:
+    """Creates a certificate for this machine in a folder, and its authority unless it is given."""
     certificates = Certificates(folder / "authority.pem", folder / "certificate.pem", folder / "key.pem")
-    authority = trustme.CA()
+    authority = authority or trustme.CA()
     issued = authority.issue_cert("localhost", "127.0.0.1")
     authority.cert_pem.write_to_path(str(certificates.authority))
     issued.cert_chain_pems[0].write_to_path(str(certificates.certificate))

@@ -45,6 +45,8 @@ class SkillHost:
         self.schema = schema
         self.answers = answers
         self.requests: list[pb.InvokeSkillRequest] = []
+        self.tokens: list[str | bytes | None] = []
+        """The `authorization` of all calls, or None for those without."""
         self.listed = asyncio.Event()
         """Set when the skills were listed."""
         self.listing: bytes | None = None
@@ -85,6 +87,7 @@ class SkillHost:
         await self._server.stop(None)
 
     async def _list_skills(self, request: pb.ListSkillsRequest, context: Any) -> pb.ListSkillsResponse | bytes:
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
         self.listed.set()
         if self.listing is not None:
             return self.listing
@@ -100,6 +103,7 @@ class SkillHost:
         )
 
     async def _invoke_skill(self, request: pb.InvokeSkillRequest, context: Any) -> Any:
+        self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
         self.requests.append(request)
         answer = self.answers[request.name](request)
         if inspect.isawaitable(answer):

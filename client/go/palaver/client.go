@@ -184,6 +184,7 @@ func call[Request, Response any](
 // begin returns the context of a call. Its deadline is that of the caller or, if there is none, the timeout of the
 // client.
 func (c *Client) begin(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx = withTokenFailure(ctx)
 	if _, given := ctx.Deadline(); c.timeout > 0 && !given {
 		return context.WithTimeout(ctx, c.timeout)
 	}
@@ -219,7 +220,7 @@ func (c *Client) postUntilDone(ctx context.Context, post func(*retryBudget) (may
 }
 
 // failure converts an error of gRPC. If the context has ended or the client is closed, the result says so, regardless of
-// the status that gRPC reports for the interrupted call.
+// the status that gRPC reports for the interrupted call. If the token function failed, the result has its error.
 func (c *Client) failure(ctx context.Context, err error) *Error {
 	failure := fromRPC(err)
 	switch {
@@ -231,6 +232,10 @@ func (c *Client) failure(ctx context.Context, err error) *Error {
 		failure.cause = ctx.Err()
 	case c.closed.Err() != nil:
 		failure = &Error{Status: codes.Canceled, Message: "the client is closed"}
+	default:
+		if failed := tokenError(ctx); failed != nil {
+			failure = failed
+		}
 	}
 	return failure
 }

@@ -1,7 +1,6 @@
 package palaver
 
 import (
-	"context"
 	_ "embed"
 	"fmt"
 	"net/netip"
@@ -48,7 +47,7 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 		target = DefaultTarget
 	}
 	dial := []grpc.DialOption{
-		grpc.WithTransportCredentials(s.transport),
+		grpc.WithTransportCredentials(s.transport()),
 		grpc.WithUserAgent("palaver-go/" + version),
 		grpc.WithDefaultServiceConfig(serviceConfig),
 		grpc.WithDisableServiceConfig(), // looking one up in DNS can be slow
@@ -57,37 +56,38 @@ func connect(target string, s *settings) (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceiveBytes)),
 	}
 	if s.token != nil {
-		s.token.secure = s.secure
-		dial = append(dial, grpc.WithPerRPCCredentials(s.token))
+		dial = append(dial, grpc.WithPerRPCCredentials(&bearerToken{get: s.token, secure: s.tls != nil}))
 	}
 	connection, err := grpc.NewClient(target, append(dial, s.dial...)...)
 	if err != nil {
 		return nil, fmt.Errorf("palaver: invalid target %q: %w", target, err)
 	}
-	// gRPC drops queries and fragments, which have no place in a target.
-	local := isLocal(connection.CanonicalTarget()) && !strings.ContainsAny(target, "?#")
-	if s.token != nil && !s.secure && !local {
+	if s.token != nil && s.tls == nil && !isLocal(target) {
 		_ = connection.Close() // it was never opened
 		return nil, fmt.Errorf("palaver: the token would be sent to %q in the clear: use TLS", target)
 	}
 	return connection, nil
 }
 
-// isLocal reports whether a target, as parsed by gRPC ("scheme://authority/endpoint"), can only mean this machine.
+// isLocal reports whether a target can only mean this machine. It reads the target as it is written, and strictly: gRPC
+// also decodes escapes, ignores the case of schemes and drops queries, but such targets are not recognized.
 func isLocal(target string) bool {
-	scheme, rest, _ := strings.Cut(target, "://")
-	authority, endpoint, _ := strings.Cut(rest, "/")
-	if authority != "" { // a name server, which may return any address
-		return false
-	}
+	scheme, rest, _ := strings.Cut(target, ":")
 	switch scheme {
-	case "unix", "unix-abstract":
-		return endpoint != ""
-	case "dns", "passthrough":
-		return isLoopback(endpoint)
+	case "unix", "unix-abstract", "dns", "passthrough":
 	default:
-		return false
+		return isLoopback(target)
 	}
+	if after, found := strings.CutPrefix(rest, "//"); found {
+		// "dns://authority/name" asks that name server, which may return any address.
+		if rest, found = strings.CutPrefix(after, "/"); !found {
+			return false
+		}
+	}
+	if strings.HasPrefix(scheme, "unix") {
+		return rest != ""
+	}
+	return isLoopback(rest)
 }
 
 // hostAndPort matches an ASCII name or IPv4 address, or an IPv6 address in brackets, with an optional port.
@@ -112,19 +112,4 @@ func isLoopback(address string) bool {
 func isLoopbackIPv6(address string) bool {
 	ip, err := netip.ParseAddr(address)
 	return err == nil && ip.Is6() && ip.Zone() == "" && ip.Unmap().IsLoopback()
-}
-
-// A bearerToken is sent with every call.
-type bearerToken struct {
-	text   string
-	secure bool
-}
-
-func (t *bearerToken) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	return map[string]string{"authorization": "Bearer " + t.text}, nil
-}
-
-// RequireTransportSecurity returns false for plaintext, which connect allows only for connections within this machine.
-func (t *bearerToken) RequireTransportSecurity() bool {
-	return t.secure
 }

@@ -1,12 +1,15 @@
 package palaver_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
+	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -14,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +26,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/resolver"
 	"google.golang.org/grpc/resolver/manual"
+	"google.golang.org/grpc/status"
 
 	"github.com/palaver-chat/palaver/client/go/internal/scripted"
 	"github.com/palaver-chat/palaver/client/go/palaver"
@@ -174,7 +179,104 @@ func TestInvalidTokenIsRefused(t *testing.T) {
 	}
 }
 
+func TestTokenFuncIsCalledBeforeEveryCall(t *testing.T) {
+	t.Parallel()
+	authorities, secure := startSecure(t)
+	plain := scripted.Start(t)
+	plain.Script("GetAssistant", found())
+	plain.Script("PostUserQuery", scripted.Turn("Hi"))
+	for server, options := range map[*scripted.Server][]palaver.Option{
+		secure: {palaver.WithCertificateAuthorities(authorities)},
+		plain:  nil,
+	} {
+		var count atomic.Int32
+		client := newClient(t, server.Target, append(options, palaver.WithTokenFunc(
+			func(context.Context) (string, error) { return fmt.Sprint("t-", count.Add(1)), nil },
+		))...)
+		if _, err := client.GetAssistant(background(t), get); err != nil {
+			t.Error(err)
+		}
+		expectShown(t, client.PostUserQuery(background(t), hello), "started", "Hi", "completed")
+		for i, call := range server.Calls() {
+			expected := []string{fmt.Sprint("Bearer t-", i+1)}
+			if token := call.Metadata.Get("authorization"); !slices.Equal(token, expected) {
+				t.Errorf("the token is %q", token)
+			}
+		}
+		expectCalls(t, server, 2)
+	}
+}
+
+func TestErrorOfTokenFuncReachesTheCaller(t *testing.T) {
+	t.Parallel()
+	server := scripted.Start(t)
+	locked := errors.New("the vault is locked")
+	for _, function := range []func(context.Context) (string, error){
+		func(context.Context) (string, error) { return "", locked },
+		func(context.Context) (string, error) {
+			return "", status.Error(codes.Unavailable, "the vault is locked")
+		},
+		func(context.Context) (string, error) { return "two\nlines", nil },
+	} {
+		client := newClient(t, server.Target, palaver.WithTokenFunc(function))
+		_, err := client.GetAssistant(background(t), get)
+		failure := expectError(t, err, codes.Unauthenticated, "")
+		if failure.Unwrap() == nil || !strings.HasPrefix(failure.Message, "the token function failed: ") {
+			t.Errorf("the error does not say why: %v", failure)
+		}
+		_, err = shown(t, client.PostUserQuery(background(t), hello).Events())
+		expectError(t, err, codes.Unauthenticated, "")
+	}
+	client := newClient(t, server.Target, palaver.WithTokenFunc(
+		func(context.Context) (string, error) { return "", locked },
+	))
+	if _, err := client.GetAssistant(background(t), get); !errors.Is(err, locked) {
+		t.Errorf("the error is not that of the function: %v", err)
+	}
+	expectCalls(t, server, 0)
+}
+
+func TestWaitingForATokenCountsTowardsTheTimeout(t *testing.T) {
+	t.Parallel()
+	server := scripted.Start(t)
+	wait := palaver.WithTokenFunc(func(ctx context.Context) (string, error) {
+		<-ctx.Done()
+		return "", ctx.Err()
+	})
+	client := newClient(t, server.Target, wait, palaver.WithTimeout(50*time.Millisecond))
+	_, err := client.GetAssistant(background(t), get)
+	expectError(t, err, codes.DeadlineExceeded, "")
+	expectCalls(t, server, 0)
+}
+
 // TLS.
+
+func TestServerThatRequiresACertificate(t *testing.T) {
+	t.Parallel()
+	files, server := startMutual(t)
+	authorities := palaver.WithCertificateAuthorities(files.certificate)
+	client := newClient(t, server.Target, authorities, palaver.WithClientCertificate(files.certificate, files.key))
+	if _, err := client.GetAssistant(background(t), get); err != nil {
+		t.Error(err)
+	}
+	_, err := newClient(t, server.Target, authorities).GetAssistant(background(t), get)
+	expectError(t, err, codes.Unavailable, "")
+	expectCalls(t, server, 1)
+}
+
+func TestClientCertificateRequiresTLSAndItsKey(t *testing.T) {
+	t.Parallel()
+	files, _ := startMutual(t)
+	for _, options := range [][]palaver.Option{
+		{palaver.WithClientCertificate(files.certificate, files.key)},
+		{palaver.WithTLS(nil), palaver.WithClientCertificate(files.certificate, files.certificate)},
+		{palaver.WithTLS(nil), palaver.WithClientCertificate(files.certificate, "missing.pem")},
+	} {
+		if _, err := palaver.NewClient("", options...); err == nil {
+			t.Error("it is accepted")
+		}
+	}
+}
 
 func TestTLSWithAFileOfAuthorities(t *testing.T) {
 	t.Parallel()
@@ -239,8 +341,38 @@ func TestInvalidTargetIsRefused(t *testing.T) {
 	}
 }
 
+// A keyPair is the PEM files of a certificate, which is its own authority, and of its private key.
+type keyPair struct{ certificate, key string }
+
 // startSecure starts a server with TLS. It returns a file with the authority that signed its certificate.
 func startSecure(t *testing.T) (string, *scripted.Server) {
+	t.Helper()
+	files, certificate := makeCertificate(t)
+	return files.certificate, startWithTLS(t, &tls.Config{Certificates: []tls.Certificate{certificate}})
+}
+
+// startMutual starts a server that requires a certificate of its clients: the returned one.
+func startMutual(t *testing.T) (keyPair, *scripted.Server) {
+	t.Helper()
+	files, certificate := makeCertificate(t)
+	clients := x509.NewCertPool()
+	clients.AddCert(certificate.Leaf)
+	return files, startWithTLS(t, &tls.Config{
+		Certificates: []tls.Certificate{certificate},
+		ClientAuth:   tls.RequireAndVerifyClientCert,
+		ClientCAs:    clients,
+	})
+}
+
+func startWithTLS(t *testing.T, config *tls.Config) *scripted.Server {
+	t.Helper()
+	server := scripted.Start(t, grpc.Creds(credentials.NewTLS(config)))
+	server.Script("GetAssistant", found())
+	server.Script("PostUserQuery", scripted.Turn("Hi"))
+	return server
+}
+
+func makeCertificate(t *testing.T) (keyPair, tls.Certificate) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -255,14 +387,23 @@ func startSecure(t *testing.T) (string, *scripted.Server) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(t.TempDir(), "authorities.pem")
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})
-	if err := os.WriteFile(file, text, 0o600); err != nil {
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
 		t.Fatal(err)
 	}
-	secure := credentials.NewServerTLSFromCert(&tls.Certificate{Certificate: [][]byte{certificate}, PrivateKey: key})
-	server := scripted.Start(t, grpc.Creds(secure))
-	server.Script("GetAssistant", found())
-	server.Script("PostUserQuery", scripted.Turn("Hi"))
-	return file, server
+	folder := t.TempDir()
+	files := keyPair{filepath.Join(folder, "certificate.pem"), filepath.Join(folder, "key.pem")}
+	for file, block := range map[string]*pem.Block{
+		files.certificate: {Type: "CERTIFICATE", Bytes: certificate},
+		files.key:         {Type: "PRIVATE KEY", Bytes: private},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pair, err := tls.LoadX509KeyPair(files.certificate, files.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files, pair
 }

@@ -56,7 +56,7 @@ func (e *Error) Error() string {
 }
 
 // Unwrap returns [context.Canceled] or [context.DeadlineExceeded] if the caller's context or the deadline ended the call,
-// and nil otherwise.
+// the error of the function of [WithTokenFunc] if that failed, and nil otherwise.
 func (e *Error) Unwrap() error {
 	return e.cause
 }

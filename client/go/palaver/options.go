@@ -1,9 +1,13 @@
 package palaver
 
 import (
+	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -21,29 +25,46 @@ const DefaultReconnectTimeout = 10 * time.Second
 type Option func(*settings) error
 
 type settings struct {
-	transport        credentials.TransportCredentials
-	secure           bool
-	token            *bearerToken
+	tls              *tls.Config // nil for plaintext
+	certificate      *tls.Certificate
+	token            func(context.Context) (string, error)
 	timeout          time.Duration
 	reconnectTimeout time.Duration
 	dial             []grpc.DialOption
 }
 
 func newSettings(options []Option) (*settings, error) {
-	result := &settings{transport: insecure.NewCredentials(), reconnectTimeout: DefaultReconnectTimeout}
+	result := &settings{reconnectTimeout: DefaultReconnectTimeout}
 	for _, option := range options {
 		if err := option(result); err != nil {
 			return nil, err
 		}
 	}
+	if result.certificate != nil {
+		if result.tls == nil {
+			return nil, errors.New("palaver: a client certificate requires TLS")
+		}
+		result.tls.Certificates = append(slices.Clone(result.tls.Certificates), *result.certificate)
+	}
 	return result, nil
+}
+
+// transport returns the credentials of the connection.
+func (s *settings) transport() credentials.TransportCredentials {
+	if s.tls == nil {
+		return insecure.NewCredentials()
+	}
+	return credentials.NewTLS(s.tls)
 }
 
 // WithTLS uses TLS. A nil config trusts the system's certificate authorities. Without this option or
 // [WithCertificateAuthorities], the connection is plaintext.
 func WithTLS(config *tls.Config) Option {
 	return func(s *settings) error {
-		s.transport, s.secure = credentials.NewTLS(config), true
+		s.tls = &tls.Config{}
+		if config != nil {
+			s.tls = config.Clone()
+		}
 		return nil
 	}
 }
@@ -51,11 +72,29 @@ func WithTLS(config *tls.Config) Option {
 // WithCertificateAuthorities uses TLS and trusts the certificate authorities in a PEM file instead of the system's.
 func WithCertificateAuthorities(pemFile string) Option {
 	return func(s *settings) error {
-		transport, err := credentials.NewClientTLSFromFile(pemFile, "")
+		pem, err := os.ReadFile(pemFile)
 		if err != nil {
 			return fmt.Errorf("palaver: the certificate authorities can't be read: %w", err)
 		}
-		s.transport, s.secure = transport, true
+		authorities := x509.NewCertPool()
+		if !authorities.AppendCertsFromPEM(pem) {
+			return fmt.Errorf("palaver: %s contains no certificate authorities", pemFile)
+		}
+		s.tls = &tls.Config{RootCAs: authorities}
+		return nil
+	}
+}
+
+// WithClientCertificate presents a certificate to servers that ask for one: the certificate chain and the private key in two
+// PEM files, which are read once. It requires [WithTLS] or [WithCertificateAuthorities]. A certificate that is replaced while
+// the program runs needs the GetClientCertificate of a [tls.Config] instead.
+func WithClientCertificate(certificateFile, keyFile string) Option {
+	return func(s *settings) error {
+		certificate, err := tls.LoadX509KeyPair(certificateFile, keyFile)
+		if err != nil {
+			return fmt.Errorf("palaver: the client certificate can't be read: %w", err)
+		}
+		s.certificate = &certificate
 		return nil
 	}
 }
@@ -65,9 +104,20 @@ func WithCertificateAuthorities(pemFile string) Option {
 func WithToken(token string) Option {
 	return func(s *settings) error {
 		if !isHeaderText(token) {
-			return errors.New("palaver: the token must consist of visible ASCII characters")
+			return fmt.Errorf("palaver: %w", errInvalidToken)
 		}
-		s.token = &bearerToken{text: token}
+		s.token = constantToken(token)
+		return nil
+	}
+}
+
+// WithTokenFunc sends a token that expires, as [WithToken] does. The function is called before every call, every page and
+// every post of a turn, from several goroutines, so it should keep its token as long as it is valid, for instance with
+// oauth2.ReuseTokenSource. It must return when its context ends, which has the deadline of the call. If it fails, the call
+// fails with UNAUTHENTICATED without a reason, and [Error.Unwrap] returns its error.
+func WithTokenFunc(token func(context.Context) (string, error)) Option {
+	return func(s *settings) error {
+		s.token = token
 		return nil
 	}
 }
@@ -97,14 +147,4 @@ func WithDialOptions(dial ...grpc.DialOption) Option {
 		s.dial = append(s.dial, dial...)
 		return nil
 	}
-}
-
-// isHeaderText reports whether a text is a valid header value: visible ASCII characters, with spaces only between them.
-func isHeaderText(text string) bool {
-	for _, character := range []byte(text) {
-		if character < ' ' || character > '~' {
-			return false
-		}
-	}
-	return text != "" && text[0] != ' ' && text[len(text)-1] != ' '
 }

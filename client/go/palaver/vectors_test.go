@@ -30,6 +30,7 @@ func TestEveryFileOfVectorsIsRead(t *testing.T) {
 	}
 	read := []string{
 		vectors.Breaks, vectors.LocalTargets, vectors.Pauses, vectors.Replays, vectors.ServiceConfig,
+		vectors.Terminal,
 	}
 	if !slices.Equal(files, read) { // both are sorted
 		t.Errorf("the files are %q, of which the tests read %q", files, read)

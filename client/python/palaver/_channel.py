@@ -10,16 +10,18 @@ and retry the call themselves (see `_resume`). Calls that never left this machin
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import grpc
+
+from palaver._certificates import read_key_pair
+from palaver._local_targets import is_local
+from palaver._token import CallMetadata, Token, authorization
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -33,7 +35,6 @@ _KEEPALIVE_TIME_MS = 30_000
 _KEEPALIVE_TIMEOUT_MS = 10_000
 # The contract keeps responses below 4 MiB. gRPC's default limit is exactly 4 MiB, which leaves no headroom.
 _MAX_RECEIVE_BYTES = 8 * 1024 * 1024
-_ADDRESS = re.compile(r"(?:([^:\[\]]+)|\[([^\[\]]+)\])(?::[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,79 +45,61 @@ class ChannelSettings:
         target: The server, as a gRPC target name.
         options: The channel arguments.
         credentials: The channel credentials, or None for plaintext.
-        metadata: The metadata of every call.
+        metadata: The metadata of the calls, unless the credentials add the token.
     """
 
     target: str
     options: tuple[tuple[str, Any], ...]
     credentials: grpc.ChannelCredentials | None
-    metadata: tuple[tuple[str, str], ...]
+    metadata: CallMetadata
 
 
-def channel_settings(
-    target: str, tls: bool | str | bytes | os.PathLike[str], token: str | None, options: ChannelOptions
-) -> ChannelSettings:
+@dataclass(frozen=True, slots=True)
+class Security:
+    """The arguments of a client's constructor that concern security; see there."""
+
+    tls: bool | str | bytes | os.PathLike[str]
+    client_certificate: str | os.PathLike[str] | None
+    client_key: str | os.PathLike[str] | None
+    token: Token | None = field(repr=False)
+
+
+def channel_settings(target: str, security: Security, options: ChannelOptions) -> ChannelSettings:
     """Returns the settings for the arguments of a client's constructor, where they are documented.
 
     Raises:
-        ValueError: The token would be sent over the network in the clear, or it is not a valid header value.
-        OSError: The file of certificate authorities can't be read.
+        ValueError: The token would be sent over the network in the clear, or it is not a valid header value. The
+            client's certificate lacks TLS or its key, or does not belong to the key.
+        OSError: A file can't be read.
     """
-    if token is not None and not (token.isascii() and token.isprintable() and token.strip() == token != ""):
-        raise ValueError("the token must consist of visible ASCII characters")
-    credentials = _credentials(tls)
-    call_metadata: tuple[tuple[str, str], ...] = ()
-    if token is not None:
-        if credentials is not None:
-            credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
-        elif is_local(target):
-            # gRPC refuses call credentials on plaintext channels, even on this machine, where they are safe.
-            call_metadata = (("authorization", f"Bearer {token}"),)
-        else:
-            raise ValueError(f'the token would be sent to "{target}" in the clear: use TLS')
+    token = security.token
+    constant = authorization(token) if isinstance(token, str) else ()
+    credentials = _credentials(security)
+    if token is not None and credentials is None and not is_local(target):
+        raise ValueError(f'the token would be sent to "{target}" in the clear: use TLS')
+    if credentials is not None and isinstance(token, str):
+        # gRPC refuses call credentials on plaintext channels, even on this machine, where they are safe.
+        credentials = grpc.composite_channel_credentials(credentials, grpc.access_token_call_credentials(token))
+        constant = ()
+    metadata = CallMetadata(constant, None if isinstance(token, str) else token)
     defaults = _default_options()
     if is_local(target):
         defaults["grpc.enable_http_proxy"] = 0  # calls to this machine never go through a proxy
-    return ChannelSettings(target, tuple({**defaults, **dict(options)}.items()), credentials, call_metadata)
+    return ChannelSettings(target, tuple({**defaults, **dict(options)}.items()), credentials, metadata)
 
 
-def is_local(target: str) -> bool:
-    """Returns whether a gRPC target can only mean this machine."""
-    scheme, _, rest = target.partition(":")
-    if scheme not in {"dns", "ipv4", "ipv6", "unix", "unix-abstract"}:
-        return _is_loopback(target, or_localhost=True)
-    if rest.startswith("//"):
-        # "dns://authority/name" asks that name server, which may return any address.
-        authority, _, rest = rest[2:].partition("/")
-        if authority:
-            return False
-    if scheme.startswith("unix"):
-        return rest != ""
-    if scheme == "dns":
-        return _is_loopback(rest, or_localhost=True)
-    return all(_is_loopback(address) for address in rest.split(","))
-
-
-def _is_loopback(address: str, *, or_localhost: bool = False) -> bool:
-    """Returns whether an address, with or without a port, is a loopback address, or "localhost" if that is allowed."""
-    match = _ADDRESS.fullmatch(address)
-    host, ipv6 = match.groups() if match else (None, address)  # without a port, an IPv6 address needs no brackets
-    try:
-        if host is not None:
-            return (or_localhost and host.lower() == "localhost") or ipaddress.IPv4Address(host).is_loopback
-        ip = ipaddress.IPv6Address(ipv6)
-    except ValueError:
-        return False
-    return ip.scope_id is None and (ip.ipv4_mapped or ip).is_loopback
-
-
-def _credentials(tls: bool | str | bytes | os.PathLike[str]) -> grpc.ChannelCredentials | None:
-    """Returns the channel credentials for the `tls` argument of a client, or None for plaintext."""
+def _credentials(security: Security) -> grpc.ChannelCredentials | None:
+    """Returns the channel credentials of a client, or None for plaintext."""
+    tls, certificate, key = security.tls, security.client_certificate, security.client_key
+    if (certificate is None) != (key is None):
+        raise ValueError("client_certificate and client_key require each other")
     if tls is False:
+        if certificate is not None:
+            raise ValueError("a client certificate requires TLS: set `tls`")
         return None
-    if tls is True:
-        return grpc.ssl_channel_credentials()
-    return grpc.ssl_channel_credentials(tls if isinstance(tls, bytes) else Path(tls).read_bytes())
+    authorities = None if tls is True else tls if isinstance(tls, bytes) else Path(tls).read_bytes()
+    pair = (None, None) if certificate is None or key is None else read_key_pair(certificate, key)
+    return grpc.ssl_channel_credentials(authorities, *pair)
 
 
 def _default_options() -> dict[str, Any]:

@@ -153,10 +153,16 @@ class AsyncClient(BaseClient):
     ) -> AsyncReply:
         request = _requests.post_user_query(id, user_message, **options)
 
-        def post(timeout: float | None) -> Events:
-            return self.stub.PostUserQuery(request, timeout=timeout, metadata=self._settings.metadata)
+        async def post(timeout: float | None) -> Events:
+            remaining, metadata = await self._settings.metadata.get_async(timeout)
+            return self.stub.PostUserQuery(request, timeout=remaining, metadata=metadata)
 
-        reply = AsyncReply(post, request.request_id, self._retry_budget(timeout))
+        budget = self._retry_budget(timeout)
+        call = None  # with a token function, the first read posts the turn
+        if self._settings.metadata.function is None:
+            timeout, metadata = budget.time_remaining(), self._settings.metadata.constant
+            call = self.stub.PostUserQuery(request, timeout=timeout, metadata=metadata)
+        reply = AsyncReply(post, request.request_id, budget, call)
         self._replies.add(reply)
         return reply
 
@@ -209,8 +215,9 @@ class AsyncClient(BaseClient):
         self, method: grpc.aio.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
     ) -> _Response:
         """Makes a unary call and converts its error."""
+        remaining, metadata = await self._settings.metadata.get_async(timeout)
         try:
-            response = await method(request, timeout=timeout, metadata=self._settings.metadata)
+            response = await method(request, timeout=remaining, metadata=metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         if response is None:  # gRPC for asyncio returns None for a message that can't be parsed

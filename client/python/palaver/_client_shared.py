@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from palaver._channel import DEFAULT_TARGET, ChannelOptions, channel_settings
+from palaver._channel import DEFAULT_TARGET, ChannelOptions, Security, channel_settings
 from palaver._reply_shared import BaseReply
 from palaver._resume import DEFAULT_RECONNECT_TIMEOUT, RetryBudget
+from palaver._token import Token
 from palaver._types import (
     Assistant,
     CreateAssistantResult,
@@ -45,7 +46,9 @@ class BaseClient(ABC):
         target: str = DEFAULT_TARGET,
         *,
         tls: bool | str | bytes | os.PathLike[str] = False,
-        token: str | None = None,
+        client_certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
+        token: Token | None = None,
         timeout: float | None = None,
         reconnect_timeout: float = DEFAULT_RECONNECT_TIMEOUT,
         options: ChannelOptions = (),
@@ -56,7 +59,13 @@ class BaseClient(ABC):
             target: The server, as "host:port" or any other name that gRPC supports ("dns:///host:port", "unix:path").
             tls: False for plaintext, True for TLS with gRPC's default certificate authorities. To trust other
                 authorities instead, pass the path of a PEM file, or its content as bytes.
-            token: A bearer token, sent as `authorization: Bearer <token>` with every call.
+            client_certificate: The path of a PEM file with a certificate chain, which the server asks for with TLS.
+            client_key: The path of a PEM file with the private key of the certificate, without a password.
+            token: A bearer token, sent as `authorization: Bearer <token>` with every call. A token that expires comes
+                from a function without parameters. It is called before every call, every page and every post of a
+                turn, so it should keep its token as long as it is valid. `AsyncClient` also takes an asynchronous
+                function. If the function fails, the call raises `UnauthenticatedError` with the function's exception
+                as its `__cause__`. With a function, a turn is posted when its reply is first read.
             timeout: The default deadline of a call, in seconds. None: there is no deadline. The deadline of a reply
                 covers all of it, up to the last event.
             reconnect_timeout: How many seconds a turn may be without a connection. When the connection breaks or the
@@ -66,9 +75,11 @@ class BaseClient(ABC):
 
         Raises:
             ValueError: The token would leave this machine without TLS, or contains characters other than visible ASCII.
-            OSError: The file of certificate authorities can't be read.
+                The client certificate lacks TLS or its key, or does not belong to the key.
+            TypeError: `Client` got an asynchronous token function.
+            OSError: The file of certificate authorities, of the client certificate or of its key can't be read.
         """
-        self._settings = channel_settings(target, tls, token, options)
+        self._settings = channel_settings(target, Security(tls, client_certificate, client_key, token), options)
         self._timeout = timeout
         self._reconnect_timeout = reconnect_timeout
         self._closed = False
@@ -93,7 +104,7 @@ class BaseClient(ABC):
         """The generated stub on the client's channel, for everything that the client does not offer.
 
         Its calls take and return the messages of `palaver.v1` and raise `grpc.RpcError`. They use neither the client's
-        `timeout` nor a `token` without TLS.
+        `timeout` nor a `token` without TLS or from a function.
 
         Raises:
             RuntimeError: The client is closed, or an `AsyncClient` is used without a running event loop.
@@ -219,8 +230,8 @@ class BaseClient(ABC):
     ) -> BaseReply:
         """Posts a user message and streams the reply. Together they are a turn.
 
-        The turn is stored as a whole when the reply completes, or not at all. The call starts immediately; the
-        iteration over the reply raises its errors.
+        The turn is stored as a whole when the reply completes, or not at all. The call starts immediately,
+        or with the first read if the client has a token function; the iteration over the reply raises its errors.
 
         When the connection breaks or the server shuts down, the turn is posted again with the same `request_id`, and
         the iteration resumes where it stopped. If the turn had to run again and the model wrote something else, the

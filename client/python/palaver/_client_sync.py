@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -51,6 +52,8 @@ class Client(BaseClient):
 
     def _init_channel(self) -> None:
         settings = self._settings
+        if inspect.iscoroutinefunction(settings.metadata.function):
+            raise TypeError("an asynchronous token function requires `AsyncClient`")
         self._channel = (
             grpc.insecure_channel(settings.target, settings.options)
             if settings.credentials is None
@@ -145,9 +148,11 @@ class Client(BaseClient):
         def post(timeout: float | None) -> Events:
             if self._closed:
                 raise call_canceled()
-            return stub.PostUserQuery(request, timeout=timeout, metadata=self._settings.metadata)
+            remaining, metadata = self._settings.metadata.get(timeout)
+            return stub.PostUserQuery(request, timeout=remaining, metadata=metadata)
 
-        return Reply(post, request.request_id, self._retry_budget(timeout))
+        budget = self._retry_budget(timeout)
+        return Reply(post, request.request_id, budget, starts_with_read=self._settings.metadata.function is not None)
 
     def post_user_query_unary(
         self,
@@ -197,7 +202,8 @@ class Client(BaseClient):
         self, method: grpc.UnaryUnaryMultiCallable[_Request, _Response], request: _Request, timeout: float | None
     ) -> _Response:
         """Makes a unary call and converts its error."""
+        remaining, metadata = self._settings.metadata.get(timeout)
         try:
-            return method(request, timeout=timeout, metadata=self._settings.metadata)
+            return method(request, timeout=remaining, metadata=metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error

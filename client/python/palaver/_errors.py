@@ -13,7 +13,7 @@
      ├─ DataLossError             DATA_LOSS            stored data is damaged
      ├─ InternalError             INTERNAL             the server failed, or its response can't be understood
      ├─ UnimplementedError        UNIMPLEMENTED        the server does not support the request
-     ├─ UnauthenticatedError      UNAUTHENTICATED      the token is missing or wrong
+     ├─ UnauthenticatedError      UNAUTHENTICATED      the token is missing or wrong, or its function failed
      └─ PermissionDeniedError     PERMISSION_DENIED    the token does not allow this
 
 A status without its own class (`UNKNOWN`, `OUT_OF_RANGE`) is a plain `PalaverError`. Arguments that can't be sent raise
@@ -126,7 +126,7 @@ class UnimplementedError(PalaverError):
 
 
 class UnauthenticatedError(PalaverError):
-    """The token is missing or wrong."""
+    """The token is missing or wrong, or the client's token function failed: then its exception is `__cause__`."""
 
 
 class PermissionDeniedError(PalaverError):
@@ -189,6 +189,17 @@ def malformed_response(problem: str) -> InternalError:
 def call_canceled() -> CanceledError:
     """Returns the error for a call that the program itself has canceled."""
     return CanceledError("the call was canceled", grpc.StatusCode.CANCELLED)
+
+
+def deadline_exceeded() -> DeadlineExceededError:
+    """Returns the error for a call whose timeout expired before it was sent."""
+    return DeadlineExceededError("the timeout of the call expired", grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def token_failed(error: Exception) -> UnauthenticatedError:
+    """Returns the error for a call that was not sent because the token function failed."""
+    description = str(error) or type(error).__name__
+    return UnauthenticatedError(f"the token function failed: {description}", grpc.StatusCode.UNAUTHENTICATED)
 
 
 def reply_restarted() -> UnavailableError:

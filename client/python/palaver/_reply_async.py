@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
@@ -47,14 +47,22 @@ class AsyncReply(BaseReply):
         ...                 print("", usage.total_tokens, "tokens")
     """
 
-    def __init__(self, post: Callable[[float | None], Events], request_id: str, budget: RetryBudget) -> None:
+    def __init__(
+        self,
+        post: Callable[[float | None], Coroutine[None, None, Events]],
+        request_id: str,
+        budget: RetryBudget,
+        call: Events | None,
+    ) -> None:
         super().__init__(request_id, budget)
         self._post = post
         self._canceled = asyncio.Event()
-        self._call = post(budget.time_remaining())
+        self._starting: asyncio.Task[Events] | None = None
+        self._call = call
 
     def __del__(self) -> None:
-        self._call.cancel()  # gRPC does this, too, but its call is part of a cycle and may be collected much later
+        if self._call is not None:
+            self._call.cancel()  # gRPC does this, too, but its call is part of a cycle and may be collected much later
 
     async def __aenter__(self) -> Self:
         return self
@@ -75,7 +83,7 @@ class AsyncReply(BaseReply):
         """
         while not self._events:
             try:
-                response = await self._call.read()
+                response = await (self._call or await self._start()).read()
             except asyncio.CancelledError:
                 # gRPC raises this if the task was canceled, which must propagate it, and if the call was canceled.
                 if not self._canceled.is_set() or _current_task_is_canceled():
@@ -101,7 +109,20 @@ class AsyncReply(BaseReply):
             await asyncio.wait_for(self._canceled.wait(), delay)
             raise call_canceled() from error
         self._filter.begin_replay()
-        self._call = self._post(self._budget.time_remaining())
+        self._call = None
+
+    async def _start(self) -> Events:
+        """Posts the turn and returns the call."""
+        if self._canceled.is_set():
+            raise call_canceled()
+        self._starting = asyncio.create_task(self._post(self._budget.time_remaining()))
+        try:
+            self._call = await self._starting
+        finally:
+            self._starting = None
+        if self._canceled.is_set():
+            self._call.cancel()
+        return self._call
 
     @property
     def text(self) -> AsyncIterator[str]:
@@ -116,7 +137,10 @@ class AsyncReply(BaseReply):
 
     def cancel(self) -> None:
         self._canceled.set()
-        self._call.cancel()
+        if self._starting is not None:
+            self._starting.cancel()
+        if self._call is not None:
+            self._call.cancel()
 
     async def aclose(self) -> None:
         """Does the same as `cancel()`, for `contextlib.aclosing`."""

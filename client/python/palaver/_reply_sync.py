@@ -42,11 +42,23 @@ class Reply(BaseReply):
         ...                 print("", usage.total_tokens, "tokens")
     """
 
-    def __init__(self, post: Callable[[float | None], Events], request_id: str, budget: RetryBudget) -> None:
+    def __init__(
+        self, post: Callable[[float | None], Events], request_id: str, budget: RetryBudget, *, starts_with_read: bool
+    ) -> None:
         super().__init__(request_id, budget)
         self._post = post
         self._canceled = threading.Event()
-        self._call = post(budget.time_remaining())
+        self._call = None if starts_with_read else post(budget.time_remaining())
+
+    def _started(self) -> Events:
+        """Returns the current call, after posting the turn if there is none."""
+        if self._call is None:
+            if self._canceled.is_set():
+                raise call_canceled()
+            self._call = self._post(self._budget.time_remaining())
+            if self._canceled.is_set():  # by another thread, in the meantime
+                self._call.cancel()
+        return self._call
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +79,7 @@ class Reply(BaseReply):
         """
         while not self._events:
             try:
-                response = next(self._call)
+                response = next(self._started())
             except StopIteration:  # noqa: PERF203 - each event is awaited
                 self._check_completed()
                 raise
@@ -84,9 +96,7 @@ class Reply(BaseReply):
         if self._canceled.wait(self._retry_delay(error)):
             raise call_canceled() from error
         self._filter.begin_replay()
-        self._call = self._post(self._budget.time_remaining())
-        if self._canceled.is_set():  # by another thread, which canceled the previous call
-            self._call.cancel()
+        self._call = None
 
     @property
     def text(self) -> Iterator[str]:
@@ -101,4 +111,5 @@ class Reply(BaseReply):
 
     def cancel(self) -> None:
         self._canceled.set()
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::Client;
-use crate::connection::{Connection, Tls};
+use crate::connection::{ClientCertificate, Connection, Tls};
+use crate::token::Token;
 
 const DEFAULT_TARGET: &str = "127.0.0.1:50051";
 const DEFAULT_RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +32,8 @@ const DEFAULT_RECONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub struct ClientBuilder {
     target: String,
     tls: Tls,
-    token: Option<String>,
+    certificate: Option<ClientCertificate>,
+    token: Option<Token>,
     timeout: Option<Duration>,
     reconnect_timeout: Duration,
 }
@@ -41,6 +43,7 @@ impl ClientBuilder {
         Self {
             target: DEFAULT_TARGET.to_owned(),
             tls: Tls::Off,
+            certificate: None,
             token: None,
             timeout: None,
             reconnect_timeout: DEFAULT_RECONNECT_TIMEOUT,
@@ -71,10 +74,7 @@ impl ClientBuilder {
     /// [`BuildError::Tls`] if the file can't be read.
     #[cfg(feature = "tls")]
     pub fn tls_with_ca_file(self, path: impl AsRef<Path>) -> Result<Self, BuildError> {
-        let path = path.as_ref();
-        let pem =
-            std::fs::read(path).map_err(|error| BuildError::Tls(format!("{}: {error}", path.display()).into()))?;
-        Ok(self.tls_with_ca_pem(pem))
+        Ok(self.tls_with_ca_pem(read(path.as_ref())?))
     }
 
     /// Enables TLS with certificate authorities in PEM format instead of the system's.
@@ -86,11 +86,62 @@ impl ClientBuilder {
         }
     }
 
+    /// Presents a certificate to servers that ask for one: the certificate chain and its private key, in two PEM files. It
+    /// requires TLS.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError::Tls`] if a file can't be read.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate_files(self, chain: impl AsRef<Path>, key: impl AsRef<Path>) -> Result<Self, BuildError> {
+        Ok(self.client_certificate_pem(read(chain.as_ref())?, read(key.as_ref())?))
+    }
+
+    /// Presents a certificate to servers that ask for one: the certificate chain and its private key, in PEM format. It
+    /// requires TLS.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate_pem(self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        Self {
+            certificate: Some(ClientCertificate {
+                chain: chain.into(),
+                key: key.into(),
+            }),
+            ..self
+        }
+    }
+
     /// Sets a bearer token, in visible ASCII characters. Every call sends it as `authorization: Bearer <token>`. Without TLS,
     /// it is accepted only for targets on this machine: `localhost`, loopback addresses and Unix sockets.
     pub fn token(self, token: impl Into<String>) -> Self {
         Self {
-            token: Some(token.into()),
+            token: Some(Token::Constant(token.into())),
+            ..self
+        }
+    }
+
+    /// Sets a function that returns a [`token`](Self::token) that expires.
+    ///
+    /// It is called before every call, every page and every post of a turn, so it should keep its token as long as it is
+    /// valid. The timeout of the call covers it. If it fails, the call fails with
+    /// [`Code::Unauthenticated`](crate::Code::Unauthenticated) and an empty reason, and the
+    /// [source](std::error::Error::source) is the function's error.
+    ///
+    /// ```
+    /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok("secret".into()) }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), palaver::BuildError> {
+    /// let client = palaver::Client::builder().token_function(|| fresh_token()).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn token_function<F, Call, E>(self, function: F) -> Self
+    where
+        F: Fn() -> Call + Send + Sync + 'static,
+        Call: Future<Output = Result<String, E>> + Send + 'static,
+        E: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        Self {
+            token: Some(Token::function(function)),
             ..self
         }
     }
@@ -125,9 +176,14 @@ impl ClientBuilder {
     ///
     /// Outside of a Tokio runtime. The client's connection runs on that runtime.
     pub fn build(self) -> Result<Client, BuildError> {
-        let connection = Connection::new(&self.target, self.tls, self.token.as_deref())?;
+        let connection = Connection::new(&self.target, self.tls, self.certificate, self.token)?;
         Ok(Client::new_with(connection, self.timeout, self.reconnect_timeout))
     }
+}
+
+#[cfg(feature = "tls")]
+fn read(pem: &Path) -> Result<Vec<u8>, BuildError> {
+    std::fs::read(pem).map_err(|error| BuildError::Tls(format!("{}: {error}", pem.display()).into()))
 }
 
 impl fmt::Debug for ClientBuilder {
@@ -148,7 +204,8 @@ pub enum BuildError {
     InvalidToken,
     /// The token would be sent over the network in the clear. Contains the target.
     TokenInTheClear(String),
-    /// TLS can't be configured: the certificate authorities can't be read, there are none, or the target is a Unix socket.
+    /// TLS can't be configured: a PEM file can't be read, there are no certificate authorities, the client certificate lacks
+    /// TLS or does not belong to its key, or the target is a Unix socket.
     Tls(Box<dyn StdError + Send + Sync>),
 }
 

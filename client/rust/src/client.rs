@@ -113,8 +113,8 @@ impl Client {
     /// `ASSISTANT_EXISTS`, unless `if_exists` permits that.
     pub async fn create_assistant(&self, request: CreateAssistantRequest) -> Result<CreateAssistantResponse, Error> {
         let deadline = self.deadline();
-        let request = self.connection.request(request, deadline);
         let response: CreateAssistantResponse = until(deadline, async {
+            let request = self.connection.request(request, deadline).await?;
             Ok(self.connection.stub().create_assistant(request).await?.into_inner())
         })
         .await?;
@@ -132,7 +132,7 @@ impl Client {
         let response = until(
             deadline,
             retried(|| async {
-                let request = self.connection.request(request.clone(), deadline);
+                let request = self.connection.request(request.clone(), deadline).await?;
                 Ok(self.connection.stub().get_assistant(request).await?.into_inner())
             }),
         )
@@ -156,7 +156,7 @@ impl Client {
         until(
             deadline,
             retried(|| async {
-                let request = self.connection.request(request.clone(), deadline);
+                let request = self.connection.request(request.clone(), deadline).await?;
                 Ok(self.connection.stub().list_messages(request).await?.into_inner())
             }),
         )
@@ -170,8 +170,8 @@ impl Client {
     /// `ASSISTANT_NOT_FOUND`.
     pub async fn delete_assistant(&self, request: DeleteAssistantRequest) -> Result<(), Error> {
         let deadline = self.deadline();
-        let request = self.connection.request(request, deadline);
         until(deadline, async {
+            let request = self.connection.request(request, deadline).await?;
             self.connection.stub().delete_assistant(request).await?;
             Ok(())
         })
@@ -200,8 +200,8 @@ impl Client {
         let request = with_request_id(request);
         let mut budget = self.retry_budget();
         loop {
-            let post = self.connection.request(request.clone(), budget.deadline());
             let response: Result<PostUserQueryUnaryResponse, _> = until(budget.deadline(), async {
+                let post = self.connection.request(request.clone(), budget.deadline()).await?;
                 Ok(self.connection.stub().post_user_query_unary(post).await?.into_inner())
             })
             .await;
@@ -219,8 +219,8 @@ impl Client {
     /// `TURN_NOT_FOUND` if the turn is not running.
     pub async fn cancel_turn(&self, request: CancelTurnRequest) -> Result<(), Error> {
         let deadline = self.deadline();
-        let request = self.connection.request(request, deadline);
         until(deadline, async {
+            let request = self.connection.request(request, deadline).await?;
             self.connection.stub().cancel_turn(request).await?;
             Ok(())
         })

@@ -12,10 +12,11 @@ use http_body_util::BodyExt as _;
 use tokio::time::Instant;
 use tonic::Request;
 use tonic::body::Body;
-use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tower_service::Service;
 
+use crate::token::Token;
 use crate::v1::assistant_service_client::AssistantServiceClient;
 use crate::{BuildError, Error};
 
@@ -32,6 +33,14 @@ const DETAILS: &str = "grpc-status-details-bin";
 #[cfg(feature = "tls")]
 const CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
+/// The certificate chain of a client and its private key, in PEM.
+#[derive(Debug)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code))]
+pub(crate) struct ClientCertificate {
+    pub(crate) chain: Vec<u8>,
+    pub(crate) key: Vec<u8>,
+}
+
 /// The certificate authorities that are trusted, if TLS is on.
 #[derive(Debug)]
 pub(crate) enum Tls {
@@ -46,18 +55,23 @@ pub(crate) enum Tls {
 #[derive(Clone)]
 pub(crate) struct Connection {
     stub: AssistantServiceClient<DetailsSanitizer>,
-    authorization: Option<MetadataValue<Ascii>>,
+    token: Option<Token>,
 }
 
 impl Connection {
-    pub(crate) fn new(target: &str, tls: Tls, token: Option<&str>) -> Result<Self, BuildError> {
+    pub(crate) fn new(
+        target: &str,
+        tls: Tls,
+        certificate: Option<ClientCertificate>,
+        token: Option<Token>,
+    ) -> Result<Self, BuildError> {
         let is_plaintext = matches!(tls, Tls::Off);
         let target = Target::parse(target)?;
         if token.is_some() && is_plaintext && !target.is_local() {
             return Err(BuildError::TokenInTheClear(target.to_string()));
         }
-        let authorization = token.map(authorization).transpose()?;
-        let channel = endpoint(&target, tls)?
+        token.as_ref().map_or(Ok(()), Token::check)?;
+        let channel = endpoint(&target, tls, certificate)?
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -65,7 +79,7 @@ impl Connection {
             .expect("a version is a valid header")
             .connect_lazy();
         let stub = AssistantServiceClient::new(DetailsSanitizer(channel)).max_decoding_message_size(MAX_RESPONSE_BYTES);
-        Ok(Self { stub, authorization })
+        Ok(Self { stub, token })
     }
 
     /// Returns the generated client. Its clones share the connection.
@@ -73,16 +87,16 @@ impl Connection {
         self.stub.clone()
     }
 
-    /// Returns a request with this message and deadline.
-    pub(crate) fn request<T>(&self, message: T, deadline: Option<Instant>) -> Request<T> {
+    /// Returns a request with this message and deadline, and with the token, for which it may have to wait.
+    pub(crate) async fn request<T>(&self, message: T, deadline: Option<Instant>) -> Result<Request<T>, Error> {
         let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("authorization", token.header().await?);
+        }
         if let Some(deadline) = deadline {
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
         }
-        if let Some(authorization) = &self.authorization {
-            request.metadata_mut().insert("authorization", authorization.clone());
-        }
-        request
+        Ok(request)
     }
 }
 
@@ -105,18 +119,6 @@ pub(crate) async fn until<T>(
             .await
             .unwrap_or_else(|_| Err(Error::deadline_exceeded())),
     }
-}
-
-/// Returns the value of the `authorization` header for a token, which it checks.
-fn authorization(token: &str) -> Result<MetadataValue<Ascii>, BuildError> {
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(BuildError::InvalidToken);
-    }
-    let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
-        .parse()
-        .map_err(|_| BuildError::InvalidToken)?;
-    value.set_sensitive(true);
-    Ok(value)
 }
 
 /// The address of the server.
@@ -179,7 +181,7 @@ impl fmt::Display for Target {
 }
 
 #[cfg_attr(not(feature = "tls"), expect(clippy::needless_pass_by_value))]
-fn endpoint(target: &Target, tls: Tls) -> Result<Endpoint, BuildError> {
+fn endpoint(target: &Target, tls: Tls, certificate: Option<ClientCertificate>) -> Result<Endpoint, BuildError> {
     let scheme = if matches!(tls, Tls::Off) { "http" } else { "https" };
     let endpoint = match target {
         Target::Tcp(authority) => Endpoint::from_shared(format!("{scheme}://{authority}")),
@@ -188,15 +190,16 @@ fn endpoint(target: &Target, tls: Tls) -> Result<Endpoint, BuildError> {
     };
     let endpoint = endpoint.map_err(|_| BuildError::InvalidTarget(target.to_string()))?;
     match tls {
+        Tls::Off if certificate.is_some() => Err(BuildError::Tls("a client certificate requires TLS".into())),
         Tls::Off => Ok(endpoint),
         #[cfg(feature = "tls")]
-        tls => with_tls(endpoint, tls),
+        tls => with_tls(endpoint, tls, certificate),
     }
 }
 
 #[cfg(feature = "tls")]
-fn with_tls(endpoint: Endpoint, tls: Tls) -> Result<Endpoint, BuildError> {
-    use tonic::transport::{Certificate, ClientTlsConfig};
+fn with_tls(endpoint: Endpoint, tls: Tls, certificate: Option<ClientCertificate>) -> Result<Endpoint, BuildError> {
+    use tonic::transport::{Certificate, ClientTlsConfig, Identity};
     let config = ClientTlsConfig::new().timeout(CONNECT_TIMEOUT);
     let config = match tls {
         // tonic accepts a PEM file without a certificate, and then trusts no server.
@@ -205,6 +208,10 @@ fn with_tls(endpoint: Endpoint, tls: Tls) -> Result<Endpoint, BuildError> {
         }
         Tls::Pem(pem) => config.ca_certificate(Certificate::from_pem(pem)),
         _ => config.with_native_roots(),
+    };
+    let config = match certificate {
+        Some(ClientCertificate { chain, key }) => config.identity(Identity::from_pem(chain, key)),
+        None => config,
     };
     endpoint
         .tls_config(config)

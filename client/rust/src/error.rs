@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -26,6 +27,17 @@ struct Fields {
     retry_delay: Option<Duration>,
     /// Whether the connection or the stream of the call broke, without a response of the server or a proxy.
     is_transport: bool,
+    cause: Option<Cause>,
+}
+
+/// The error of a token function.
+#[derive(Clone)]
+struct Cause(Arc<dyn StdError + Send + Sync>);
+
+impl PartialEq for Cause {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// One invalid field of a request.
@@ -47,6 +59,7 @@ impl Error {
             field_violations: Vec::new(),
             retry_delay: None,
             is_transport: false,
+            cause: None,
         }))
     }
 
@@ -58,6 +71,14 @@ impl Error {
     /// Returns the error of a call whose timeout has expired.
     pub(crate) fn deadline_exceeded() -> Self {
         Self::new(Code::DeadlineExceeded, "the timeout of the call expired")
+    }
+
+    /// Returns the error of a call that was not sent because the token function failed.
+    pub(crate) fn token_failed(cause: Box<dyn StdError + Send + Sync>) -> Self {
+        let message = format!("the token function failed: {cause}");
+        let mut error = Self::new(Code::Unauthenticated, message);
+        error.0.cause = Some(Cause(cause.into()));
+        error
     }
 
     /// Returns the error for a response that breaks the contract.
@@ -139,7 +160,11 @@ impl fmt::Debug for Error {
     }
 }
 
-impl StdError for Error {}
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.cause.as_ref().map(|Cause(cause)| &**cause as _)
+    }
+}
 
 /// Converts a status as the client does. Programs can use this to test their error handling.
 impl From<Status> for Error {

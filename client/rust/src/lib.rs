@@ -45,6 +45,7 @@ mod messages;
 mod replay_filter;
 mod reply;
 mod retry_budget;
+mod token;
 #[cfg(test)]
 #[path = "../tests/client/support/vectors.rs"]
 #[allow(missing_docs, unreachable_pub, clippy::pedantic)]

@@ -167,7 +167,8 @@ impl Turn {
         let responses = if let Some(responses) = &mut self.responses {
             responses
         } else {
-            let request = self.connection.request(self.request.clone(), self.budget.deadline());
+            let deadline = self.budget.deadline();
+            let request = self.connection.request(self.request.clone(), deadline).await?;
             let response = self.connection.stub().post_user_query(request).await?;
             self.responses.insert(response.into_inner())
         };

@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import { create, fromJson, toJson } from "@bufbuild/protobuf";
 import type { DescMessage, JsonObject, JsonValue, MessageShape } from "@bufbuild/protobuf";
 import { PalaverClient, PalaverError } from "@palaver-chat/client";
-import type { CallOptions, Event, Reply } from "@palaver-chat/client";
+import type { CallOptions, ClientCertificate, Event, Reply } from "@palaver-chat/client";
 import {
   CancelTurnRequestSchema,
   CreateAssistantRequestSchema,
@@ -23,7 +23,16 @@ import {
 } from "@palaver-chat/client/v1";
 
 interface ClientCommand {
-  readonly client: { target?: string; tls?: string; token?: string; timeout?: number; reconnect_timeout?: number };
+  readonly client: {
+    target?: string;
+    tls?: string;
+    certificate?: string;
+    key?: string;
+    token?: string;
+    tokens?: string[];
+    timeout?: number;
+    reconnect_timeout?: number;
+  };
 }
 
 interface CallCommand {
@@ -48,7 +57,8 @@ function makeClient(options: ClientCommand["client"]): void {
   try {
     client = new PalaverClient(options.target, {
       tls: options.tls,
-      token: options.token,
+      clientCertificate: clientCertificate(options),
+      token: options.tokens ? tokenFunction(options.tokens) : options.token,
       timeoutMs: milliseconds(options.timeout),
       reconnectTimeoutMs: milliseconds(options.reconnect_timeout),
     });
@@ -57,6 +67,19 @@ function makeClient(options: ClientCommand["client"]): void {
     return;
   }
   print({ client: "ready" });
+}
+
+function clientCertificate({ certificate, key }: ClientCommand["client"]): ClientCertificate | undefined {
+  return certificate !== undefined && key !== undefined ? { certificate, key } : undefined;
+}
+
+/** Returns a function that promises the tokens one after another, and then fails. */
+function tokenFunction(tokens: readonly string[]): () => Promise<string> {
+  const left = tokens.values();
+  return () => {
+    const { value, done } = left.next();
+    return done ? Promise.reject(new Error("no token left")) : Promise.resolve(value);
+  };
 }
 
 async function makeCall(command: CallCommand): Promise<void> {

@@ -7,6 +7,8 @@ import { createInterface } from "node:readline";
 import { IfExists, OnDisconnect, PalaverClient, PalaverError } from "@palaver-chat/client";
 import type { Reply } from "@palaver-chat/client";
 
+import { printable } from "./printable.js";
+
 const [target = "127.0.0.1:50051", id = "chat"] = process.argv.slice(2);
 
 const client = new PalaverClient(target);
@@ -29,13 +31,15 @@ async function answer(userMessage: string): Promise<void> {
           started = true;
           break;
         case "textDelta":
-          process.stdout.write(event.value.text);
+          process.stdout.write(printable(event.value.text));
           break;
         case "skillCall":
-          process.stderr.write(`[${event.value.name} ${event.value.argumentsJson}]\n`);
+          process.stderr.write(printable(`[${event.value.name} ${event.value.argumentsJson}]\n`));
           break;
         case "skillResult":
-          process.stderr.write(`[${event.value.outcome.case ?? "nothing"}: ${event.value.outcome.value ?? ""}]\n`);
+          process.stderr.write(
+            printable(`[${event.value.outcome.case ?? "nothing"}: ${event.value.outcome.value ?? ""}]\n`),
+          );
           break;
         case "progress":
           break; // there is nothing new to print
@@ -55,7 +59,8 @@ function printError(error: unknown): void {
   if (!(error instanceof PalaverError)) {
     throw error;
   }
-  process.stderr.write(`error: ${error.message} (${[error.status, error.reason].filter(Boolean).join(", ")})\n`);
+  const codes = [error.status, error.reason].filter(Boolean).join(", ");
+  process.stderr.write(printable(`error: ${error.message} (${codes})\n`));
 }
 
 function interrupt(): void {

@@ -19,8 +19,12 @@ export async function unary<I extends DescMessage, O extends DescMessage>(
   connection: Connection,
   method: DescMethodUnary<I, O>,
   request: MessageShape<I>,
-  { timeoutMs, signal }: Limits,
+  limits: Limits,
 ): Promise<MessageShape<O>> {
+  const { signal } = limits;
+  throwIfCancelled(signal);
+  const deadline = Date.now() + limits.timeoutMs;
+  const metadata = await connection.metadata(limits);
   throwIfCancelled(signal);
   const { path, requestSerialize, responseDeserialize } = grpcMethod(method);
   let cancel = (): void => undefined;
@@ -31,8 +35,8 @@ export async function unary<I extends DescMessage, O extends DescMessage>(
         requestSerialize,
         responseDeserialize,
         request,
-        connection.metadata(),
-        { deadline: Date.now() + timeoutMs },
+        metadata,
+        { deadline },
         (error, response) => {
           if (error) {
             reject(error);
@@ -62,18 +66,17 @@ export async function* serverStream<I extends DescMessage, O extends DescMessage
   connection: Connection,
   method: DescMethodServerStreaming<I, O>,
   request: MessageShape<I>,
-  { timeoutMs, signal }: Limits,
+  limits: Limits,
 ): AsyncGenerator<MessageShape<O>, void, undefined> {
+  const { signal } = limits;
+  throwIfCancelled(signal);
+  const deadline = Date.now() + limits.timeoutMs;
+  const metadata = await connection.metadata(limits);
   throwIfCancelled(signal);
   const { path, requestSerialize, responseDeserialize } = grpcMethod(method);
-  const call = connection.grpc.makeServerStreamRequest(
-    path,
-    requestSerialize,
-    responseDeserialize,
-    request,
-    connection.metadata(),
-    { deadline: Date.now() + timeoutMs },
-  );
+  const call = connection.grpc.makeServerStreamRequest(path, requestSerialize, responseDeserialize, request, metadata, {
+    deadline,
+  });
   const cancel = (): void => {
     call.cancel();
   };

@@ -8,10 +8,12 @@ import type { ChannelOptions } from "@grpc/grpc-js";
 
 import { serverStream, unary } from "./calls.js";
 import { Connection, DEFAULT_TARGET } from "./connection.js";
+import type { ClientCertificate } from "./connection.js";
 import { malformedResponse } from "./errors.js";
 import { pauseAfter } from "./pause.js";
 import { Reply } from "./reply.js";
 import { RetryBudget } from "./retry_budget.js";
+import type { Token } from "./token.js";
 import {
   AssistantService,
   CancelTurnRequestSchema,
@@ -37,10 +39,20 @@ export interface ClientOptions {
   readonly tls?: boolean | string | URL | Uint8Array | undefined;
 
   /**
+   * The certificate chain and its private key to present to a server that asks for them. Each is the path of a PEM file, or
+   * its content as bytes. It requires `tls`.
+   */
+  readonly clientCertificate?: ClientCertificate | undefined;
+
+  /**
    * A bearer token, sent as `authorization: Bearer <token>` with every call. Without TLS, a token is accepted only for
    * targets on this machine: `localhost`, loopback addresses and Unix sockets.
+   *
+   * A token that expires comes from a function, which may be asynchronous. It is called before every call, every page and
+   * every post of a turn, so it should keep its token as long as it is valid. If it fails, the call fails with
+   * `UNAUTHENTICATED` and an empty reason; the `cause` is the function's error.
    */
-  readonly token?: string | undefined;
+  readonly token?: Token | undefined;
 
   /** The timeout of calls that have none of their own, in milliseconds. The default is `Infinity`. */
   readonly timeoutMs?: number | undefined;
@@ -94,9 +106,10 @@ export class PalaverClient implements Disposable {
 
   /**
    * @param target - The server, `host:port`, or any other target that grpc-js supports (`dns:///host:port`, `unix:path`).
-   * @throws TypeError when the token would leave this machine without TLS or contains characters other than visible ASCII.
+   * @throws TypeError when the token would leave this machine without TLS or contains characters other than visible ASCII,
+   *   or when there is a client certificate but no TLS.
    * @throws RangeError when a timeout is negative or not a number.
-   * @throws Error when the file of certificate authorities can't be read.
+   * @throws Error when a PEM file can't be read, or the client certificate does not belong to its key.
    */
   constructor(target: string = DEFAULT_TARGET, options: ClientOptions = {}) {
     this.#timeoutMs = milliseconds(options.timeoutMs ?? Infinity);

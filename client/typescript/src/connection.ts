@@ -2,9 +2,12 @@
 import { readFileSync } from "node:fs";
 import { BlockList, isIPv4, isIPv6 } from "node:net";
 
-import { ChannelCredentials, Client, Metadata, connectivityState } from "@grpc/grpc-js";
-import type { ChannelOptions } from "@grpc/grpc-js";
+import { ChannelCredentials, Client, connectivityState } from "@grpc/grpc-js";
+import type { ChannelOptions, Metadata } from "@grpc/grpc-js";
 
+import type { Limits } from "./calls.js";
+import { ask, metadataOf } from "./token.js";
+import type { Token } from "./token.js";
 import { VERSION } from "./version.js";
 
 /** The default target. */
@@ -54,10 +57,20 @@ const DEFAULT_OPTIONS: ChannelOptions = {
 /** gRPC's default in other languages. grpc-js waits forever for a server that accepts a connection and stays silent. */
 const CONNECT_TIMEOUT_MS = 20_000;
 
+/** A PEM file by its path or URL, or its content. */
+export type Pem = string | URL | Uint8Array;
+
+/** A certificate chain and its private key. */
+export interface ClientCertificate {
+  readonly certificate: Pem;
+  readonly key: Pem;
+}
+
 /** The options of a connection. */
 export interface ConnectionOptions {
-  readonly tls?: boolean | string | URL | Uint8Array | undefined;
-  readonly token?: string | undefined;
+  readonly tls?: boolean | Pem | undefined;
+  readonly clientCertificate?: ClientCertificate | undefined;
+  readonly token?: Token | undefined;
   readonly channelOptions?: ChannelOptions | undefined;
 }
 
@@ -65,34 +78,33 @@ export interface ConnectionOptions {
 export class Connection {
   readonly #open: () => Client;
   readonly #connectTimeoutMs: number;
-  readonly #token: string | undefined;
+  readonly #metadata: (limits: Limits) => Metadata | Promise<Metadata>;
   #grpc: Client;
   #connecting: NodeJS.Timeout | undefined;
 
   /**
-   * @throws TypeError when the token would be sent over the network in the clear, or is not a valid header value.
-   * @throws Error when the file of certificate authorities can't be read.
+   * @throws TypeError when the token would be sent over the network in the clear or is not a valid header value, or when
+   *   a client certificate is given without TLS.
+   * @throws Error when a PEM file can't be read, or the client certificate does not belong to its key.
    */
   constructor(
     target: string,
-    { tls = false, token, channelOptions }: ConnectionOptions,
+    { tls = false, clientCertificate, token, channelOptions }: ConnectionOptions,
     connectTimeoutMs = CONNECT_TIMEOUT_MS,
   ) {
-    if (token !== undefined && !/^[!-~]([ -~]*[!-~])?$/.test(token)) {
-      throw new TypeError("the token must consist of visible ASCII characters");
-    }
+    const constant = metadataOf(typeof token === "function" ? undefined : token);
     const local = isLocal(target);
     if (token !== undefined && tls === false && !local) {
       throw new TypeError(`the token would be sent to "${target}" in the clear: use TLS`);
     }
-    const security = credentials(tls);
+    const security = credentials(tls, clientCertificate);
     const options = {
       ...DEFAULT_OPTIONS,
       // Calls to this machine never go through a proxy, whatever `http_proxy` says.
       ...(local ? { "grpc.enable_http_proxy": 0 } : {}),
       ...channelOptions,
     };
-    this.#token = token;
+    this.#metadata = typeof token === "function" ? (limits) => ask(token, limits) : () => constant.clone();
     this.#connectTimeoutMs = connectTimeoutMs;
     this.#open = () => new Client(target, security, options);
     this.#grpc = this.#open();
@@ -109,13 +121,9 @@ export class Connection {
     this.#grpc.close();
   }
 
-  /** Returns the metadata of a call. */
-  metadata(): Metadata {
-    const metadata = new Metadata();
-    if (this.#token !== undefined) {
-      metadata.set("authorization", `Bearer ${this.#token}`);
-    }
-    return metadata;
+  /** Returns the metadata of a call, or promises it if a function returns the token. The promise fails with a `PalaverError`. */
+  metadata(limits: Limits): Metadata | Promise<Metadata> {
+    return this.#metadata(limits);
   }
 
   /** Abandons a connection that takes too long. The calls that wait for it fail with `UNAVAILABLE`. */
@@ -179,12 +187,19 @@ function isLoopback(address: string, { orLocalhost = false } = {}): boolean {
   return isIPv4(host) ? LOOPBACK.check(host, "ipv4") : orLocalhost && host.toLowerCase() === "localhost";
 }
 
-function credentials(tls: boolean | string | URL | Uint8Array): ChannelCredentials {
+function credentials(tls: boolean | Pem, client: ClientCertificate | undefined): ChannelCredentials {
   if (tls === false) {
+    if (client !== undefined) {
+      throw new TypeError("a client certificate requires TLS");
+    }
     return ChannelCredentials.createInsecure();
   }
-  if (tls === true) {
-    return ChannelCredentials.createSsl();
-  }
-  return ChannelCredentials.createSsl(tls instanceof Uint8Array ? Buffer.from(tls) : readFileSync(tls));
+  const authorities = tls === true ? null : read(tls);
+  return client === undefined
+    ? ChannelCredentials.createSsl(authorities)
+    : ChannelCredentials.createSsl(authorities, read(client.key), read(client.certificate));
+}
+
+function read(pem: Pem): Buffer {
+  return pem instanceof Uint8Array ? Buffer.from(pem) : readFileSync(pem);
 }

@@ -36,7 +36,7 @@ export interface ErrorDetails {
  * The error of a failed call. All errors of calls are of this class.
  *
  * The `message` is for people to read, and its wording may change: programs should use `reason` and `status`. The
- * `cause` is the error of gRPC, or the reason of the `AbortSignal` that ended the call.
+ * `cause` is the error of gRPC or of the token function, or the reason of the `AbortSignal` that ended the call.
  */
 export class PalaverError extends Error {
   static {
@@ -93,6 +93,17 @@ export function malformedResponse(problem: string): PalaverError {
 export function cancelled(cause: unknown): PalaverError {
   const why = cause instanceof Error ? `: ${cause.message}` : "";
   return new PalaverError(`the call was cancelled${why}`, "CANCELLED", {}, { cause });
+}
+
+/** Returns the error for a call whose timeout expired before it was sent. */
+export function deadlineExceeded(): PalaverError {
+  return new PalaverError("the timeout of the call expired", "DEADLINE_EXCEEDED");
+}
+
+/** Returns the error for a call that was not sent because the token function failed. */
+export function tokenFailed(cause: unknown): PalaverError {
+  const why = cause instanceof Error ? cause.message : String(cause);
+  return new PalaverError(`the token function failed: ${why}`, "UNAUTHENTICATED", {}, { cause });
 }
 
 /** Returns the error for reading only the text of a reply that restarts: delivered text can't be taken back. */

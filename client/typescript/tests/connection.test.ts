@@ -9,6 +9,7 @@ import { pathToFileURL } from "node:url";
 import { create } from "@bufbuild/protobuf";
 import { ServerCredentials } from "@grpc/grpc-js";
 import { PalaverClient } from "@palaver-chat/client";
+import type { ClientOptions, PalaverError } from "@palaver-chat/client";
 import {
   AssistantService,
   DeleteAssistantRequestSchema,
@@ -97,6 +98,105 @@ test("the token is sent with every call, over TLS and in the clear to this machi
       ["Bearer s3cret", "Bearer s3cret"],
     );
   }
+});
+
+test("a token function is called before every call, and may be asynchronous", async () => {
+  await using secure = await startSecure();
+  await using plain = await ScriptedServer.start();
+  plain.script("getAssistant", FOUND);
+  plain.script("postUserQuery", turn("Hi"));
+  for (const [server, tls] of [
+    [secure, Buffer.from(certificate.cert)],
+    [plain, false],
+  ] as const) {
+    let count = 0;
+    for (const token of [() => `t-${++count}`, () => Promise.resolve(`t-${++count}`)]) {
+      using client = new PalaverClient(server.target, { tls, token });
+      await client.getAssistant({ id: "support" });
+      await collect(client.postUserQuery({ id: "support" }));
+    }
+    assert.deepEqual(
+      server.calls.map(({ metadata }) => metadata["authorization"]),
+      ["Bearer t-1", "Bearer t-2", "Bearer t-3", "Bearer t-4"],
+    );
+  }
+});
+
+describe("the error of a token function reaches the caller, and the call is not sent:", () => {
+  const locked = new Error("the vault is locked");
+  const functions: [string, () => string | Promise<string>, RegExp][] = [
+    ["an exception", () => assert.fail(locked), /the token function failed: the vault is locked/],
+    ["a promise", () => Promise.reject(locked), /the token function failed: the vault is locked/],
+    ["an invalid token", () => "two\nlines", /visible ASCII/],
+    ["no token", () => undefined as unknown as string, /it must return a string, not undefined/],
+  ];
+  for (const [name, token, message] of functions) {
+    test(name, async () => {
+      await using server = await ScriptedServer.start();
+      using client = new PalaverClient(server.target, { token });
+      for (const call of [client.getAssistant({ id: "support" }), collect(client.postUserQuery({ id: "support" }))]) {
+        await assert.rejects(call, (error: PalaverError) => {
+          assert.equal(error.status, "UNAUTHENTICATED");
+          assert.equal(error.reason, "");
+          assert.match(error.message, message);
+          assert.ok(error.cause instanceof Error);
+          return true;
+        });
+      }
+      assert.equal(server.calls.length, 0);
+    });
+  }
+});
+
+test("waiting for a token counts towards the timeout, and can be cancelled", async () => {
+  await using server = await ScriptedServer.start();
+  let wasAsked = (): void => undefined;
+  const token = (): Promise<string> => {
+    wasAsked();
+    return new Promise(() => undefined);
+  };
+  using client = new PalaverClient(server.target, { token });
+  await fails(client.getAssistant({ id: "support" }, { timeoutMs: 20 }), { status: "DEADLINE_EXCEEDED", reason: "" });
+  const controller = new AbortController();
+  const asked = new Promise<void>((resolve) => (wasAsked = resolve));
+  const call = client.getAssistant({ id: "support" }, { signal: controller.signal });
+  await asked;
+  controller.abort();
+  await fails(call, { status: "CANCELLED" });
+  assert.equal(server.calls.length, 0);
+});
+
+test("a server may require a certificate, by path or bytes", async () => {
+  const pair = { private_key: Buffer.from(certificate.private), cert_chain: Buffer.from(certificate.cert) };
+  const credentials = ServerCredentials.createSsl(Buffer.from(certificate.cert), [pair], true);
+  await using server = await ScriptedServer.start(credentials);
+  server.script("getAssistant", FOUND);
+  const tls = Buffer.from(certificate.cert);
+  const key = Buffer.from(certificate.private);
+  const folder = await mkdtemp(join(tmpdir(), "palaver-"));
+  try {
+    const path = join(folder, "client.pem");
+    await writeFile(path, certificate.cert);
+    for (const chain of [path, tls]) {
+      using client = new PalaverClient(server.target, { tls, clientCertificate: { certificate: chain, key } });
+      assert.ok(await client.getAssistant({ id: "support" }));
+    }
+  } finally {
+    await rm(folder, { recursive: true });
+  }
+  using client = new PalaverClient(server.target, { tls });
+  await fails(client.deleteAssistant({ id: "support" }), { status: "UNAVAILABLE", reason: "" });
+  assert.equal(server.calls.length, 2);
+});
+
+test("a client certificate requires TLS and its key", () => {
+  const [chain, key] = [Buffer.from(certificate.cert), Buffer.from(certificate.private)];
+  const connect = (options: ClientOptions) => () => {
+    new PalaverClient("localhost:443", options).close();
+  };
+  assert.throws(connect({ clientCertificate: { certificate: chain, key } }), /requires TLS/);
+  assert.throws(connect({ tls: true, clientCertificate: { certificate: chain, key: chain } }));
+  assert.throws(connect({ tls: true, clientCertificate: { certificate: "nowhere.pem", key } }), { code: "ENOENT" });
 });
 
 test("without a token none is sent, and the user agent names the client", async () => {

@@ -10,10 +10,12 @@ import { PostUserQueryResponseSchema } from "@palaver-chat/client/v1";
 import { RetryBudget } from "#dist/retry_budget.js";
 import { SERVICE_CONFIG } from "#dist/connection.js";
 
+import { printable } from "../examples/printable.js";
+
 import { Clock } from "./support/clock.js";
 import { Failure, ScriptedServer, refusal } from "./support/scripted_server.js";
 import type { Step } from "./support/scripted_server.js";
-import { breaks, files, load, pauses, replays, targets } from "./support/vectors.js";
+import { breaks, files, load, pauses, replays, targets, terminalTexts } from "./support/vectors.js";
 import type { ErrorVector, Post } from "./support/vectors.js";
 
 test("every file of vectors is read", async () => {
@@ -23,6 +25,7 @@ test("every file of vectors is read", async () => {
     "pauses.json",
     "replay.json",
     "service_config.json",
+    "terminal.json",
   ]);
 });
 
@@ -107,6 +110,14 @@ describe("a token in the clear is sent only to this machine:", async () => {
       } else {
         assert.throws(connect, /in the clear: use TLS/);
       }
+    });
+  }
+});
+
+describe("the terminal chat prints", async () => {
+  for (const { name, text, printed } of await terminalTexts()) {
+    test(name, () => {
+      assert.equal(printable(text), printed);
     });
   }
 });

@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import logging
-import math
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import grpc
-from typing_extensions import Self
 
 from palaver.v1 import assistant_pb2
 from palaver.v1 import skill_host_service_pb2 as pb
-from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceStub
 from palaver_server.domain.conversation import Skill, SkillCall, SkillResult
 from palaver_server.domain.limits import (
     MAX_DESCRIPTION_CHARACTERS,
@@ -24,76 +18,34 @@ from palaver_server.domain.limits import (
     SKILL_NAME_RULE,
 )
 from palaver_server.domain.ports import SkillInvocation
+from palaver_server.skills.host_addresses import Address
+from palaver_server.skills.host_channels import HostChannel
 from palaver_server.skills.schema_checker import SchemaChecker
-
-if TYPE_CHECKING:
-    from palaver.v1.skill_host_service_pb2_grpc import SkillHostServiceAsyncStub
 
 logger = logging.getLogger(__name__)
 
 LISTING_TIMEOUT = 5.0
 """Seconds that a host may take to list its skills."""
 
-CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", 4 * 1024 * 1024),
-    ("grpc.initial_reconnect_backoff_ms", 200),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.http2.ping_timeout_ms", 20_000),
-    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
-)
-
-PRIVATE_PARTS = re.compile(r"[@?#]")
-"""The marks of parts of a URL that may hold a secret. gRPC would take them for a part of the host's name."""
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """The address of a host, and the time limit of its skills in seconds."""
-
-    target: str
-    is_secure: bool
-    timeout: float
-
-    @classmethod
-    def parse(cls, text: str, timeout: float) -> Self:
-        """Parses "TARGET" or "grpcs://TARGET", with an optional ";timeout=SECONDS"; raises `ValueError`.
-
-        `timeout` is the time limit if the text has none.
-        """
-        target, _, option = text.partition(";")
-        name, _, value = option.partition("=")
-        try:
-            seconds = float(value) if option else timeout
-        except ValueError:
-            seconds = 0.0
-        if PRIVATE_PARTS.search(target):
-            raise ValueError("an address must have no user name, query string or fragment")
-        if not target.removeprefix("grpcs://") or (option and name.strip() != "timeout") or not 0 < seconds < math.inf:
-            raise ValueError(f'must be TARGET or grpcs://TARGET, with an optional ";timeout=SECONDS", not {text!r}')
-        return cls(target.removeprefix("grpcs://").strip(), target.startswith("grpcs://"), seconds)
-
-    def channel(self) -> grpc.aio.Channel:
-        """Returns a new channel to the host."""
-        if self.is_secure:
-            return grpc.aio.secure_channel(self.target, grpc.ssl_channel_credentials(), CHANNEL_OPTIONS)
-        return grpc.aio.insecure_channel(self.target, CHANNEL_OPTIONS)
-
 
 class GrpcSkillHost:
     """A `SkillSource` behind gRPC."""
 
-    def __init__(self, address: Address, channel: grpc.aio.Channel, checker: SchemaChecker) -> None:
-        """Takes a channel to the address. The caller closes the channel."""
+    def __init__(self, address: Address, checker: SchemaChecker) -> None:
+        """Opens a channel to the address; raises `ValueError` if its files can't be used."""
         self._checker = checker
         self._timeout = address.timeout
-        self._stub: SkillHostServiceAsyncStub = SkillHostServiceStub(channel)
+        self._metadata = address.metadata
+        self._channel = HostChannel(address)
         self._listing: pb.ListSkillsResponse | None = None
         self._skills: dict[str, Skill] = {}
         self._was_asked = False
         self.name = address.target
         self.is_available = False
+
+    async def close(self) -> None:
+        """Closes the channel and cancels its calls."""
+        await self._channel.close()
 
     def offered(self) -> tuple[Skill, ...]:
         """Returns the skills of the latest successful refresh."""
@@ -114,7 +66,7 @@ class GrpcSkillHost:
             request_id=invocation.turn.request_id,
         )
         try:
-            response = await self._stub.InvokeSkill(request, timeout=self._timeout)
+            response = await self._channel.stub.InvokeSkill(request, timeout=self._timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             logger.warning(
                 "the skill %s of %s failed: %s: %.500r", call.name, self.name, error.code().name, error.details()
@@ -128,8 +80,11 @@ class GrpcSkillHost:
 
     async def refresh(self) -> None:
         """Fetches the skills of the host. If it is unavailable, it keeps the skills that it had."""
+        await self._channel.renew()
         try:
-            listing = self._stub.ListSkills(pb.ListSkillsRequest(), timeout=LISTING_TIMEOUT)
+            listing = self._channel.stub.ListSkills(
+                pb.ListSkillsRequest(), timeout=LISTING_TIMEOUT, metadata=self._metadata
+            )
             response: pb.ListSkillsResponse | None = await listing  # None if it does not parse
         except grpc.aio.AioRpcError as error:
             if self.is_available or not self._was_asked:  # it is asked again every two seconds, but logged once

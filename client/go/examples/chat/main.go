@@ -114,9 +114,9 @@ func (c *chat) show(ctx context.Context, reply *palaver.Reply) error {
 			}
 			started = true
 		case *palaver.TextDelta:
-			fmt.Print(event.Text) // os.Stdout is unbuffered
+			fmt.Print(printable(event.Text)) // os.Stdout is unbuffered
 		case *palaver.SkillCall:
-			fmt.Fprintf(os.Stderr, "[%s %s]\n", event.Name, event.ArgumentsJson)
+			fmt.Fprintf(os.Stderr, "[%s]\n", oneLine(event.Name+" "+event.ArgumentsJson))
 		case *palaver.SkillResult:
 			fmt.Fprintf(os.Stderr, "[%s]\n", oneLine(event.GetContent()+event.GetError()))
 		}
@@ -128,15 +128,15 @@ func (c *chat) show(ctx context.Context, reply *palaver.Reply) error {
 func printError(err error) {
 	var failure *palaver.Error
 	if !errors.As(err, &failure) {
-		fmt.Fprintln(os.Stderr, err)
+		fmt.Fprintln(os.Stderr, printable(err.Error()))
 		return
 	}
-	kind := strings.TrimSpace(code.Code(failure.Status).String() + " " + string(failure.Reason))
-	fmt.Fprintf(os.Stderr, "error: %s: %s\n", kind, oneLine(failure.Message))
+	kind := code.Code(failure.Status).String() + " " + string(failure.Reason)
+	fmt.Fprintf(os.Stderr, "error: %s: %s\n", oneLine(kind), oneLine(failure.Message))
 }
 
 func oneLine(text string) string {
-	return strings.Join(strings.Fields(text), " ")
+	return printable(strings.Join(strings.Fields(text), " "))
 }
 
 // readLines reads lines in the background, so that an interrupt need not wait for one.

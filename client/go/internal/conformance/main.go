@@ -4,7 +4,9 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,7 +20,10 @@ type command struct {
 	Client *struct {
 		Target           string   `json:"target"`
 		TLS              string   `json:"tls"`
+		Certificate      string   `json:"certificate"`
+		Key              string   `json:"key"`
 		Token            *string  `json:"token"`
+		Tokens           []string `json:"tokens"`
 		Timeout          *float64 `json:"timeout"`
 		ReconnectTimeout *float64 `json:"reconnect_timeout"`
 	} `json:"client"`
@@ -70,6 +75,12 @@ func (c *calls) execute(next command) error {
 		if next.Client.TLS != "" {
 			options = append(options, palaver.WithCertificateAuthorities(next.Client.TLS))
 		}
+		if next.Client.Certificate != "" {
+			options = append(options, palaver.WithClientCertificate(next.Client.Certificate, next.Client.Key))
+		}
+		if tokens := next.Client.Tokens; tokens != nil {
+			options = append(options, palaver.WithTokenFunc(tokenFunc(tokens)))
+		}
 		if token := next.Client.Token; token != nil {
 			options = append(options, palaver.WithToken(*token))
 		}
@@ -93,6 +104,22 @@ func (c *calls) execute(next command) error {
 		return nil
 	default:
 		return fmt.Errorf("no such command")
+	}
+}
+
+// tokenFunc returns a function that returns the tokens one after another, and then fails.
+func tokenFunc(tokens []string) func(context.Context) (string, error) {
+	left := make(chan string, len(tokens))
+	for _, token := range tokens {
+		left <- token
+	}
+	return func(context.Context) (string, error) {
+		select {
+		case token := <-left:
+			return token, nil
+		default:
+			return "", errors.New("no token left")
+		}
 	}
 }
 

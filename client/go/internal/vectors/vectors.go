@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"runtime"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/code"
@@ -14,8 +15,13 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
-// Folder is the path of the vectors, relative to a package in the root of the module.
-var Folder = filepath.Join("..", "..", "vectors")
+// Folder is the path of the vectors.
+var Folder = filepath.Join(sourceFolder(), "..", "..", "..", "vectors")
+
+func sourceFolder() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(file)
+}
 
 // The files of vectors, and the service config.
 const (
@@ -24,6 +30,7 @@ const (
 	Pauses        = "pauses.json"
 	LocalTargets  = "local_targets.json"
 	ServiceConfig = "service_config.json"
+	Terminal      = "terminal.json"
 )
 
 // A Replay is a turn that is posted again, and what its caller gets.
@@ -86,6 +93,13 @@ type LocalTarget struct {
 	Target        string
 	Local         bool
 	UnsupportedIn []string `json:"unsupported_in"`
+}
+
+// A TerminalText is a text, and what of it a terminal may get.
+type TerminalText struct {
+	Name    string
+	Text    string
+	Printed string
 }
 
 // A Status is the name of a gRPC status.

@@ -1,10 +1,17 @@
-"""The `palaver` command: assistants in the terminal and in scripts. It requires the extra `palaver[cli]`."""
+"""The `palaver` command: assistants in the terminal and in scripts. It requires the extra `palaver[cli]`.
+
+`printable`, for other programs that print the text of models in a terminal, does not.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+
+from palaver.cli._terminal import printable
+
+__all__ = ["main", "printable"]
 
 _EXTRA = ("click", "prompt_toolkit", "rich")
 

@@ -20,6 +20,7 @@ import palaver
 from palaver.cli import _output
 from palaver.cli._markdown import MarkdownStream
 from palaver.cli._options import Settings
+from palaver.cli._terminal import printable
 
 if sys.platform != "win32":
     import termios
@@ -164,7 +165,7 @@ class Chat:
 
 def _dim_line(text: str) -> Text:
     """Returns untrusted text as a dim line that is safe to print."""
-    return Text(_output.strip_control_characters(" ".join(text.split())), style="dim")
+    return Text(printable(" ".join(text.split())), style="dim")
 
 
 def _key_bindings() -> KeyBindings:

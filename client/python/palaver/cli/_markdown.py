@@ -14,7 +14,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from palaver.cli._blocks import BlockSplitter
-from palaver.cli._output import strip_control_characters
+from palaver.cli._terminal import printable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -59,7 +59,7 @@ class MarkdownStream:
         """Adds a piece of the text, and prints the blocks that it finishes."""
         with self._live.lock:
             self._is_waiting = False
-            self._print_blocks(self._splitter.feed(strip_control_characters(text)))
+            self._print_blocks(self._splitter.feed(printable(text)))
 
     def show_progress(self, text: str) -> None:
         """Changes the text next to the spinner, which is visible until the first piece of text is written."""
@@ -112,7 +112,10 @@ class _Live(Live):
 
 
 class _Block:
-    """Markdown without the empty lines that rich adds before and after some elements."""
+    """Markdown without the empty lines that rich adds before and after some elements.
+
+    It is made printable again after Markdown has replaced entities such as `&rlm;`.
+    """
 
     def __init__(self, text: str) -> None:
         self._markdown = Markdown(text)
@@ -121,5 +124,6 @@ class _Block:
         lines = console.render_lines(self._markdown, options, pad=False)
         filled = [number for number, line in enumerate(lines) if any(segment.text for segment in line)]
         for line in lines[filled[0] : filled[-1] + 1] if filled else []:
-            yield from line
+            for text, style, control in line:
+                yield Segment(printable(text), style, control)
             yield Segment.line()

@@ -14,6 +14,7 @@ import palaver
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _MAX_INT32 = 2**31 - 1
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 class Storage(TypedDict):
@@ -34,6 +35,8 @@ class Settings:
     server: str = ""
     tls: bool = False
     ca: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
     token: str | None = None
     timeout: float | None = None
     connection: str = ""
@@ -59,6 +62,8 @@ class Settings:
             return palaver.Client(
                 self.server,
                 tls=self.ca or self.tls,
+                client_certificate=self.client_certificate,
+                client_key=self.client_key,
                 token=self.token,
                 timeout=self.timeout,
                 reconnect_timeout=_RECONNECT_TIMEOUT,
@@ -125,8 +130,21 @@ def _settings_options(*, is_global: bool) -> list[Callable[[_Function], _Functio
         option("--tls", is_flag=True, default=False, help="Use TLS."),
         option(
             "--ca",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            envvar="PALAVER_CA",
+            type=_FILE,
             help="Use TLS, and trust the certificate authorities in this PEM file instead of the default ones.",
+        ),
+        option(
+            "--client-certificate",
+            envvar="PALAVER_CLIENT_CERTIFICATE",
+            type=_FILE,
+            help="The PEM file with the certificate chain to identify with over TLS.",
+        ),
+        option(
+            "--client-key",
+            envvar="PALAVER_CLIENT_KEY",
+            type=_FILE,
+            help="The PEM file with the private key of --client-certificate.",
         ),
         option("--token", envvar="PALAVER_TOKEN", metavar="TOKEN", help="The bearer token to send."),
         option("--timeout", type=click.FloatRange(min=0, min_open=True), help="The deadline of each call, in seconds."),

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import io
-import re
 import sys
 
 import palaver
 from palaver.cli import _json
-
-# Models and other writers of a conversation must not be able to send control sequences to the terminal.
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+from palaver.cli._terminal import printable
 
 _FINISH_NOTES = {
     palaver.FinishReason.LENGTH: "The reply was cut off at its token limit{limit}; set a higher --max-tokens.",
@@ -28,19 +25,19 @@ def use_utf8() -> None:
 
 
 def write(text: str) -> None:
-    """Writes text to standard output and flushes it. Control characters are removed for a terminal."""
-    sys.stdout.write(strip_control_characters(text) if sys.stdout.isatty() else text)
+    """Writes text to standard output and flushes it. A terminal gets only printable characters."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
 
 def print_notice(text: str) -> None:
     """Writes a message for the user to standard error."""
-    print(f"palaver: {text}", file=sys.stderr)  # noqa: T201 - standard error is for the user here
+    _print_error(f"palaver: {text}")
 
 
-def strip_control_characters(text: str) -> str:
-    """Returns text without control characters, except line feeds and tabs."""
-    return _CONTROL_CHARACTERS.sub("", text)
+def _print_error(line: str) -> None:
+    """Writes a line to standard error. A terminal gets only printable characters."""
+    print(printable(line) if sys.stderr.isatty() else line, file=sys.stderr)  # noqa: T201 - it is for the user here
 
 
 def error_lines(error: palaver.PalaverError, server: str) -> list[str]:
@@ -53,18 +50,18 @@ def error_lines(error: palaver.PalaverError, server: str) -> list[str]:
     codes = ", ".join(filter(None, (error.status.name, error.reason)))
     lines = [f"{message} ({codes})"]
     lines += [f"  {violation.field}: {violation.description}" for violation in error.field_violations]
-    return [strip_control_characters(" ".join(line.splitlines())) for line in lines]
+    return [printable(" ".join(line.splitlines())) for line in lines]
 
 
 def show_error(error: palaver.PalaverError, server: str, *, as_json: bool) -> None:
     """Writes an error to standard error, for the user or as JSON."""
     if as_json:
-        print(_json.error_line(error), file=sys.stderr)  # noqa: T201 - standard error is for the user here
+        _print_error(_json.error_line(error))
         return
     first, *others = error_lines(error, server)
     print_notice(first)
     for line in others:
-        print(line, file=sys.stderr)  # noqa: T201 - standard error is for the user here
+        _print_error(line)
 
 
 REPLY_RESTARTED = "The connection broke; the reply restarts."

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,9 +14,11 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from palaver._certificates import read_key_pair
 from palaver.skills._calls import Calls
 from palaver.skills._definition import Definition, definition_of
 from palaver.skills._outcome import logger
+from palaver.skills._tokens import Tokens
 from palaver.skills._types import Invocation
 from palaver.v1 import assistant_pb2, skill_host_service_pb2
 
@@ -79,6 +80,10 @@ class SkillHost:
         tls_certificate: The path of a PEM file with the certificate chain for TLS. Without it, the host serves
             plaintext to anyone who can reach it, so use loopback or a service mesh.
         tls_key: The path of a PEM file with the private key of the certificate.
+        tls_client_ca: The path of a PEM file with certificate authorities. Every caller must then present a certificate
+            that one of them has issued. It requires TLS.
+        token: The bearer token that every call must send, or several, any of which will do, such as the old one and the
+            new one while it changes. Health checks need none. Without TLS, use it only on loopback or a service mesh.
         remember: How many outcomes of finished calls to remember, each of at most 256 KiB. 0: none.
         threads: How many synchronous functions may run at the same time. Further calls wait.
         grace_period: How many seconds running calls have to finish when the host stops.
@@ -94,6 +99,8 @@ class SkillHost:
         listen: str = DEFAULT_LISTEN,
         tls_certificate: str | os.PathLike[str] | None = None,
         tls_key: str | os.PathLike[str] | None = None,
+        tls_client_ca: str | os.PathLike[str] | None = None,
+        token: str | Sequence[str] | None = None,
         remember: int = DEFAULT_REMEMBER,
         threads: int = DEFAULT_THREADS,
         grace_period: float = DEFAULT_GRACE_PERIOD,
@@ -101,10 +108,14 @@ class SkillHost:
         self._definitions = _definitions_by_name(skills)
         if (tls_certificate is None) != (tls_key is None):
             raise ValueError("TLS requires both tls_certificate and tls_key")
+        if tls_client_ca is not None and tls_certificate is None:
+            raise ValueError("tls_client_ca requires tls_certificate and tls_key")
         if remember < 0 or grace_period < 0 or threads < 1:
             raise ValueError("remember and grace_period must be at least 0, and threads at least 1")
         self._listen = listen
         self._tls = None if tls_certificate is None or tls_key is None else (Path(tls_certificate), Path(tls_key))
+        self._client_ca = None if tls_client_ca is None else Path(tls_client_ca)
+        self._tokens = None if token is None else Tokens([token] if isinstance(token, str) else token)
         self._remember = remember
         self._threads = threads
         self._grace_period = grace_period
@@ -142,10 +153,10 @@ class SkillHost:
         """
         if self._running is not None:
             raise RuntimeError("the host is already running")
-        credentials = None if self._tls is None else _credentials(*self._tls)
+        credentials = None if self._tls is None else _credentials(*self._tls, self._client_ca)
         server = grpc.aio.server(options=_OPTIONS)
         calls = Calls(self._remember, self._threads)
-        service = _Service(self._definitions, calls)
+        service = _Service(self._definitions, calls, self._tokens)
         server.add_generic_rpc_handlers([service.handlers()])
         health_service = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
@@ -178,17 +189,18 @@ class SkillHost:
 class _Service:
     """The implementation of `SkillHostService`."""
 
-    def __init__(self, definitions: dict[str, Definition], calls: Calls) -> None:
+    def __init__(self, definitions: dict[str, Definition], calls: Calls, tokens: Tokens | None) -> None:
         self._definitions = definitions
         self._calls = calls
+        self._tokens = tokens
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Returns the handlers for the gRPC server."""
         return grpc.method_handlers_generic_handler(
             _SERVICE,
             {
-                "ListSkills": _handler(skill_host_service_pb2.ListSkillsRequest, self._list_skills),
-                "InvokeSkill": _handler(skill_host_service_pb2.InvokeSkillRequest, self._invoke_skill),
+                "ListSkills": _handler(skill_host_service_pb2.ListSkillsRequest, self._list_skills, self._tokens),
+                "InvokeSkill": _handler(skill_host_service_pb2.InvokeSkillRequest, self._invoke_skill, self._tokens),
             },
         )
 
@@ -217,11 +229,13 @@ class _Service:
 
 
 def _handler(
-    request_type: type[_Request], handle: Callable[[_Request, _Context], Awaitable[Message]]
+    request_type: type[_Request], handle: Callable[[_Request, _Context], Awaitable[Message]], tokens: Tokens | None
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """Returns a handler that parses the request and calls a method."""
+    """Returns a handler that checks the token, parses the request and calls a method."""
 
     async def parse_and_handle(data: bytes, context: _Context) -> Message:
+        if tokens is not None and not tokens.permit(context.invocation_metadata()):
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
         # gRPC itself would answer an unparsable request with UNKNOWN and the text of an exception.
         try:
             request = request_type.FromString(data)
@@ -264,13 +278,12 @@ def _bind(server: grpc.aio.Server, listen: str, credentials: grpc.ServerCredenti
         raise OSError(f"can't listen on {listen}; is the port taken?") from error
 
 
-def _credentials(certificate: Path, key: Path) -> grpc.ServerCredentials:
+def _credentials(certificate: Path, key: Path, client_ca: Path | None) -> grpc.ServerCredentials:
     """Returns the TLS credentials of a certificate and its key, and checks that they are valid."""
-    pair = key.read_bytes(), certificate.read_bytes()
-    try:
-        # For invalid files, gRPC only reports that it can't listen, so Python's ssl module checks them first.
-        # With an empty password, it does not ask for the password of an encrypted key on the terminal.
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
-    except ssl.SSLError as error:  # a subclass of OSError
-        raise ValueError(f"{certificate} and {key} are not a certificate and its key in PEM: {error.reason}") from error
-    return grpc.ssl_server_credentials([pair])
+    pair = read_key_pair(certificate, key)
+    if client_ca is None:
+        return grpc.ssl_server_credentials([pair])
+    authorities = client_ca.read_bytes()
+    if b"-----BEGIN CERTIFICATE-----" not in authorities:
+        raise ValueError(f"{client_ca} contains no certificate in PEM")
+    return grpc.ssl_server_credentials([pair], authorities, require_client_auth=True)

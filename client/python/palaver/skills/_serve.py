@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from palaver.skills._host import (
@@ -23,6 +23,8 @@ def serve(
     listen: str = DEFAULT_LISTEN,
     tls_certificate: str | os.PathLike[str] | None = None,
     tls_key: str | os.PathLike[str] | None = None,
+    tls_client_ca: str | os.PathLike[str] | None = None,
+    token: str | Sequence[str] | None = None,
     remember: int = DEFAULT_REMEMBER,
     threads: int = DEFAULT_THREADS,
     grace_period: float = DEFAULT_GRACE_PERIOD,
@@ -40,6 +42,9 @@ def serve(
         listen: The address to listen on. Port 0 picks a free port.
         tls_certificate: The path of a PEM file with the certificate chain for TLS; see `SkillHost`.
         tls_key: The path of a PEM file with the private key of the certificate.
+        tls_client_ca: The path of a PEM file with the certificate authorities of callers, which must then present a
+            certificate.
+        token: The bearer token that every call must send, or several, any of which will do.
         remember: How many outcomes of finished calls to remember, for repeated calls. See `SkillHost` for the limits of
             this, and for what a skill with side effects must do.
         threads: How many synchronous functions may run at the same time. Further calls wait.
@@ -57,6 +62,8 @@ def serve(
             listen=listen,
             tls_certificate=tls_certificate,
             tls_key=tls_key,
+            tls_client_ca=tls_client_ca,
+            token=token,
             remember=remember,
             threads=threads,
             grace_period=grace_period,
@@ -70,6 +77,8 @@ async def serve_async(
     listen: str = DEFAULT_LISTEN,
     tls_certificate: str | os.PathLike[str] | None = None,
     tls_key: str | os.PathLike[str] | None = None,
+    tls_client_ca: str | os.PathLike[str] | None = None,
+    token: str | Sequence[str] | None = None,
     remember: int = DEFAULT_REMEMBER,
     threads: int = DEFAULT_THREADS,
     grace_period: float = DEFAULT_GRACE_PERIOD,
@@ -85,6 +94,9 @@ async def serve_async(
         listen: The address to listen on. Port 0 picks a free port.
         tls_certificate: The path of a PEM file with the certificate chain for TLS; see `SkillHost`.
         tls_key: The path of a PEM file with the private key of the certificate.
+        tls_client_ca: The path of a PEM file with the certificate authorities of callers, which must then present a
+            certificate.
+        token: The bearer token that every call must send, or several, any of which will do.
         remember: How many outcomes of finished calls to remember; see `SkillHost`.
         threads: How many synchronous functions may run at the same time. Further calls wait.
         grace_period: How many seconds running calls have to finish when the host stops.
@@ -100,6 +112,8 @@ async def serve_async(
         listen=listen,
         tls_certificate=tls_certificate,
         tls_key=tls_key,
+        tls_client_ca=tls_client_ca,
+        token=token,
         remember=remember,
         threads=threads,
         grace_period=grace_period,

@@ -4,6 +4,8 @@
 
 use std::collections::HashMap;
 use std::fmt::Debug;
+use std::future::{Ready, ready};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use futures_util::{Stream, TryStreamExt as _};
@@ -58,6 +60,12 @@ fn new_client(options: &Value) -> Result<Client, BuildError> {
     if let Some(token) = options["token"].as_str() {
         builder = builder.token(token);
     }
+    if let Some(path) = options["certificate"].as_str() {
+        builder = builder.client_certificate_files(path, options["key"].as_str().expect("a key"))?;
+    }
+    if let Some(tokens) = options["tokens"].as_array() {
+        builder = builder.token_function(token_function(tokens));
+    }
     if let Some(timeout) = seconds(&options["timeout"]) {
         builder = builder.timeout(timeout);
     }
@@ -65,6 +73,13 @@ fn new_client(options: &Value) -> Result<Client, BuildError> {
         builder = builder.reconnect_timeout(timeout);
     }
     builder.build()
+}
+
+/// Returns a function that returns the tokens one after another, and then fails.
+fn token_function(tokens: &[Value]) -> impl Fn() -> Ready<Result<String, &'static str>> + Send + Sync + 'static {
+    let tokens: Vec<_> = tokens.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+    let left = Mutex::new(tokens.into_iter());
+    move || ready(left.lock().expect("no panic").next().ok_or("no token left"))
 }
 
 /// Makes a call and returns its response.

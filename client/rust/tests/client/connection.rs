@@ -1,6 +1,8 @@
 //! The connection: target, TLS, token and keepalive.
 
+use std::convert::Infallible;
 use std::error::Error as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -233,15 +235,139 @@ async fn a_token_does_not_leave_this_machine_in_the_clear() {
 
 #[tokio::test]
 async fn invalid_tokens_are_rejected_and_none_is_printed() {
-    for token in ["", "two words", "a\nb", "ü", " "] {
+    for token in ["", " a", "a ", "a\nb", "ü", "\u{7f}", " "] {
         let error = Client::builder().token(token).build().unwrap_err();
         assert!(matches!(error, BuildError::InvalidToken), "{token:?}");
     }
+    assert!(Client::builder().token("two words").build().is_ok());
     let builder = Client::builder().token("secret");
     assert!(!format!("{builder:?}{:?}", Client::builder().token("secret").build()).contains("secret"));
 }
 
+/// Returns a function that returns "t-1", "t-2" and so on.
+fn counted() -> impl Fn() -> std::future::Ready<Result<String, Infallible>> + Send + Sync + 'static {
+    let count = AtomicUsize::new(0);
+    move || std::future::ready(Ok(format!("t-{}", count.fetch_add(1, Ordering::SeqCst) + 1)))
+}
+
+#[tokio::test]
+async fn the_token_function_is_called_before_every_call() {
+    let (secure, target, pem) = tls_server().await;
+    let plain = answering().await;
+    let over_tls = Client::builder().target(target).tls_with_ca_pem(pem);
+    let in_the_clear = Client::builder().target(&plain.target);
+    for (server, builder) in [(&secure, over_tls), (&plain, in_the_clear)] {
+        let client = builder.token_function(counted()).build().unwrap();
+        for number in 1..=2 {
+            cancel(&client).await.unwrap();
+            let call = server.call(number).await;
+            assert_eq!(
+                call.metadata.get("authorization").unwrap(),
+                &format!("Bearer t-{number}")
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_error_of_the_token_function_reaches_the_caller() {
+    let server = answering().await;
+    let locked = || async { Err::<String, _>(std::io::Error::other("the vault is locked")) };
+    let client = Client::builder()
+        .target(&server.target)
+        .token_function(locked)
+        .build()
+        .unwrap();
+    let (events, error) = read(client.post_user_query(PostUserQueryRequest::default())).await;
+    assert_eq!(events, []);
+    for error in [cancel(&client).await.unwrap_err(), error.unwrap()] {
+        assert_eq!((error.code(), error.reason()), (Code::Unauthenticated, ""));
+        assert_eq!(error.message(), "the token function failed: the vault is locked");
+        assert!(error.source().unwrap().is::<std::io::Error>());
+    }
+    let invalid = || async { Ok::<_, Infallible>("two\nlines".to_owned()) };
+    let client = Client::builder()
+        .target(&server.target)
+        .token_function(invalid)
+        .build()
+        .unwrap();
+    let error = cancel(&client).await.unwrap_err();
+    assert!(error.message().contains("visible ASCII"), "{error}");
+    assert_eq!(server.calls().len(), 0);
+}
+
+#[tokio::test]
+async fn waiting_for_a_token_counts_towards_the_timeout() {
+    let server = answering().await;
+    let client = Client::builder()
+        .target(&server.target)
+        .token_function(std::future::pending::<Result<String, Infallible>>)
+        .timeout(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    assert_eq!(cancel(&client).await.unwrap_err().code(), Code::DeadlineExceeded);
+    let (_, error) = read(client.post_user_query(PostUserQueryRequest::default())).await;
+    assert_eq!(error.unwrap().code(), Code::DeadlineExceeded);
+    assert_eq!(server.calls().len(), 0);
+}
+
+#[test]
+fn a_token_function_for_another_machine_needs_tls() {
+    let builder = Client::builder()
+        .target("palaver.example:443")
+        .token_function(counted());
+    assert!(matches!(builder.build(), Err(BuildError::TokenInTheClear(_))));
+}
+
 // TLS.
+
+#[tokio::test]
+async fn a_server_may_require_a_certificate() {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".into()]).unwrap();
+    let (pem, key) = (cert.pem(), signing_key.serialize_pem());
+    let server = ScriptedServer::start_with_mutual_tls(&pem, &key).await;
+    server.script("CancelTurn", [vec![CancelTurnResponse {}.into()]]);
+    let builder = || {
+        Client::builder()
+            .target(server.target.replace("127.0.0.1", "localhost"))
+            .tls_with_ca_pem(pem.clone())
+    };
+    let error = cancel(&builder().build().unwrap()).await.unwrap_err();
+    assert_eq!((error.code(), error.reason()), (Code::Unavailable, ""));
+    assert_eq!(server.calls().len(), 0);
+    let folder = tempfile::tempdir().unwrap();
+    let files = [("chain.pem", &pem), ("key.pem", &key)].map(|(name, content)| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    });
+    let from_files = builder().client_certificate_files(&files[0], &files[1]).unwrap();
+    let from_memory = builder().client_certificate_pem(pem.clone(), key.clone());
+    for builder in [from_files, from_memory] {
+        cancel(&builder.build().unwrap()).await.unwrap();
+    }
+    assert_eq!(server.calls().len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_certificate_requires_tls_and_its_key() {
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".into()]).unwrap();
+    let other = generate_simple_self_signed(["localhost".into()]).unwrap().signing_key;
+    let (pem, key) = (cert.pem(), signing_key.serialize_pem());
+    let missing = Client::builder()
+        .client_certificate_files("no/such.pem", "no/such.key")
+        .unwrap_err();
+    assert!(missing.source().unwrap().to_string().contains("no/such.pem"));
+    for builder in [
+        Client::builder().client_certificate_pem(pem.clone(), key),
+        Client::builder()
+            .tls()
+            .client_certificate_pem(pem.clone(), other.serialize_pem()),
+        Client::builder().tls().client_certificate_pem(pem.clone(), pem),
+    ] {
+        assert!(matches!(builder.build(), Err(BuildError::Tls(_))));
+    }
+}
 
 fn authority() -> String {
     generate_simple_self_signed(["localhost".into()]).unwrap().cert.pem()

@@ -4,6 +4,7 @@
 
 mod calls;
 mod connection;
+mod printable;
 mod replay;
 mod reply;
 mod resume;

@@ -54,6 +54,12 @@ export interface TargetVector {
   readonly unsupported_in?: string[];
 }
 
+export interface TerminalVector {
+  readonly name: string;
+  readonly text: string;
+  readonly printed: string;
+}
+
 /** Returns the names of all files of vectors. */
 export async function files(): Promise<string[]> {
   return (await readdir(FOLDER)).filter((name) => name.endsWith(".json")).sort();
@@ -101,6 +107,14 @@ export async function targets(): Promise<TargetVector[]> {
   const vectors = await array<TargetVector>("local_targets.json");
   for (const vector of vectors) {
     only(vector, ["name", "target", "local", "unsupported_in"]);
+  }
+  return vectors;
+}
+
+export async function terminalTexts(): Promise<TerminalVector[]> {
+  const vectors = await array<TerminalVector>("terminal.json");
+  for (const vector of vectors) {
+    only(vector, ["name", "text", "printed"]);
   }
   return vectors;
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::metadata::MetadataMap;
-use tonic::transport::{Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status};
 
 /// A step of an answer.
@@ -128,6 +128,15 @@ impl ScriptedServer {
     pub async fn start_with_tls(certificate: &str, key: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tls = ServerTlsConfig::new().identity(Identity::from_pem(certificate, key));
+        Self::serve(listener, Server::builder().tls_config(tls).unwrap())
+    }
+
+    /// Starts a server that requires its own certificate from every client.
+    pub async fn start_with_mutual_tls(certificate: &str, key: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let tls = ServerTlsConfig::new()
+            .identity(Identity::from_pem(certificate, key))
+            .client_ca_root(Certificate::from_pem(certificate));
         Self::serve(listener, Server::builder().tls_config(tls).unwrap())
     }
 

@@ -13,6 +13,7 @@ pub const LOCAL_TARGETS: &str = "local_targets.json";
 pub const PAUSES: &str = "pauses.json";
 pub const REPLAY: &str = "replay.json";
 pub const SERVICE_CONFIG: &str = "service_config.json";
+pub const TERMINAL: &str = "terminal.json";
 
 /// The error of a call.
 #[derive(Deserialize)]
@@ -78,5 +79,5 @@ fn all_files_are_tested() {
         .filter(|name| name != "README.md")
         .collect();
     files.sort();
-    assert_eq!(files, [BREAKS, LOCAL_TARGETS, PAUSES, REPLAY, SERVICE_CONFIG]);
+    assert_eq!(files, [BREAKS, LOCAL_TARGETS, PAUSES, REPLAY, SERVICE_CONFIG, TERMINAL]);
 }

@@ -33,8 +33,11 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Queue;
+import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.function.Consumer;
 import java.util.function.Function;
+import java.util.function.Supplier;
 
 /**
  * Makes the calls of the conformance suite through the client, as {@code tests/conformance/README.md} describes. It reads
@@ -92,6 +95,14 @@ public final class Runner {
         if (options.has("tls")) {
             builder.tls(Path.of(options.get("tls").getAsString()));
         }
+        if (options.has("certificate")) {
+            builder.clientCertificate(
+                    Path.of(options.get("certificate").getAsString()),
+                    Path.of(options.get("key").getAsString()));
+        }
+        if (options.has("tokens")) {
+            builder.token(tokenSupplier(options.getAsJsonArray("tokens")));
+        }
         if (options.has("token")) {
             builder.token(options.get("token").getAsString());
         }
@@ -107,6 +118,19 @@ public final class Runner {
         } catch (IllegalArgumentException e) {
             return false;
         }
+    }
+
+    /** Returns a supplier of the tokens, one after another, which then fails. */
+    private static Supplier<String> tokenSupplier(JsonArray tokens) {
+        Queue<String> left = new ConcurrentLinkedQueue<>();
+        tokens.forEach(token -> left.add(token.getAsString()));
+        return () -> {
+            String token = left.poll();
+            if (token == null) {
+                throw new IllegalStateException("no token left");
+            }
+            return token;
+        };
     }
 
     private static void call(Calls calls, JsonObject command) {

@@ -152,19 +152,23 @@ public final class Chat {
     }
 
     private static void printError(PalaverException error) {
-        System.err.println(error.getMessage().replaceAll("\\s+", " "));
+        printNotice(error.getMessage().replaceAll("\\s+", " "));
+    }
+
+    private static void printNotice(String text) {
+        System.err.println(Printable.printable(text));
     }
 
     private static void show(String text) {
-        OUT.print(text);
+        OUT.print(Printable.printable(text));
         OUT.flush();
     }
 
     private static void showSkill(SkillCall call) {
-        System.err.println("[" + call.getName() + " " + call.getArgumentsJson() + "]");
+        printNotice("[" + call.getName() + " " + call.getArgumentsJson() + "]");
     }
 
     private static void showSkill(SkillResult result) {
-        System.err.println("[" + (result.hasError() ? "error: " + result.getError() : result.getContent()) + "]");
+        printNotice("[" + (result.hasError() ? "error: " + result.getError() : result.getContent()) + "]");
     }
 }

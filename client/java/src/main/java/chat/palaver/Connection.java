@@ -6,7 +6,11 @@ import static java.util.concurrent.TimeUnit.SECONDS;
 
 import chat.palaver.v1.AssistantServiceGrpc;
 import chat.palaver.v1.AssistantServiceGrpc.AssistantServiceStub;
+import io.grpc.CallOptions;
+import io.grpc.Channel;
 import io.grpc.ChannelCredentials;
+import io.grpc.ClientCall;
+import io.grpc.ClientInterceptor;
 import io.grpc.ConnectivityState;
 import io.grpc.Context;
 import io.grpc.Deadline;
@@ -14,7 +18,7 @@ import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
-import io.grpc.Metadata;
+import io.grpc.MethodDescriptor;
 import io.grpc.TlsChannelCredentials;
 import io.grpc.stub.MetadataUtils;
 import java.io.IOException;
@@ -36,8 +40,6 @@ final class Connection {
     private static final long KEEPALIVE_SECONDS = 30;
     private static final long KEEPALIVE_TIMEOUT_SECONDS = 10;
     private static final long MIN_BACKOFF_NANOS = MILLISECONDS.toNanos(200);
-    private static final Metadata.Key<String> AUTHORIZATION =
-            Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
 
     /** A call that is in progress. Closing the client aborts it. */
     interface Activity {
@@ -62,10 +64,10 @@ final class Connection {
                 .keepAliveTime(KEEPALIVE_SECONDS, SECONDS)
                 .keepAliveTimeout(KEEPALIVE_TIMEOUT_SECONDS, SECONDS);
         if (options.token != null) {
-            // An interceptor, because gRPC rejects call credentials on all plaintext channels, even local ones.
-            Metadata headers = new Metadata();
-            headers.put(AUTHORIZATION, "Bearer " + options.token);
-            builder.intercept(MetadataUtils.newAttachHeadersInterceptor(headers));
+            builder.intercept(MetadataUtils.newAttachHeadersInterceptor(BearerToken.headers(options.token)));
+        }
+        if (options.tokenSupplier != null) {
+            builder.intercept(new TokenInterceptor(new BearerToken(options.tokenSupplier)));
         }
         if (LocalTarget.isLocal(options.target)) {
             builder.proxyDetector(address -> null); // a proxy of the Java runtime may apply even to this machine
@@ -171,15 +173,28 @@ final class Connection {
         if (!options.isTls) {
             return InsecureChannelCredentials.create();
         }
-        if (options.certificateAuthorities == null) {
-            return TlsChannelCredentials.create();
-        }
         try {
-            return TlsChannelCredentials.newBuilder()
-                    .trustManager(options.certificateAuthorities.toFile())
-                    .build();
+            TlsChannelCredentials.Builder tls = TlsChannelCredentials.newBuilder();
+            if (options.certificateAuthorities != null) {
+                tls.trustManager(options.certificateAuthorities.toFile());
+            }
+            if (options.clientCertificate != null) {
+                options.clientCertificate.check();
+                tls.keyManager(
+                        options.clientCertificate.certificate().toFile(),
+                        options.clientCertificate.key().toFile());
+            }
+            return tls.build();
         } catch (IOException e) {
             throw new UncheckedIOException(e);
+        }
+    }
+
+    /** Adds the token to every call. Unlike the credentials of a channel, it does so on plaintext channels, too. */
+    private record TokenInterceptor(BearerToken token) implements ClientInterceptor {
+        @Override
+        public <Q, R> ClientCall<Q, R> interceptCall(MethodDescriptor<Q, R> method, CallOptions options, Channel next) {
+            return next.newCall(method, options.withCallCredentials(token));
         }
     }
 

@@ -21,6 +21,7 @@ import java.util.Spliterators;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.function.Consumer;
+import java.util.function.Supplier;
 import java.util.stream.Stream;
 import java.util.stream.StreamSupport;
 
@@ -285,7 +286,9 @@ public final class PalaverClient implements AutoCloseable {
         String target = DEFAULT_TARGET;
         boolean isTls;
         Path certificateAuthorities;
+        KeyPairFiles clientCertificate;
         String token;
+        Supplier<String> tokenSupplier;
         Duration timeout;
         Duration reconnectTimeout = DEFAULT_RECONNECT_TIMEOUT;
         Consumer<? super ManagedChannelBuilder<?>> channelConfigurator = channel -> {};
@@ -335,6 +338,35 @@ public final class PalaverClient implements AutoCloseable {
          */
         public Builder token(String token) {
             this.token = Objects.requireNonNull(token, "token");
+            tokenSupplier = null;
+            return this;
+        }
+
+        /**
+         * Sets the supplier of a token that expires. It is asked before every call, every page and every post of a turn, on
+         * the threads of the channel, so it should keep its token as long as it is valid. If it throws an exception, the call
+         * fails with {@code UNAUTHENTICATED} and an empty reason, and the exception is among the causes.
+         *
+         * @param supplier returns the token, in visible ASCII characters; it may block
+         * @return this builder
+         * @see #token(String)
+         */
+        public Builder token(Supplier<String> supplier) {
+            tokenSupplier = Objects.requireNonNull(supplier, "supplier");
+            token = null;
+            return this;
+        }
+
+        /**
+         * Sets the certificate to present to a server that asks for one. It requires TLS.
+         *
+         * @param certificate a PEM file with the certificate chain
+         * @param key a PEM file with its private key, in the format PKCS #8 and without a password
+         * @return this builder
+         */
+        public Builder clientCertificate(Path certificate, Path key) {
+            clientCertificate = new KeyPairFiles(
+                    Objects.requireNonNull(certificate, "certificate"), Objects.requireNonNull(key, "key"));
             return this;
         }
 
@@ -385,14 +417,16 @@ public final class PalaverClient implements AutoCloseable {
          *
          * @return the client
          * @throws IllegalArgumentException if the token would leave this machine without TLS or contains characters other than
-         *     visible ASCII, or if the target or the certificate authorities are invalid
-         * @throws java.io.UncheckedIOException if the file of certificate authorities can't be read
+         *     visible ASCII, if the target or the certificate authorities are invalid, or if the client certificate lacks TLS
+         *     or does not belong to its key
+         * @throws java.io.UncheckedIOException if a PEM file can't be read
          */
         public PalaverClient build() {
-            if (token != null && !token.matches("[!-~]([ -~]*[!-~])?")) {
-                throw new IllegalArgumentException("the token must consist of visible ASCII characters");
+            if (clientCertificate != null && !isTls) {
+                throw new IllegalArgumentException("a client certificate requires TLS");
             }
-            if (token != null && !isTls && !LocalTarget.isLocal(target)) {
+            boolean hasToken = token != null || tokenSupplier != null;
+            if (hasToken && !isTls && !LocalTarget.isLocal(target)) {
                 throw new IllegalArgumentException(
                         "the token would be sent to \"" + target + "\" in the clear: use TLS");
             }

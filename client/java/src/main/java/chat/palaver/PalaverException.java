@@ -40,7 +40,8 @@ import java.util.Optional;
  * permit the call</td></tr>
  * </table>
  *
- * <p>{@link #getCause()} is the exception of gRPC, if there was one.
+ * <p>{@link #getCause()} is the exception of gRPC, if there was one. If the supplier of the token failed, the cause of that one is
+ * the supplier's exception.
  *
  * @serial exclude
  */

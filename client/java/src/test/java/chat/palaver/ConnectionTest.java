@@ -1,6 +1,7 @@
 package chat.palaver;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertInstanceOf;
 import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
@@ -24,8 +25,12 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
 import java.util.List;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.atomic.AtomicInteger;
+import java.util.function.Supplier;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
+import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.api.io.TempDir;
 
 /** Tests the options of the client and the metadata of its calls. */
@@ -103,6 +108,105 @@ class ConnectionTest {
                         call.header("user-agent"));
             });
         }
+    }
+
+    @Test
+    void theSupplierOfTheTokenIsAskedBeforeEveryCall() throws Exception {
+        for (boolean isTls : List.of(true, false)) {
+            AtomicInteger count = new AtomicInteger();
+            try (ScriptedServer server = isTls ? new ScriptedServer(ours.serverCredentials()) : new ScriptedServer()) {
+                var builder = PalaverClient.builder()
+                        .target("localhost:" + server.port())
+                        .token(() -> "t-" + count.incrementAndGet());
+                scriptAll(server);
+                try (PalaverClient client = (isTls ? builder.tls(ours.certificate()) : builder).build()) {
+                    callAll(client);
+                }
+                assertEquals(
+                        List.of("Bearer t-1", "Bearer t-2", "Bearer t-3", "Bearer t-4", "Bearer t-5"),
+                        server.calls().stream()
+                                .map(call -> call.header("authorization"))
+                                .toList());
+            }
+        }
+    }
+
+    @Test
+    void theExceptionOfTheSupplierReachesTheCaller() throws Exception {
+        Supplier<String> locked = () -> {
+            throw new IllegalStateException("the vault is locked");
+        };
+        try (ScriptedServer server = new ScriptedServer()) {
+            scriptAll(server);
+            for (Supplier<String> supplier : List.<Supplier<String>>of(locked, () -> "two\nlines", () -> null)) {
+                try (PalaverClient client = PalaverClient.builder()
+                        .target(server.target())
+                        .token(supplier)
+                        .build()) {
+                    for (Executable call : List.<Executable>of(
+                            () -> client.getAssistant(GET),
+                            () -> client.postUserQueryUnary(PostUserQueryRequest.getDefaultInstance()),
+                            () -> client.postUserQuery(PostUserQueryRequest.getDefaultInstance())
+                                    .forEach(event -> {}))) {
+                        PalaverException error = assertThrows(PalaverException.class, call);
+                        assertEquals(Status.Code.UNAUTHENTICATED, error.status());
+                        assertEquals("", error.reason());
+                        assertTrue(error.description().startsWith("the token supplier failed: "), error.getMessage());
+                        assertInstanceOf(
+                                RuntimeException.class, error.getCause().getCause());
+                    }
+                }
+            }
+            assertEquals(List.of(), server.calls());
+        }
+    }
+
+    @Test
+    void waitingForATokenCountsTowardsTheTimeout() throws Exception {
+        CompletableFuture<String> token = new CompletableFuture<>();
+        try (ScriptedServer server = new ScriptedServer();
+                PalaverClient client = PalaverClient.builder()
+                        .target(server.target())
+                        .token(token::join)
+                        .build()) {
+            PalaverException error =
+                    assertThrows(PalaverException.class, () -> client.getAssistant(GET, Duration.ofMillis(50)));
+            assertEquals(Status.Code.DEADLINE_EXCEEDED, error.status());
+            assertEquals(List.of(), server.calls());
+        } finally {
+            token.complete("too late");
+        }
+    }
+
+    @Test
+    void aServerMayRequireACertificate() throws Exception {
+        try (ScriptedServer server = new ScriptedServer(ours.mutualServerCredentials())) {
+            scriptAll(server);
+            var builder =
+                    PalaverClient.builder().target("localhost:" + server.port()).tls(ours.certificate());
+            try (PalaverClient client = builder.build()) {
+                PalaverException error = assertThrows(PalaverException.class, () -> client.getAssistant(GET));
+                assertEquals(Status.Code.UNAVAILABLE, error.status());
+            }
+            assertEquals(List.of(), server.calls());
+            try (PalaverClient client =
+                    builder.clientCertificate(ours.certificate(), ours.key()).build()) {
+                callAll(client);
+            }
+            assertEquals(5, server.calls().size());
+        }
+    }
+
+    @Test
+    void aClientCertificateRequiresTlsAndItsKey() {
+        var plaintext = PalaverClient.builder().clientCertificate(ours.certificate(), ours.key());
+        assertThrows(IllegalArgumentException.class, plaintext::build);
+        var mismatched = PalaverClient.builder().tls().clientCertificate(ours.certificate(), others.key());
+        assertThrows(IllegalArgumentException.class, mismatched::build);
+        var garbage = PalaverClient.builder().tls().clientCertificate(ours.certificate(), ours.certificate());
+        assertThrows(IllegalArgumentException.class, garbage::build);
+        var missing = PalaverClient.builder().tls().clientCertificate(folder.resolve("missing.pem"), ours.key());
+        assertThrows(UncheckedIOException.class, missing::build);
     }
 
     @Test

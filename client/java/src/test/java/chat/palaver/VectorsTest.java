@@ -19,7 +19,8 @@ class VectorsTest {
                             Vectors.LOCAL_TARGETS,
                             Vectors.PAUSES,
                             Vectors.REPLAY,
-                            Vectors.SERVICE_CONFIG),
+                            Vectors.SERVICE_CONFIG,
+                            Vectors.TERMINAL),
                     files.map(Path::getFileName)
                             .map(Path::toString)
                             .filter(name -> !name.equals("README.md"))

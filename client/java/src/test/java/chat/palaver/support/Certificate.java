@@ -66,6 +66,15 @@ public record Certificate(Path certificate, Path key) {
         return TlsServerCredentials.create(certificate.toFile(), key.toFile());
     }
 
+    /** Returns credentials that require this certificate from every client. */
+    public ServerCredentials mutualServerCredentials() throws IOException {
+        return TlsServerCredentials.newBuilder()
+                .keyManager(certificate.toFile(), key.toFile())
+                .trustManager(certificate.toFile())
+                .clientAuth(TlsServerCredentials.ClientAuth.REQUIRE)
+                .build();
+    }
+
     private static Path pem(Path path, String kind, byte[] content) throws IOException {
         String body = Base64.getMimeEncoder(64, new byte[] {'\n'}).encodeToString(content);
         return Files.writeString(

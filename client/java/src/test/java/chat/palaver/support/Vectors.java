@@ -21,6 +21,7 @@ public final class Vectors {
     public static final String PAUSES = "pauses.json";
     public static final String REPLAY = "replay.json";
     public static final String SERVICE_CONFIG = "service_config.json";
+    public static final String TERMINAL = "terminal.json";
 
     private static final Gson GSON = new Gson();
 

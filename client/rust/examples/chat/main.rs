@@ -2,6 +2,8 @@
 //!
 //! Ctrl-C cancels a reply. At the prompt, Ctrl-C or the end of input ends the chat.
 
+mod printable;
+
 use std::io::{self, IsTerminal as _, Write as _, stdin, stdout};
 
 use futures_util::TryStreamExt as _;
@@ -10,6 +12,8 @@ use palaver::{
     Reply, SkillResult,
 };
 use tokio::sync::mpsc;
+
+use crate::printable::printable;
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -87,11 +91,13 @@ async fn show(mut reply: Reply) -> io::Result<()> {
             }
             Ok(Some(Event::TextDelta(delta))) => {
                 has_text = true;
-                print!("{}", delta.text);
+                print!("{}", printable(&delta.text));
                 stdout().flush()?;
             }
-            Ok(Some(Event::SkillCall(call))) => eprintln!("[{} {}]", call.name, call.arguments_json),
-            Ok(Some(Event::SkillResult(result))) => eprintln!("[{}]", shown(&result)),
+            Ok(Some(Event::SkillCall(call))) => {
+                eprintln!("{}", printable(&format!("[{} {}]", call.name, call.arguments_json)));
+            }
+            Ok(Some(Event::SkillResult(result))) => eprintln!("[{}]", printable(&shown(&result))),
             Ok(Some(_)) => {}
             Ok(None) => break,
             Err(error) => {
@@ -116,7 +122,7 @@ fn shown(result: &SkillResult) -> String {
 }
 
 fn print_error(error: &palaver::Error) {
-    eprintln!("error: {}", error.to_string().replace(['\r', '\n'], " "));
+    eprintln!("error: {}", printable(&error.to_string().replace(['\r', '\n'], " ")));
 }
 
 /// Reads standard input in its own thread, so that Ctrl-C is handled meanwhile.
