@@ -7,6 +7,7 @@ import os
 import tempfile
 import time
 import uuid
+from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ WATCHED = "watched"
 MAX_LOG_LINE = 4096
 """The bytes of the longest line that the server may log."""
 
-IGNORED = (b"grpc._cython.cygrpc.ExecuteBatchError",)
-"""The exceptions that gRPC itself logs when a caller leaves while a response is being sent."""
+IGNORED = (b"grpc._cython.cygrpc.ExecuteBatchError", b"google.protobuf.message.DecodeError")
+"""The exceptions that gRPC itself logs: a caller left while a response was sent; a host's response does not parse."""
 
 IDLE_SECONDS = 0.5
 NICENESS = 10
@@ -110,6 +111,7 @@ def _give_way() -> None:
 
 def check_log(target: Target, log: Path) -> None:
     """Records what the log of the server must not contain: secrets, tracebacks, endless lines."""
+    errors: Counter[str] = Counter()
     in_traceback = False
     with log.open("rb") as lines:
         for line in lines:
@@ -117,5 +119,7 @@ def check_log(target: Target, log: Path) -> None:
             if len(line) > MAX_LOG_LINE:
                 target.found(f"the log has a line of {len(line):,} bytes: {line[:100]!r}")
             if in_traceback and not line.startswith((b" ", *IGNORED)):  # the exception is below its traceback
-                target.found(f"the log has a traceback of {line.decode(errors='replace').strip()}")
+                errors[line.decode(errors="replace").strip()] += 1
             in_traceback = line.startswith((b"Traceback", b" ")) if in_traceback else line.startswith(b"Traceback")
+    # They explain the other findings, so they come first.
+    target.findings[:0] = [f"the log has {count} tracebacks of {error}" for error, count in errors.most_common()]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import cycle, islice
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
@@ -13,7 +15,7 @@ from google.protobuf.message_factory import GetMessageClass
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.attack.attack import Attack
-from tests.attack.http2 import RawConnection, connection, grpc_frame
+from tests.attack.http2 import ATTACKERS, RawConnection, connection, grpc_frame
 from tests.attack.target import METHODS, Target, query
 from tests.support.endpoint import Call, Stream, skill_calls
 
@@ -168,8 +170,8 @@ SLOW_CHECKS = {
         {},
     ),
     "many alternatives": (
-        {"properties": {"items": {"items": {"anyOf": [{"const": number} for number in range(500)]}}}},
-        {"items": ["x"] * 5_000},
+        {"properties": {"items": {"items": {"anyOf": [{"const": number} for number in range(200)]}}}},
+        {"items": ["x"] * 2_000},
     ),
     "alternatives of alternatives": (
         {
@@ -224,14 +226,14 @@ async def store_page(target: Target) -> None:
         )
 
 
-async def unread_pages(target: Target) -> None:
+async def unread_pages(target: Target, sources: Sequence[str]) -> None:
     """Asks for pages on connections whose window is 0, and waits for a while."""
     await store_page(target)
     request = pb.ListMessagesRequest(id=ASSISTANT, page_size=1_000).SerializeToString()
 
-    async def caller() -> None:
-        async with connection(target.address, window=0) as raw:
-            for _ in range(50):
+    async def caller(source: str) -> None:
+        async with connection(target.address, source=source, window=0) as raw:
+            for _ in range(200 // CONNECTIONS):
                 if raw.is_closed.is_set():
                     break
                 raw.post(f"{PATH}/ListMessages", request)
@@ -239,7 +241,15 @@ async def unread_pages(target: Target) -> None:
                 await asyncio.sleep(0.02)  # the pace of the attack
             await asyncio.sleep(target.seconds(5))  # the time for which the pages are not read
 
-    await asyncio.gather(*(caller() for _ in range(max(2, target.count(4)))))
+    await asyncio.gather(*(caller(source) for source in _spread(sources)))
+
+
+CONNECTIONS = 16
+
+
+def _spread(sources: Sequence[str]) -> Iterator[str]:
+    """Returns the source of each connection."""
+    return islice(cycle(sources), CONNECTIONS)
 
 
 async def unread_reply(target: Target) -> None:
@@ -260,15 +270,14 @@ async def unread_reply(target: Target) -> None:
         await asyncio.sleep(target.seconds(5))  # the time for which the replies are not read
 
 
-async def stalled_uploads(target: Target) -> None:
+async def stalled_uploads(target: Target, sources: Sequence[str]) -> None:
     """Sends requests up to their last bytes, and waits for a while."""
     message = b"x" * NEARLY_A_REQUEST
-    connections = max(10, target.count(20))
     sent = 0
 
-    async def caller() -> None:
+    async def caller(source: str) -> None:
         nonlocal sent
-        async with connection(target.address) as raw:
+        async with connection(target.address, source=source) as raw:
             streams = {raw.open(f"{PATH}/GetAssistant"): grpc_frame(message)[:-8] for _ in range(20)}
             for _ in range(100):
                 for stream, rest in list(streams.items()):
@@ -280,7 +289,7 @@ async def stalled_uploads(target: Target) -> None:
                 await asyncio.sleep(0.05)  # the server's window grows as it reads
             await asyncio.sleep(target.seconds(3))  # the time for which the uploads are stalled
 
-    await asyncio.gather(*(caller() for _ in range(connections)))
+    await asyncio.gather(*(caller(source) for source in _spread(sources)))
     target.notes.append(f"{sent / 2**20:,.0f} MiB uploaded")
 
 
@@ -348,9 +357,11 @@ ATTACKS = (
     Attack("callers: schemas that make no sense", odd_schemas),
     Attack("callers: arguments that are slow to check", slow_checks, max_growth=96),
     Attack("callers: a window of 100 large messages", huge_window, max_growth=192),
-    Attack("callers: pages that nobody reads", unread_pages, max_growth=192),
+    Attack("callers: pages that one address does not read", partial(unread_pages, sources=ATTACKERS[:1]), 192),
+    Attack("callers: pages that nobody reads", partial(unread_pages, sources=ATTACKERS), max_growth=384),
     Attack("callers: replies that nobody reads", unread_reply),
-    Attack("callers: uploads that stall near their end", stalled_uploads, max_growth=256),
+    Attack("callers: uploads of one address that stall", partial(stalled_uploads, sources=ATTACKERS[:1]), 192),
+    Attack("callers: uploads that stall near their end", partial(stalled_uploads, sources=ATTACKERS), max_growth=384),
     Attack("callers: 1,000 turns that nobody waits for", abandoned_turns, max_growth=192),
     Attack("callers: 1,000 followers of one turn", followers, max_growth=192),
 )

@@ -38,7 +38,7 @@ HEADERS = (
 )
 
 
-FLOOD_TIMEOUT = 10.0
+FLOOD_TIMEOUT = 5.0
 """Seconds after which a flood ends, if the server no longer reads it."""
 
 

@@ -18,8 +18,10 @@ import h2.events
 import h2.settings
 from hyperframe.frame import Frame
 
-ATTACKER = "127.0.0.2"
-"""The address that hostile connections come from: another peer than the second caller."""
+ATTACKERS = tuple(f"127.0.0.{number}" for number in range(2, 10))
+"""The addresses that hostile connections come from. The second caller has another one."""
+
+ATTACKER = ATTACKERS[0]
 
 
 def grpc_frame(message: bytes, *, size: int | None = None, is_compressed: bool = False) -> bytes:
@@ -136,13 +138,13 @@ class RawConnection:
 
 @asynccontextmanager
 async def connection(
-    address: tuple[str, int], *, window: int | None = None, is_deaf: bool = False
+    address: tuple[str, int], *, source: str = ATTACKER, window: int | None = None, is_deaf: bool = False
 ) -> AsyncIterator[RawConnection]:
     """Yields a connection that has sent its preface. It is aborted at the end of the block.
 
     A deaf connection reads what the server sends and does not look at it.
     """
-    reader, writer = await asyncio.open_connection(*address, local_addr=(ATTACKER, 0))
+    reader, writer = await asyncio.open_connection(*address, local_addr=(source, 0))
     raw = RawConnection(reader, writer, is_deaf=is_deaf)
     reading = asyncio.ensure_future(raw.read_forever())
     try:
