@@ -387,7 +387,7 @@ ATTACKS = (
     Attack("endpoint: events of 4 MB", huge_events, max_growth=128, time_limit=120),
     Attack("endpoint: a model name of 4 MB", huge_model_name),
     Attack("endpoint: a reply without an end mark", unfinished_ends, variables=SHORT_WAITS),
-    Attack("endpoint: streams that inflate to 100 MiB", inflated_streams),
+    Attack("endpoint: streams that inflate to 100 MiB", inflated_streams, variables=SHORT_WAITS),
     Attack("endpoint: errors that make no sense", odd_errors, variables=SHORT_WAITS, time_limit=120),
     Attack("endpoint: arguments that make no sense", odd_arguments),
 )

@@ -18,7 +18,7 @@ from tests.attack.target import METHODS, Target, crowd
 from tests.support.endpoint import Call, Stream, skill_calls
 
 REQUESTS = 100_000
-CALLERS = 32
+CALLERS = 24
 
 SCHEMAS = ("", "{}", '{"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}')
 

@@ -21,7 +21,7 @@ from tests.support.endpoint import USAGE, Call, event
 from tests.support.skill_host import SkillHost, content
 
 STREAMS = 100_000
-CALLERS = 64
+CALLERS = 24
 NUMBER = re.compile(r"stream (\d+)")
 
 ODD_JSON = (
