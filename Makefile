@@ -20,7 +20,7 @@ FLOOR_TESTS := --ignore tests/client/test_client_exports.py tests/client tests/e
 CLIENTS := go typescript java rust
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-skills run chat test go azurite faults soak compatibility clients conformance lint format generate reference check-generate bench check lock check-lock test-floors setup clean
+.PHONY: help demo demo-skills run chat test go azurite faults attack soak compatibility clients conformance lint format generate reference check-generate bench check lock check-lock test-floors setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ runner-%: toolchains
 
 faults: $(DEV) azurite ## kill servers, break stores and drop callers, and check that no turn is lost, duplicated or half stored (ARGS="--times 1")
 	@$(BIN)/python -m tests.faults $(ARGS)
+
+attack: $(DEV) ## attack servers as callers, endpoints, skill hosts and connections, and measure what another caller notices (ARGS="--times 0.03")
+	@$(BIN)/python -m tests.attack $(ARGS)
 
 soak: $(DEV) ## post many turns, cancel a third of them, and check that memory, tasks and sockets stay flat
 	@$(BIN)/python -m tests.soak $(ARGS)

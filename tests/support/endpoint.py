@@ -282,6 +282,11 @@ class Endpoint:
         """Appends answers for the next calls."""
         self._answers.extend(answers)
 
+    def forget(self) -> None:
+        """Drops the calls so far, and the answers that nobody has asked for."""
+        self.calls.clear()
+        self._answers.clear()
+
     async def call(self, number: int = 1) -> Call:
         """Waits for the call with a number, counted from 1, and returns it."""
         async with self._arrived:

@@ -29,6 +29,7 @@ class ServerProcess:
 
     process: asyncio.subprocess.Process
     address: str
+    channel: grpc.aio.Channel
     stub: AssistantServiceStub
 
 
@@ -56,7 +57,7 @@ async def server_process(
         words = (await process.stdout.readline()).decode().split()
         assert words, "the server did not start; see its message on stderr"
         async with grpc.aio.insecure_channel(words[-1]) as channel:
-            yield ServerProcess(process, words[-1], AssistantServiceStub(channel))
+            yield ServerProcess(process, words[-1], channel, AssistantServiceStub(channel))
     finally:
         with suppress(ProcessLookupError):
             process.kill()
