@@ -471,7 +471,7 @@ class TestHosts:
 
     @pytest.mark.parametrize("target", ["[::1]evil.example:443", "localhost:1@evil.example", "127.1:50061"])
     async def test_a_host_that_only_looks_local_gets_no_token_in_the_clear(self, tmp_path: Path, target: str):
-        with pytest.raises(SettingsError, match="in the clear|no user name"):
+        with pytest.raises(SettingsError, match=r"in the clear|no user name"):
             async with palaver_server(tmp_path, None, {"TOKEN": "s3cret"}, skill_hosts=(f"{target};token-env=TOKEN",)):
                 pass
 

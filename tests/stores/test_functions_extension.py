@@ -18,6 +18,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from palaver.v1 import assistant_pb2, skill_host_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.domain import strict_json
 from palaver_server.llm import history
 from tests.support.azurite import Account, Azurite
 from tests.support.calls import create_assistant, messages_of, query
@@ -282,6 +283,19 @@ class TestBegunThere:
         await post(served, "Hello")
         assert prompt(endpoint) == [*begin, chat_message("user", "Hello")]
         assert len(await messages_of(served)) == len(begin) + 2
+
+
+async def test_half_a_surrogate_pair_is_replaced_and_the_chat_goes_on(
+    served: Served, endpoint: Endpoint, table: TableClient
+):
+    half = "A \ud83d"  # .NET can store what no other program can read as UTF-8
+    calling = chat_message("assistant", half, tool_calls=[tool_call("1", json.dumps({"task": half}))])
+    await write_conversation(table, "a", [CHAT[0], chat_message("user", half), calling])
+    assert [message.content for message in await messages_of(served)] == ["Be brief.", "A \ufffd", "A \ufffd"]
+    await post(served, "And now?")
+    sent = endpoint.calls[-1].body["messages"]
+    assert [message["content"] for message in sent if message["role"] in ("user", "assistant")][:2] == ["A \ufffd"] * 2
+    strict_json.load_object(sent[2]["tool_calls"][0]["function"]["arguments"])
 
 
 class TestBegunThereBeforeVersion19:

@@ -110,6 +110,11 @@ class Skill:
     parameters_json_schema: str
 
 
+def sound(text: str) -> str:
+    """Returns a text in which U+FFFD stands for halves of surrogate pairs. No text with such a half can be sent."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def skill_name(text: str) -> str:
     """Returns a text with its other characters replaced, so that it can be the name of a skill."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", text)[:MAX_SKILL_NAME_CHARACTERS] or "_"

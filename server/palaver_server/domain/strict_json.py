@@ -15,6 +15,8 @@ def load(text: str) -> Any:
     """
     try:
         return msgspec.json.decode(text)
+    except msgspec.DecodeError as error:  # not a ValueError in older versions of msgspec
+        raise ValueError(str(error)) from None
     except RecursionError:
         raise ValueError("too many levels") from None
     except UnicodeEncodeError:

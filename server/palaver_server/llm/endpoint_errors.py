@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from palaver_server.domain.conversation import sound
 from palaver_server.domain.limits import MAX_REFUSAL_BYTES
 from palaver_server.llm import pauses
-from palaver_server.llm.lenient import sound
 
 MAX_MESSAGE_CHARACTERS = 2_000
 """The most characters of an error's words that count. The expressions that search them take quadratic time."""

@@ -14,8 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-import msgspec
-
+from palaver_server.domain import strict_json
 from palaver_server.domain.conversation import Content, Draft, Role, SkillCall, skill_name
 
 NO_TEXT = Content("(no text)")
@@ -31,8 +30,6 @@ GO_ON = "(The conversation continues.)"
 """Comes between the result of a call and the next user message."""
 
 ID_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def fit(messages: Sequence[Draft]) -> list[Draft]:
@@ -83,8 +80,8 @@ def _with_sound_calls(messages: Iterable[Draft]) -> Iterator[Draft]:
 def _arguments(text: str) -> str:
     """Returns the arguments of a call as the JSON text of an object."""
     try:
-        _decode_object(text)
-    except msgspec.DecodeError:
+        strict_json.load_object(text)
+    except ValueError:
         return json.dumps({"arguments": text}) if text.strip() else "{}"
     return text
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any
 
+from palaver_server.domain.conversation import sound
 from palaver_server.domain.limits import MAX_ENDPOINT_STATE_CHARACTERS
 
 HIGH_SURROGATES = range(0xD800, 0xDC00)
@@ -173,11 +174,6 @@ def list_of(value: object) -> Sequence[Any]:
             return value[:MAX_ITEMS]
         case _:
             return ()
-
-
-def sound(text: str) -> str:
-    """Returns a text without lone surrogates, which is what can be sent and stored."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class SurrogatePairs:

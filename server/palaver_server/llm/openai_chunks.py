@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from palaver_server.domain.conversation import sound
 from palaver_server.domain.errors import ModelStreamBroken
 from palaver_server.domain.limits import (
     MAX_CHAT_MODEL_CHARACTERS,
@@ -19,7 +20,7 @@ from palaver_server.domain.limits import (
 from palaver_server.domain.ports import ModelDelta
 from palaver_server.domain.turns import FinishReason, Usage
 from palaver_server.llm import lenient
-from palaver_server.llm.lenient import SurrogatePairs, sound
+from palaver_server.llm.lenient import SurrogatePairs
 from palaver_server.llm.tool_calls import MAX_NAME_CHARACTERS, CallPiece, CallSplitter, too_many_calls
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from palaver_server.domain.conversation import Assistant, Content, Listing, Message, MessageBudget, Page, Role
+from palaver_server.domain.conversation import Assistant, Content, Listing, Message, MessageBudget, Page, Role, sound
 from palaver_server.domain.errors import ConversationFull, StoreCorrupt, TurnTooLarge
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.limits import (
@@ -64,10 +64,10 @@ def reading(what: str) -> Iterator[None]:
 
 
 def text(value: object) -> str:
-    """Returns a stored value that must be text. Another one would only fail when it is sent."""
+    """Returns a stored value that must be text, without what would only fail when it is sent."""
     if not isinstance(value, str):
         raise TypeError(value)
-    return value
+    return sound(value)
 
 
 def count(value: Any, limit: int = MAX_TOKENS) -> int:
@@ -147,7 +147,7 @@ def dump_extras(message: Message) -> str:
 def load_message(*, content: str, extras: str, **columns: Any) -> Message:
     """Returns a message from its stored columns."""
     loaded = _load_extras(extras or "{}")
-    return Message(content=Content(content), endpoint_state=loaded.endpoint_state, **columns)
+    return Message(content=Content(sound(content)), endpoint_state=loaded.endpoint_state, **columns)
 
 
 @reading("a stored turn")
