@@ -89,11 +89,12 @@ class TestResponses:
     async def test_all_callers_together_have_a_limit_too(
         self, served: Served, lazy: grpc.aio.Channel, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(transfers, "MAX_UNREAD_BYTES", 2_000_000)
-        await self.unread(lazy, 3)
+        monkeypatch.setattr(transfers, "MAX_UNREAD_BYTES", 16_000_000)
+        calls = await self.unread(lazy, 40)
         failure = await failure_of(served.stub.ListMessages(pb.ListMessagesRequest(id="a")))
         assert_is_slow_transfer(failure)
         assert "callers have yet to read" in failure.text
+        assert not all(call.done() for call in calls)
 
     async def test_a_response_larger_than_all_limits_is_sent_when_nothing_else_waits(
         self, served: Served, monkeypatch: pytest.MonkeyPatch
