@@ -274,6 +274,15 @@ async def test_a_finished_reply_counts_whatever_follows(
     assert len(endpoint.calls) == 1
 
 
+@pytest.mark.parametrize("served", [{"first_token_timeout": 5, "token_timeout": 0.2}], indirect=True)
+async def test_a_finished_reply_is_not_lost_to_the_time_limit_of_a_token(
+    served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("palaver_server.llm.openai.END_TIMEOUT", 1)
+    endpoint.script(Stream("Hello", FINISHED, never_end, finish=None))
+    assert (await ask(served)).messages[-1].content == "Hello"
+
+
 async def test_a_reason_with_every_piece_does_not_finish_a_reply(
     served: Served, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch
 ):

@@ -175,7 +175,7 @@ async def test_a_state_that_can_not_be_sent_back_is_left_out(tmp_path: Path, end
         assert (await served.stub.PostUserQueryUnary(QUERY)).completed.messages[-1].content == "Hello, world"
 
 
-@pytest.mark.parametrize("arguments", ["{}" * 1_000_000, "{}\n" * 100_000, '{"a":1}' * 300_000, "{" * 1_000_000])
+@pytest.mark.parametrize("arguments", ["{}" * 40_000, "{}\n" * 40_000, '{"a":1}' * 40_000, "{" * 40_000])
 async def test_repeated_arguments_are_given_up_soon(tmp_path: Path, endpoint: Endpoint, arguments: str):
     call = calls(index=0, id="c", function={"name": "add", "arguments": arguments})
     async with (

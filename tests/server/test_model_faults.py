@@ -102,6 +102,9 @@ FAULTS = {
     "malformed JSON": Fault(Stream("Hi", b"data: {nonsense\n\n"), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
     "JSON of another kind": Fault(Stream("Hi", event([1, 2])), UNAVAILABLE, "MODEL_STREAM_BROKEN"),
     "an endless line": Fault(Stream("Hi", line_without_end), UNAVAILABLE, "MODEL_STREAM_BROKEN", "that does not end"),
+    "an event of many items": Fault(
+        Stream("Hi", event({"choices": [{}] * 60_000})), UNAVAILABLE, "MODEL_STREAM_BROKEN", "items"
+    ),
     "an error in the stream": Fault(
         Stream("Hi", event({"error": {"message": "No luck."}})), UNAVAILABLE, "MODEL_STREAM_BROKEN", "No luck."
     ),

@@ -28,7 +28,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
 
 
 def assert_is_slow_transfer(failure: Failure) -> None:
-    assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_TURNS")
+    assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED")
     assert failure.retry_delay is not None
 
 

@@ -74,7 +74,7 @@ def _details(error: PalaverError) -> list[Message]:
     if isinstance(error, FieldError):
         bad_request = error_details_pb2.BadRequest()
         for violation in error.violations[:MAX_VIOLATIONS]:
-            bad_request.field_violations.add(field=violation.field, description=redacted(violation.description))
+            bad_request.field_violations.add(field=violation.field, description=_told(violation.description))
         details.append(bad_request)
     if isinstance(error, RetryableError):
         delay = duration_pb2.Duration()
@@ -84,7 +84,7 @@ def _details(error: PalaverError) -> list[Message]:
 
 
 def _status(reason: str, text: str, *details: Message) -> status_pb2.Status:
-    status = status_pb2.Status(code=CODES[reason], message=_shortened(redacted(text)))
+    status = status_pb2.Status(code=CODES[reason], message=_told(text))
     for detail in (error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN), *details):
         packed = any_pb2.Any()
         packed.Pack(detail)
@@ -92,7 +92,10 @@ def _status(reason: str, text: str, *details: Message) -> status_pb2.Status:
     return status
 
 
-def _shortened(text: str) -> str:
+def _told(text: str) -> str:
+    """Returns a text as callers may read it: short, and without secrets."""
+    # Cut a first time before the search for secrets, which takes its time, and behind where a secret could be cut.
+    text = redacted(text[: 4 * MAX_TEXT_BYTES])
     encoded = text.encode()
     if len(encoded) <= MAX_TEXT_BYTES:
         return text

@@ -158,7 +158,7 @@ class TooManyTurns(RetryableError):
 class SlowTransfers(RetryableError):
     """Peers send requests or read responses so slowly that the server can't hold more of them."""
 
-    reason = "TOO_MANY_TURNS"
+    reason = "QUOTA_EXCEEDED"
 
 
 class ConnectionNotConfigured(PalaverError):

@@ -70,7 +70,7 @@ RECEIVE_TIMEOUT = 20.0
 BUFFERED_BYTES = 65_536
 """The size of a response that gRPC takes off the server's hands even if the peer does not read."""
 
-MAX_UNREAD_BYTES = 128 * 1024 * 1024
+MAX_UNREAD_BYTES = 96 * 1024 * 1024
 """The maximum size of larger responses that wait to be read. gRPC copies them, so they take twice the memory."""
 
 MAX_ADDRESS_UNREAD_BYTES = 32 * 1024 * 1024
@@ -122,6 +122,13 @@ MAX_REASONING_CHARACTERS = 4_000_000
 
 MAX_REPLY_CALLS = 1_024
 """The maximum number of skill calls in a reply. A turn holds fewer than 98, and reports a reply with more of them."""
+
+END_TIMEOUT = 5.0
+"""Seconds that an endpoint may take to end its stream after the finish reason. The reply is whole by then."""
+
+MAX_EVENT_ITEMS = 50_000
+"""The maximum number of braces and brackets in an event of a stream. A piece of a reply has a few, and even a whole
+reply that is a program has some thousands."""
 
 MAX_INTERIM_RESPONSES = 16
 """The most interim responses (HTTP status 1xx) before the response of an endpoint. Proxies send one or two."""

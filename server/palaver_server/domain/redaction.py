@@ -14,11 +14,11 @@ MIN_SECRET_CHARACTERS = 8
 
 KEY = re.compile(
     r"\b(?:sk|xai|pplx|nvapi)-[\w*-]{4,}"
-    r"|\bkey-(?=[\w*-]*[\d*])[\w*-]{4,}"  # ordinary words have no digit
+    r"|\bkey-(?=[\w*-]{0,99}[\d*])[\w*-]{4,}"  # ordinary words have no digit
     r"|\b(?:gsk|hf|sk|csk|fw|r8)_\w{8,}"
     r"|\bAIza[\w-]{10,}"
     r"|\beyJ[\w.-]{8,}"
-    r"|[\w-]+\*{2,}[\w*-]*"  # a key that the endpoint itself has masked, but for its ends
+    r"|(?<![\w-])[\w-]+\*{2,}[\w*-]*"  # a key that the endpoint itself has masked, but for its ends
 )
 """What looks like a key of a model endpoint, or is a JSON Web Token."""
 
@@ -26,11 +26,12 @@ _NAMES = (
     r"account_?key|(?:shared)?_?access_?key|shared_?access_?signature|sig|api[-_]?key|subscription-key|"
     r"(?:access|refresh|id|auth)_?token|(?:client)?_?secret|password|passwd|pwd"
 )
+# The expressions take linear time, or nearly: a log line may have any length.
 _FORMS = (
     (re.compile(r"-----BEGIN [\s\S]*?(?:-----END [^-]*-----|\Z)"), "[key]"),
     # The user part of a URL may itself hold what looks like the end of one.
-    (re.compile(r"\b([a-z][a-z0-9+.-]*://)[^\s'\"<>]*@", re.IGNORECASE), r"\1[user]@"),
-    (re.compile(r"\b([a-z][a-z0-9+.-]*://[^\s'\"<>?#]*)[?#][^\s'\"<>]*", re.IGNORECASE), r"\1?[query]"),
+    (re.compile(r"\b([a-z][a-z0-9+.-]{0,19}://)[^\s'\"<>]{0,999}@", re.IGNORECASE), r"\1[user]@"),
+    (re.compile(r"\b([a-z][a-z0-9+.-]{0,19}://[^\s'\"<>?#]{0,999})[?#][^\s'\"<>]*", re.IGNORECASE), r"\1?[query]"),
     (re.compile(rf"\b((?:{_NAMES})['\"]?\s*[=:]\s*['\"]?)[^\s'\"&;,]+", re.IGNORECASE), r"\1[secret]"),
     (re.compile(r"\b(bearer|sharedkey(?:lite)?)\s+(?=\S*\d)[\w.~+/=:-]{8,}", re.IGNORECASE), r"\1 [secret]"),
     (KEY, "[key]"),

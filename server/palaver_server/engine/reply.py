@@ -13,6 +13,7 @@ import anyio
 import stamina
 
 from palaver_server.domain.errors import ModelError, ModelStreamBroken, ModelTimeout, RetryableError
+from palaver_server.domain.limits import END_TIMEOUT
 from palaver_server.domain.ports import ChatModel, ModelDelta, Prompt, SkillCallDelta
 from palaver_server.domain.stages import Observer, Stage
 from palaver_server.domain.turns import FinishReason, TextDelta, Usage
@@ -186,6 +187,9 @@ class ReplyReader:
                     # Comments and empty deltas show no progress of the model; text, reasoning and calls do.
                     if delta.text or delta.reasoning or delta.skill_calls:
                         self._extend(scope)
+                    if delta.finish_reason is not None:
+                        # The reply is whole, and must not be lost to an endpoint that does not end its stream.
+                        scope.deadline = max(scope.deadline, self._now() + 2 * END_TIMEOUT)
         if scope.cancelled_caught:
             raise self._timeout()
         return collector.reply()

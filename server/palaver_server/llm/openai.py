@@ -17,6 +17,7 @@ from anyio.lowlevel import checkpoint
 from openai import AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
 from palaver_server.domain.errors import ContextLengthExceeded, ModelNotFound, ModelStreamBroken, ModelUnavailable
+from palaver_server.domain.limits import END_TIMEOUT
 from palaver_server.domain.ports import ModelDelta, Prompt
 from palaver_server.domain.turns import FinishReason
 from palaver_server.llm import quirks
@@ -37,9 +38,6 @@ CONNECT_TIMEOUT = 10.0
 
 DRAIN_TIMEOUT = 0.1
 """Seconds that the end of a finished stream may take, so that the connection can be used again."""
-
-END_TIMEOUT = 5.0
-"""Seconds that the end of a stream may take after the finish reason."""
 
 MAX_END_CHUNKS = 1_000
 """The most chunks that are read behind the finish reason. The usage is one."""

@@ -13,6 +13,7 @@ from palaver_server.domain.errors import ModelStreamBroken
 from palaver_server.domain.limits import (
     MAX_CHAT_MODEL_CHARACTERS,
     MAX_ENDPOINT_STATE_CHARACTERS,
+    MAX_EVENT_ITEMS,
     MAX_ID_CHARACTERS,
     MAX_REPLY_CALLS,
     MAX_TOKENS,
@@ -183,6 +184,8 @@ class ChunkDecoder:
 
     def decode(self, data: bytes) -> Chunk:
         """Returns a chunk; raises `ModelStreamBroken` for anything else, and `ErrorEvent` for an error."""
+        if len(data) > MAX_EVENT_ITEMS and data.count(b"{") + data.count(b"[") > MAX_EVENT_ITEMS:
+            raise ModelStreamBroken(f"the endpoint sent an event of more than {MAX_EVENT_ITEMS:,} items")
         try:
             chunk = _decode_chunk(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -20,9 +20,12 @@ from grpc_status import rpc_status
 from palaver_server.api.service import SERVICE, AssistantApi, Call
 from palaver_server.api.statuses import status_of
 from palaver_server.domain.errors import FieldViolation, InvalidFields
-from palaver_server.domain.limits import BUFFERED_BYTES
+from palaver_server.domain.limits import BUFFERED_BYTES, MAX_METADATA_BYTES
 from palaver_server.transports.auth import certificate_names
 from palaver_server.transports.transfers import Transfers
+
+ENTRY_BYTES = 32
+"""What HTTP/2 counts for each entry of metadata, besides its key and its value."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 UnaryMethod = Callable[[Any, Call], Awaitable[Message]]
@@ -173,9 +176,15 @@ def _call(method: MethodDescriptor, context: Context) -> Call:
 
 
 def _metadata(context: Context) -> dict[str, str | bytes]:
-    """Returns the metadata of a call. A key that was sent twice never looks as if it was sent once."""
+    """Returns the metadata of a call. A key that was sent twice never looks as if it was sent once.
+
+    Raises `InvalidFields` if it is too large. gRPC usually refuses such a call itself, but not always.
+    """
+    sent = context.invocation_metadata() or ()
+    if sum(len(key) + len(value) + ENTRY_BYTES for key, value in sent) > MAX_METADATA_BYTES:
+        raise InvalidFields(FieldViolation("", f"the call has more than {MAX_METADATA_BYTES:,} bytes of metadata"))
     metadata: dict[str, str | bytes] = {}
-    for key, value in context.invocation_metadata() or ():
+    for key, value in sent:
         previous = metadata.get(key)
         if isinstance(previous, str) and isinstance(value, str):
             metadata[key] = f"{previous},{value}"

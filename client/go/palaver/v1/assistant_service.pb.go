@@ -861,10 +861,10 @@ type PostUserQueryRequest struct {
 	// arguments on if they are a JSON object. Checking them against the schema is up to the caller.
 	CallerSkills []*Skill `protobuf:"bytes,14,rep,name=caller_skills,json=callerSkills,proto3" json:"caller_skills,omitempty"`
 	// The names of the skills that the model may call, out of those that the server's skill hosts offer. If empty, the
-	// model may call all of them.
+	// model may call all of them. There may be at most 128 names.
 	SkillNames []string `protobuf:"bytes,15,rep,name=skill_names,json=skillNames,proto3" json:"skill_names,omitempty"`
 	// The results of the caller skills that the stored conversation waits for. `user_message` must be empty, and
-	// `caller_skills` must be set again.
+	// `caller_skills` must be set again. There may be at most 98 results.
 	SkillResults  []*SkillResult `protobuf:"bytes,16,rep,name=skill_results,json=skillResults,proto3" json:"skill_results,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1017,7 +1017,9 @@ type History struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The maximum number of stored messages to send, counted from the newest, in addition to the instructions and the
 	// new message. Slightly fewer may be sent, because skill calls are never separated from their results. If 0, none
-	// are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535.
+	// are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535. Whatever a
+	// request asks for, the server sends no more messages and no more bytes of them than its settings allow: by default,
+	// 1,000 messages of 2 MiB in all.
 	MaxMessages   *int32 `protobuf:"varint,1,opt,name=max_messages,json=maxMessages,proto3,oneof" json:"max_messages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -103,8 +103,9 @@ const (
 	// `PERMISSION_DENIED`: the caller is known, and has no right to do this. A `google.rpc.BadRequest` lists the fields
 	// with names that it must not use. Nothing was looked up, so the error doesn't tell whether they exist.
 	ErrorReason_ERROR_REASON_PERMISSION_DENIED ErrorReason = 31
-	// `RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
-	// `RetryInfo`.
+	// `RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may, or the callers at its
+	// address send requests or read responses so slowly that the server holds as many of them as it may. Try again after
+	// the `RetryInfo`.
 	ErrorReason_ERROR_REASON_QUOTA_EXCEEDED ErrorReason = 32
 )
 

@@ -497,13 +497,13 @@ class PostUserQueryRequest(_message.Message):
     @_builtins.property
     def skill_names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names of the skills that the model may call, out of those that the server's skill hosts offer. If empty, the
-        model may call all of them.
+        model may call all of them. There may be at most 128 names.
         """
 
     @_builtins.property
     def skill_results(self) -> _containers.RepeatedCompositeFieldContainer[_assistant_pb2.SkillResult]:
         """The results of the caller skills that the stored conversation waits for. `user_message` must be empty, and
-        `caller_skills` must be set again.
+        `caller_skills` must be set again. There may be at most 98 results.
         """
 
     def __init__(
@@ -555,7 +555,9 @@ class History(_message.Message):
     max_messages: _builtins.int
     """The maximum number of stored messages to send, counted from the newest, in addition to the instructions and the
     new message. Slightly fewer may be sent, because skill calls are never separated from their results. If 0, none
-    are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535.
+    are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535. Whatever a
+    request asks for, the server sends no more messages and no more bytes of them than its settings allow: by default,
+    1,000 messages of 2 MiB in all.
     """
     def __init__(
         self,

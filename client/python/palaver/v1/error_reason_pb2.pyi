@@ -108,8 +108,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     with names that it must not use. Nothing was looked up, so the error doesn't tell whether they exist.
     """
     ERROR_REASON_QUOTA_EXCEEDED: _ErrorReason.ValueType  # 32
-    """`RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
-    `RetryInfo`.
+    """`RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may, or the callers at its
+    address send requests or read responses so slowly that the server holds as many of them as it may. Try again after
+    the `RetryInfo`.
     """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -204,7 +205,8 @@ ERROR_REASON_PERMISSION_DENIED: ErrorReason.ValueType  # 31
 with names that it must not use. Nothing was looked up, so the error doesn't tell whether they exist.
 """
 ERROR_REASON_QUOTA_EXCEEDED: ErrorReason.ValueType  # 32
-"""`RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
-`RetryInfo`.
+"""`RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may, or the callers at its
+address send requests or read responses so slowly that the server holds as many of them as it may. Try again after
+the `RetryInfo`.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -310,11 +310,11 @@ pub struct PostUserQueryRequest {
     #[prost(message, repeated, tag = "14")]
     pub caller_skills: ::prost::alloc::vec::Vec<Skill>,
     /// The names of the skills that the model may call, out of those that the server's skill hosts offer. If empty, the
-    /// model may call all of them.
+    /// model may call all of them. There may be at most 128 names.
     #[prost(string, repeated, tag = "15")]
     pub skill_names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// The results of the caller skills that the stored conversation waits for. `user_message` must be empty, and
-    /// `caller_skills` must be set again.
+    /// `caller_skills` must be set again. There may be at most 98 results.
     #[prost(message, repeated, tag = "16")]
     pub skill_results: ::prost::alloc::vec::Vec<SkillResult>,
 }
@@ -323,7 +323,9 @@ pub struct PostUserQueryRequest {
 pub struct History {
     /// The maximum number of stored messages to send, counted from the newest, in addition to the instructions and the
     /// new message. Slightly fewer may be sent, because skill calls are never separated from their results. If 0, none
-    /// are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535.
+    /// are sent. The default is the server's, which is 100 unless its settings change it. The limit is 65,535. Whatever a
+    /// request asks for, the server sends no more messages and no more bytes of them than its settings allow: by default,
+    /// 1,000 messages of 2 MiB in all.
     #[prost(int32, optional, tag = "1")]
     pub max_messages: ::core::option::Option<i32>,
 }
@@ -1625,8 +1627,9 @@ pub enum ErrorReason {
     /// `PERMISSION_DENIED`: the caller is known, and has no right to do this. A `google.rpc.BadRequest` lists the fields
     /// with names that it must not use. Nothing was looked up, so the error doesn't tell whether they exist.
     PermissionDenied = 31,
-    /// `RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
-    /// `RetryInfo`.
+    /// `RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may, or the callers at its
+    /// address send requests or read responses so slowly that the server holds as many of them as it may. Try again after
+    /// the `RetryInfo`.
     QuotaExceeded = 32,
 }
 impl ErrorReason {

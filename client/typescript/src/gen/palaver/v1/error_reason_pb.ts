@@ -256,8 +256,9 @@ export enum ErrorReason {
   PERMISSION_DENIED = 31,
 
   /**
-   * `RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may. Try again after the
-   * `RetryInfo`.
+   * `RESOURCE_EXHAUSTED`: the caller runs as many turns at a time or within a minute as it may, or the callers at its
+   * address send requests or read responses so slowly that the server holds as many of them as it may. Try again after
+   * the `RetryInfo`.
    *
    * @generated from enum value: ERROR_REASON_QUOTA_EXCEEDED = 32;
    */
