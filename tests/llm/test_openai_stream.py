@@ -18,7 +18,8 @@ from openai.types.chat import ChatCompletionChunk
 from palaver_server.domain.errors import ModelStreamBroken
 from palaver_server.domain.ports import ModelDelta
 from palaver_server.domain.turns import FinishReason, Usage
-from palaver_server.llm.openai_chunks import Chunk, ChunkUsage, DeltaMerger, ErrorEvent
+from palaver_server.llm.deltas import DeltaMerger
+from palaver_server.llm.openai_chunks import Chunk, ChunkUsage, ErrorEvent
 from palaver_server.llm.openai_stream import MAX_EVENT_BYTES, ChunkReader
 
 _client = openai.OpenAI(api_key="none", base_url="http://127.0.0.1:1")

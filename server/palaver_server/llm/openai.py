@@ -22,10 +22,11 @@ from palaver_server.domain.ports import ModelDelta, Prompt
 from palaver_server.domain.turns import FinishReason
 from palaver_server.llm import quirks
 from palaver_server.llm.compression import decompressed
+from palaver_server.llm.deltas import DeltaMerger
 from palaver_server.llm.endpoint_errors import read_error
 from palaver_server.llm.error_meanings import model_error
 from palaver_server.llm.http_session import session
-from palaver_server.llm.openai_chunks import Chunk, DeltaMerger, ErrorEvent
+from palaver_server.llm.openai_chunks import Chunk, ErrorEvent
 from palaver_server.llm.openai_requests import chat_completion
 from palaver_server.llm.openai_stream import ChunkReader
 from palaver_server.llm.quirks import Quirk
