@@ -26,6 +26,7 @@ import psutil
 
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.faults.command import main
+from tests.faults.identity import NAME, identity
 from tests.faults.storage import name, variables
 from tests.support.azurite import Account
 from tests.support.endpoint import HEAD, Call, Endpoint, Stream
@@ -277,9 +278,12 @@ async def run(calls: int, seed: int, account: Account | None = None) -> CancelRe
     """Cancels a number of calls, rounded up to whole rounds."""
     choices, own = random.Random(seed), psutil.Process()
     with tempfile.TemporaryDirectory() as folder:
+        callers_file = identity(Path(folder))
+        settings = {"PALAVER_CALLERS": str(callers_file.path), **variables(account)}
+        metadata = callers_file.as_caller(NAME)
         async with (
             HoldingEndpoint() as endpoint,
-            server_process(Path(folder), endpoint.url, **variables(account)) as server,
+            server_process(Path(folder), endpoint.url, metadata=metadata, **settings) as server,
         ):
             callers = [Caller(f"assistant {number}", server, endpoint, choices) for number in range(CALLERS)]
             assistants = [assistant for caller in callers for assistant in caller.assistants]

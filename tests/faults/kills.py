@@ -19,6 +19,7 @@ from palaver_server.domain.stages import Stage
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
 from tests.faults.command import main
+from tests.faults.identity import NAME, identity
 from tests.faults.skills import RecordingHost
 from tests.faults.storage import name
 from tests.support import table_proxy as faults
@@ -103,7 +104,9 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
         stderr = stack.enter_context((folder / "stderr").open("wb"))
         endpoint = await stack.enter_async_context(Storyteller())
         host = await stack.enter_async_context(RecordingHost())
+        callers_file = identity(folder)
         variables = {
+            "PALAVER_CALLERS": str(callers_file.path),
             "PALAVER_LEASE_DURATION": LEASE_SECONDS,
             "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES),
             "PALAVER_SKILL_HOSTS": host.target,
@@ -113,12 +116,17 @@ async def run(turns: int, kills: int, seed: int, account: Account | None = None)
             proxy.fault = faults.sometimes(seed, dropped=0.01, failed=0.01)
             variables["AzureWebJobsStorage"] = proxy.connection_string
         address = f"127.0.0.1:{free_port()}"
-        client = await stack.enter_async_context(palaver.AsyncClient(address, reconnect_timeout=RECONNECT_TIMEOUT))
+        client = await stack.enter_async_context(
+            palaver.AsyncClient(address, token=callers_file.keys[NAME], reconnect_timeout=RECONNECT_TIMEOUT)
+        )
         callers = Callers(client, ASSISTANTS, seed, own_assistants=OWN_ASSISTANTS)
         progress = _Run(callers, random.Random(seed), turns, kills)
 
         def server(**more: str) -> AbstractAsyncContextManager[ServerProcess]:
-            return server_process(folder, endpoint.url, listen=address, stderr=stderr, **variables, **more)
+            metadata = callers_file.as_caller(NAME)
+            return server_process(
+                folder, endpoint.url, listen=address, stderr=stderr, metadata=metadata, **variables, **more
+            )
 
         async with server():
             for assistant in (*ASSISTANTS, *OWN_ASSISTANTS):

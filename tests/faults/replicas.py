@@ -17,6 +17,7 @@ import palaver
 from tests.faults.callers import RECONNECT_TIMEOUT, Callers
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Storyteller, Verdict, check
 from tests.faults.command import main
+from tests.faults.identity import NAME, identity
 from tests.faults.skills import RecordingHost
 from tests.faults.storage import name, variables
 from tests.support.azurite import Account
@@ -78,16 +79,20 @@ async def run(turns: int, seed: int, account: Account | None = None) -> Result:
         stderr = stack.enter_context((folder / "stderr").open("wb"))
         endpoint = await stack.enter_async_context(Storyteller())
         host = await stack.enter_async_context(RecordingHost())
+        callers_file = identity(folder)
         settings = {
+            "PALAVER_CALLERS": str(callers_file.path),
             "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES),
             "PALAVER_SKILL_HOSTS": host.target,
             **variables(account),
         }
         groups: list[Callers] = []
         for number in range(SERVERS):
-            server = await stack.enter_async_context(server_process(folder, endpoint.url, stderr=stderr, **settings))
+            server = await stack.enter_async_context(
+                server_process(folder, endpoint.url, stderr=stderr, metadata=callers_file.as_caller(NAME), **settings)
+            )
             client = await stack.enter_async_context(
-                palaver.AsyncClient(server.address, reconnect_timeout=RECONNECT_TIMEOUT)
+                palaver.AsyncClient(server.address, token=callers_file.keys[NAME], reconnect_timeout=RECONNECT_TIMEOUT)
             )
             await client.create_assistant(ASSISTANT, instructions=INSTRUCTIONS, if_exists="keep")
             log = groups[0].log if groups else None

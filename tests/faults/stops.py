@@ -25,6 +25,7 @@ from palaver.v1 import assistant_service_pb2 as pb
 from tests.faults import skills
 from tests.faults.checker import HISTORY_MESSAGES, INSTRUCTIONS, Acknowledged, Log, Posted, Storyteller, Verdict, check
 from tests.faults.command import main
+from tests.faults.identity import NAME, identity
 from tests.faults.skills import RecordingHost
 from tests.faults.storage import name, variables
 from tests.support.azurite import Account
@@ -184,14 +185,17 @@ async def run(stops: int, seed: int, account: Account | None = None) -> StopRepo
     choices = random.Random(seed)
     with tempfile.TemporaryDirectory() as folder:
         async with Storyteller(PAUSE_BETWEEN_WORDS) as endpoint, RecordingHost() as host, AsyncExitStack() as stack:
+            callers_file = identity(Path(folder))
 
             async def start() -> Server:
                 settings = {
+                    "PALAVER_CALLERS": str(callers_file.path),
                     "PALAVER_HISTORY_MESSAGES": str(HISTORY_MESSAGES),
                     "PALAVER_SKILL_HOSTS": host.target,
                     **variables(account),
                 }
-                server = server_process(Path(folder), endpoint.url, **settings)
+                metadata = callers_file.as_caller(NAME)
+                server = server_process(Path(folder), endpoint.url, metadata=metadata, **settings)
                 return Server(await stack.enter_async_context(server))
 
             fleet = Fleet(await start())

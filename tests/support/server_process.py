@@ -13,12 +13,14 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import grpc
 
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
+from tests.support.callers import Metadata
 
 COMMAND = Path(sys.executable).with_name("palaver-server")
 
@@ -41,9 +43,13 @@ async def server_process(
     listen: str = "127.0.0.1:0",
     command: Sequence[str | Path] = (COMMAND,),
     stderr: IO[bytes] | None = None,
+    metadata: Metadata = (),
     **variables: str,
 ) -> AsyncIterator[ServerProcess]:
-    """Runs a server until the end of the block. Its store is SQLite in the folder, unless a variable names another."""
+    """Runs a server until the end of the block. Its store is SQLite in the folder, unless a variable names another.
+
+    `metadata` identifies the caller in the calls of the stub.
+    """
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint_url, "PALAVER_DATA_DIR": str(folder)}
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -57,7 +63,10 @@ async def server_process(
         words = (await process.stdout.readline()).decode().split()
         assert words, "the server did not start; see its message on stderr"
         async with grpc.aio.insecure_channel(words[-1]) as channel:
-            yield ServerProcess(process, words[-1], channel, AssistantServiceStub(channel))
+            stub = AssistantServiceStub(channel)
+            for name, method in vars(stub).items():
+                setattr(stub, name, partial(method, metadata=metadata))
+            yield ServerProcess(process, words[-1], channel, stub)
     finally:
         with suppress(ProcessLookupError):
             process.kill()
