@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterator
 
-from anyio.lowlevel import checkpoint
+import anyio
 
 from palaver_server.domain.errors import ModelStreamBroken
 
@@ -14,6 +14,9 @@ GZIP_OR_ZLIB = 47
 
 MAX_INFLATED_BYTES = 16 * 1024
 """The most bytes that are inflated at a time. A read of this size can hold 16 MiB, which would stop all other calls."""
+
+PAUSE = 0.001
+"""Seconds between two steps of one read, which leave time to other calls and to the threads that they wait for."""
 
 
 def decompressed(reads: AsyncIterator[bytes], encoding: str) -> AsyncIterator[bytes]:
@@ -37,7 +40,7 @@ async def _inflated(reads: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             except zlib.error as error:
                 raise ModelStreamBroken("the endpoint sent a compressed reply that can't be read") from error
             rest = inflate.unconsumed_tail
-            await checkpoint()
+            await anyio.sleep(PAUSE if rest else 0)
             if inflated:
                 yield inflated
             if inflate.eof:
