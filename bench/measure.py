@@ -128,7 +128,8 @@ class CountingStore(SqliteStore):
         self.steps += 1
 
     async def open(self) -> None:
-        await self._run(lambda connection: connection.set_progress_handler(self._count, 1))
+        for lane in (self._reads, self._writes):
+            await lane.run(lambda connection: connection.set_progress_handler(self._count, 1))
 
 
 async def store_steps(folder: Path) -> dict[str, int]:
