@@ -43,6 +43,9 @@ DRAIN_TIMEOUT = 0.1
 MAX_END_CHUNKS = 1_000
 """The most chunks that are read behind the finish reason. The usage is one."""
 
+MAX_BYTES_AT_ONCE = 64 * 1024
+"""The bytes of full reads after which other calls get their turn. Fewer would split replies into more messages."""
+
 FULL_READ = 16 * 1024
 """The bytes of a read behind which the transport has more."""
 
@@ -129,6 +132,7 @@ class OpenAIModel:
                 # The reads of the transport, without the layers that decode and split them again.
                 raw = aiter(cast("httpx2.AsyncByteStream", response.http_response.stream))
                 reads = decompressed(raw, response.headers.get("content-encoding", ""))
+                at_once = 0
                 async for data in reads:
                     chunks: list[Chunk] = []
                     try:
@@ -140,8 +144,10 @@ class OpenAIModel:
                     if reader.is_done:
                         await _drain(reads)
                         break
-                    if len(data) >= FULL_READ:
+                    at_once = at_once + len(data) if len(data) >= FULL_READ else 0
+                    if at_once >= MAX_BYTES_AT_ONCE:
                         await checkpoint()  # there is more at once, and other calls wait
+                        at_once = 0
                     if merger.is_finished:
                         yield merger.merge(await _end(reads, reader))
                         if merger.is_finished:
