@@ -1,4 +1,4 @@
-"""What the program writes to stderr: its log and its last words, without secrets."""
+"""The output on stderr, without secrets: the log, and the error with which the program ends."""
 
 from __future__ import annotations
 

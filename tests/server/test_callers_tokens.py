@@ -440,10 +440,10 @@ class TestIssuers:
     @pytest.mark.parametrize(
         ("jwks_uri", "named"),
         [
-            ("http://169.254.169.254/keys", ""),
-            ("http://keys.example/keys", ""),
+            ("http://127.0.0.2:9/keys", ""),
+            ("http://127.0.0.1@127.0.0.2:9/keys", ""),
             ("file:///etc/passwd", ""),
-            ("http://localhost@keys.example/", ""),
+            ("http://localhost@127.0.0.2:9/", ""),
             ("", "https://other.example"),
         ],
     )

@@ -195,7 +195,7 @@ class SkillSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a call presents to identify its caller."""
+    """The credentials with which a call identifies its caller."""
 
     authorization: str = field(default="", repr=False)
     """The value of the metadata `authorization`."""

@@ -20,7 +20,7 @@ KEY = re.compile(
     r"|\beyJ[\w.-]{8,}"
     r"|(?<![\w-])[\w-]+\*{2,}[\w*-]*"  # a key that the endpoint itself has masked, but for its ends
 )
-"""What looks like a key of a model endpoint, or is a JSON Web Token."""
+"""A text in the form of an endpoint's key or of a JSON Web Token."""
 
 _NAMES = (
     r"account_?key|(?:shared)?_?access_?key|shared_?access_?signature|sig|api[-_]?key|subscription-key|"

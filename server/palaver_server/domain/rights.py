@@ -79,7 +79,7 @@ ANYTHING = Allowed.matching(["*"])
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rights:
-    """What a caller may do. The field names are the keys of the callers' file."""
+    """The rights of a caller. The field names are the keys of the callers' file."""
 
     access: Access = Access.ADMIN
     storage_connections: Allowed = ANYTHING

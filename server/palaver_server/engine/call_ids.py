@@ -11,7 +11,7 @@ from palaver_server.domain import strict_json
 from palaver_server.domain.conversation import SkillCall, skill_name
 
 MAX_REPEATS = 8
-"""How often the arguments of a call may be repeated."""
+"""The maximum number of objects in the arguments of a call, which some endpoints repeat."""
 
 
 class CallIdGenerator:

@@ -17,7 +17,7 @@ SECONDS = 60
 
 @dataclass(slots=True)
 class _Quota:
-    """What a caller has used."""
+    """The use that a caller has made of its limits."""
 
     at: float
     """The time as of which `left` is known."""

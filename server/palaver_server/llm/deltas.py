@@ -1,4 +1,4 @@
-"""What the chunks of a reply say: its text, its calls, why it ended and what it cost."""
+"""The meaning of the chunks of a reply: its text, its calls, its finish reason and its usage."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ _FINISH_REASONS = {
 """The finish reasons of OpenAI, and what compatible endpoints send for them, in any letter case."""
 
 NO_REASON = frozenset({"", "null", "none"})
-"""What some endpoints write as long as there is no finish reason."""
+"""The values that some endpoints send before there is a finish reason."""
 
 CUT_OFF = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)
 

@@ -27,7 +27,7 @@ MAX_HEADER_CHARACTERS = 64
 """A longer header has no pause. Reading dates takes quadratic time."""
 
 RESETS = ("", "-requests", "-tokens")
-"""What the headers `x-ratelimit-remaining…` and `x-ratelimit-reset…` count."""
+"""The endings of the headers `x-ratelimit-remaining…` and `x-ratelimit-reset…`."""
 
 FIRST_EPOCH = 1e9
 """A larger number is a time since 1970, in seconds, or in milliseconds if it is a thousand times larger."""

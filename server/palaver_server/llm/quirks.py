@@ -48,7 +48,7 @@ NO_TOOLS = re.compile(
 """The wording of a refusal of skill calls in the history of a request without skills."""
 
 STATE_FIELDS = ("reasoning_content", "reasoning_details", *CALL_STATE_FIELDS)
-"""What is returned to an endpoint as it wants it."""
+"""The fields of earlier messages that an endpoint may want back."""
 
 
 @dataclass(frozen=True, slots=True)

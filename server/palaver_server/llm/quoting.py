@@ -16,7 +16,7 @@ LABELLED = re.compile(
     r"(\bBearer\s+|\b(?:x-)?(?:api|subscription)[-_ ]?key[\"'`]?\s*[:=]\s*[\"'`]?)(?=[\w.~+/=-]*\d)[\w.~+/=-]{8,}",
     re.IGNORECASE,
 )
-"""What an endpoint calls a key. An ordinary word is none, so that it has a digit."""
+"""A key with a label. The digit tells it from an ordinary word."""
 
 
 def quote(text: str, secret: str) -> str:
