@@ -130,7 +130,7 @@ def dump_parameters(parameters: GenerationParameters) -> str:
 
 
 class _Extras(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The stored parts of a message beside the columns of the extension. Unknown members of newer servers are ignored."""
+    """The parts of a message beside the columns of the extension. Unknown members of newer servers are ignored."""
 
     endpoint_state: str = ""
 
