@@ -14,7 +14,7 @@ import anyio
 import httpx2
 import openai
 from anyio.lowlevel import checkpoint
-from openai import AsyncAPIResponse, AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
+from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
 from palaver_server.domain.errors import ContextLengthExceeded, ModelNotFound, ModelStreamBroken, ModelUnavailable
 from palaver_server.domain.limits import END_TIMEOUT
@@ -130,7 +130,7 @@ class OpenAIModel:
         with self._explained(merger):
             async with self._open(prompt) as response:
                 # The reads of the transport, without the layers that decode and split them again.
-                raw = aiter(cast("httpx2.AsyncByteStream", response.http_response.stream))
+                raw = aiter(cast("httpx2.AsyncByteStream", response.stream))
                 reads = decompressed(raw, response.headers.get("content-encoding", ""))
                 at_once = 0
                 async for data in reads:
@@ -174,7 +174,7 @@ class OpenAIModel:
                 raise
 
     @asynccontextmanager
-    async def _open(self, prompt: Prompt) -> AsyncIterator[AsyncAPIResponse[Any]]:
+    async def _open(self, prompt: Prompt) -> AsyncIterator[httpx2.Response]:
         """Opens the request. If the endpoint refuses its form and a quirk explains why, it is sent in another form."""
         model = prompt.parameters.chat_model
         if self._has_deployment_paths and model in (".", ".."):
@@ -184,13 +184,17 @@ class OpenAIModel:
         while True:
             body = chat_completion(prompt)
             quirks.apply(known, body, defaults)
-            # The SDK transforms typed parameters one by one, which took a third of a turn's time with twenty messages
-            # of history. It passes an extra body on unchanged.
-            call = self._client.chat.completions.with_streaming_response.create(
-                model=model, messages=[], stream=True, extra_body=body, extra_headers=UNCOMPRESSED
-            )
+            # The method for chat completions takes typed parameters and transforms each of them, which costs more than
+            # the whole rest of the call. The one for any path sends the body as it is.
             try:
-                response = await call.__aenter__()
+                response = await self._client.post(
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    body=body,
+                    # Otherwise the SDK could send an administrator's key that it has found in the environment.
+                    options={"headers": UNCOMPRESSED, "security": {"bearer_auth": True}},
+                    stream=True,
+                )
             except openai.APIStatusError as error:
                 if error.response.has_redirect_location:
                     logger.warning("%s: the endpoint redirects to %s", self._name, _host(error.response))
@@ -209,7 +213,7 @@ class OpenAIModel:
             try:
                 yield response
             finally:
-                await call.__aexit__(None, None, None)
+                await response.aclose()
             return
 
     def _learn(self, model: str, known: tuple[Quirk, ...]) -> None:
