@@ -7,13 +7,13 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from palaver_server.domain.conversation import Assistant, Content, Draft, Message, Role, SkillCall
-from palaver_server.domain.turns import UserQuery, Version, Window, WindowSize
+from palaver_server.domain.turns import UserQuery, Version, Window
 from palaver_server.engine.transcript import Transcript
 from tests.support.conversations import draft, key
 
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 CALL = (SkillCall("call-1", "weather", "{}"), SkillCall("call-2", "time", "{}"))
-SIZE = WindowSize(max_messages=100, max_bytes=1_000_000)
+SHOWN = 100
 QUESTION = UserQuery(assistant=key(), content=Content("And now?"))
 
 
@@ -29,11 +29,11 @@ def window(*messages: Draft, instructions: str = "Be brief.") -> Window:
 
 
 def sent(window: Window) -> list[str]:
-    return [message.content.text for message in Transcript(QUESTION, window, SIZE).prompt]
+    return [message.content.text for message in Transcript(QUESTION, window, SHOWN).prompt]
 
 
 def test_instructions_come_first_then_the_window_then_the_new_message():
-    asked = Transcript(QUESTION, window(draft(Role.USER, "Hello"), draft(Role.ASSISTANT, "Hi")), SIZE).prompt
+    asked = Transcript(QUESTION, window(draft(Role.USER, "Hello"), draft(Role.ASSISTANT, "Hi")), SHOWN).prompt
     roles = [(message.role, message.content.text) for message in asked]
     assert roles == [
         (Role.SYSTEM, "Be brief."),
@@ -65,7 +65,7 @@ SKILL_TURN = (
 @pytest.mark.parametrize("size", range(len(SKILL_TURN) + 1))
 def test_results_are_never_sent_without_their_call(size: int):
     cut = SKILL_TURN[len(SKILL_TURN) - size :]
-    messages = Transcript(QUESTION, window(*cut), SIZE).prompt
+    messages = Transcript(QUESTION, window(*cut), SHOWN).prompt
     called = {call.id for message in messages for call in message.skill_calls}
     answered = {message.skill_call_id for message in messages if message.role is Role.TOOL}
     assert answered == called
@@ -75,7 +75,7 @@ def test_results_are_never_sent_without_their_call(size: int):
 
 def test_results_in_the_middle_of_the_window_stay():
     assert sent(window(*SKILL_TURN)) == ["Be brief.", *(message.content.text for message in SKILL_TURN), "And now?"]
-    [_, _, call, first, second, *_] = Transcript(QUESTION, window(*SKILL_TURN), SIZE).prompt
+    [_, _, call, first, second, *_] = Transcript(QUESTION, window(*SKILL_TURN), SHOWN).prompt
     assert call.skill_calls == CALL
     assert [first.skill_call_id, second.skill_call_id] == ["call-1", "call-2"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 from json.encoder import encode_basestring_ascii
@@ -51,7 +51,7 @@ class AssistantKey:
 
     def normalized(self) -> AssistantKey:
         """Returns the key with the collection in lower case, because collection names are case-insensitive."""
-        return replace(self, collection=self.collection.lower())
+        return AssistantKey(self.connection, self.collection.lower(), self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +163,18 @@ class Draft:
     @property
     def json_bytes(self) -> int:
         """The size of the content and of the skill calls in ASCII JSON."""
-        calls = (Content(call.name + call.arguments_json) for call in self.skill_calls)
-        return self.content.json_bytes + sum(call.json_bytes for call in calls)
+        size = self.content.json_bytes
+        for call in self.skill_calls:
+            size += Content(call.name + call.arguments_json).json_bytes
+        return size
 
     @property
     def utf8_bytes(self) -> int:
         """The size of the content and of the arguments of the skill calls in UTF-8."""
-        return self.content.utf8_bytes + sum(Content(call.arguments_json).utf8_bytes for call in self.skill_calls)
+        size = self.content.utf8_bytes
+        for call in self.skill_calls:
+            size += Content(call.arguments_json).utf8_bytes
+        return size
 
     @classmethod
     def from_result(cls, result: SkillResult) -> Draft:

@@ -244,7 +244,8 @@ class ChatEngine:
     ) -> None:
         lock.start_renewing(on_loss=turn.cancel)
         window = await _with_open_calls(lock.window, query.assistant, plan, store)
-        transcript = Transcript(query, window, plan.window)
+        shown = min(len(lock.window.messages), plan.window.max_messages)
+        transcript = Transcript(query, window, shown)
         turn.begin(TurnStarted(turn.key.request_id, plan.parameters))
         self._observer.reached(Stage.STARTED, turn.key, plan.parameters)
         deadline = _now() + self._options.turn_timeout

@@ -7,9 +7,9 @@ never contains one without the other, and a turn is never stored with a call who
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import dropwhile, takewhile
+from itertools import dropwhile
 
-from palaver_server.domain.conversation import Content, Draft, Message, MessageBudget, Role, SkillCall, SkillResult
+from palaver_server.domain.conversation import Content, Draft, Message, Role, SkillCall, SkillResult
 from palaver_server.domain.errors import ConversationFull, FieldViolation, InvalidFields, TurnTooLarge
 from palaver_server.domain.limits import (
     MAX_ENDPOINT_STATE_CHARACTERS,
@@ -19,7 +19,7 @@ from palaver_server.domain.limits import (
     MAX_TURN_BYTES,
     MAX_TURN_MESSAGES,
 )
-from palaver_server.domain.turns import UserQuery, Window, WindowSize
+from palaver_server.domain.turns import UserQuery, Window
 
 UNANSWERED = "The caller did not answer this call."
 RESULT_TOO_LARGE = "The result is too large for this conversation."
@@ -72,10 +72,10 @@ class TurnSize:
 class Transcript:
     """The messages of a turn, after those of the conversation before it."""
 
-    def __init__(self, query: UserQuery, window: Window, size: WindowSize) -> None:
+    def __init__(self, query: UserQuery, window: Window, shown: int) -> None:
         """Begins a turn with a query.
 
-        The window must be complete (`is_complete`). The model gets at most `size` of it. Raises `InvalidFields`
+        The window must be complete (`is_complete`). The model gets its newest `shown` messages. Raises `InvalidFields`
         if the query's results are not those that the conversation waits for, and `ConversationFull`.
         """
         self._new = list(_first_messages(query, _open_calls(window.messages)))
@@ -86,7 +86,7 @@ class Transcript:
         """The size of the turn. `ReplyReader` counts the replies while it reads them."""
         for draft in self._new:
             self.size.add(draft.content.text)
-        self._before = _sent_before(window, self._new, size)
+        self._before = _sent_before(window, self._new, shown)
 
     @staticmethod
     def is_complete(window: Window) -> bool:
@@ -159,10 +159,9 @@ def _first_messages(query: UserQuery, open_calls: Sequence[SkillCall]) -> tuple[
     return tuple(Draft.from_result(results[call.id]) for call in open_calls)
 
 
-def _sent_before(window: Window, new: Sequence[Draft], size: WindowSize) -> tuple[Draft, ...]:
-    """Returns the instructions and the newest messages, at most as many as the size says."""
-    budget = MessageBudget(size.max_messages, size.max_bytes)
-    messages = tuple(takewhile(budget.takes, reversed(window.messages)))[::-1]
+def _sent_before(window: Window, new: Sequence[Draft], shown: int) -> tuple[Draft, ...]:
+    """Returns the instructions and the newest messages that the model gets."""
+    messages = window.messages[max(len(window.messages) - shown, 0) :]
     # If the window begins between a call and its results, these are dropped: endpoints refuse results without a call.
     messages = tuple(dropwhile(lambda message: message.role is Role.TOOL and message.skill_call_id, messages))
     if new[0].role is Role.TOOL and not any(message.skill_calls for message in messages):

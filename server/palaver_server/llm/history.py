@@ -35,8 +35,9 @@ ID_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 def fit(messages: Sequence[Draft]) -> list[Draft]:
     """Returns messages that every provider accepts and that say the same."""
     system, rest = _split_system(messages)
-    rounds = list(_answered(_with_sound_tools(_with_sound_calls(rest))))
-    return [*system, *_alternating(rounds)]
+    if any(message.skill_calls or message.role is Role.TOOL for message in rest):
+        rest = list(_answered(_with_sound_tools(_with_sound_calls(rest))))
+    return [*system, *_alternating(rest)]
 
 
 def call_id(stored_id: str) -> str:
@@ -139,7 +140,7 @@ def _alternating(messages: Iterable[Draft]) -> list[Draft]:
         elif before is role and role is not Role.TOOL and not fitted[-1].skill_calls:
             fitted[-1] = _merged(fitted[-1], message)
             continue
-        fitted.append(_visible(replace(message, role=role)))
+        fitted.append(_visible(message if message.role is role else replace(message, role=role)))
     return fitted
 
 
