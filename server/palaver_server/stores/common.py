@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import astuple, dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -29,6 +29,9 @@ from palaver_server.domain.turns import (
     StoredTurn,
     Usage,
 )
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 TICK = timedelta(microseconds=1)
 
@@ -54,13 +57,20 @@ _load_usage = msgspec.json.Decoder(Usage).decode
 _load_parameters = msgspec.json.Decoder(GenerationParameters).decode
 
 
-@contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Raises `StoreCorrupt` if the data of `what` is damaged."""
-    try:
-        yield
-    except DAMAGE as error:
-        raise StoreCorrupt(f"{what} can't be read") from error
+def reading(what: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes a function that reads `what` raise `StoreCorrupt` if the data is damaged."""
+
+    def decorate(read: Callable[P, T]) -> Callable[P, T]:
+        @wraps(read)
+        def guarded(*arguments: P.args, **named: P.kwargs) -> T:
+            try:
+                return read(*arguments, **named)
+            except DAMAGE as error:
+                raise StoreCorrupt(f"{what} can't be read") from error
+
+        return guarded
+
+    return decorate
 
 
 def text(value: object) -> str:
@@ -124,9 +134,14 @@ def _check_size(turn: FinishedTurn) -> None:
 
 def dump_parameters(parameters: GenerationParameters) -> str:
     """Returns the stored form of a turn's parameters."""
-    columns = asdict(parameters)
-    del columns["defaulted"]  # it only matters while the turn runs
-    return json.dumps({name: value for name, value in columns.items() if value is not None})
+    # The names of those that are defaults only matter while the turn runs.
+    names = (each.name for each in fields(parameters) if each.name != "defaulted")
+    return json.dumps({name: value for name in names if (value := getattr(parameters, name)) is not None})
+
+
+def dump_usage(usage: Usage) -> str:
+    """Returns the stored form of a turn's usage."""
+    return json.dumps({each.name: getattr(usage, each.name) for each in fields(usage)})
 
 
 class _Extras(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -146,8 +161,8 @@ def dump_extras(message: Message) -> str:
 
 def load_message(*, content: str, extras: str, **columns: Any) -> Message:
     """Returns a message from its stored columns."""
-    loaded = _load_extras(extras or "{}")
-    return Message(content=Content(sound(content)), endpoint_state=loaded.endpoint_state, **columns)
+    state = _load_extras(extras).endpoint_state if extras else ""
+    return Message(content=Content(sound(content)), endpoint_state=state, **columns)
 
 
 @reading("a stored turn")

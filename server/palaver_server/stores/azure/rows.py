@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -28,6 +28,7 @@ from palaver_server.stores.common import (
     count,
     dump_extras,
     dump_parameters,
+    dump_usage,
     load_found_turn,
     load_message,
     reading,
@@ -136,7 +137,7 @@ def turn_row(partition: str, turn: FinishedTurn, first_index: int, last_index: i
         "FirstIndex": first_index,
         "LastIndex": last_index,
         "FinishReason": turn.finish_reason.value,
-        "Usage": json.dumps(asdict(turn.usage)),
+        "Usage": dump_usage(turn.usage),
         "ChatModel": turn.chat_model,
         "Parameters": dump_parameters(turn.parameters),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from palaver_server.domain.conversation import Assistant, AssistantKey, Message, Role, SkillCall
@@ -15,6 +15,7 @@ from palaver_server.stores.common import (
     count,
     dump_extras,
     dump_parameters,
+    dump_usage,
     load_found_turn,
     load_message,
     reading,
@@ -123,13 +124,13 @@ def select_messages(connection: sqlite3.Connection, condition: str, *parameters:
 
 def insert_message(connection: sqlite3.Connection, row: int, message: Message) -> None:
     """Inserts a message of the assistant with this row. Raises `StoreCorrupt` if there is one with its index."""
-    calls = json.dumps([(call.id, call.name, call.arguments_json) for call in message.skill_calls])
+    calls = [(call.id, call.name, call.arguments_json) for call in message.skill_calls]
     try:
         connection.execute(
             'INSERT INTO messages (assistant, "index", role, content, created_at, skill_calls, skill_call_id,'
             " request_id, is_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (row, message.index, message.role.value, message.content.text, microseconds(message.create_time),
-             calls if message.skill_calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
+             json.dumps(calls) if calls else "", message.skill_call_id, message.request_id, int(message.is_error)),
         )  # fmt: skip
     except sqlite3.IntegrityError as error:
         raise StoreCorrupt("the assistant has more messages than its state says") from error
@@ -146,13 +147,17 @@ def message(row: sqlite3.Row) -> Message:
         content=row["content"],
         extras=row["extras"],
         role=Role(row["role"]),
-        skill_calls=tuple(SkillCall(*map(text, call)) for call in json.loads(row["skill_calls"] or "[]")),
+        skill_calls=_skill_calls(row["skill_calls"]),
         skill_call_id=row["skill_call_id"],
         is_error=bool(row["is_error"]),
         index=count(row["index"], MAX_MESSAGES),
         create_time=time(row["created_at"]),
         request_id=row["request_id"],
     )
+
+
+def _skill_calls(stored: str) -> tuple[SkillCall, ...]:
+    return tuple(SkillCall(*map(text, call)) for call in json.loads(stored)) if stored else ()
 
 
 def insert_turn(connection: sqlite3.Connection, row: int, turn: FinishedTurn, stored: StoredTurn) -> None:
@@ -168,7 +173,7 @@ def insert_turn(connection: sqlite3.Connection, row: int, turn: FinishedTurn, st
             "INSERT INTO turns (assistant, request_id, request_hash, first_index, last_index, finish_reason, usage,"
             " chat_model) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (row, turn.request_id, turn.request_hash, first_index, last_index,
-             turn.finish_reason.value, json.dumps(asdict(turn.usage)), turn.chat_model),
+             turn.finish_reason.value, dump_usage(turn.usage), turn.chat_model),
         )  # fmt: skip
     except sqlite3.IntegrityError as error:
         raise ConcurrentWrite("the turn is already stored") from error

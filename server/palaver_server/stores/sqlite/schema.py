@@ -69,7 +69,7 @@ CREATE TABLE IF NOT EXISTS turn_parameters (
     request_id TEXT NOT NULL,
     parameters TEXT NOT NULL,  -- a JSON object
     PRIMARY KEY (assistant, request_id)
-) STRICT
+) STRICT, WITHOUT ROWID
 """,
     """
 CREATE TABLE IF NOT EXISTS message_extras (
@@ -77,7 +77,7 @@ CREATE TABLE IF NOT EXISTS message_extras (
     "index" INTEGER NOT NULL,  -- of the message
     extras TEXT NOT NULL,  -- a JSON object
     PRIMARY KEY (assistant, "index")
-) STRICT
+) STRICT, WITHOUT ROWID
 """,
 )
 """Tables that older servers ignore."""
