@@ -13,12 +13,12 @@ from palaver_server.llm import lenient
 from palaver_server.llm.lenient import SurrogatePairs
 
 
-class TokenDetails(msgspec.Struct, frozen=True):
+class TokenDetails(msgspec.Struct, frozen=True, gc=False):
     cached_tokens: int | None = None
     reasoning_tokens: int | None = None
 
 
-class ChunkUsage(msgspec.Struct, frozen=True):
+class ChunkUsage(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
@@ -28,12 +28,12 @@ class ChunkUsage(msgspec.Struct, frozen=True):
     output_tokens: int | None = None
 
 
-class FunctionDelta(msgspec.Struct, frozen=True):
+class FunctionDelta(msgspec.Struct, frozen=True, gc=False):
     name: str | None = None
     arguments: str | None = None
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True):
+class ToolCallDelta(msgspec.Struct, frozen=True, gc=False):
     index: int | None = None
     id: str | None = None
     function: FunctionDelta | None = None
@@ -55,7 +55,7 @@ CALL_STATE_FIELDS = ("extra_content", "provider_specific_fields", "thought_signa
 """The fields of a call that are returned to the endpoint."""
 
 
-class Delta(msgspec.Struct, frozen=True):
+class Delta(msgspec.Struct, frozen=True, gc=False):
     content: str | None = None
     refusal: str | None = None
     reasoning_content: str | None = None  # DeepSeek's name, which many compatible servers use
@@ -65,7 +65,7 @@ class Delta(msgspec.Struct, frozen=True):
     function_call: FunctionDelta | None = None  # OpenAI's own older form of a single call
 
 
-class Choice(msgspec.Struct, frozen=True):
+class Choice(msgspec.Struct, frozen=True, gc=False):
     index: int | None = 0
     delta: Delta | None = None
     message: Delta | None = None  # a whole completion instead of a chunk
@@ -82,7 +82,7 @@ class Choice(msgspec.Struct, frozen=True):
         return any(texts) or bool(part.reasoning_details or part.tool_calls or part.function_call)
 
 
-class Chunk(msgspec.Struct, frozen=True):
+class Chunk(msgspec.Struct, frozen=True, gc=False):
     """The fields of a `chat.completion.chunk` that Palaver uses."""
 
     model: str | None = None
@@ -102,7 +102,10 @@ class Chunk(msgspec.Struct, frozen=True):
             return True
         if not self.choices:
             return bool(self.message or self.detail or self.msg or self.errors)
-        return any(choice.error for choice in self.choices)
+        for choice in self.choices:  # noqa: SIM110 - a generator would cost as much as the rest of a chunk
+            if choice.error:
+                return True
+        return False
 
 
 class ErrorEvent(Exception):

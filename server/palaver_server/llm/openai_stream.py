@@ -53,7 +53,7 @@ class ChunkReader:
             if self.is_done:
                 break
             # Some servers leave out the blank line between two events.
-            if (not line and self._data) or (self._data and self._is_next_event(line)):
+            if self._data and (not line or self._is_next_event(line)):
                 chunk = self._dispatch()
                 if chunk is not None:
                     yield chunk
