@@ -123,8 +123,8 @@ def cancel_turn(request: pb.CancelTurnRequest) -> TurnKey:
     return key
 
 
-def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
-    """Returns the query of a `PostUserQueryRequest`."""
+def user_query(request: pb.PostUserQueryRequest, address: str) -> UserQuery:
+    """Returns the query of a `PostUserQueryRequest` that came from an address."""
     parser = _Parser(request)
     query = UserQuery(
         assistant=parser.assistant_key(),
@@ -145,7 +145,8 @@ def user_query(request: pb.PostUserQueryRequest) -> UserQuery:
         continues=parser.enum("on_disconnect", CONTINUES, default=False),
     )
     parser.finish()
-    return replace(query, request_hash=request_hash(request, without=("request_id", "on_disconnect")).hex())
+    digest = request_hash(request, without=("request_id", "on_disconnect"))
+    return replace(query, request_hash=digest.hex(), address=address)
 
 
 class _Parser:

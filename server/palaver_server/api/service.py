@@ -6,7 +6,7 @@ Each method parses its request, calls the engine and renders the response.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.api import requests, responses
@@ -92,8 +92,7 @@ class AssistantApi:
             turn.leave()
 
     def _post(self, request: pb.PostUserQueryRequest, call: Call) -> Subscriber:
-        query = replace(requests.user_query(request), address=call.address)
-        return self._engine.post(call.caller, query, call.time_remaining)
+        return self._engine.post(call.caller, requests.user_query(request, call.address), call.time_remaining)
 
     async def cancel_turn(self, request: pb.CancelTurnRequest, call: Call) -> pb.CancelTurnResponse:
         """Serves `CancelTurn`."""

@@ -56,15 +56,24 @@ class TurnLock:
         self._lease = lease
         self._version = window.version
         self._is_committed = False
+        self._first_renewal: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
 
     def start_renewing(self, on_loss: Callable[[PalaverError], object]) -> None:
         """Renews the lease periodically. Calls `on_loss` if another holder has taken it or it was cancelled."""
-        self._renewing = asyncio.create_task(self._renew(on_loss))
+
+        def renew_from_now() -> None:
+            self._renewing = asyncio.create_task(self._renew(on_loss))
+
+        # Most turns end before the first renewal, so there is no task before it is due.
+        self._first_renewal = asyncio.get_running_loop().call_later(self._renewal_interval, renew_from_now)
+
+    @property
+    def _renewal_interval(self) -> float:
+        return self._lease.seconds / RENEWALS_PER_LEASE
 
     async def _renew(self, on_loss: Callable[[PalaverError], object]) -> None:
         while True:
-            await asyncio.sleep(self._lease.seconds / RENEWALS_PER_LEASE)
             try:
                 self._version = await self._store.renew_lease(self._turn.assistant, self._version, self._lease)
             except (ConcurrentWrite, TurnCancelled) as error:
@@ -72,8 +81,11 @@ class TurnLock:
                 return
             except StoreError:
                 logger.warning("the lease of a turn was not renewed; retrying", exc_info=True)
+            await asyncio.sleep(self._renewal_interval)
 
     async def _stop_renewing(self) -> None:
+        if self._first_renewal is not None:
+            self._first_renewal.cancel()
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
@@ -140,10 +152,13 @@ class TurnLocks:
             raise AssistantBusy(f"{self._queue_limit} turns are already waiting for this assistant")
         queue.length += 1
         try:
-            with anyio.CancelScope(deadline=math.inf if wait_until is None else wait_until) as scope:
-                await queue.mutex.acquire()
-            if scope.cancelled_caught:
-                raise AssistantBusy("other turns of this assistant took too long")
+            if queue.length == 1:
+                await queue.mutex.acquire()  # at once
+            else:
+                with anyio.CancelScope(deadline=math.inf if wait_until is None else wait_until) as scope:
+                    await queue.mutex.acquire()
+                if scope.cancelled_caught:
+                    raise AssistantBusy("other turns of this assistant took too long")
             try:
                 await queue.yield_to_other_processes(wait_until)
                 lease = Lease(

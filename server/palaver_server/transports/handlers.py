@@ -121,27 +121,21 @@ async def _guarded(
     method: MethodDescriptor, interceptors: Sequence[Interceptor], context: Context
 ) -> AsyncIterator[Call]:
     """Encloses a call. Whatever fails in its interceptors or in itself becomes its status."""
+    is_served = False
     try:
         call = _call(method, context)
-        async with _intercepted(call, interceptors):
+        async with AsyncExitStack() as stack:
+            for interceptor in interceptors:
+                await stack.enter_async_context(interceptor(call))
             yield call
+            is_served = True
+        # An interceptor can't suppress an error: the call would have no response.
+        if not is_served:
+            raise RuntimeError("an interceptor suppressed the error of a call")  # noqa: TRY301
     except _CallerLeftError as left:
         raise left.error from None  # gRPC knows it
     except Exception as error:
         await context.abort_with_status(rpc_status.to_status(status_of(error)))
-
-
-@asynccontextmanager
-async def _intercepted(call: Call, interceptors: Sequence[Interceptor]) -> AsyncIterator[None]:
-    """Enters the interceptors. None of them can suppress an error, because the call would then have no response."""
-    is_served = False
-    async with AsyncExitStack() as stack:
-        for interceptor in interceptors:
-            await stack.enter_async_context(interceptor(call))
-        yield
-        is_served = True
-    if not is_served:
-        raise RuntimeError("an interceptor suppressed the error of a call")
 
 
 class _CallerLeftError(Exception):
