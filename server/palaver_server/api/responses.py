@@ -61,7 +61,9 @@ def message(message: conversation.Message) -> assistant_pb2.Message:
 def event(sequence: int, event: turns.TurnEvent | turns.Progress) -> pb.PostUserQueryResponse:
     """Returns the message for an event of a turn."""
     if isinstance(event, turns.TextDelta):
-        return pb.PostUserQueryResponse(sequence=sequence, text_delta=pb.TextDelta(text=event.text))
+        response = pb.PostUserQueryResponse(sequence=sequence)
+        response.text_delta.text = event.text  # half the cost of a `TextDelta` that is copied into the response
+        return response
     if isinstance(event, turns.TurnStarted):
         return pb.PostUserQueryResponse(sequence=sequence, started=_started(event))
     if isinstance(event, conversation.SkillCall):

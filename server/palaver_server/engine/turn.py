@@ -200,17 +200,17 @@ class Subscriber:
 
     def _coalesce(self, first: TextDelta) -> TextDelta:
         """Returns a piece of text, merged with all pieces that directly follow it."""
-        text = first.text
+        whole = first
         events = self._turn._events
         if self._next < len(events):
-            pieces = [text]
+            pieces = [first.text]
             while self._next < len(events) and isinstance(event := events[self._next], TextDelta):
                 pieces.append(event.text)
                 self._next += 1
-            text = "".join(pieces)
-        self._consumed += len(text)
+            whole = TextDelta("".join(pieces))
+        self._consumed += len(whole.text)
         self._turn._consume(self._consumed)
-        return TextDelta(text)
+        return whole
 
     def wake(self) -> None:
         """Resumes the iteration after the turn has published an event or ended."""

@@ -111,7 +111,15 @@ def _large_handler(
             data = await transfers.receive(call.address, context.read())
             async with aclosing(serve(_parsed(request_type, data), call)) as responses:
                 async for response in responses:
-                    await _write(context, response.SerializeToString(), call, transfers)
+                    data = response.SerializeToString()
+                    try:
+                        if len(data) <= BUFFERED_BYTES:
+                            await context.write(data)
+                        else:
+                            with transfers.sending(call.address, len(data)):
+                                await context.write(data)
+                    except grpc.aio.BaseError as error:
+                        raise _CallerLeftError(error) from error
 
     return grpc.stream_stream_rpc_method_handler(handle)
 
@@ -144,17 +152,6 @@ class _CallerLeftError(Exception):
     def __init__(self, error: grpc.aio.BaseError) -> None:
         super().__init__(str(error))
         self.error = error
-
-
-async def _write(context: Context, data: bytes, call: Call, transfers: Transfers) -> None:
-    try:
-        if len(data) <= BUFFERED_BYTES:
-            await context.write(data)
-        else:
-            with transfers.sending(call.address, len(data)):
-                await context.write(data)
-    except grpc.aio.BaseError as error:
-        raise _CallerLeftError(error) from error
 
 
 def _call(method: MethodDescriptor, context: Context) -> Call:
