@@ -328,10 +328,10 @@ async def followers(target: Target) -> None:
     await create(target)
 
     async def write(call: Call) -> None:
-        # A piece for 1,000 followers takes the server about 100 ms. A faster model would only use up its processor.
-        for number in range(20):
+        # A piece for 1,000 followers takes the server about 100 ms, so it can't keep up with this pace.
+        for number in range(120):
             await call.send(call.chunk({"content": f"word {number} "}))
-            await asyncio.sleep(0.3)  # the pace of the model
+            await asyncio.sleep(0.05)  # the pace of the model
 
     target.endpoint.default = Stream(write)
     whole = 0
