@@ -232,6 +232,22 @@ RIGHTS: dict[str, Any] = {
 
 
 class TestNames:
+    async def test_an_error_lists_only_the_storage_connections_that_the_caller_may_use(
+        self, callers: CallersFile, endpoint: Endpoint, watched: Watched
+    ):
+        callers.write(shop={"storage_connections": ["Shop*"]}, till={"storage_connections": ["Till*"]})
+        environment = {"Shop1": watched.connection_string, "Secret": watched.connection_string}
+        async with serving(
+            callers, endpoint, environment=environment, storage_connections=("Shop1", "Secret")
+        ) as served:
+            missing = {"id": "a", "chat_storage_connection_setting": "Shop2"}
+            failure = await failure_of(rpcs(served, callers, "shop").get(**missing))
+            assert failure.reason == "CONNECTION_NOT_CONFIGURED"
+            assert "it offers Shop1 (" in failure.text
+            missing["chat_storage_connection_setting"] = "Till1"
+            failure = await failure_of(rpcs(served, callers, "till").get(**missing))
+            assert "it offers none of those that this caller may use (" in failure.text
+
     @pytest.mark.parametrize("rpc", NEEDED)
     @pytest.mark.parametrize(
         ("field", "value"),

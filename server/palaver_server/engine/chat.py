@@ -100,19 +100,19 @@ class ChatEngine:
         self, caller: Caller, key: AssistantKey, instructions: str, if_exists: IfExists
     ) -> tuple[Assistant, bool]:
         """Creates an assistant; returns it, and True if its conversation is new."""
-        return await self._store(key).create_assistant(key, instructions, if_exists)
+        return await self._store(caller, key).create_assistant(key, instructions, if_exists)
 
     async def get_assistant(self, caller: Caller, key: AssistantKey) -> Assistant:
         """Returns the state of an assistant."""
-        return await self._store(key).get_assistant(key)
+        return await self._store(caller, key).get_assistant(key)
 
     async def list_messages(self, caller: Caller, key: AssistantKey, listing: Listing) -> Page:
         """Returns a page of messages."""
-        return await self._store(key).list_messages(key, listing)
+        return await self._store(caller, key).list_messages(key, listing)
 
     async def delete_assistant(self, caller: Caller, key: AssistantKey) -> None:
         """Deletes an assistant and its messages."""
-        await self._store(key).delete_assistant(key)
+        await self._store(caller, key).delete_assistant(key)
 
     def post(self, caller: Caller, query: UserQuery, time_remaining: float | None = None) -> Subscriber:
         """Starts a turn, or joins the running turn with the same key, and returns the caller's view of it.
@@ -131,7 +131,7 @@ class ChatEngine:
                 f"the server is already running {self._options.max_address_turns} turns of callers at this address "
                 "(PALAVER_MAX_ADDRESS_TURNS)"
             )
-        store = self._store(query.assistant)
+        store = self._store(caller, query.assistant)
         key = TurnKey(query.assistant, query.request_id or uuid.uuid4().hex)
         turn = Turn(key, query.request_hash, self._observer, self._options.progress_interval)
         subscriber = _join(turn, query)
@@ -146,7 +146,7 @@ class ChatEngine:
 
     async def cancel(self, caller: Caller, key: TurnKey) -> None:
         """Ends a running turn, here or on another server; raises `TurnNotFound`."""
-        store = self._store(key.assistant)
+        store = self._store(caller, key.assistant)
         turn = self._by_key.get(key.normalized())
         is_cancelled = turn is not None and turn.cancel(TurnCancelled("the turn was cancelled"))
         if turn is None or not turn.has_started:  # it may run on another server, and the local one only wait for it
@@ -288,13 +288,15 @@ class ChatEngine:
             TurnCompleted(stored.assistant, stored.messages, outcome.finish_reason, outcome.usage, outcome.chat_model)
         )
 
-    def _store(self, key: AssistantKey) -> Store:
+    def _store(self, caller: Caller, key: AssistantKey) -> Store:
         try:
             return self._stores[key.connection]
         except KeyError:
+            offered = sorted(name for name in self._stores if name in caller.rights.storage_connections)
             raise ConnectionNotConfigured(
                 f'the server offers no storage connection "{key.connection}"; '
-                f"it offers {', '.join(sorted(self._stores))} (PALAVER_STORAGE_CONNECTIONS)"
+                f"it offers {', '.join(offered) or 'none of those that this caller may use'}"
+                " (PALAVER_STORAGE_CONNECTIONS)"
             ) from None
 
 
