@@ -105,6 +105,7 @@ class RawConnection:
                         return count
                     await self.send(bytes(waiting))
                     waiting.clear()
+                    await asyncio.sleep(0)  # sending need not wait, and the flood has a time limit
             await self.send(bytes(waiting))
         return count
 

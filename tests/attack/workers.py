@@ -9,6 +9,7 @@ import grpc
 import psutil
 
 from palaver.v1 import assistant_service_pb2 as pb
+from palaver_server.domain.limits import MAX_PAGE_SIZE
 from tests.attack.attack import Attack
 from tests.attack.target import Target, query
 from tests.support.calls import create_assistant, messages_of
@@ -33,7 +34,8 @@ async def killed_workers(target: Target) -> None:
                 await create_assistant(server, "a", if_exists=pb.IF_EXISTS_KEEP)
                 await _kill_one(target, server, number, stored)
         async with server_process(folder, target.endpoint.url, stderr=log, **variables) as server:
-            kept = [message.content for message in await messages_of(server) if message.content.startswith("turn")]
+            messages = await messages_of(server, page_size=MAX_PAGE_SIZE)
+            kept = [message.content for message in messages if message.content.startswith("turn")]
     if lost := set(stored) - set(kept):
         target.found(f"{len(lost)} of {len(stored)} acknowledged turns were lost")
     if len(set(kept)) < len(kept):
