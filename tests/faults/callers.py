@@ -144,7 +144,8 @@ class Callers:
         stored = reply.completed.messages[1:] if question else reply.completed.messages
         results = [(message.skill_call_id, message.content) for message in stored if message.skill_call_id]
         calls = [call for message in stored for call in message.skill_calls]
-        if (shown, called, answered) != (reply.completed.text, calls, results if question else []):
+        # Calls run at the same time, so their results arrive in any order.
+        if (shown, called, sorted(answered)) != (reply.completed.text, calls, sorted(results) if question else []):
             self.log.unexpected.append(
                 f"{question}: {shown!r}, {called} and {answered} were shown, but {stored} is stored"
             )
