@@ -4,6 +4,7 @@ import static java.util.concurrent.TimeUnit.NANOSECONDS;
 
 import io.grpc.Deadline;
 import io.grpc.Status;
+import java.io.IOException;
 import java.time.Duration;
 import java.util.Optional;
 import java.util.concurrent.ThreadLocalRandom;
@@ -68,7 +69,15 @@ final class RetryBudget {
             return error.reason().equals("SHUTTING_DOWN");
         }
         // A proxy resets the stream when it loses the server. The status is then usually INTERNAL or CANCELLED.
-        return error.status() == Status.Code.UNAVAILABLE || error.description().contains("RST_STREAM");
+        return error.status() == Status.Code.UNAVAILABLE
+                || error.description().contains("RST_STREAM")
+                || isOfClosedConnection(error);
+    }
+
+    /** Returns whether a call began just when its connection closed, which gRPC for Java reports as UNKNOWN. */
+    private static boolean isOfClosedConnection(PalaverException error) {
+        return error.status() == Status.Code.UNKNOWN
+                && Status.fromThrowable(error).getCause() instanceof IOException;
     }
 
     private static boolean fitsIn(Deadline limit, Duration delay) {

@@ -22,8 +22,10 @@ import io.grpc.Channel;
 import io.grpc.ClientCall;
 import io.grpc.ClientInterceptor;
 import io.grpc.Context;
+import io.grpc.Metadata;
 import io.grpc.MethodDescriptor;
 import io.grpc.Status;
+import java.nio.channels.ClosedChannelException;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Iterator;
@@ -33,6 +35,7 @@ import java.util.concurrent.Executors;
 import java.util.concurrent.ScheduledExecutorService;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
+import java.util.concurrent.atomic.AtomicBoolean;
 import org.junit.jupiter.api.AutoClose;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.params.ParameterizedTest;
@@ -105,6 +108,47 @@ class ResumeTest {
         var requests = server.requests("PostUserQuery");
         assertEquals(5, requests.size());
         assertEquals(1, requests.stream().distinct().count());
+    }
+
+    @Test
+    void aCallThatBeginsWhileItsConnectionClosesIsPostedAgain() {
+        server.script("PostUserQuery", turn("Hello"));
+        AtomicBoolean isFirst = new AtomicBoolean(true);
+        ClientInterceptor closing = new ClientInterceptor() {
+            @Override
+            public <Q, A> ClientCall<Q, A> interceptCall(
+                    MethodDescriptor<Q, A> method, CallOptions options, Channel next) {
+                return isFirst.getAndSet(false) ? new ClosedCall<>() : next.newCall(method, options);
+            }
+        };
+        try (PalaverClient closed = PalaverClient.builder()
+                .target(server.target())
+                .configureChannel(channel -> channel.intercept(closing))
+                .build()) {
+            assertEquals(List.of("started", "Hello", "completed"), read(closed));
+        }
+    }
+
+    /** A call that ends as calls of gRPC for Java do when their connection closes as they begin. */
+    private static final class ClosedCall<Q, A> extends ClientCall<Q, A> {
+        @Override
+        public void start(Listener<A> listener, Metadata headers) {
+            listener.onClose(
+                    Status.UNKNOWN.withDescription("channel closed").withCause(new ClosedChannelException()),
+                    new Metadata());
+        }
+
+        @Override
+        public void request(int count) {}
+
+        @Override
+        public void cancel(String message, Throwable cause) {}
+
+        @Override
+        public void halfClose() {}
+
+        @Override
+        public void sendMessage(Q message) {}
     }
 
     @Test
