@@ -60,7 +60,7 @@ class SqliteStore:
         file, timeouts = DatabaseFile(path), timeouts or StoreTimeouts()
         self._reads = Lane(file, "DEFERRED", timeouts.call - REPORTING_MARGIN)
         self._writes = Lane(file, "IMMEDIATE", timeouts.call - REPORTING_MARGIN)
-        self._commit_timeout = timeouts.commit - REPORTING_MARGIN
+        self._commit_timeout = max(timeouts.commit, timeouts.call) - REPORTING_MARGIN
         self._watch = LeaseWatch()
         self._observer = observer or Observers()
 
