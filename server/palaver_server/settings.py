@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     )
     commit_timeout: float = Field(
         _STORE.commit,
-        description="seconds in which storing a finished turn is tried before it fails",
+        description="seconds in which storing a finished turn in Azure is retried before it fails",
         gt=0,
         le=300,
     )

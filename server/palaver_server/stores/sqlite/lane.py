@@ -31,14 +31,9 @@ class Lane:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sqlite-{begin.lower()}")
         self._connection: DatabaseConnection | None = None
 
-    async def run(
-        self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = True, timeout: float | None = None
-    ) -> T:
-        """Calls a function with the connection in a transaction, which `transaction` describes.
-
-        `timeout` replaces that of the lane.
-        """
-        deadline = time.monotonic() + (timeout or self._timeout)
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, is_durable: bool = True) -> T:
+        """Calls a function with the connection in a transaction, which `transaction` describes."""
+        deadline = time.monotonic() + self._timeout
 
         def run() -> T:
             with store_errors():

@@ -57,10 +57,9 @@ class SqliteStore:
 
     def __init__(self, path: Path, timeouts: StoreTimeouts | None = None, observer: Observer | None = None) -> None:
         """Takes the path of the file, which `open` opens or creates. If that fails, each later call tries again."""
-        file, timeouts = DatabaseFile(path), timeouts or StoreTimeouts()
-        self._reads = Lane(file, "DEFERRED", timeouts.call - REPORTING_MARGIN)
-        self._writes = Lane(file, "IMMEDIATE", timeouts.call - REPORTING_MARGIN)
-        self._commit_timeout = max(timeouts.commit, timeouts.call) - REPORTING_MARGIN
+        file, timeout = DatabaseFile(path), (timeouts or StoreTimeouts()).call - REPORTING_MARGIN
+        self._reads = Lane(file, "DEFERRED", timeout)
+        self._writes = Lane(file, "IMMEDIATE", timeout)
         self._watch = LeaseWatch()
         self._observer = observer or Observers()
 
@@ -203,7 +202,7 @@ class SqliteStore:
             self._observer.reached(Stage.WRITTEN, TurnKey(key, turn.request_id))
             return stored
 
-        return await self._writes.run(commit, timeout=self._commit_timeout)
+        return await self._writes.run(commit)
 
     async def close(self) -> None:
         await self._reads.close()
