@@ -7,13 +7,13 @@ make room for others. A response can't be taken back from gRPC, so the next ones
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 from weakref import WeakValueDictionary
+
+import anyio
 
 from palaver_server.domain.errors import SlowTransfers
 from palaver_server.domain.limits import (
@@ -30,23 +30,12 @@ from palaver_server.domain.limits import (
 T = TypeVar("T")
 
 
-@dataclass(eq=False, slots=True)
-class _Arrival:
-    """A request that is arriving."""
-
-    address: str
-    task: asyncio.Task[Any]
-    deadline: float
-    is_given_up: bool = False
-
-
 class Transfers:
     """The requests that are arriving, and the large responses that wait to be read."""
 
     def __init__(self) -> None:
-        self._arrivals: dict[_Arrival, None] = {}
-        """The requests that are arriving, the oldest first."""
-        self._timer: asyncio.TimerHandle | None = None
+        self._receiving: dict[anyio.CancelScope, str] = {}
+        """The addresses of the requests, the oldest first."""
         self._unread: Counter[str] = Counter()
         """The bytes of the responses by address."""
         self._pages = asyncio.Semaphore(MAX_PAGES)
@@ -54,46 +43,27 @@ class Transfers:
 
     async def receive(self, address: str, arriving: Awaitable[T]) -> T:
         """Waits for a request; raises `SlowTransfers` if it takes too long, or longest while too many arrive."""
-        loop, task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
-        arrival = _Arrival(address, task, loop.time() + RECEIVE_TIMEOUT)
-        self._arrivals[arrival] = None
-        self._make_room(address)
-        if self._timer is None:
-            self._timer = loop.call_at(arrival.deadline, self._end_slow_ones)
-        try:
-            return await arriving
-        except asyncio.CancelledError:
-            if not arrival.is_given_up:
-                raise
-            if sys.version_info >= (3, 11):
-                task.uncancel()
-        finally:
-            self._arrivals.pop(arrival, None)
+        with anyio.CancelScope(deadline=anyio.current_time() + RECEIVE_TIMEOUT) as scope:
+            self._receiving[scope] = address
+            self._make_room(address)
+            try:
+                return await arriving
+            finally:
+                self._receiving.pop(scope, None)
         raise SlowTransfers(
             f"the request arrived too slowly: it has {RECEIVE_TIMEOUT:g} seconds, and less while many others arrive"
         )
 
     def _make_room(self, address: str) -> None:
-        same = [arrival for arrival in self._arrivals if arrival.address == address]
+        same = [scope for scope, other in self._receiving.items() if other == address]
         if len(same) > MAX_ADDRESS_RECEIVING:
-            self._give_up(same[0])
-        elif len(self._arrivals) > MAX_RECEIVING:
-            self._give_up(next(iter(self._arrivals)))
-
-    def _end_slow_ones(self) -> None:
-        # One timer for all requests: a time limit of its own for each would be a tenth of the cost of a small call.
-        loop = asyncio.get_running_loop()
-        self._timer = None
-        for arrival in list(self._arrivals):
-            if arrival.deadline > loop.time():
-                self._timer = loop.call_at(arrival.deadline, self._end_slow_ones)
-                return
-            self._give_up(arrival)
-
-    def _give_up(self, arrival: _Arrival) -> None:
-        del self._arrivals[arrival]
-        arrival.is_given_up = True
-        arrival.task.cancel()
+            oldest = same[0]
+        elif len(self._receiving) > MAX_RECEIVING:
+            oldest = next(iter(self._receiving))
+        else:
+            return
+        del self._receiving[oldest]
+        oldest.cancel()
 
     @asynccontextmanager
     async def preparing_page(self, address: str) -> AsyncIterator[None]:
