@@ -384,7 +384,7 @@ ATTACKS = (
     Attack("endpoint: empty skill calls", empty_calls),
     Attack("endpoint: 100 MiB beside the text", uncounted_text),
     Attack("endpoint: events that say nothing", idle_events, variables=SHORT_WAITS),
-    Attack("endpoint: events of 4 MB", huge_events, max_growth=160, time_limit=120),
+    Attack("endpoint: events of 4 MB", huge_events, max_growth=128, time_limit=120),
     Attack("endpoint: a model name of 4 MB", huge_model_name),
     Attack("endpoint: a reply without an end mark", unfinished_ends, variables=SHORT_WAITS),
     Attack("endpoint: streams that inflate to 100 MiB", inflated_streams, variables=SHORT_WAITS),

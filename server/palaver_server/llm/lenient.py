@@ -181,13 +181,15 @@ class SurrogatePairs:
 
     def __init__(self) -> None:
         self._high = ""
-        self.is_open = False
-        """True if the last piece ended with the first half of a pair."""
 
     def add(self, text: str) -> str:
         """Returns the text that is complete with this piece."""
         text, self._high = self._high + text, ""
         if text and ord(text[-1]) in HIGH_SURROGATES:
             text, self._high = text[:-1], text[-1]
-        self.is_open = bool(self._high)
         return sound(text)
+
+    @property
+    def is_open(self) -> bool:
+        """True if the last piece ended with the first half of a pair."""
+        return bool(self._high)

@@ -7,7 +7,7 @@ SDK's typed stream.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from palaver_server.domain.errors import ModelStreamBroken
 from palaver_server.llm.growing_json import GrowingJson
@@ -15,6 +15,8 @@ from palaver_server.llm.openai_chunks import Chunk, ChunkDecoder, ErrorEvent
 
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """The largest event of a stream. A reply that can be stored is smaller, even as a single event."""
+
+LINES_AT_ONCE = 10_000
 
 DONE = b"[DONE]"
 BARE_JSON = (b"{", b"error: {", b"error:{")
@@ -158,7 +160,7 @@ class ChunkReader:
         self._size += len(line) + 1
 
     def _dispatch(self) -> Chunk | None:
-        data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
+        data = self._data[0] if len(self._data) == 1 else _joined(self._data)
         self._data.clear()
         self._size = 0
         self._json = None
@@ -175,3 +177,9 @@ class ChunkReader:
         if not chunk.choices:
             raise ErrorEvent(body)
         return chunk
+
+
+def _joined(lines: Sequence[bytes]) -> bytes:
+    """Returns lines as one text. `join` needs 80 bytes for each of them meanwhile, so it never gets all of many."""
+    starts = range(0, len(lines), LINES_AT_ONCE)
+    return b"\n".join([b"\n".join(lines[start : start + LINES_AT_ONCE]) for start in starts])
