@@ -9,8 +9,9 @@ import asyncio
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import palaver
@@ -39,6 +40,13 @@ class Wait:
     seconds: float
     turns: int
     """The turns of other callers that were stored meanwhile."""
+
+
+def _by_round(results: Sequence[tuple[str, str]], messages: Iterable[palaver.Message]) -> list[list[tuple[str, str]]]:
+    """Returns results by the message with their calls, which run at the same time and end in any order."""
+    rest = iter(results)
+    rounds = [sorted(islice(rest, len(message.skill_calls))) for message in messages if message.skill_calls]
+    return [*rounds, list(rest)]
 
 
 class Callers:
@@ -142,10 +150,10 @@ class Callers:
                 elif isinstance(event, palaver.SkillResult):
                     answered.append((event.id, event.content))
         stored = reply.completed.messages[1:] if question else reply.completed.messages
-        results = [(message.skill_call_id, message.content) for message in stored if message.skill_call_id]
+        results = [(message.skill_call_id, message.content) for message in stored if message.skill_call_id and question]
         calls = [call for message in stored for call in message.skill_calls]
-        # Calls run at the same time, so their results arrive in any order.
-        if (shown, called, sorted(answered)) != (reply.completed.text, calls, sorted(results) if question else []):
+        expected = (reply.completed.text, calls, _by_round(results, stored))
+        if (shown, called, _by_round(answered, stored)) != expected:
             self.log.unexpected.append(
                 f"{question}: {shown!r}, {called} and {answered} were shown, but {stored} is stored"
             )
