@@ -13,6 +13,8 @@ from pathlib import Path
 
 import psutil
 
+STORE_TIMEOUT = 60
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -79,6 +81,11 @@ def typed(upstream: Measured, folder: Path) -> Iterator[Measured]:
 def palaver(upstream: Measured, folder: Path) -> Iterator[Measured]:
     """Runs the server as an operator would."""
     command = ("palaver_server", "--listen", "127.0.0.1:0", "--data-dir", str(folder))
-    environment = {"OPENAI_API_KEY": "none", "OPENAI_BASE_URL": f"http://{upstream.target}/v1"}
+    # A shared disk that stalls is not what is measured.
+    environment = {
+        "OPENAI_API_KEY": "none",
+        "OPENAI_BASE_URL": f"http://{upstream.target}/v1",
+        "PALAVER_STORE_TIMEOUT": str(STORE_TIMEOUT),
+    }
     with started("Palaver", *command, **environment) as running:
         yield running

@@ -10,12 +10,14 @@ from pathlib import Path
 import uvloop
 from openai import AsyncOpenAI
 
+from bench.processes import STORE_TIMEOUT
 from palaver_server.api.service import AssistantApi
 from palaver_server.domain.ports import ModelDelta, Prompt
 from palaver_server.domain.turns import FinishReason, Usage
 from palaver_server.engine.chat import ChatEngine
 from palaver_server.llm.connections import NamedModels
 from palaver_server.skills.catalogue import SkillCatalogue
+from palaver_server.stores.common import StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore
 from palaver_server.transports.grpc import listener
 
@@ -48,7 +50,8 @@ class TypedModel:
 async def main(base_url: str, folder: Path) -> None:
     """Serves until it is killed."""
     models = NamedModels({"OPENAI": TypedModel(base_url)}, "OPENAI")
-    engine = ChatEngine({"AzureWebJobsStorage": SqliteStore(folder / "typed.db")}, models, SkillCatalogue())
+    store = SqliteStore(folder / "typed.db", StoreTimeouts(call=STORE_TIMEOUT))
+    engine = ChatEngine({"AzureWebJobsStorage": store}, models, SkillCatalogue())
     async with listener(AssistantApi(engine), "127.0.0.1:0") as listening:
         print(f"typed listening on 127.0.0.1:{listening.port}", flush=True)
         await asyncio.Event().wait()

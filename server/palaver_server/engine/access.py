@@ -99,7 +99,7 @@ def _query(caller: Caller, query: UserQuery) -> Iterator[_Name]:
 def _check(caller: Caller, access: Access, names: Iterable[_Name], field: str = "") -> None:
     """Raises `PermissionDenied` if the caller lacks the access or a right to any of the names."""
     if caller.rights is EVERYTHING:
-        return  # as without authentication, where checking each name would slow down every call
+        return  # without authentication, each call would otherwise check names that are all allowed
     violations: list[FieldViolation] = []
     if caller.rights.access < access:
         violations.append(
