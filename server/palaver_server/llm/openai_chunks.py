@@ -102,7 +102,7 @@ class Chunk(msgspec.Struct, frozen=True, gc=False):
             return True
         if not self.choices:
             return bool(self.message or self.detail or self.msg or self.errors)
-        for choice in self.choices:  # noqa: SIM110 - a generator would cost as much as the rest of a chunk
+        for choice in self.choices:  # noqa: SIM110 - a generator would be a fifth of the cost of a chunk
             if choice.error:
                 return True
         return False
