@@ -462,14 +462,18 @@ class TestOtherProcesses:
                 await writing
 
     async def test_writes_that_queue_do_not_wait_one_after_the_other(self, sound: Path):
-        async with opened(sound, StoreTimeouts(call=REPORTING_MARGIN + 0.3)) as store:
+        timeouts = StoreTimeouts(call=REPORTING_MARGIN + 0.3)
+        async with opened(sound, timeouts) as store, opened(sound, timeouts) as other:
             with another_process_holds_the_lock(sound) as release:
                 writing = [
                     asyncio.create_task(store.create_assistant(key(f"{number}"), "", IfExists.FAIL))
                     for number in range(10)
                 ]
                 await asyncio.wait(writing, return_when=asyncio.FIRST_COMPLETED)
-                await asyncio.to_thread(release)  # in time for those whose wait would only begin now
+                # A write that begins after all of them and waits as long: when it fails, the time of each is over.
+                with pytest.raises(StoreUnavailable):
+                    await other.create_assistant(key("later"), "", IfExists.FAIL)
+                await asyncio.to_thread(release)  # in time for those whose wait would only begin with their turn
                 results = await asyncio.gather(*writing, return_exceptions=True)
         assert [type(result) for result in results] == [StoreUnavailable] * 10
 
