@@ -21,6 +21,7 @@ from palaver_server.connections import (
 )
 from palaver_server.domain.generation import GenerationDefaults
 from palaver_server.engine.options import EngineOptions
+from palaver_server.logs import LogFormat, LogLevel
 from palaver_server.settings import Settings, SettingsError, load, unknown_variables
 
 # For every setting, a value other than its default, as it is written and as it is read.
@@ -58,6 +59,9 @@ EXAMPLES = {
     "queue_limit": ("0", 0),
     "lease_duration": ("1", 1.0),
     "progress_interval": ("2.5", 2.5),
+    "log_level": ("debug", LogLevel.DEBUG),
+    "log_format": ("json", LogFormat.JSON),
+    "metrics_listen": ("127.0.0.1:9464", "127.0.0.1:9464"),
     "grace_period": ("0", 0.0),
 }
 TOGETHER = {
@@ -66,7 +70,13 @@ TOGETHER = {
     "tls_client_ca": ("tls_certificate", "tls_key"),
 }
 """The settings that must be set with another one."""
-PATHS = ("tls_certificate", "tls_key", "tls_client_ca", "callers")
+OTHERS = {
+    **dict.fromkeys(("tls_certificate", "tls_key", "tls_client_ca", "callers"), __file__),
+    **dict.fromkeys(("listen", "metrics_listen"), "127.0.0.1:9"),
+    "log_level": "error",
+    "log_format": "text",
+}
+"""Another value of the settings that can't be 9."""
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +123,8 @@ class TestSettings:
         for each in {name, *TOGETHER.get(name, ())}:
             is_switch = isinstance(read, bool)
             arguments += [flag(each)] if is_switch else [flag(each), EXAMPLES[each][0]]
-        other = {"true": "false", "1": "0"}.get(written, "9") if name not in PATHS else __file__
-        environment.setenv(variable(name), "127.0.0.1:9" if name == "listen" else other)
+        other = {"true": "false", "1": "0"}.get(written, OTHERS.get(name, "9"))
+        environment.setenv(variable(name), other)
         assert getattr(load(arguments), name) == read
 
     def test_without_settings_the_defaults_apply(self):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from palaver_server import connections
 from palaver_server.api.service import AssistantApi
+from palaver_server.banner import log_start
 from palaver_server.callers.authenticator import callers_of
 from palaver_server.callers.blocks import CallerBlock
 from palaver_server.callers.config import CallersError, parse_callers
@@ -35,10 +36,16 @@ from palaver_server.skills.schema_checker import schema_checker
 from palaver_server.stores.azure import AzureTablesStore
 from palaver_server.stores.common import StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore
+from palaver_server.telemetry.stores import ObservedStore
+from palaver_server.telemetry.telemetry import Telemetry
+from palaver_server.telemetry_setup import chosen_telemetry
 from palaver_server.transports.auth import authentication
 from palaver_server.transports.grpc import Listener, ListenError, listener
 from palaver_server.transports.handlers import Interceptor
 from palaver_server.transports.tls import ServerTls, certificate_configuration
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -80,18 +87,27 @@ async def application(
     *,
     observers: tuple[Observer, ...] = (),
     shares_port: bool = False,
+    registry: CollectorRegistry | None = None,
+    logs_start: bool = False,
 ) -> AsyncIterator[Application]:
-    """Starts a server. Leaving the block stops it immediately. Raises `SettingsError`."""
+    """Starts a server. Leaving the block stops it immediately. Raises `SettingsError`.
+
+    A registry gets the metrics. With `logs_start`, the log says what the server has found.
+    """
     check_exposure(settings)
-    observer = Observers(observers)
     async with AsyncExitStack() as stack:
-        stores = await _open_stores(settings, environment, observer, stack)
-        models = await _open_models(settings, environment, stack)
-        skills = await _open_skills(settings, environment, stack)
+        storage = connections.storage_connections(settings, environment)
+        ai_connections, fallback = await _ai_connections(settings, environment, stack)
+        telemetry = await stack.enter_async_context(chosen_telemetry(settings, environment, ai_connections, registry))
+        observer = Observers((*observers, telemetry.observer()))
+        stores = await _open_stores(storage, settings.store_timeouts(), telemetry, observer, stack)
+        models = await _open_models(ai_connections, fallback, telemetry, stack)
+        hosts = await _open_hosts(settings, environment, telemetry, stack)
+        skills = await _open_skills(hosts, stack)
         engine = ChatEngine(stores, models, skills, settings.engine_options(), observer)
         reloading = stack.enter_context(closing(Reloading()))
         tls = _open_tls(settings, reloading)
-        interceptors = await _open_callers(settings, stack, reloading)
+        interceptors = (*telemetry.interceptors, *await _open_callers(settings, stack, reloading))
         try:
             listening = await stack.enter_async_context(
                 listener(
@@ -99,27 +115,34 @@ async def application(
                     settings.listen,
                     credentials=tls.credentials if tls else None,
                     interceptors=interceptors,
+                    failed=telemetry.refusals.refused,
                     serves_reflection=settings.reflection,
                     shares_port=shares_port,
                 )
             )
         except ListenError as error:
             raise SettingsError(f"PALAVER_LISTEN: {error}") from error
+        if logs_start:
+            log_start(settings, storage, ai_connections, fallback, hosts)
         yield Application(engine, listening, reloading)
 
 
 async def _open_stores(
-    settings: Settings, environment: Mapping[str, str], observer: Observer, stack: AsyncExitStack
+    storage: Mapping[str, Database | TableAccount],
+    timeouts: StoreTimeouts,
+    telemetry: Telemetry,
+    observer: Observer,
+    stack: AsyncExitStack,
 ) -> dict[str, Store]:
-    timeouts = settings.store_timeouts()
-    return {
-        name: await (
-            _open_sqlite_store(name, connection.path, timeouts, observer, stack)
-            if isinstance(connection, Database)
-            else _open_azure_store(name, connection, timeouts, observer, stack)
-        )
-        for name, connection in connections.storage_connections(settings, environment).items()
-    }
+    stores: dict[str, Store] = {}
+    for name, connection in storage.items():
+        store: Store
+        if isinstance(connection, Database):
+            store = await _open_sqlite_store(name, connection.path, timeouts, observer, stack)
+        else:
+            store = await _open_azure_store(name, connection, timeouts, observer, stack)
+        stores[name] = ObservedStore(store, telemetry.store_calls(name))
+    return stores
 
 
 async def _open_sqlite_store(
@@ -172,7 +195,10 @@ def _open_credential(identity: Identity, stack: AsyncExitStack) -> Credential:
     return opened
 
 
-async def _open_models(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> ModelConnections:
+async def _ai_connections(
+    settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack
+) -> tuple[list[AIConnection], AIConnection | None]:
+    """Returns all AI connections, and the one for requests that name none, which is among them."""
     configured = connections.ai_connections(settings, environment)
     if settings.offline_model:
         offline = await stack.enter_async_context(OfflineModel())
@@ -185,6 +211,12 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
         logger.warning(
             "no AI connection is configured: every user query will fail; set OPENAI_API_KEY, or AZURE_OPENAI_ENDPOINT"
         )
+    return configured, fallback
+
+
+async def _open_models(
+    configured: Iterable[AIConnection], fallback: AIConnection | None, telemetry: Telemetry, stack: AsyncExitStack
+) -> ModelConnections:
     models = {}
     for connection in configured:
         api_key: str | TokenProvider = connection.api_key or ""
@@ -195,24 +227,33 @@ async def _open_models(settings: Settings, environment: Mapping[str, str], stack
             name=connection.name,
             base_url=connection.base_url,
             api_version=connection.api_version,
+            trace_headers=telemetry.trace_headers,
         )
         stack.push_async_callback(model.close)
     return NamedModels(models, fallback.name if fallback else None)
 
 
-async def _open_skills(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> SkillSource:
+async def _open_hosts(
+    settings: Settings, environment: Mapping[str, str], telemetry: Telemetry, stack: AsyncExitStack
+) -> list[GrpcSkillHost]:
+    hosts = []
     try:
-        addresses = [Address.parse(text, settings.skill_timeout, environment) for text in settings.skill_hosts]
-        hosts = [await _open_skill_host(address, stack) for address in addresses]
-        return await stack.enter_async_context(skill_catalogue(hosts))
-    except (ValueError, SkillConflict) as error:
+        for text in settings.skill_hosts:
+            address = Address.parse(text, settings.skill_timeout, environment)
+            checker = await stack.enter_async_context(schema_checker())
+            host = GrpcSkillHost(address, checker, telemetry.trace_headers)
+            stack.push_async_callback(host.close)
+            hosts.append(host)
+    except ValueError as error:
         raise SettingsError(f"PALAVER_SKILL_HOSTS: {error}") from error
+    return hosts
 
 
-async def _open_skill_host(address: Address, stack: AsyncExitStack) -> GrpcSkillHost:
-    host = GrpcSkillHost(address, await stack.enter_async_context(schema_checker()))
-    stack.push_async_callback(host.close)
-    return host
+async def _open_skills(hosts: Sequence[GrpcSkillHost], stack: AsyncExitStack) -> SkillSource:
+    try:
+        return await stack.enter_async_context(skill_catalogue(hosts))
+    except SkillConflict as error:
+        raise SettingsError(f"PALAVER_SKILL_HOSTS: {error}") from error
 
 
 def _open_tls(settings: Settings, reloading: Reloading) -> ServerTls | None:

@@ -1,40 +1,125 @@
-"""The output on stderr, without secrets: the log, and the error with which the program ends."""
+"""The output on stderr, without secrets: the log, as text or as JSON, and the error with which the program ends."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import sys
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from enum import Enum
 from types import TracebackType
 
 from palaver_server.domain.redaction import redacted, secrets_in
 
 logger = logging.getLogger(__name__)
 
+PACKAGE = "palaver_server"
 
-class RedactingFormatter(logging.Formatter):
-    """Formats records, with their tracebacks, without the secrets in them or in the environment."""
+PLAIN_VALUE = re.compile(r"[^\s\"=\\]+")
+"""A value that needs no quotes in a text line."""
 
-    def __init__(self, template: str) -> None:
-        super().__init__(template)
-        self._secrets = secrets_in(os.environ)
+
+class LogFormat(Enum):
+    """The forms of the log."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(Enum):
+    """The least severe messages that are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class TextFormatter(logging.Formatter):
+    """Formats a record as a line of text with its fields as `name=value`, and its traceback on the lines after it."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        super().__init__()
+        self._secrets = secrets
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the text of a record."""
-        return redacted(super().format(record), self._secrets)
+        pairs = "".join(f" {name}={_quoted(value)}" for name, value in _fields_of(record).items())
+        text = f"{_time_of(record)} {record.levelname} {record.name}: {_on_one_line(record.getMessage())}{pairs}"
+        if record.exc_info:
+            text += f"\n{self.formatException(record.exc_info)}"
+        return redacted(text, self._secrets)
 
 
-def log_to_stderr() -> None:
-    """Sends the log to stderr, and exceptions that nothing catches to the log."""
+class JsonFormatter(logging.Formatter):
+    """Formats a record as a line of JSON, with its fields as members."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        super().__init__()
+        self._secrets = secrets
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the text of a record."""
+        members: dict[str, object] = {
+            "time": _time_of(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields_of(record),
+        }
+        if record.exc_info:
+            members["exception"] = self.formatException(record.exc_info)
+        # Redacting the line as a whole could damage it, and would miss a secret that JSON spells with escapes.
+        return json.dumps({name: self._clean(value) for name, value in members.items()}, ensure_ascii=False)
+
+    def _clean(self, value: object) -> object:
+        return value if isinstance(value, (bool, int, float)) else redacted(str(value), self._secrets)
+
+
+def log_to_stderr(level: LogLevel = LogLevel.INFO, form: LogFormat = LogFormat.TEXT) -> None:
+    """Sends the log to stderr, and exceptions that nothing catches to the log.
+
+    The level is that of Palaver's messages. Libraries log warnings and errors, or everything with `DEBUG`.
+    """
     handler = logging.StreamHandler()
-    handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    secrets = secrets_in(os.environ)
+    handler.setFormatter(JsonFormatter(secrets) if form is LogFormat.JSON else TextFormatter(secrets))
+    ours: int = getattr(logging, level.name)
+    logging.basicConfig(
+        level=ours if level is LogLevel.DEBUG else max(ours, logging.WARNING), handlers=[handler], force=True
+    )
+    logging.getLogger(PACKAGE).setLevel(ours)
     sys.excepthook = _log_uncaught
 
 
 def exit_with(text: str) -> None:
     """Ends the program with a line that says what is wrong."""
     sys.exit(f"palaver-server: {redacted(text, secrets_in(os.environ))}")
+
+
+def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
+    found: Mapping[str, object] = getattr(record, "fields", {})
+    return found
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    time = datetime.fromtimestamp(record.created, timezone.utc)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _quoted(value: object) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if PLAIN_VALUE.fullmatch(text) and text.isprintable() else json.dumps(text, ensure_ascii=False)
+
+
+def _on_one_line(text: str) -> str:
+    """Returns a text in which nothing can look like the end of the line, or control a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:

@@ -20,6 +20,7 @@ from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.generation import GenerationDefaults
 from palaver_server.domain.limits import HISTORY_MESSAGES, MAX_LEASE_SECONDS, MAX_SKILL_ROUNDS, TEMPERATURE
 from palaver_server.engine.options import EngineOptions
+from palaver_server.logs import LogFormat, LogLevel
 from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
 
 MAX_PORT = 65_535
@@ -152,15 +153,26 @@ class Settings(BaseSettings):
         ge=1,
         le=MAX_SKILL_ROUNDS,
     )
+    log_level: LogLevel = Field(LogLevel.INFO, description="least severe messages that are logged")
+    log_format: LogFormat = Field(LogFormat.TEXT, description="form of the log on stderr")
+    metrics_listen: str | None = Field(
+        None, description="HOST:PORT to serve metrics for Prometheus on; needs the extra otel"
+    )
+
     grace_period: NonNegativeFloat = Field(30, description="seconds running turns have to finish when the server stops")
 
     @field_validator("listen")
     @classmethod
     def _check_listen(cls, value: str) -> str:
-        host, _, port = value.rpartition(":")
-        is_port = port.isascii() and port.isdigit() and int(port) <= MAX_PORT
-        if not (value.startswith("unix:") or (host and is_port)):
+        if not (value.startswith("unix:") or is_host_and_port(value)):
             raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}, or unix:PATH")
+        return value
+
+    @field_validator("metrics_listen")
+    @classmethod
+    def _check_metrics_listen(cls, value: str | None) -> str | None:
+        if value is not None and not is_host_and_port(value):
+            raise ValueError(f"must be HOST:PORT with a port from 0 to {MAX_PORT}")
         return value
 
     @field_validator("storage_connections", "ai_connections", "skill_hosts", mode="before")
@@ -209,6 +221,12 @@ class Settings(BaseSettings):
         )
 
 
+def is_host_and_port(text: str) -> bool:
+    """Returns whether a text is HOST:PORT."""
+    host, _, port = text.rpartition(":")
+    return bool(host) and port.isascii() and port.isdigit() and int(port) <= MAX_PORT
+
+
 class SettingsError(Exception):
     """A setting is invalid. The text is one line that names the setting and the reason."""
 
@@ -242,7 +260,29 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
     return sorted(name for name in environment if name.startswith("PALAVER_") and name.upper() not in known)
 
 
+RULES = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "enum": "must be {expected}",
+    "float_parsing": "must be a number",
+    "finite_number": "must be a number",
+    "greater_than": "must be greater than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "less_than_equal": "must be at most {le:g}",
+    "path_not_file": "must be the path of a file",
+    "string_too_short": "must not be empty",
+    "value_error": "{error}",
+}
+"""The rules of settings in Palaver's words, by the types of pydantic's errors."""
+
+
 def _line(item: ErrorDetails) -> str:
     name = "PALAVER_" + "_".join(map(str, item["loc"][:1])).upper()
-    is_private = item.get("ctx", {}).get("is_private")
-    return f"{name}: {item['msg']}" if is_private else f"{name}: {item['msg']}, not {item['input']!r}"
+    context = item.get("ctx", {})
+    if context.get("is_private"):
+        return f"{name}: {item['msg']}"
+    rule = RULES[item["type"]].format(**context) if item["type"] in RULES else item["msg"]
+    return f"{name}: {rule}, not {item['input']!r}"

@@ -13,7 +13,9 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from types import FrameType
 
@@ -27,7 +29,23 @@ CLOSING_TIMEOUT = 8.0
 SIGHUP = getattr(signal, "SIGHUP", None)
 """The signal to read files again, or None on Windows, which has no such signal."""
 
-Worker = Callable[[Settings, Connection], None]
+
+@dataclass(frozen=True, slots=True)
+class WorkerLink:
+    """A worker's ends of its connections with the supervisor."""
+
+    ready: Connection
+    """Takes True when the worker listens."""
+    scrapes: Connection
+    """Brings the requests for the worker's metrics."""
+    is_first: bool
+    """True for one of the workers, which speaks for all."""
+
+
+Worker = Callable[[WorkerLink, Settings], None]
+
+MetricsOfWorkers = Callable[[Settings, Sequence[Connection]], AbstractContextManager[None]]
+"""Returns a block in which the metrics of workers are served, which the connections bring."""
 
 
 def ignore_sighup() -> None:
@@ -36,7 +54,9 @@ def ignore_sighup() -> None:
         signal.signal(SIGHUP, signal.SIG_IGN)
 
 
-def supervise(settings: Settings, run_worker: Worker, announce: Callable[[int], None]) -> None:
+def supervise(
+    settings: Settings, run_worker: Worker, announce: Callable[[int], None], serve_metrics: MetricsOfWorkers
+) -> None:
     """Runs the workers until SIGTERM or SIGINT, and announces the port once all of them listen. Passes on SIGHUP.
 
     When a worker dies, the others are stopped too and the program exits with status 1, so that a service manager
@@ -51,9 +71,10 @@ def supervise(settings: Settings, run_worker: Worker, announce: Callable[[int], 
             signal.signal(number, workers.stop)
         if SIGHUP is not None:
             signal.signal(SIGHUP, workers.send)
-        if workers.wait_until_ready():
-            announce(port)
-        exit_codes, expected = workers.wait_for_end()
+        with serve_metrics(settings, workers.scrapes):
+            if workers.wait_until_ready():
+                announce(port)
+            exit_codes, expected = workers.wait_for_end()
     if any(code not in expected for code in exit_codes):
         logger.error("a worker ended unexpectedly; exit codes: %s", exit_codes)
         sys.exit(1)
@@ -65,7 +86,14 @@ class _Workers:
     def __init__(self, settings: Settings, run_worker: Worker) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes = [context.Pipe(duplex=False) for _ in range(settings.workers)]
-        self._processes = [context.Process(target=run_worker, args=(settings, sending)) for _, sending in self._pipes]
+        scrapes = [context.Pipe() for _ in range(settings.workers)]
+        self.scrapes = [ours for ours, _ in scrapes]
+        """The connections to ask the workers for their metrics."""
+        self._links = [
+            WorkerLink(ready, theirs, is_first=number == 0)
+            for number, ((_, ready), (_, theirs)) in enumerate(zip(self._pipes, scrapes, strict=True))
+        ]
+        self._processes = [context.Process(target=run_worker, args=(link, settings)) for link in self._links]
         self._stop_timeout = settings.grace_period + settings.commit_timeout + CLOSING_TIMEOUT
         self._is_stopping = False
         self._stop_noticed, self._stop_notice = context.Pipe(duplex=False)
@@ -74,8 +102,9 @@ class _Workers:
         """Starts the processes."""
         for process in self._processes:
             process.start()
-        for _, sending in self._pipes:
-            sending.close()  # the worker has a copy; if this one stayed open, its death would not close the pipe
+        for link in self._links:  # the workers have copies; if these stayed open, a death would not close the pipes
+            link.ready.close()
+            link.scrapes.close()
 
     def send(self, number: int, _frame: FrameType | None) -> None:
         """Passes a signal on to the workers."""

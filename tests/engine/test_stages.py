@@ -71,8 +71,8 @@ async def test_a_turn_reaches_every_stage_in_order(tmp_path: Path, endpoint: End
         turn.leave()
     assert recorder.stages == [
         Stage.ACCEPTED, Stage.LOCKED, Stage.STARTED,
-        Stage.MODEL_CALLED, Stage.MODEL_ANSWERED, Stage.SKILL_CALLED, Stage.SKILL_ANSWERED,
-        Stage.MODEL_CALLED, Stage.TEXT_RECEIVED, Stage.MODEL_ANSWERED,
+        Stage.MODEL_CALLED, Stage.OUTPUT_RECEIVED, Stage.MODEL_ANSWERED, Stage.SKILL_CALLED, Stage.SKILL_ANSWERED,
+        Stage.MODEL_CALLED, Stage.OUTPUT_RECEIVED, Stage.TEXT_RECEIVED, Stage.MODEL_ANSWERED,
         Stage.REPLIED, Stage.WRITTEN, Stage.STORED, Stage.ENDED, Stage.COMPLETED,
     ]  # fmt: skip
     assert set(recorder.stages) == set(Stage)
@@ -82,7 +82,8 @@ async def test_a_turn_reaches_every_stage_in_order(tmp_path: Path, endpoint: End
         Stage.ACCEPTED: Caller, Stage.LOCKED: Window, Stage.STARTED: GenerationParameters, Stage.MODEL_CALLED: Prompt,
         Stage.TEXT_RECEIVED: str, Stage.MODEL_ANSWERED: Reply, Stage.SKILL_CALLED: SkillCall,
         Stage.SKILL_ANSWERED: SkillResult, Stage.REPLIED: FinishedTurn, Stage.STORED: StoredTurn,
-        Stage.WRITTEN: type(None), Stage.COMPLETED: type(None), Stage.ENDED: type(None),
+        Stage.OUTPUT_RECEIVED: type(None), Stage.WRITTEN: type(None), Stage.COMPLETED: type(None),
+        Stage.ENDED: type(None),
     }  # fmt: skip
     assert {stage: type(recorder.detail(stage)) for stage in Stage} == kinds
     assert recorder.detail(Stage.ACCEPTED) == CALLER

@@ -56,6 +56,15 @@ CODES = {
 }
 
 
+def status_name(error: BaseException | None) -> str:
+    """Returns the name of the gRPC code for the outcome of a call or of a turn. None stands for its success."""
+    if error is None:
+        return "OK"
+    if isinstance(error, PalaverError):
+        return str(code_pb2.Code.Name(CODES[error.reason]))
+    return "INTERNAL" if isinstance(error, Exception) else "CANCELLED"
+
+
 def status_of(error: Exception) -> status_pb2.Status:
     """Returns the status for an error.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from json.encoder import encode_basestring_ascii
@@ -136,11 +136,15 @@ class SkillResult:
     id: str
     text: str
     is_error: bool = False
+    error_type: str = field(default="", compare=False)
+    """What failed, for the operator: a gRPC status, or `skill_error` if the skill itself reported the error."""
+    source: str = field(default="", compare=False)
+    """The host that was called, or empty if none was."""
 
     @classmethod
-    def failure(cls, call: SkillCall, error: str) -> SkillResult:
+    def failure(cls, call: SkillCall, error: str, error_type: str = "") -> SkillResult:
         """Returns the result of a call that failed."""
-        return cls(call.id, error, is_error=True)
+        return cls(call.id, error, is_error=True, error_type=error_type)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,11 @@ class PalaverError(Exception):
 
     reason: ClassVar[str]
 
+    @property
+    def log_text(self) -> str:
+        """The text for the log, which quotes neither the request nor an endpoint: both may quote a message."""
+        return str(self)
+
 
 class RetryableError(PalaverError):
     """An error that is worth retrying."""
@@ -92,6 +97,11 @@ class FieldError(PalaverError):
     def __init__(self, *violations: FieldViolation) -> None:
         super().__init__("; ".join(map(str, violations)))
         self.violations = violations
+
+    @property
+    def log_text(self) -> str:
+        """The names of the fields."""
+        return ", ".join(violation.field or "the request" for violation in self.violations)
 
 
 class InvalidFields(FieldError):
@@ -199,6 +209,14 @@ class TurnTooLarge(PalaverError):
 
 class ModelError(PalaverError):
     """The endpoint of the model refused the call or failed."""
+
+    facts: str = ""
+    """What the endpoint said, without its words: the HTTP status, its codes, the parameter that it names."""
+
+    @property
+    def log_text(self) -> str:
+        """The facts if the endpoint said anything. Otherwise the text is Palaver's own."""
+        return self.facts or str(self)
 
 
 class ModelRejectedRequest(ModelError):

@@ -41,6 +41,9 @@ MAX_RULE_CHARACTERS = 100
 MAX_QUOTED_CHARACTERS = 300
 """Characters of a request that an error message quotes at most. A whole message has 1,000 bytes."""
 
+MAX_LABELS = 100
+"""The models, and the skills, that metrics tell apart. Each takes some ten kilobytes in a process and in Prometheus."""
+
 MIN_QUOTAS_TO_SWEEP = 1_000
 """The callers whose limits are kept before those that were idle for a minute are looked for. About 200 bytes each."""
 

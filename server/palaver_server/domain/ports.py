@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +32,14 @@ from palaver_server.domain.turns import (
     Version,
     Window,
 )
+
+TraceHeaders = Callable[[], Mapping[str, str]]
+"""Returns the headers that join a call of another service to the trace of the current turn."""
+
+
+def no_trace_headers() -> Mapping[str, str]:
+    """Returns no headers: the turn is not traced."""
+    return {}
 
 
 class AssistantStore(Protocol):

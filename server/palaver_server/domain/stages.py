@@ -20,6 +20,8 @@ class Stage(Enum):
     """`TurnStarted` is published; the model has not been called. Detail: the `GenerationParameters`."""
     MODEL_CALLED = "model_called"
     """A model call begins; a retry reaches this stage again. Detail: the `Prompt`."""
+    OUTPUT_RECEIVED = "output_received"
+    """The model has sent the first piece of its reply: text, reasoning or a skill call. Detail: None."""
     TEXT_RECEIVED = "text_received"
     """The model has sent text, which has not been published. Detail: the text."""
     MODEL_ANSWERED = "model_answered"

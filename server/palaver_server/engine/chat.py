@@ -8,6 +8,7 @@ runs it.
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from palaver_server.domain.errors import (
 )
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.limits import MAX_TURN_BYTES, MAX_TURN_MESSAGES
+from palaver_server.domain.log_fields import fields
 from palaver_server.domain.ports import ChatModel, ModelConnections, SkillSource, Store
 from palaver_server.domain.stages import Observer, Observers, Stage
 from palaver_server.domain.turns import (
@@ -50,6 +52,8 @@ from palaver_server.engine.toolbox import Toolbox
 from palaver_server.engine.transcript import Transcript
 from palaver_server.engine.turn import Subscriber, Turn
 from palaver_server.engine.turn_lock import TurnLock, TurnLocks, wait_for_other_servers
+
+logger = logging.getLogger(__name__)
 
 CLOCK_SKEW = timedelta(seconds=60)
 """The clock difference that is tolerated when a server searches for a turn that another one has just stored."""
@@ -158,6 +162,7 @@ class ChatEngine:
         """Refuses new turns, gives the running ones `grace` seconds to finish, and cancels the rest."""
         self._is_draining = True
         running = list(self._turns)
+        logger.info("stopping", extra=fields(running_turns=len(running), grace_seconds=grace if running else None))
         for turn in running:
             if not turn.has_started:
                 turn.cancel(ShuttingDown("the server is shutting down"))
@@ -165,7 +170,11 @@ class ChatEngine:
         if tasks:
             await asyncio.wait(tasks, timeout=grace)
             for turn in running:
-                turn.cancel(ShuttingDown("the server is shutting down"))
+                if turn.cancel(ShuttingDown("the server is shutting down")):
+                    logger.warning(
+                        "a turn is cut off, because the grace period is over",
+                        extra=fields(assistant=turn.key.assistant.id, request_id=turn.key.request_id),
+                    )
             await asyncio.wait(tasks)
 
     def _forget(self, turn: Turn) -> None:

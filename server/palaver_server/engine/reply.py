@@ -169,11 +169,15 @@ class ReplyReader:
     async def _call(self, model: ChatModel, prompt: Prompt) -> Reply:
         collector = _ReplyCollector(prompt.parameters.chat_model)
         self._extend_at = 0.0
+        has_output = False
         first_token_deadline = min(self._now() + self._options.first_token_timeout, self._deadline)
         with anyio.CancelScope(deadline=first_token_deadline) as scope:
             async with aclosing(model.stream(prompt)) as deltas:
                 async for delta in deltas:
                     collector.add(delta)
+                    if not has_output and (delta.text or delta.reasoning or delta.skill_calls):
+                        has_output = True
+                        self._observer.reached(Stage.OUTPUT_RECEIVED, self._turn.key)
                     if delta.text:
                         self._observer.reached(Stage.TEXT_RECEIVED, self._turn.key, delta.text)
                         self._publish(delta.text)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from palaver_server.domain.errors import PalaverError, ShuttingDown
+from palaver_server.domain.errors import PalaverError, ShuttingDown, TurnCancelled
 from palaver_server.domain.stages import Observer, Stage
 from palaver_server.domain.turns import (
     Progress,
@@ -142,7 +142,7 @@ class Turn:
             self._subscribers.remove(subscriber)
             self._signal_demand()
             if not self._subscribers and not self.continues:
-                self.cancel()
+                self.cancel(TurnCancelled("its last caller has left"))
 
     def _wake(self) -> None:
         for subscriber in self._subscribers:

@@ -21,6 +21,11 @@ from palaver_server.domain.errors import (
 from palaver_server.llm.endpoint_errors import EndpointError
 from palaver_server.llm.quoting import quote
 
+NAME = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+"""A code or a parameter. Anything else in its place could be a text that the endpoint quotes."""
+
+MAX_LOGGED_CODES = 5
+
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
@@ -181,6 +186,12 @@ MEANINGS = (
 
 def model_error(error: EndpointError, *, status: int | None = None, secret: str = "") -> ModelError:
     """Returns what an error means. `status` is that of the response; None for an error within a stream."""
+    meaning = _meaning(error, status, secret)
+    meaning.facts = _facts(error, status)
+    return meaning
+
+
+def _meaning(error: EndpointError, status: int | None, secret: str) -> ModelError:
     if status is not None and 300 <= status < 400:
         return ModelRejectedRequest(
             f"the endpoint answered with HTTP status {status}, a redirect, which is not followed;"
@@ -196,3 +207,14 @@ def model_error(error: EndpointError, *, status: int | None = None, secret: str 
     if status >= 500 or status in (408, 409, 425):
         return ModelUnavailable(f"the endpoint failed with HTTP status {status}", retry_after=error.retry_after)
     return ModelRejectedRequest(f"the endpoint refused the request{f': {quoted}' if quoted else ''}")
+
+
+def _facts(error: EndpointError, status: int | None) -> str:
+    """Returns what an error says besides its words, in which endpoints quote messages."""
+    facts = ["an error within the stream" if status is None else f"HTTP status {status}"]
+    codes = sorted(filter(NAME.fullmatch, error.codes - {str(status)}))
+    if codes:
+        facts.append(f"code {' '.join(codes[:MAX_LOGGED_CODES])}")
+    if NAME.fullmatch(error.parameter):
+        facts.append(f"parameter {error.parameter}")
+    return ", ".join(facts)

@@ -18,7 +18,7 @@ from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
 
 from palaver_server.domain.errors import ContextLengthExceeded, ModelNotFound, ModelStreamBroken, ModelUnavailable
 from palaver_server.domain.limits import END_TIMEOUT
-from palaver_server.domain.ports import ModelDelta, Prompt
+from palaver_server.domain.ports import ModelDelta, Prompt, TraceHeaders, no_trace_headers
 from palaver_server.domain.turns import FinishReason
 from palaver_server.llm import quirks
 from palaver_server.llm.compression import decompressed
@@ -92,6 +92,7 @@ class OpenAIModel:
         name: str = "",
         base_url: str | None = None,
         api_version: str | None = None,
+        trace_headers: TraceHeaders = no_trace_headers,
     ) -> None:
         """Makes the one client that serves this connection for the life of the process.
 
@@ -118,6 +119,7 @@ class OpenAIModel:
         self._secret = api_key if isinstance(api_key, str) else ""
         self._has_deployment_paths = api_version is not None
         self._name = name
+        self._trace_headers = trace_headers
         self._quirks: dict[str, tuple[Quirk, ...]] = {}
 
     async def close(self) -> None:
@@ -192,7 +194,7 @@ class OpenAIModel:
                     cast_to=httpx2.Response,
                     body=body,
                     # Otherwise the SDK could send an administrator's key that it has found in the environment.
-                    options={"headers": UNCOMPRESSED, "security": {"bearer_auth": True}},
+                    options={"headers": {**UNCOMPRESSED, **self._trace_headers()}, "security": {"bearer_auth": True}},
                     stream=True,
                 )
             except openai.APIStatusError as error:

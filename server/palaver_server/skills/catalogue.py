@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Protocol
 
 from palaver_server.domain.conversation import Skill, SkillResult
@@ -58,7 +59,7 @@ class SkillCatalogue:
         call = invocation.call
         for source in self._sources:
             if any(skill.name == call.name for skill in source.offered()):
-                return await source.invoke(invocation)
+                return replace(await source.invoke(invocation), source=source.name)
         return SkillResult.failure(call, f"The skill {call.name} is not available at the moment.")
 
     async def refresh(self) -> None:

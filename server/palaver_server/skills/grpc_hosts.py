@@ -17,7 +17,8 @@ from palaver_server.domain.limits import (
     SKILL_NAME,
     SKILL_NAME_RULE,
 )
-from palaver_server.domain.ports import SkillInvocation
+from palaver_server.domain.log_fields import fields
+from palaver_server.domain.ports import SkillInvocation, TraceHeaders, no_trace_headers
 from palaver_server.skills.host_addresses import Address
 from palaver_server.skills.host_channels import HostChannel
 from palaver_server.skills.schema_checker import SchemaChecker
@@ -27,15 +28,28 @@ logger = logging.getLogger(__name__)
 LISTING_TIMEOUT = 5.0
 """Seconds that a host may take to list its skills."""
 
+INVALID_ARGUMENTS, INVALID_RESPONSE, SKILL_ERROR = "invalid_arguments", "invalid_response", "skill_error"
+"""The error types of results, besides the gRPC statuses of failed calls. A skill reports the last one itself."""
+
+ABOUT_THE_CONNECTION = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNIMPLEMENTED,
+)
+
 
 class GrpcSkillHost:
     """A `SkillSource` behind gRPC."""
 
-    def __init__(self, address: Address, checker: SchemaChecker) -> None:
+    def __init__(
+        self, address: Address, checker: SchemaChecker, trace_headers: TraceHeaders = no_trace_headers
+    ) -> None:
         """Opens a channel to the address; raises `ValueError` if its files can't be used."""
         self._checker = checker
         self._timeout = address.timeout
         self._metadata = address.metadata
+        self._trace_headers = trace_headers
         self._channel = HostChannel(address)
         self._listing: pb.ListSkillsResponse | None = None
         self._skills: dict[str, Skill] = {}
@@ -57,7 +71,7 @@ class GrpcSkillHost:
         skill = self._skills.get(call.name)
         mismatch = skill and await self._checker.arguments_error(skill.parameters_json_schema, call.arguments_json)
         if mismatch:
-            return SkillResult.failure(call, mismatch)
+            return SkillResult.failure(call, mismatch, INVALID_ARGUMENTS)
         request = pb.InvokeSkillRequest(
             call_id=call.id,
             name=call.name,
@@ -66,17 +80,25 @@ class GrpcSkillHost:
             request_id=invocation.turn.request_id,
         )
         try:
-            response = await self._channel.stub.InvokeSkill(request, timeout=self._timeout, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            logger.warning(
-                "the skill %s of %s failed: %s: %.500r", call.name, self.name, error.code().name, error.details()
+            response = await self._channel.stub.InvokeSkill(
+                request, timeout=self._timeout, metadata=(*self._metadata, *self._trace_headers().items())
             )
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                return SkillResult.failure(
-                    call, f"The skill {call.name} did not answer within {self._timeout:g} seconds."
-                )
-            return SkillResult.failure(call, f"The skill {call.name} failed.")
+        except grpc.aio.AioRpcError as error:
+            return self._failure(call, error)
         return _result(call, response)
+
+    def _failure(self, call: SkillCall, error: grpc.aio.AioRpcError) -> SkillResult:
+        """Logs why a call failed, and returns the result for the model."""
+        code = error.code()
+        # A host may quote the arguments in its other errors, and they are part of the conversation.
+        cause = error.details() if code in ABOUT_THE_CONNECTION else None
+        logger.warning(
+            "a skill call failed", extra=fields(skill=call.name, host=self.name, status=code.name, cause=cause)
+        )
+        text = f"The skill {call.name} failed."
+        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+            text = f"The skill {call.name} did not answer within {self._timeout:g} seconds."
+        return SkillResult.failure(call, text, code.name)
 
     async def refresh(self) -> None:
         """Fetches the skills of the host. If it is unavailable, it keeps the skills that it had."""
@@ -135,10 +157,15 @@ class GrpcSkillHost:
 def _result(call: SkillCall, response: pb.InvokeSkillResponse | None) -> SkillResult:
     outcome = None if response is None else response.WhichOneof("outcome")
     if response is None or outcome is None:
-        return SkillResult.failure(call, f"The skill {call.name} sent a response that can't be understood.")
+        return SkillResult.failure(
+            call, f"The skill {call.name} sent a response that can't be understood.", INVALID_RESPONSE
+        )
     text = response.error if outcome == "error" else response.content
     if len(text.encode()) > MAX_SKILL_RESULT_BYTES:
         return SkillResult.failure(
-            call, f"The result of the skill {call.name} has more than {MAX_SKILL_RESULT_BYTES:,} bytes and is not used."
+            call,
+            f"The result of the skill {call.name} has more than {MAX_SKILL_RESULT_BYTES:,} bytes and is not used.",
+            INVALID_RESPONSE,
         )
-    return SkillResult(call.id, text, is_error=outcome == "error")
+    is_error = outcome == "error"
+    return SkillResult(call.id, text, is_error=is_error, error_type=SKILL_ERROR if is_error else "")

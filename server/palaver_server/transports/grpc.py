@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from palaver_server.api.service import SERVICE, AssistantApi
 from palaver_server.domain.limits import MAX_METADATA_BYTES, MAX_REQUEST_BYTES
-from palaver_server.transports.handlers import Interceptor, assistant_service_handler
+from palaver_server.transports.handlers import Failed, Interceptor, assistant_service_handler
 
 FLUSH_TIMEOUT = 5.0
 """Seconds that callers have to read the end of a turn that finished while the server was stopping."""
@@ -78,13 +78,14 @@ async def listener(
     *,
     credentials: grpc.ServerCredentials | None = None,
     interceptors: Sequence[Interceptor] = (),
+    failed: Failed = lambda _call, _error: None,
     serves_reflection: bool = False,
     shares_port: bool = False,
 ) -> AsyncIterator[Listener]:
     """Serves the API on an address; leaving the block stops it immediately. Raises `ListenError`."""
     GRPC_LOGGER.addFilter(_is_worth_logging)
     server = grpc.aio.server(options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(shares_port))))
-    server.add_generic_rpc_handlers((assistant_service_handler(api, interceptors),))
+    server.add_generic_rpc_handlers((assistant_service_handler(api, interceptors, failed),))
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     if serves_reflection:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -39,13 +40,22 @@ and whatever it raises becomes the status of the call.
 """
 
 
-def assistant_service_handler(api: AssistantApi, interceptors: Sequence[Interceptor] = ()) -> grpc.GenericRpcHandler:
+Failed = Callable[[Call, Exception], None]
+"""Told of each call that fails, and of its error."""
+
+Guard = Callable[[MethodDescriptor, Context], AbstractAsyncContextManager[Call]]
+
+
+def assistant_service_handler(
+    api: AssistantApi, interceptors: Sequence[Interceptor] = (), failed: Failed = lambda _call, _error: None
+) -> grpc.GenericRpcHandler:
     """Returns the handler of `palaver.v1.AssistantService`. The first interceptor is the outermost one.
 
     To gRPC, all requests are streams, and so are responses that may be large. To callers this looks the same. Only so
     can the handlers limit the time in which a request arrives, and know how long a response waits to be read.
     """
     transfers = Transfers()
+    guard = partial(_guarded, interceptors=interceptors, failed=failed)
     small: dict[str, UnaryMethod] = {
         "CreateAssistant": api.create_assistant,
         "GetAssistant": api.get_assistant,
@@ -58,9 +68,9 @@ def assistant_service_handler(api: AssistantApi, interceptors: Sequence[Intercep
         "PostUserQueryUnary": _streamed(api.post_user_query_unary),
     }
     handlers = {
-        method.name: _small_handler(small[method.name], method, interceptors, transfers)
+        method.name: _small_handler(small[method.name], method, guard, transfers)
         if method.name in small
-        else _large_handler(large[method.name], method, interceptors, transfers)
+        else _large_handler(large[method.name], method, guard, transfers)
         for method in SERVICE.methods
     }
     return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
@@ -86,12 +96,12 @@ def _streamed(serve: UnaryMethod) -> StreamingMethod:
 
 
 def _small_handler(
-    serve: UnaryMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor], transfers: Transfers
+    serve: UnaryMethod, method: MethodDescriptor, guard: Guard, transfers: Transfers
 ) -> grpc.RpcMethodHandler[Any, Any]:
     request_type = message_factory.GetMessageClass(method.input_type)
 
     async def handle(_requests: object, context: Context) -> bytes:
-        async with _guarded(method, interceptors, context) as call:
+        async with guard(method, context) as call:
             data = await transfers.receive(call.address, context.read())
             response = await serve(_parsed(request_type, data), call)
             return response.SerializeToString()
@@ -101,13 +111,13 @@ def _small_handler(
 
 
 def _large_handler(
-    serve: StreamingMethod, method: MethodDescriptor, interceptors: Sequence[Interceptor], transfers: Transfers
+    serve: StreamingMethod, method: MethodDescriptor, guard: Guard, transfers: Transfers
 ) -> grpc.RpcMethodHandler[Any, Any]:
     request_type = message_factory.GetMessageClass(method.input_type)
 
     async def handle(_requests: object, context: Context) -> None:
         # If the caller leaves, gRPC would not close the generator.
-        async with _guarded(method, interceptors, context) as call:
+        async with guard(method, context) as call:
             data = await transfers.receive(call.address, context.read())
             async with aclosing(serve(_parsed(request_type, data), call)) as responses:
                 async for response in responses:
@@ -126,10 +136,11 @@ def _large_handler(
 
 @asynccontextmanager
 async def _guarded(
-    method: MethodDescriptor, interceptors: Sequence[Interceptor], context: Context
+    method: MethodDescriptor, context: Context, *, interceptors: Sequence[Interceptor], failed: Failed
 ) -> AsyncIterator[Call]:
     """Encloses a call. Whatever fails in its interceptors or in itself becomes its status."""
     is_served = False
+    call: Call | None = None
     try:
         call = _call(method, context)
         async with AsyncExitStack() as stack:
@@ -143,6 +154,8 @@ async def _guarded(
     except _CallerLeftError as left:
         raise left.error from None  # gRPC knows it
     except Exception as error:
+        if call is not None:
+            failed(call, error)
         await context.abort_with_status(rpc_status.to_status(status_of(error)))
 
 
