@@ -139,7 +139,7 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 
 $(DEV): pyproject.toml $(RUNTIME)
 	@echo "Installing the development tools ..."
-	@$(BIN)/python -m pip install --quiet --group dev
+	@$(BIN)/python -m pip install --quiet --editable ".[otel]" --group dev
 	@touch $@ $(RUNTIME)
 
 .venv-%/.installed: requirements/compatibility-%.txt

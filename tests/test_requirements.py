@@ -36,7 +36,7 @@ def pinned(name: str) -> dict[str, set[Version]]:
     return found
 
 
-@pytest.mark.parametrize("requirement", requirements("server"), ids=str)
+@pytest.mark.parametrize("requirement", requirements("server", "otel"), ids=str)
 def test_what_is_deployed_satisfies_the_requirements(requirement: Requirement):
     versions = pinned("server.lock")[canonicalize_name(requirement.name)]
     assert versions
