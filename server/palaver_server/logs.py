@@ -47,11 +47,14 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the text of a record."""
-        pairs = "".join(f" {name}={_quoted(value)}" for name, value in _fields_of(record).items())
-        text = f"{_time_of(record)} {record.levelname} {record.name}: {_on_one_line(record.getMessage())}{pairs}"
+        message = _on_one_line(redacted(record.getMessage(), self._secrets))
+        pairs = "".join(
+            f" {name}={_quoted(_without_secrets(value, self._secrets))}" for name, value in _fields_of(record).items()
+        )
+        text = f"{_time_of(record)} {record.levelname} {record.name}: {message}{pairs}"
         if record.exc_info:
-            text += f"\n{self.formatException(record.exc_info)}"
-        return redacted(text, self._secrets)
+            text += f"\n{redacted(self.formatException(record.exc_info), self._secrets)}"
+        return text
 
 
 class JsonFormatter(logging.Formatter):
@@ -72,11 +75,8 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             members["exception"] = self.formatException(record.exc_info)
-        # Redacting the line as a whole could damage it, and would miss a secret that JSON spells with escapes.
-        return json.dumps({name: self._clean(value) for name, value in members.items()}, ensure_ascii=False)
-
-    def _clean(self, value: object) -> object:
-        return value if isinstance(value, (bool, int, float)) else redacted(str(value), self._secrets)
+        clean = {name: _without_secrets(value, self._secrets) for name, value in members.items()}
+        return json.dumps(clean, ensure_ascii=False)
 
 
 def log_to_stderr(level: LogLevel = LogLevel.INFO, form: LogFormat = LogFormat.TEXT) -> None:
@@ -108,6 +108,11 @@ def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
 def _time_of(record: logging.LogRecord) -> str:
     time = datetime.fromtimestamp(record.created, timezone.utc)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _without_secrets(value: object, secrets: tuple[str, ...]) -> bool | int | float | str:
+    """Returns a value without secrets. Once it is quoted, a secret in it may be spelt with escapes."""
+    return value if isinstance(value, (bool, int, float)) else redacted(str(value), secrets)
 
 
 def _quoted(value: object) -> str:

@@ -66,12 +66,13 @@ def supervise(
         host, _, _ = settings.listen.rpartition(":")
         port = reserved.getsockname()[1]
         workers = _Workers(settings.model_copy(update={"listen": f"{host}:{port}"}), run_worker)
-        workers.start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, workers.stop)
-        if SIGHUP is not None:
-            signal.signal(SIGHUP, workers.send)
+        # It may fail, which must not leave workers behind.
         with serve_metrics(settings, workers.scrapes):
+            workers.start()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, workers.stop)
+            if SIGHUP is not None:
+                signal.signal(SIGHUP, workers.send)
             if workers.wait_until_ready():
                 announce(port)
             exit_codes, expected = workers.wait_for_end()

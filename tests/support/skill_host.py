@@ -45,6 +45,8 @@ class SkillHost:
         self.schema = schema
         self.answers = answers
         self.requests: list[pb.InvokeSkillRequest] = []
+        self.metadata: list[dict[str, str | bytes]] = []
+        """The metadata of the calls of skills."""
         self.tokens: list[str | bytes | None] = []
         """The `authorization` of all calls, or None for those without."""
         self.listed = asyncio.Event()
@@ -105,6 +107,7 @@ class SkillHost:
     async def _invoke_skill(self, request: pb.InvokeSkillRequest, context: Any) -> Any:
         self.tokens.append(dict(context.invocation_metadata()).get("authorization"))
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         answer = self.answers[request.name](request)
         if inspect.isawaitable(answer):
             answer = await answer

@@ -44,13 +44,14 @@ class TurnLog(TurnListener):
 
     def ended(self, record: TurnRecord) -> None:
         """Logs a turn. A caller beyond its limits can't fill the log: `RefusalLog` sums up what is refused to it."""
-        if isinstance(record.error, QuotaExceeded) or not logger.isEnabledFor(logging.INFO):
-            return
         key, outcome = record.key, record.outcome
-        parameters, finished = record.parameters, record.finished
         has_failed = outcome is Outcome.FAILED and not isinstance(record.error, FAULTS_OF_CALLERS)
+        level = logging.WARNING if has_failed else logging.INFO
+        if isinstance(record.error, QuotaExceeded) or not logger.isEnabledFor(level):
+            return
+        parameters, finished = record.parameters, record.finished
         logger.log(
-            logging.WARNING if has_failed else logging.INFO,
+            level,
             "turn",
             extra=fields(
                 outcome=outcome.value,
