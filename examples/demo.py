@@ -24,7 +24,10 @@ def server() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="palaver-demo-") as folder:
         command = [sys.executable, "-m", "palaver_server", "--listen", "127.0.0.1:0", "--data-dir", folder]
         process = subprocess.Popen(
-            command if has_model else [*command, "--offline-model"], stdout=subprocess.PIPE, text=True
+            command if has_model else [*command, "--offline-model"],
+            env=os.environ | {"PALAVER_LOG_LEVEL": "warning"},
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert process.stdout is not None
         try:

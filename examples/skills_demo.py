@@ -27,7 +27,7 @@ TODO_HOST = Path(__file__).parent / "todo_host" / "todo_host.py"
 
 @contextmanager
 def running(*command: str, **variables: str) -> Iterator[str]:
-    """Runs a program that prints its address in the first line of its output, and yields the address."""
+    """Runs a program whose output begins with "NAME listening on ADDRESS", and yields the address."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | variables)
     assert process.stdout is not None
     try:
@@ -35,7 +35,7 @@ def running(*command: str, **variables: str) -> Iterator[str]:
         if not line:
             raise SystemExit("a program did not start; see its message above")
         print(line)
-        yield line.rpartition(" ")[2]
+        yield line.split()[3]
     finally:
         process.terminate()
         process.wait()
@@ -51,7 +51,7 @@ def main() -> None:
             server.append("--offline-model")
         with (
             running(*host) as skills,
-            running(*server, PALAVER_SKILL_HOSTS=skills) as address,
+            running(*server, PALAVER_SKILL_HOSTS=skills, PALAVER_LOG_LEVEL="warning") as address,
             palaver.Client(address) as client,
         ):
             client.create_assistant("demo", instructions="You keep the user's to-dos with your skills.")

@@ -114,10 +114,12 @@ def main() -> None:
     )
     options = parser.parse_args()
     try:
+        skills = todo_skills(options.database)
+        names = ", ".join(skill.__name__ for skill in skills)
         serve(
-            *todo_skills(options.database),
+            *skills,
             listen=options.listen,
-            on_start=lambda address: print(f"todo-host listening on {address}", flush=True),
+            on_start=lambda address: print(f"todo-host listening on {address} with {names}", flush=True),
         )
     except (OSError, sqlite3.Error) as error:
         sys.exit(f"todo-host: {error}")

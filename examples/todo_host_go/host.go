@@ -61,6 +61,15 @@ type mistake string
 
 func (m mistake) Error() string { return string(m) }
 
+// names returns the prefixed names of the skills.
+func names(prefix string) []string {
+	var all []string
+	for _, s := range skills {
+		all = append(all, prefix+s.name)
+	}
+	return all
+}
+
 // ListSkills returns the skills with their prefixed names.
 func (h *host) ListSkills(context.Context, *palaverv1.ListSkillsRequest) (*palaverv1.ListSkillsResponse, error) {
 	response := &palaverv1.ListSkillsResponse{}

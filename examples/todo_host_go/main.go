@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"regexp"
+	"strings"
 	"syscall"
 	"time"
 
@@ -70,7 +71,7 @@ func run(listen, path, prefix string) error {
 		defer time.AfterFunc(grace, server.Stop).Stop()
 		server.GracefulStop()
 	})
-	fmt.Printf("todo_host listening on %s\n", listener.Addr())
+	fmt.Printf("todo_host listening on %s with %s\n", listener.Addr(), strings.Join(names(prefix), ", "))
 	// If a signal arrives before Serve is called, Serve returns ErrServerStopped.
 	if err := server.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 		return err
@@ -81,8 +82,8 @@ func run(listen, path, prefix string) error {
 
 // checkPrefix checks that the prefixed names are valid skill names.
 func checkPrefix(prefix string) error {
-	for _, s := range skills {
-		if name := prefix + s.name; !regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`).MatchString(name) {
+	for _, name := range names(prefix) {
+		if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`).MatchString(name) {
 			return fmt.Errorf("-prefix makes the name %q, which is not 1 to 64 letters, digits, _ and -", name)
 		}
 	}

@@ -68,7 +68,10 @@ def started(built: Built, file: Path, *arguments: str) -> Iterator[Host]:
     with popen(built, "--listen", "127.0.0.1:0", "--file", str(file), *arguments) as process:
         try:
             line = process.stdout.readline()
-            match = re.fullmatch(r"todo_host listening on (127\.0\.0\.1:[1-9]\d*)\n", line)
+            match = re.fullmatch(
+                r"todo_host listening on (127\.0\.0\.1:[1-9]\d*) with (\w*add_todo, \w*list_todos, \w*complete_todo)\n",
+                line,
+            )
             assert match, line + process.stderr.read()
             with grpc.insecure_channel(match.group(1)) as channel:
                 yield Host(process, channel)

@@ -33,7 +33,7 @@ async def started(*command: str | Path) -> AsyncIterator[str]:
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     try:
         assert process.stdout is not None
-        yield (await process.stdout.readline()).decode().split()[-1]
+        yield (await process.stdout.readline()).decode().split()[3]
     finally:
         process.kill()
         await process.wait()

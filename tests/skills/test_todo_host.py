@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -51,8 +52,11 @@ def todo_host(database: Path) -> Iterator[TodoHost]:
     ) as process:
         try:
             line = process.stdout.readline()
-            assert line.startswith("todo-host listening on 127.0.0.1:")
-            address = line.split()[-1]
+            match = re.fullmatch(
+                r"todo-host listening on (127\.0\.0\.1:[1-9]\d*) with add_todo, list_todos, complete_todo\n", line
+            )
+            assert match, line
+            address = match.group(1)
             with grpc.insecure_channel(address) as channel:
                 yield TodoHost(process, address, SkillHostServiceStub(channel))
         finally:

@@ -84,6 +84,9 @@ class Refusal extends Error {
 
 /** Serves the skills of a store. */
 export class Host {
+  /** The names of the skills, with the prefix. */
+  readonly names: readonly string[];
+
   /**
    * @param prefix A prefix of all skill names.
    * @throws Error when a prefixed name is not a valid skill name.
@@ -92,7 +95,8 @@ export class Host {
     readonly store: Store,
     readonly prefix = "",
   ) {
-    for (const name of SKILLS.map((skill) => prefix + skill.name)) {
+    this.names = SKILLS.map((skill) => prefix + skill.name);
+    for (const name of this.names) {
       if (!/^[A-Za-z0-9_-]{1,64}$/.test(name)) {
         throw new Error(`--prefix makes the name "${name}", which is not 1 to 64 letters, digits, _ and -`);
       }

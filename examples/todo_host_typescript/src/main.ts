@@ -55,7 +55,8 @@ async function main(): Promise<void> {
   };
   const port = await bind(server, values.listen);
   process.on("SIGTERM", stop).on("SIGINT", stop);
-  console.log(`todo_host listening on ${values.listen.replace(/:\d+$/, "")}:${port}`);
+  const address = `${values.listen.replace(/:\d+$/, "")}:${port}`;
+  console.log(`todo_host listening on ${address} with ${host.names.join(", ")}`);
 }
 
 function bind(server: Server, address: string): Promise<number> {

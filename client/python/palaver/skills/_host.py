@@ -165,7 +165,7 @@ class SkillHost:
         self._running = _Running(server, health_service, calls, port)
         for name in ("", _SERVICE):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
-        logger.info("serving %d skills on %s", len(self._definitions), self.target)
+        logger.info("serving %s on %s", ", ".join(self._definitions), self.target)
         return self
 
     async def __aexit__(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from palaver.skills._definition import definition_of
 from palaver.skills._host import (
     DEFAULT_GRACE_PERIOD,
     DEFAULT_LISTEN,
@@ -49,7 +51,8 @@ def serve(
             this, and for what a skill with side effects must do.
         threads: How many synchronous functions may run at the same time. Further calls wait.
         grace_period: How many seconds running calls have to finish when the host stops.
-        on_start: Called once with the address when the host is listening.
+        on_start: Called once with the address when the host is listening. By default, a line on stderr says where it
+            listens, and with which skills.
 
     Raises:
         OSError: The host can't listen on the address, or the certificate or the key can't be read.
@@ -100,7 +103,8 @@ async def serve_async(
         remember: How many outcomes of finished calls to remember; see `SkillHost`.
         threads: How many synchronous functions may run at the same time. Further calls wait.
         grace_period: How many seconds running calls have to finish when the host stops.
-        on_start: Called once with the address when the host is listening.
+        on_start: Called once with the address when the host is listening. By default, a line on stderr says where it
+            listens, and with which skills.
 
     Raises:
         OSError: The host can't listen on the address, or the certificate or the key can't be read.
@@ -120,7 +124,10 @@ async def serve_async(
     )
     async with host:
         with _stop_signals() as stopping:
-            if on_start is not None:
+            if on_start is None:
+                names = ", ".join(definition_of(function).name for function in skills)
+                print(f"skill host listening on {host.target} with {names}", file=sys.stderr, flush=True)  # noqa: T201
+            else:
                 on_start(host.target)
             await stopping.wait()
         # The signal handlers are gone now, so that a second signal ends the program while the calls finish.
