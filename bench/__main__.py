@@ -27,6 +27,9 @@ HISTORY_BAR = 1.2
 TRAFFIC_BAR = 1.01
 """The same for its bytes to and from Azure Table Storage, where numbers grow longer. The requests must be equal."""
 
+TELEMETRY_BAR = 1.05
+"""The most CPU that a token may cost with traces and metrics, as a multiple of the cost without."""
+
 LONGEST_HISTORY = "after 20,000 messages"
 PALAVER = "Palaver"
 
@@ -43,6 +46,7 @@ class Effort:
     first_pieces: int
     turns: int
     turn_rounds: int
+    telemetry_rounds: int
 
     @property
     def scenarios(self) -> tuple[Scenario, ...]:
@@ -56,10 +60,24 @@ class Effort:
 
 
 QUICK = Effort(
-    rounds=1, paced=Pace(40, 120), crowd=Pace(40, 80), unpaced=Pace(0, 200), first_pieces=200, turns=30, turn_rounds=5
+    rounds=1,
+    paced=Pace(40, 120),
+    crowd=Pace(40, 80),
+    unpaced=Pace(0, 200),
+    first_pieces=200,
+    turns=30,
+    turn_rounds=5,
+    telemetry_rounds=5,
 )
 FULL = Effort(
-    rounds=3, paced=Pace(40, 200), crowd=Pace(40, 120), unpaced=Pace(0, 500), first_pieces=500, turns=60, turn_rounds=9
+    rounds=3,
+    paced=Pace(40, 200),
+    crowd=Pace(40, 120),
+    unpaced=Pace(0, 500),
+    first_pieces=500,
+    turns=60,
+    turn_rounds=9,
+    telemetry_rounds=11,
 )
 
 
@@ -108,6 +126,29 @@ async def tokens(report: Report, servers: tuple[Measured, ...], effort: Effort) 
                 f"{statistics.median(run.rate for run in runs):,.1f}",
                 note=report.verdict(ratio, bar, f"server CPU per token, {scenario.name}"),
             )
+
+
+async def telemetry(report: Report, upstream: Measured, folder: Path, effort: Effort) -> None:
+    """Reports what traces and metrics add to the cost of a token."""
+    scenario = Scenario("50 paced streams", 50, effort.paced)
+    with (
+        processes.collector() as receiver,
+        processes.palaver(upstream, folder / "off") as off,
+        processes.palaver(upstream, folder / "on", "with telemetry", **processes.telemetry(receiver)) as on,
+    ):
+        results = (await measure.cpu_per_token((off, on), (scenario,), effort.telemetry_rounds))[scenario]
+    costs = {name: [run.cpu for run in runs] for name, runs in results.items()}
+    ratio = measure.median_ratio(costs[on.name], costs[off.name])
+    report.title(
+        f"Telemetry: server CPU per token, {scenario} (median of {effort.telemetry_rounds})", "µs", "times off"
+    )
+    report.row("off", f"{statistics.median(costs[off.name]):.1f}", "1.00")
+    report.row(
+        "traces and metrics",
+        f"{statistics.median(costs[on.name]):.1f}",
+        f"{ratio:.3f}",
+        note=report.verdict(ratio, TELEMETRY_BAR, "server CPU per token with telemetry"),
+    )
 
 
 async def first_pieces(report: Report, upstream: Measured, servers: tuple[Measured, ...], effort: Effort) -> None:
@@ -185,6 +226,8 @@ async def run(effort: Effort, folder: Path) -> list[str]:
         await tokens(report, (echo, typed, server), effort)
         await first_pieces(report, upstream, (echo, typed, server), effort)
         await histories(report, server, steps, effort)
+    with processes.endpoint() as upstream:
+        await telemetry(report, upstream, folder, effort)
     await table_traffic(report)
     report.title("Memory per open stream, 400 streams", "KiB")
     for name, growth in (await measure.memory(folder, 400)).items():
@@ -196,7 +239,7 @@ def main() -> None:
     """Parses the arguments, measures, and exits with 1 if a bar is missed and `--check` is given."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument(
-        "--quick", action="store_true", help="one round with shorter replies: about one minute instead of five"
+        "--quick", action="store_true", help="one round with shorter replies: about two minutes instead of eight"
     )
     parser.add_argument("--check", action="store_true", help="exit with 1 if a bar is missed")
     arguments = parser.parse_args()

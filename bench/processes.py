@@ -42,9 +42,15 @@ class Measured:
 def started(name: str, *command: str, **environment: str) -> Iterator[Measured]:
     """Runs a Python module for the time of the block. The first line of its output ends with its address."""
     # The settings of the environment must not affect the benchmark.
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("PALAVER_", "OPENAI_"))}
+    inherited = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PALAVER_", "OPENAI_", "OTEL_"))
+    }
     process = subprocess.Popen(
-        [sys.executable, "-m", *command], env=inherited | environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", *command],
+        env=inherited | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # the log is written, as it is anywhere
+        text=True,
     )
     assert process.stdout is not None
     try:
@@ -78,7 +84,23 @@ def typed(upstream: Measured, folder: Path) -> Iterator[Measured]:
 
 
 @contextmanager
-def palaver(upstream: Measured, folder: Path) -> Iterator[Measured]:
+def collector() -> Iterator[Measured]:
+    """Runs a receiver of telemetry."""
+    with started("collector", "bench.collector") as running:
+        yield running
+
+
+def telemetry(receiver: Measured) -> dict[str, str]:
+    """Returns the variables of a server that exports spans and metrics, and serves a page of metrics."""
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{receiver.target}",
+        "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        "PALAVER_METRICS_LISTEN": "127.0.0.1:0",
+    }
+
+
+@contextmanager
+def palaver(upstream: Measured, folder: Path, name: str = "Palaver", **variables: str) -> Iterator[Measured]:
     """Runs the server as an operator would."""
     command = ("palaver_server", "--listen", "127.0.0.1:0", "--data-dir", str(folder))
     # A shared disk that stalls is not what is measured.
@@ -86,6 +108,7 @@ def palaver(upstream: Measured, folder: Path) -> Iterator[Measured]:
         "OPENAI_API_KEY": "none",
         "OPENAI_BASE_URL": f"http://{upstream.target}/v1",
         "PALAVER_STORE_TIMEOUT": str(STORE_TIMEOUT),
+        **variables,
     }
-    with started("Palaver", *command, **environment) as running:
+    with started(name, *command, **environment) as running:
         yield running

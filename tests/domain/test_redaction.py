@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 
 import pytest
 
 from palaver_server.domain.redaction import redacted, secrets_in
-from palaver_server.logs import RedactingFormatter
+from palaver_server.logs import TextFormatter
 
 SECRET = "c2VjcmV0LXZhbHVl+7/A=="
 
@@ -41,6 +42,14 @@ FORMS = [
 def test_no_form_of_a_secret_is_left(form: str):
     assert "c2VjcmV0LXZhbHVl" not in redacted(form.format(SECRET))
     assert "c2VjcmV0LXZhbHVl" not in redacted(f"palaver-server: X: not {form.format(SECRET)!r}")
+
+
+@pytest.mark.parametrize(
+    "beginning", ["sk-", "xai-", "pplx-", "nvapi-", "key-", "gsk_", "hf_", "sk_", "csk_", "fw_", "r8_", "AIza", "eyJ"]
+)
+def test_the_keys_of_endpoints_are_known_by_their_beginnings(beginning: str):
+    assert redacted(f"invalid: {beginning}0a1b2c3d4e5f6789 was sent") == "invalid: [key] was sent"
+    assert redacted(f"{beginning}0a1b2c3d4e5f6789") == "[key]"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +93,7 @@ def test_the_log_has_no_secret_of_an_error_or_its_cause(monkeypatch: pytest.Monk
     error.__cause__ = ValueError("refused: 0123-opaque")
     record = logging.LogRecord("n", logging.ERROR, "p", 1, "calling %s", ("http://u:pass1@h",), None)
     record.exc_info = (type(error), error, None)
-    text = RedactingFormatter("%(message)s").format(record)
+    text = TextFormatter(secrets_in(os.environ)).format(record)
     assert "RuntimeError: GET https://h/?[query]" in text
     for secret in ("0123-opaque", "pass1", SECRET):
         assert secret not in text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from opentelemetry.metrics import Meter
+from opentelemetry.metrics import Meter, Observation
 from opentelemetry.util.types import AttributeValue
 
 from palaver_server.telemetry.endpoints import BoundedNames, Endpoint
@@ -71,20 +71,23 @@ class Metrics(TurnListener):
         )
         self._turns = meter.create_counter("palaver.turns", "{turn}", "Turns that are over")
         self._retries = meter.create_counter("palaver.retries", "{retry}", "Model calls that were repeated")
-        self._active = meter.create_up_down_counter("palaver.turns.active", "{turn}", "Turns that are running")
-        self._queued = meter.create_up_down_counter("palaver.turns.queued", "{turn}", "Turns that wait")
-        # A series that begins at 0 shows its first increase.
-        self._active.add(0)
-        self._queued.add(0)
+        self._active = self._queued = 0
+        # They are read when metrics are collected, which costs a turn nothing.
+        meter.create_observable_up_down_counter(
+            "palaver.turns.active", [lambda _options: [Observation(self._active)]], "{turn}", "Turns that are running"
+        )
+        meter.create_observable_up_down_counter(
+            "palaver.turns.queued", [lambda _options: [Observation(self._queued)]], "{turn}", "Turns that wait"
+        )
 
     def accepted(self, record: TurnRecord) -> None:
         """Counts a turn that waits."""
-        self._queued.add(1)
+        self._queued += 1
 
     def locked(self, record: TurnRecord) -> None:
         """Counts a turn that runs, and how long it has waited."""
-        self._queued.add(-1)
-        self._active.add(1)
+        self._queued -= 1
+        self._active += 1
         self._queue_wait.record((record.locked_at or record.accepted_at) - record.accepted_at)
 
     def model_called(self, record: TurnRecord, call: ModelCall) -> None:
@@ -126,7 +129,10 @@ class Metrics(TurnListener):
 
     def ended(self, record: TurnRecord) -> None:
         """Counts a turn by its outcome."""
-        (self._queued if record.locked_at is None else self._active).add(-1)
+        if record.locked_at is None:
+            self._queued -= 1
+        else:
+            self._active -= 1
         outcome = record.outcome
         attributes: Attributes = {"palaver.turn.outcome": outcome.value, "palaver.caller": record.caller.name}
         if outcome in (Outcome.FAILED, Outcome.REFUSED):
