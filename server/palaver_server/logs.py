@@ -82,15 +82,15 @@ class JsonFormatter(logging.Formatter):
 def log_to_stderr(level: LogLevel = LogLevel.INFO, form: LogFormat = LogFormat.TEXT) -> None:
     """Sends the log to stderr, and exceptions that nothing catches to the log.
 
-    The level is that of Palaver's messages. Libraries log warnings and errors, or everything with `DEBUG`.
+    The level is that of Palaver's messages. Libraries never log more than warnings: OpenAI's and Azure's write requests
+    to their other messages.
     """
     handler = logging.StreamHandler()
     secrets = secrets_in(os.environ)
     handler.setFormatter(JsonFormatter(secrets) if form is LogFormat.JSON else TextFormatter(secrets))
+    handler.addFilter(lambda record: record.levelno >= logging.WARNING or record.name.startswith(PACKAGE))
     ours: int = getattr(logging, level.name)
-    logging.basicConfig(
-        level=ours if level is LogLevel.DEBUG else max(ours, logging.WARNING), handlers=[handler], force=True
-    )
+    logging.basicConfig(level=max(ours, logging.WARNING), handlers=[handler], force=True)
     logging.getLogger(PACKAGE).setLevel(ours)
     sys.excepthook = _log_uncaught
 

@@ -188,6 +188,15 @@ class TestTurns:
             await stop(server)
         assert {line["level"] for line in log.lines()} == {"WARNING"}
 
+    async def test_libraries_never_log_what_they_do(self, tmp_path: Path, endpoint: Endpoint):
+        variables = {"PALAVER_LOG_LEVEL": "debug", "OPENAI_LOG": "debug"}
+        async with logged(tmp_path, endpoint, **variables) as (server, log):
+            await create_assistant(server, instructions=CANARY)
+            await server.stub.PostUserQueryUnary(query(CANARY))
+            await log.line(message="turn")
+        assert {line["logger"].partition(".")[0] for line in log.lines()} == {"palaver_server"}
+        assert CANARY not in log.text
+
 
 class TestRefusals:
     async def test_unknown_callers_are_summed_up(self, tmp_path: Path, endpoint: Endpoint):

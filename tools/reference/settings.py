@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any
 
 from palaver_server.settings import Settings
@@ -35,6 +36,7 @@ GROUPS = {
     ),
     "Turns": ("turn_timeout", "max_turns", "max_address_turns", "queue_limit", "lease_duration", "progress_interval"),
     "Skills": ("skill_hosts", "skill_timeout", "max_skill_rounds"),
+    "Observability": ("log_level", "log_format", "metrics_listen"),
 }
 """The settings of each section. Every setting must be in one."""
 
@@ -48,7 +50,10 @@ def page() -> str:
 
 
 def _sections() -> Iterator[str]:
-    schemas = Settings.model_json_schema()["properties"]
+    schema = Settings.model_json_schema()
+    schemas = schema["properties"]
+    for each in schemas.values():
+        each.update(schema["$defs"].get(each.pop("$ref", "").rpartition("/")[2], {}))
     for title, names in GROUPS.items():
         yield f"## {title}"
         rows = (
@@ -66,6 +71,8 @@ def _default(name: str) -> str:
             return code(str(default).lower())
         case tuple():
             return code(",".join(default))
+        case Enum():
+            return code(str(default.value))
         case float():
             return code(f"{default:g}")
         case _:
@@ -78,6 +85,8 @@ def _values(schema: dict[str, Any]) -> str:
     match schema:
         case {"type": "boolean"}:
             return "`true` or `false`"
+        case {"enum": values}:
+            return ", ".join(map(code, values))
         case {"type": "array"}:
             return "a list of names"
         case {"type": "string", "format": "path" | "file-path"}:
