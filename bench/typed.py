@@ -20,6 +20,7 @@ from palaver_server.skills.catalogue import SkillCatalogue
 from palaver_server.stores.common import StoreTimeouts
 from palaver_server.stores.sqlite import SqliteStore
 from palaver_server.transports.grpc import listener
+from palaver_server.transports.handlers import assistant_service
 
 
 class TypedModel:
@@ -52,7 +53,7 @@ async def main(base_url: str, folder: Path) -> None:
     models = NamedModels({"OPENAI": TypedModel(base_url)}, "OPENAI")
     store = SqliteStore(folder / "typed.db", StoreTimeouts(call=STORE_TIMEOUT))
     engine = ChatEngine({"AzureWebJobsStorage": store}, models, SkillCatalogue())
-    async with listener(AssistantApi(engine), "127.0.0.1:0") as listening:
+    async with listener([assistant_service(AssistantApi(engine))], "127.0.0.1:0") as listening:
         print(f"typed listening on 127.0.0.1:{listening.port}", flush=True)
         await asyncio.Event().wait()
 

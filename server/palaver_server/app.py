@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from palaver_server import connections
+from palaver_server.api.admin import AdminApi
 from palaver_server.api.service import AssistantApi
 from palaver_server.banner import log_start
 from palaver_server.callers.authenticator import callers_of
@@ -21,7 +22,9 @@ from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.errors import StoreError
 from palaver_server.domain.ports import ModelConnections, SkillSource, Store
 from palaver_server.domain.stages import Observer, Observers
+from palaver_server.effective_settings import effective_settings
 from palaver_server.engine.access import AccessControl
+from palaver_server.engine.administration import Administration
 from palaver_server.engine.chat import ChatEngine
 from palaver_server.exposure import check_exposure
 from palaver_server.llm.connections import NamedModels
@@ -41,7 +44,7 @@ from palaver_server.telemetry.telemetry import Telemetry
 from palaver_server.telemetry_setup import chosen_telemetry
 from palaver_server.transports.auth import authentication
 from palaver_server.transports.grpc import Listener, ListenError, listener
-from palaver_server.transports.handlers import Interceptor
+from palaver_server.transports.handlers import Interceptor, admin_service, assistant_service
 from palaver_server.transports.tls import ServerTls, certificate_configuration
 
 if TYPE_CHECKING:
@@ -105,13 +108,14 @@ async def application(
         hosts = await _open_hosts(settings, environment, telemetry, stack)
         skills = await _open_skills(hosts, stack)
         engine = ChatEngine(stores, models, skills, settings.engine_options(), observer)
+        administration = Administration(engine, effective_settings(settings, storage, stores, ai_connections, fallback))
         reloading = stack.enter_context(closing(Reloading()))
         tls = _open_tls(settings, reloading)
         interceptors = (*telemetry.interceptors, *await _open_callers(settings, stack, reloading))
         try:
             listening = await stack.enter_async_context(
                 listener(
-                    AssistantApi(AccessControl(engine)),
+                    [assistant_service(AssistantApi(AccessControl(engine))), admin_service(AdminApi(administration))],
                     settings.listen,
                     credentials=tls.credentials if tls else None,
                     interceptors=interceptors,
@@ -198,7 +202,7 @@ def _open_credential(identity: Identity, stack: AsyncExitStack) -> Credential:
 async def _ai_connections(
     settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack
 ) -> tuple[list[AIConnection], AIConnection | None]:
-    """Returns all AI connections, and the one for requests that name none, which is among them."""
+    """Returns all AI connections, and the one of them for requests that name no other."""
     configured = connections.ai_connections(settings, environment)
     if settings.offline_model:
         offline = await stack.enter_async_context(OfflineModel())
@@ -215,10 +219,10 @@ async def _ai_connections(
 
 
 async def _open_models(
-    configured: Iterable[AIConnection], fallback: AIConnection | None, telemetry: Telemetry, stack: AsyncExitStack
+    ai_connections: Iterable[AIConnection], fallback: AIConnection | None, telemetry: Telemetry, stack: AsyncExitStack
 ) -> ModelConnections:
     models = {}
-    for connection in configured:
+    for connection in ai_connections:
         api_key: str | TokenProvider = connection.api_key or ""
         if connection.identity is not None:
             api_key = token_provider(_open_credential(connection.identity, stack))

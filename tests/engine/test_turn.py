@@ -17,6 +17,7 @@ from palaver_server.domain.errors import ModelStreamBroken
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.stages import Observers
 from palaver_server.domain.turns import (
+    ANONYMOUS,
     FinishReason,
     Progress,
     ProgressPhase,
@@ -81,7 +82,7 @@ def on_a_jumping_clock(test: Callable[[], Awaitable[None]]) -> Callable[[], None
 
 def running(work: Work) -> Turn:
     """Returns a turn that does this work."""
-    turn = Turn(TurnKey(key(), "r"), "hash", Observers(), INTERVAL)
+    turn = Turn(TurnKey(key(), "r"), "hash", ANONYMOUS, Observers(), INTERVAL)
     turn.start(work(turn), on_end=lambda _turn: None)
     return turn
 

@@ -16,6 +16,7 @@ from azure.data.tables import EdmType, EntityProperty, TableTransactionError, Up
 from azure.data.tables.aio import TableClient, TableServiceClient
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from palaver.v1 import admin_service_pb2 as admin_pb
 from palaver.v1 import assistant_pb2, skill_host_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.domain import strict_json
@@ -148,6 +149,16 @@ class TestBegunThere:
         assert [message.skill_call_id for message in messages] == ["", "", "", "call_1", ""]
         assert [time_of(message) - TIME for message in messages] == [timedelta(milliseconds=n) for n in range(5)]
         assert {message.request_id for message in messages} == {""}
+
+    async def test_its_assistants_are_listed_beside_those_of_this_server(self, served: Served, table: TableClient):
+        await write_conversation(table, "theirs", CHAT)
+        await write_older_conversation(table, "older", OLDER_CHAT)
+        await create_assistant(served, "ours")
+        response = await served.admin.ListAssistants(admin_pb.ListAssistantsRequest())
+        ids = ("older", "ours", "theirs")
+        states = [(await served.stub.GetAssistant(pb.GetAssistantRequest(id=name))).assistant for name in ids]
+        assert list(response.assistants) == states
+        assert not response.damaged_ids
 
     @pytest.mark.parametrize("role", [str.capitalize, str.lower, str.upper])
     @pytest.mark.parametrize("chat", CHATS.values(), ids=CHATS.keys())
@@ -448,6 +459,8 @@ class TestBroken:
         for name in ("a", "b"):
             await write_conversation(table, name, CHAT)
         await self.break_row(table, "state", change)
+        listed = await served.admin.ListAssistants(admin_pb.ListAssistantsRequest())
+        assert ([assistant.id for assistant in listed.assistants], listed.damaged_ids) == (["b"], ["a"])
         await self.expect_data_loss(
             served,
             endpoint,
@@ -634,6 +647,7 @@ async def test_reading_creates_no_table(served: Served, account: Account):
         served.stub.DeleteAssistant(pb.DeleteAssistantRequest(id="a", collection_name="Unused")),
     ):
         assert (await failure_of(call)).reason == "ASSISTANT_NOT_FOUND"
+    await served.admin.ListAssistants(admin_pb.ListAssistantsRequest(collection_name="Unused"))
     async with TableServiceClient.from_connection_string(account.connection_string) as service:
         with pytest.raises(ResourceNotFoundError):
             await service.get_table_client("Unused").get_entity("a", "state")

@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 
+from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from palaver_server.app import Application, application
 from palaver_server.settings import Settings
@@ -23,6 +24,7 @@ class Served:
     application: Application
     channel: grpc.aio.Channel
     stub: AssistantServiceStub
+    admin: AdminServiceStub
 
     @property
     def target(self) -> str:
@@ -42,7 +44,7 @@ async def palaver_server(
         application(chosen, variables) as running,
         grpc.aio.insecure_channel(f"127.0.0.1:{running.port}") as channel,
     ):
-        yield Served(running, channel, AssistantServiceStub(channel))
+        yield Served(running, channel, AssistantServiceStub(channel), AdminServiceStub(channel))
 
 
 @asynccontextmanager

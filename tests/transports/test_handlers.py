@@ -16,7 +16,7 @@ from palaver_server.domain.errors import AssistantBusy, FieldViolation, InvalidF
 from palaver_server.domain.turns import Caller
 from palaver_server.engine.chat import ChatEngine
 from palaver_server.transports.grpc import listener
-from palaver_server.transports.handlers import Interceptor
+from palaver_server.transports.handlers import Interceptor, assistant_service
 from tests.support.chat_engine import chat_engine
 from tests.support.endpoint import Endpoint
 from tests.support.statuses import Failure, failure_of
@@ -48,7 +48,7 @@ async def engine(tmp_path: Path, endpoint: Endpoint) -> AsyncIterator[RecordingE
 @asynccontextmanager
 async def serving(engine: ChatEngine, *interceptors: Interceptor) -> AsyncIterator[AssistantServiceStub]:
     async with (
-        listener(AssistantApi(engine), "127.0.0.1:0", interceptors=interceptors) as listening,
+        listener([assistant_service(AssistantApi(engine))], "127.0.0.1:0", interceptors=interceptors) as listening,
         grpc.aio.insecure_channel(f"127.0.0.1:{listening.port}") as channel,
     ):
         yield AssistantServiceStub(channel)
@@ -189,7 +189,7 @@ async def test_an_interceptor_comes_before_the_parser_and_sees_what_it_raises(en
             raise
 
     async with (
-        listener(AssistantApi(engine), "127.0.0.1:0", interceptors=[witness]) as listening,
+        listener([assistant_service(AssistantApi(engine))], "127.0.0.1:0", interceptors=[witness]) as listening,
         grpc.aio.insecure_channel(f"127.0.0.1:{listening.port}") as channel,
     ):
         method = f"/{SERVICE.full_name}/GetAssistant"
@@ -228,7 +228,7 @@ async def test_a_caller_without_an_authenticator_is_anonymous(engine: RecordingE
 
 async def test_every_method_of_the_contract_is_served(engine: RecordingEngine):
     async with (
-        listener(AssistantApi(engine), "127.0.0.1:0") as listening,
+        listener([assistant_service(AssistantApi(engine))], "127.0.0.1:0") as listening,
         grpc.aio.insecure_channel(f"127.0.0.1:{listening.port}") as channel,
     ):
         for method in SERVICE.methods:

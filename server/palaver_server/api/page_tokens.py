@@ -5,28 +5,36 @@ from __future__ import annotations
 import base64
 import binascii
 
-from palaver.v1 import assistant_service_pb2 as pb
+from palaver.v1 import admin_service_pb2, assistant_service_pb2
 from palaver_server.api.request_hash import request_hash
 
-_INDEX_BYTES = 4
 _LISTING_BYTES = 8
 
+INDEX_BYTES = 4
+"""The size of a position among messages, which is the index of the message before it."""
 
-def page_token(request: pb.ListMessagesRequest, last_index: int) -> str:
-    """Returns the token of the page after the message with this index."""
-    return base64.urlsafe_b64encode(last_index.to_bytes(_INDEX_BYTES, "big") + _listing_hash(request)).decode()
+ListRequest = assistant_service_pb2.ListMessagesRequest | admin_service_pb2.ListAssistantsRequest
 
 
-def parse_page_token(request: pb.ListMessagesRequest) -> int | None:
-    """Returns the index in the token of a request, or None if the token is invalid or belongs to another listing."""
+def page_token(request: ListRequest, position: bytes) -> str:
+    """Returns the token of the page at a position."""
+    return base64.urlsafe_b64encode(position + _listing_hash(request)).decode()
+
+
+def message_position(index: int) -> bytes:
+    """Returns the position behind the message with this index."""
+    return index.to_bytes(INDEX_BYTES, "big")
+
+
+def parse_page_token(request: ListRequest) -> bytes | None:
+    """Returns the position in the token of a request, or None if the token is invalid or of another listing."""
     try:
         token = base64.b64decode(request.page_token, altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         return None
-    if token[_INDEX_BYTES:] != _listing_hash(request):
-        return None
-    return int.from_bytes(token[:_INDEX_BYTES], "big")
+    position, listing = token[:-_LISTING_BYTES], token[-_LISTING_BYTES:]
+    return position if position and listing == _listing_hash(request) else None
 
 
-def _listing_hash(request: pb.ListMessagesRequest) -> bytes:
+def _listing_hash(request: ListRequest) -> bytes:
     return request_hash(request, without=("page_size", "page_token"))[:_LISTING_BYTES]

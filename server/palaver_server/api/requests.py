@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from palaver.v1 import admin_service_pb2 as admin_pb
 from palaver.v1 import assistant_pb2
 from palaver.v1 import assistant_service_pb2 as pb
-from palaver_server.api.page_tokens import parse_page_token
+from palaver_server.api.page_tokens import INDEX_BYTES, parse_page_token
 from palaver_server.api.request_hash import request_hash
 from palaver_server.domain import json_schema
 from palaver_server.domain.conversation import (
@@ -24,6 +25,7 @@ from palaver_server.domain.conversation import (
     DEFAULT_INSTRUCTIONS,
     DEFAULT_STORAGE_CONNECTION,
     AssistantKey,
+    CollectionKey,
     Content,
     IfExists,
     Listing,
@@ -46,6 +48,7 @@ from palaver_server.domain.limits import (
     MAX_SCHEMAS_CHARACTERS,
     MAX_SKILL_NAMES,
     MAX_TURN_MESSAGES,
+    NEXT_PAGE_RULE,
     SKILL_NAME,
     SKILL_NAME_RULE,
     TEMPERATURE,
@@ -109,10 +112,26 @@ def list_messages(request: pb.ListMessagesRequest) -> tuple[AssistantKey, Listin
         order=parser.enum("order", ORDERS, Order.OLDEST_FIRST),
         after_time=parser.after_time(),
         limit=parser.page_size(),
-        after_index=parser.page_token(),
+        after_index=parser.after_index(),
     )
     parser.finish()
     return key, listing
+
+
+def list_assistants(request: admin_pb.ListAssistantsRequest) -> tuple[CollectionKey, int, str]:
+    """Returns the collection, the size of the page, and its position, which is empty for the first page."""
+    parser = _Parser(request)
+    listing = parser.collection_key(), parser.page_size(), parser.position()
+    parser.finish()
+    return listing
+
+
+def list_running_turns(request: admin_pb.ListRunningTurnsRequest) -> int:
+    """Returns the limit of the turns."""
+    parser = _Parser(request)
+    limit = parser.page_size("limit")
+    parser.finish()
+    return limit
 
 
 def cancel_turn(request: pb.CancelTurnRequest) -> TurnKey:
@@ -167,18 +186,24 @@ class _Parser:
 
     def assistant_key(self) -> AssistantKey:
         """Reads the fields that name the assistant. The engine checks whether the connection exists."""
-        assistant_id, collection = self._request.id, self._request.collection_name or DEFAULT_COLLECTION
+        assistant_id = self._request.id
         if not 1 <= len(assistant_id) <= MAX_ID_CHARACTERS:
             self.fail("id", f"must have 1 to {MAX_ID_CHARACTERS} characters, not {len(assistant_id)}")
         if _FORBIDDEN_IN_ID.search(assistant_id):
             self.fail("id", r"must have none of the characters / \ # ? and no control characters")
+        key = self.collection_key()
+        return AssistantKey(key.connection, key.collection, assistant_id)
+
+    def collection_key(self) -> CollectionKey:
+        """Reads the fields that name the collection."""
+        collection = self._request.collection_name or DEFAULT_COLLECTION
         if not _COLLECTION_NAME.fullmatch(collection) or collection.lower() == _RESERVED_COLLECTION:
             self.fail(
                 "collection_name",
                 f'must be 3 to 63 ASCII letters and digits, the first one a letter, and not "{_RESERVED_COLLECTION}"',
             )
         connection = self._request.chat_storage_connection_setting or DEFAULT_STORAGE_CONNECTION
-        return AssistantKey(connection, collection, assistant_id)
+        return CollectionKey(connection, collection)
 
     def message_text(self, field: str) -> str:
         """Reads a text that is stored as the content of a message."""
@@ -265,21 +290,35 @@ class _Parser:
         self.fail("after_time", "must be a time of the years 1 to 9999, with nanos from 0 to 999,999,999")
         return None
 
-    def page_size(self) -> int:
-        """Reads `page_size`."""
-        page_size: int = self._request.page_size
+    def page_size(self, field: str = "page_size") -> int:
+        """Reads a field with the maximum number of items in a response."""
+        page_size: int = getattr(self._request, field)
         if not 0 <= page_size <= MAX_PAGE_SIZE:
-            self.fail("page_size", f"must be from 1 to {MAX_PAGE_SIZE:,}, or 0 for the default, not {page_size}")
+            self.fail(field, f"must be from 1 to {MAX_PAGE_SIZE:,}, or 0 for the default, not {page_size}")
         return page_size or DEFAULT_PAGE_SIZE
 
-    def page_token(self) -> int | None:
+    def after_index(self) -> int | None:
         """Reads `page_token`, and returns the index of the last message before the page."""
+        position = self._position()
+        if position is not None and len(position) != INDEX_BYTES:
+            self.fail("page_token", NEXT_PAGE_RULE)
+        return None if position is None else int.from_bytes(position, "big")
+
+    def position(self) -> str:
+        """Reads `page_token`, and returns the position of the page in the store, or an empty text for the first one."""
+        try:
+            return (self._position() or b"").decode()
+        except UnicodeDecodeError:
+            self.fail("page_token", NEXT_PAGE_RULE)
+            return ""
+
+    def _position(self) -> bytes | None:
         if not self._request.page_token:
             return None
-        after_index = parse_page_token(self._request)
-        if after_index is None:
-            self.fail("page_token", "must be the next_page_token of a page of the same listing")
-        return after_index
+        position = parse_page_token(self._request)
+        if position is None:
+            self.fail("page_token", NEXT_PAGE_RULE)
+        return position
 
     def chat_model(self) -> str | None:
         """Reads `chat_model`."""

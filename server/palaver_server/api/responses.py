@@ -38,8 +38,8 @@ def assistant(assistant: conversation.Assistant) -> assistant_pb2.Assistant:
     """Returns the message for an assistant."""
     return assistant_pb2.Assistant(
         id=assistant.id,
-        create_time=_timestamp(assistant.create_time),
-        update_time=_timestamp(assistant.update_time),
+        create_time=timestamp(assistant.create_time),
+        update_time=timestamp(assistant.update_time),
         total_messages=assistant.total_messages,
         total_tokens=assistant.total_tokens,
     )
@@ -51,7 +51,7 @@ def message(message: conversation.Message) -> assistant_pb2.Message:
         index=message.index,
         role=ROLES[message.role],
         content=message.content.text,
-        create_time=_timestamp(message.create_time),
+        create_time=timestamp(message.create_time),
         skill_calls=map(_skill_call, message.skill_calls),
         skill_call_id=message.skill_call_id,
         request_id=message.request_id,
@@ -77,20 +77,24 @@ def event(sequence: int, event: turns.TurnEvent | turns.Progress) -> pb.PostUser
 
 def completed(event: turns.TurnCompleted) -> pb.TurnCompleted:
     """Returns the message for the end of a turn."""
-    usage = event.usage
     return pb.TurnCompleted(
         assistant=assistant(event.assistant),
         messages=map(message, event.messages),
         finish_reason=FINISH_REASONS[event.finish_reason],
-        usage=pb.Usage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            total_tokens=usage.total_tokens,
-            cached_tokens=usage.cached_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            model_calls=usage.model_calls,
-        ),
+        usage=usage(event.usage),
         chat_model=event.chat_model,
+    )
+
+
+def usage(usage: turns.Usage) -> pb.Usage:
+    """Returns the message for the usage of a turn."""
+    return pb.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.total_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+        model_calls=usage.model_calls,
     )
 
 
@@ -117,12 +121,18 @@ def _started(event: turns.TurnStarted) -> pb.TurnStarted:
 
 
 def _progress(event: turns.Progress) -> pb.Progress:
-    elapsed = Duration()
-    elapsed.FromMilliseconds(round(event.elapsed * 1000))
-    return pb.Progress(phase=PROGRESS_PHASES[event.phase], elapsed=elapsed)
+    return pb.Progress(phase=PROGRESS_PHASES[event.phase], elapsed=duration(event.elapsed))
 
 
-def _timestamp(time: datetime) -> Timestamp:
+def duration(seconds: float) -> Duration:
+    """Returns the message for a number of seconds."""
+    duration = Duration()
+    duration.FromMilliseconds(round(seconds * 1000))
+    return duration
+
+
+def timestamp(time: datetime) -> Timestamp:
+    """Returns the message for a time."""
     timestamp = Timestamp()
     timestamp.FromDatetime(time)
     return timestamp

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver_server.api import requests, responses
-from palaver_server.api.page_tokens import page_token
+from palaver_server.api.page_tokens import message_position, page_token
 from palaver_server.domain.turns import ANONYMOUS, Caller
 from palaver_server.engine.interface import Engine
 from palaver_server.engine.turn import Subscriber
@@ -59,7 +59,7 @@ class AssistantApi:
         page = await self._engine.list_messages(call.caller, *requests.list_messages(request))
         return pb.ListMessagesResponse(
             messages=map(responses.message, page.messages),
-            next_page_token=page_token(request, page.messages[-1].index) if page.has_more else "",
+            next_page_token=page_token(request, message_position(page.messages[-1].index)) if page.has_more else "",
         )
 
     async def delete_assistant(self, request: pb.DeleteAssistantRequest, call: Call) -> pb.DeleteAssistantResponse:

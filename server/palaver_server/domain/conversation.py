@@ -42,6 +42,14 @@ class Order(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class CollectionKey:
+    """The address of a collection: a storage connection, and a collection in it."""
+
+    connection: str
+    collection: str
+
+
+@dataclass(frozen=True, slots=True)
 class AssistantKey:
     """The address of an assistant: a storage connection, a collection in it, and an id in the collection."""
 
@@ -63,6 +71,17 @@ class Assistant:
     update_time: datetime
     total_messages: int
     total_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class AssistantPage:
+    """A page of the assistants of a collection, in the order of their ids."""
+
+    assistants: tuple[Assistant, ...]
+    damaged_ids: tuple[str, ...] = ()
+    """The ids of the assistants on this page whose state can't be read."""
+    next_position: str = ""
+    """The position of the next page, which only the store understands, or empty on the last page."""
 
 
 @dataclass(frozen=True, slots=True)

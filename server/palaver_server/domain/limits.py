@@ -58,6 +58,7 @@ MAX_ISSUER_KEYS = 100
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1_000
+NEXT_PAGE_RULE = "must be the next_page_token of a page of the same listing"
 MAX_METADATA_BYTES = 16_384
 """The maximum size of a call's metadata, as gRPC counts it. It is also gRPC's default for what it refuses for sure."""
 

@@ -9,6 +9,8 @@ from typing import Protocol
 from palaver_server.domain.conversation import (
     Assistant,
     AssistantKey,
+    AssistantPage,
+    CollectionKey,
     Draft,
     IfExists,
     Listing,
@@ -59,6 +61,13 @@ class AssistantStore(Protocol):
 
     async def get_assistant(self, key: AssistantKey) -> Assistant:
         """Returns the state of an assistant, or raises `AssistantNotFound`."""
+
+    async def list_assistants(self, key: CollectionKey, limit: int, position: str) -> AssistantPage:
+        """Returns the assistants of a collection behind a position, which is empty for the first page.
+
+        A page has at most `limit` assistants, and may have none although more follow: the work for a page is bounded.
+        Raises `InvalidFields` if the position is not one of this store.
+        """
 
     async def list_messages(self, key: AssistantKey, listing: Listing) -> Page:
         """Returns the first messages of a listing, or raises `AssistantNotFound`."""
@@ -120,6 +129,10 @@ class LeaseStore(Protocol):
 
 class Store(AssistantStore, TurnStore, LeaseStore, Protocol):
     """The conversations of a storage connection. `tests/stores` is the suite that every implementation must pass."""
+
+    @property
+    def location(self) -> str:
+        """Where the conversations are, for operators: the host of a service, or the path of a file."""
 
     async def close(self) -> None:
         """Ends the calls in progress and releases all resources. The store can't be used afterwards."""

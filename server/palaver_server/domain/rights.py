@@ -18,7 +18,7 @@ class Access(IntEnum):
     WRITE = 2
     """Also creates assistants, posts to them and cancels turns."""
     ADMIN = 3
-    """Also deletes and resets assistants."""
+    """Also deletes and resets assistants, and sees what a server holds and does."""
 
     def __str__(self) -> str:
         return self.name.lower()

@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple
 
-from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists, Listing, Page
+from palaver_server.domain.conversation import Assistant, AssistantKey, CollectionKey, IfExists, Listing, Page
 from palaver_server.domain.errors import FieldViolation, PermissionDenied
 from palaver_server.domain.limits import MAX_DENIED_FIELDS, MAX_RULE_CHARACTERS
 from palaver_server.domain.rights import ANYTHING, EVERYTHING, Access, Allowed
@@ -45,44 +45,54 @@ class AccessControl:
     ) -> tuple[Assistant, bool]:
         """Creates an assistant. To reset an existing one takes the access that deleting it takes."""
         if if_exists is IfExists.RESET:
-            _check(caller, Access.ADMIN, _assistant(caller, key), field="if_exists")
+            check(caller, Access.ADMIN, _assistant(caller, key), field="if_exists")
         else:
-            _check(caller, Access.WRITE, _assistant(caller, key))
+            check(caller, Access.WRITE, _assistant(caller, key))
         return await self._engine.create_assistant(caller, key, instructions, if_exists)
 
     async def get_assistant(self, caller: Caller, key: AssistantKey) -> Assistant:
         """Returns the state of an assistant."""
-        _check(caller, Access.READ, _assistant(caller, key))
+        check(caller, Access.READ, _assistant(caller, key))
         return await self._engine.get_assistant(caller, key)
 
     async def list_messages(self, caller: Caller, key: AssistantKey, listing: Listing) -> Page:
         """Returns a page of messages."""
-        _check(caller, Access.READ, _assistant(caller, key))
+        check(caller, Access.READ, _assistant(caller, key))
         return await self._engine.list_messages(caller, key, listing)
 
     async def delete_assistant(self, caller: Caller, key: AssistantKey) -> None:
         """Deletes an assistant and its messages."""
-        _check(caller, Access.ADMIN, _assistant(caller, key))
+        check(caller, Access.ADMIN, _assistant(caller, key))
         await self._engine.delete_assistant(caller, key)
 
     def post(self, caller: Caller, query: UserQuery, time_remaining: float | None = None) -> Subscriber:
         """Starts or joins a turn. The model is offered only the skills to which the caller has a right."""
-        _check(caller, Access.WRITE, chain(_assistant(caller, query.assistant), _query(caller, query)))
+        check(caller, Access.WRITE, chain(_assistant(caller, query.assistant), _query(caller, query)))
         allowed = caller.rights.skills
         offered = query if allowed == query.allowed_skills else replace(query, allowed_skills=allowed)
         return self._engine.post(caller, offered, time_remaining)
 
     async def cancel(self, caller: Caller, key: TurnKey) -> None:
         """Ends a running turn."""
-        _check(caller, Access.WRITE, _assistant(caller, key.assistant))
+        check(caller, Access.WRITE, _assistant(caller, key.assistant))
         await self._engine.cancel(caller, key)
 
 
-def _assistant(caller: Caller, key: AssistantKey) -> Iterator[_Name]:
+def collection_names(caller: Caller, key: CollectionKey | AssistantKey) -> Iterator[_Name]:
+    """Yields the names that lead to a collection."""
     rights = caller.rights
     yield _Name("chat_storage_connection_setting", key.connection, rights.storage_connections, "storage_connections")
-    yield _Name("collection_name", key.normalized().collection, rights.collections, "collections")
-    yield _Name("id", key.id, rights.ids, "ids")
+    yield _Name("collection_name", key.collection.lower(), rights.collections, "collections")
+
+
+def _assistant(caller: Caller, key: AssistantKey) -> Iterator[_Name]:
+    yield from collection_names(caller, key)
+    yield _Name("id", key.id, caller.rights.ids, "ids")
+
+
+def may_name(caller: Caller, key: AssistantKey) -> bool:
+    """Returns whether a caller has a right to an assistant."""
+    return caller.rights is EVERYTHING or all(name.value in name.allowed for name in _assistant(caller, key))
 
 
 def _query(caller: Caller, query: UserQuery) -> Iterator[_Name]:
@@ -96,7 +106,7 @@ def _query(caller: Caller, query: UserQuery) -> Iterator[_Name]:
         yield _Name(f"skill_names[{number}]", name, rights.skills, "skills")
 
 
-def _check(caller: Caller, access: Access, names: Iterable[_Name], field: str = "") -> None:
+def check(caller: Caller, access: Access, names: Iterable[_Name] = (), field: str = "") -> None:
     """Raises `PermissionDenied` if the caller lacks the access or a right to any of the names."""
     if caller.rights is EVERYTHING:
         return  # without authentication, each call would otherwise check names that are all allowed

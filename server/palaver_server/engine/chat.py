@@ -11,12 +11,23 @@ import asyncio
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from itertools import dropwhile
 
-from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists, Listing, Page, Role, SkillResult
+from palaver_server.domain.administration import RunningTurn
+from palaver_server.domain.conversation import (
+    Assistant,
+    AssistantKey,
+    AssistantPage,
+    CollectionKey,
+    IfExists,
+    Listing,
+    Page,
+    Role,
+    SkillResult,
+)
 from palaver_server.domain.errors import (
     ConnectionNotConfigured,
     PalaverError,
@@ -110,6 +121,10 @@ class ChatEngine:
         """Returns the state of an assistant."""
         return await self._store(caller, key).get_assistant(key)
 
+    async def list_assistants(self, caller: Caller, key: CollectionKey, limit: int, position: str) -> AssistantPage:
+        """Returns a page of the assistants of a collection."""
+        return await self._store(caller, key).list_assistants(key, limit, position)
+
     async def list_messages(self, caller: Caller, key: AssistantKey, listing: Listing) -> Page:
         """Returns a page of messages."""
         return await self._store(caller, key).list_messages(key, listing)
@@ -137,7 +152,7 @@ class ChatEngine:
             )
         store = self._store(caller, query.assistant)
         key = TurnKey(query.assistant, query.request_id or uuid.uuid4().hex)
-        turn = Turn(key, query.request_hash, self._observer, self._options.progress_interval)
+        turn = Turn(key, query.request_hash, caller, self._observer, self._options.progress_interval)
         subscriber = _join(turn, query)
         self._turns[turn] = query.address
         self._addresses[query.address] += 1
@@ -157,6 +172,10 @@ class ChatEngine:
             is_cancelled = await store.cancel_lease(key) or is_cancelled
         if not is_cancelled:
             raise TurnNotFound("the turn is not running, or it is already being stored")
+
+    def running_turns(self) -> Iterator[RunningTurn]:
+        """Yields the turns that run or wait, in the order in which they were accepted."""
+        return (turn.snapshot() for turn in self._turns)
 
     async def drain(self, grace: float) -> None:
         """Refuses new turns, gives the running ones `grace` seconds to finish, and cancels the rest."""
@@ -208,6 +227,7 @@ class ChatEngine:
                 if await self._replay(turn, query, store):
                     return
             raise
+        turn.parameters = plan.parameters
         async with self._locks.acquire(store, turn.key, plan.window, wait_until) as lock:
             self._observer.reached(Stage.LOCKED, turn.key, lock.window)
             # Another server may have stored this turn in the meantime.
@@ -297,7 +317,7 @@ class ChatEngine:
             TurnCompleted(stored.assistant, stored.messages, outcome.finish_reason, outcome.usage, outcome.chat_model)
         )
 
-    def _store(self, caller: Caller, key: AssistantKey) -> Store:
+    def _store(self, caller: Caller, key: AssistantKey | CollectionKey) -> Store:
         try:
             return self._stores[key.connection]
         except KeyError:

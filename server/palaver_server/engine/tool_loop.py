@@ -54,17 +54,17 @@ class ToolLoop:
 
     async def run(self) -> Outcome:
         """Calls the model, and the skills that it asks for, until the reply is complete."""
-        usage, rounds = Usage(), 0
+        rounds = 0
         while True:
             self.turn.phase = ProgressPhase.MODEL
             reply = await self.reader.read(
                 self.model, Prompt(self.transcript.prompt, self.parameters, self.toolbox.all)
             )
-            usage += reply.usage
+            self.turn.usage += reply.usage
             is_last = rounds == self.max_rounds or not self.transcript.has_room_after_calls(len(reply.calls))
             finish_reason = await self._process(reply, is_last=is_last)
             if finish_reason is not None:
-                return Outcome(finish_reason, usage, reply.usage.total_tokens, reply.chat_model)
+                return Outcome(finish_reason, self.turn.usage, reply.usage.total_tokens, reply.chat_model)
             rounds += 1
 
     async def _process(self, reply: Reply, *, is_last: bool) -> FinishReason | None:

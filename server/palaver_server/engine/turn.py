@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from datetime import datetime, timezone
 from typing import Any
 
+from palaver_server.domain.administration import RunningTurn, TurnPhase
 from palaver_server.domain.errors import PalaverError, ShuttingDown, TurnCancelled
+from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.stages import Observer, Stage
 from palaver_server.domain.turns import (
+    Caller,
     Progress,
     ProgressPhase,
     TextDelta,
@@ -20,6 +24,7 @@ from palaver_server.domain.turns import (
     TurnEvent,
     TurnKey,
     TurnStarted,
+    Usage,
 )
 
 MAX_UNREAD_CHARACTERS = 64 * 1024
@@ -29,17 +34,27 @@ MAX_UNREAD_CHARACTERS = 64 * 1024
 class Turn:
     """The events of a turn, published by its task and read by its subscribers."""
 
-    def __init__(self, key: TurnKey, request_hash: str, observer: Observer, progress_interval: float) -> None:
+    def __init__(
+        self, key: TurnKey, request_hash: str, caller: Caller, observer: Observer, progress_interval: float
+    ) -> None:
         """Takes the key of the turn, and the hash of its request, to detect a different request with the same key."""
         self.key = key
         self.request_hash = request_hash
+        self.caller = caller
+        """The caller that started the turn."""
         self.continues = False
         """True if the turn keeps running after its last subscriber has left."""
         self.phase = ProgressPhase.MODEL
         """The phase of the turn. It has a meaning only once the turn has begun."""
+        self.parameters: GenerationParameters | None = None
+        """The parameters in effect, or None until the turn is planned."""
+        self.usage = Usage()
+        """The usage of the model calls that have ended."""
         self.progress_interval = progress_interval
         """The seconds of silence after which a subscriber gets a progress event."""
         self._observer = observer
+        self._create_time = datetime.now(timezone.utc)
+        self._created_at = asyncio.get_running_loop().time()
         self._began_at: float | None = None
         self._events: list[TurnEvent] = []
         self._error: BaseException | None = None
@@ -86,6 +101,27 @@ class Turn:
         if self._began_at is None:
             return None
         return Progress(self.phase, asyncio.get_running_loop().time() - self._began_at)
+
+    def snapshot(self) -> RunningTurn:
+        """Returns the turn as an operator sees it now."""
+        return RunningTurn(
+            key=self.key,
+            caller=self.caller,
+            create_time=self._create_time,
+            age=asyncio.get_running_loop().time() - self._created_at,
+            phase=self._turn_phase(),
+            parameters=self.parameters,
+            characters=self._produced,
+            usage=self.usage,
+            readers=len(self._subscribers),
+        )
+
+    def _turn_phase(self) -> TurnPhase:
+        if not self.has_started:
+            return TurnPhase.WAITING
+        if self._is_committing:
+            return TurnPhase.STORING
+        return TurnPhase.SKILL if self.phase is ProgressPhase.SKILL else TurnPhase.MODEL
 
     @property
     def has_backpressure(self) -> bool:

@@ -11,7 +11,17 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from palaver_server.domain.conversation import Assistant, Content, Listing, Message, MessageBudget, Page, Role, sound
+from palaver_server.domain.conversation import (
+    Assistant,
+    AssistantPage,
+    Content,
+    Listing,
+    Message,
+    MessageBudget,
+    Page,
+    Role,
+    sound,
+)
 from palaver_server.domain.errors import ConversationFull, StoreCorrupt, TurnTooLarge
 from palaver_server.domain.generation import GenerationParameters
 from palaver_server.domain.limits import (
@@ -32,6 +42,7 @@ from palaver_server.domain.turns import (
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Row = TypeVar("Row")
 
 TICK = timedelta(microseconds=1)
 
@@ -192,6 +203,20 @@ def load_found_turn(
         chat_model=text(chat_model),
         parameters=None if parameters is None else _load_parameters(parameters),
     )
+
+
+def assistants_of(found: Iterable[tuple[str, Row]], read: Callable[[Row], Assistant], position: str) -> AssistantPage:
+    """Returns the page with the assistants of some rows, each with its id, and with the position of the next page.
+
+    A row that can't be read must not hide the others.
+    """
+    assistants, damaged = [], []
+    for assistant_id, row in found:
+        try:
+            assistants.append(read(row))
+        except StoreCorrupt:  # noqa: PERF203 - each row for itself
+            damaged.append(sound(assistant_id))
+    return AssistantPage(tuple(assistants), tuple(damaged), position)
 
 
 def first_index(assistant: Assistant, instructions: Message | None, max_messages: int) -> int:

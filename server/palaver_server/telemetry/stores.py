@@ -8,7 +8,15 @@ from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol
 
-from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists, Listing, Page
+from palaver_server.domain.conversation import (
+    Assistant,
+    AssistantKey,
+    AssistantPage,
+    CollectionKey,
+    IfExists,
+    Listing,
+    Page,
+)
 from palaver_server.domain.errors import ConcurrentWrite, ConversationFull, StoreError
 from palaver_server.domain.limits import DEFAULT_HISTORY_BYTES
 from palaver_server.domain.log_fields import fields
@@ -92,6 +100,10 @@ class ObservedStore:
         self._store = store
         self._observe = calls.observe
 
+    @property
+    def location(self) -> str:
+        return self._store.location
+
     async def create_assistant(
         self, key: AssistantKey, instructions: str, if_exists: IfExists
     ) -> tuple[Assistant, bool]:
@@ -101,6 +113,10 @@ class ObservedStore:
     async def get_assistant(self, key: AssistantKey) -> Assistant:
         with self._observe("get_assistant"):
             return await self._store.get_assistant(key)
+
+    async def list_assistants(self, key: CollectionKey, limit: int, position: str) -> AssistantPage:
+        with self._observe("list_assistants"):
+            return await self._store.list_assistants(key, limit, position)
 
     async def list_messages(self, key: AssistantKey, listing: Listing) -> Page:
         with self._observe("list_messages"):

@@ -12,9 +12,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from palaver_server.api.service import SERVICE, AssistantApi
 from palaver_server.domain.limits import MAX_METADATA_BYTES, MAX_REQUEST_BYTES
-from palaver_server.transports.handlers import Failed, Interceptor, assistant_service_handler
+from palaver_server.transports.handlers import Failed, Interceptor, Service, handlers_of
 
 FLUSH_TIMEOUT = 5.0
 """Seconds that callers have to read the end of a turn that finished while the server was stopping."""
@@ -73,7 +72,7 @@ class Listener:
 
 @asynccontextmanager
 async def listener(
-    api: AssistantApi,
+    services: Sequence[Service],
     address: str,
     *,
     credentials: grpc.ServerCredentials | None = None,
@@ -82,14 +81,14 @@ async def listener(
     serves_reflection: bool = False,
     shares_port: bool = False,
 ) -> AsyncIterator[Listener]:
-    """Serves the API on an address; leaving the block stops it immediately. Raises `ListenError`."""
+    """Serves the services on an address; leaving the block stops it immediately. Raises `ListenError`."""
     GRPC_LOGGER.addFilter(_is_worth_logging)
     server = grpc.aio.server(options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(shares_port))))
-    server.add_generic_rpc_handlers((assistant_service_handler(api, interceptors, failed),))
+    server.add_generic_rpc_handlers(handlers_of(services, interceptors, failed))
     health_service = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     if serves_reflection:
-        names = (SERVICE.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (*(each.name for each in services), health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     try:
         port = (
@@ -99,7 +98,7 @@ async def listener(
         raise ListenError(f"can't listen on {address}; is the port taken?") from error
     await server.start()
     try:
-        for name in ("", SERVICE.full_name):
+        for name in ("", *(each.name for each in services)):
             await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
         yield Listener(port, server, health_service)
     finally:

@@ -7,18 +7,21 @@ therefore encloses everything: the parsing, the interceptors and the method.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import grpc
 from google.protobuf import message_factory
-from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
-from palaver_server.api.service import SERVICE, AssistantApi, Call
+from palaver_server.api import admin, service
+from palaver_server.api.admin import AdminApi
+from palaver_server.api.service import AssistantApi, Call
 from palaver_server.api.statuses import status_of
 from palaver_server.domain.errors import FieldViolation, InvalidFields
 from palaver_server.domain.limits import BUFFERED_BYTES, MAX_METADATA_BYTES
@@ -46,42 +49,83 @@ Failed = Callable[[Call, Exception], None]
 Guard = Callable[[MethodDescriptor, Context], AbstractAsyncContextManager[Call]]
 
 
-def assistant_service_handler(
-    api: AssistantApi, interceptors: Sequence[Interceptor] = (), failed: Failed = lambda _call, _error: None
-) -> grpc.GenericRpcHandler:
-    """Returns the handler of `palaver.v1.AssistantService`. The first interceptor is the outermost one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A service of the contract, and the functions that serve its methods, by their names."""
+
+    descriptor: ServiceDescriptor
+    small: Mapping[str, UnaryMethod]
+    """The methods with small responses."""
+    large: Mapping[str, UnaryMethod]
+    """The methods with a response that may be large."""
+    streaming: Mapping[str, StreamingMethod] = field(default_factory=dict)
+    paced: frozenset[str] = frozenset()
+    """Those of the large responses of which few are prepared at a time."""
+
+    @property
+    def name(self) -> str:
+        """The full name."""
+        return str(self.descriptor.full_name)
+
+
+def assistant_service(api: AssistantApi) -> Service:
+    """Returns `palaver.v1.AssistantService`."""
+    return Service(
+        descriptor=service.SERVICE,
+        small={
+            "CreateAssistant": api.create_assistant,
+            "GetAssistant": api.get_assistant,
+            "DeleteAssistant": api.delete_assistant,
+            "CancelTurn": api.cancel_turn,
+        },
+        large={"ListMessages": api.list_messages, "PostUserQueryUnary": api.post_user_query_unary},
+        streaming={"PostUserQuery": api.post_user_query},
+        paced=frozenset({"ListMessages"}),
+    )
+
+
+def admin_service(api: AdminApi) -> Service:
+    """Returns `palaver.v1.AdminService`."""
+    return Service(
+        descriptor=admin.SERVICE,
+        small={"GetServerSettings": api.get_server_settings},
+        large={"ListAssistants": api.list_assistants, "ListRunningTurns": api.list_running_turns},
+    )
+
+
+def handlers_of(
+    services: Iterable[Service], interceptors: Sequence[Interceptor] = (), failed: Failed = lambda _call, _error: None
+) -> tuple[grpc.GenericRpcHandler, ...]:
+    """Returns the handlers of services. The first interceptor is the outermost one.
 
     To gRPC, all requests are streams, and so are responses that may be large. To callers this looks the same. Only so
     can the handlers limit the time in which a request arrives, and know how long a response waits to be read.
     """
     transfers = Transfers()
     guard = partial(_guarded, interceptors=interceptors, failed=failed)
-    small: dict[str, UnaryMethod] = {
-        "CreateAssistant": api.create_assistant,
-        "GetAssistant": api.get_assistant,
-        "DeleteAssistant": api.delete_assistant,
-        "CancelTurn": api.cancel_turn,
-    }
-    large: dict[str, StreamingMethod] = {
-        "ListMessages": _streamed(_paced(api.list_messages, transfers)),
-        "PostUserQuery": api.post_user_query,
-        "PostUserQueryUnary": _streamed(api.post_user_query_unary),
-    }
+    return tuple(_service_handler(service, guard, transfers) for service in services)
+
+
+def _service_handler(service: Service, guard: Guard, transfers: Transfers) -> grpc.GenericRpcHandler:
+    large = {
+        name: _streamed(_paced(serve, transfers) if name in service.paced else serve)
+        for name, serve in service.large.items()
+    } | dict(service.streaming)
     handlers = {
-        method.name: _small_handler(small[method.name], method, guard, transfers)
-        if method.name in small
+        method.name: _small_handler(service.small[method.name], method, guard, transfers)
+        if method.name in service.small
         else _large_handler(large[method.name], method, guard, transfers)
-        for method in SERVICE.methods
+        for method in service.descriptor.methods
     }
-    return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
+    return grpc.method_handlers_generic_handler(service.name, handlers)
 
 
-def _paced(list_messages: UnaryMethod, transfers: Transfers) -> UnaryMethod:
-    """Returns a method that reads pages of messages, of which few are prepared at a time."""
+def _paced(serve: UnaryMethod, transfers: Transfers) -> UnaryMethod:
+    """Returns a method whose responses are pages of messages, of which few are prepared at a time."""
 
     async def prepare(request: Any, call: Call) -> Message:
         async with transfers.preparing_page(call.address):
-            return await list_messages(request, call)
+            return await serve(request, call)
 
     return prepare
 

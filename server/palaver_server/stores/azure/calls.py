@@ -24,6 +24,9 @@ RETRY_BACKOFF = 0.2
 PATIENCE = 2 / 3
 """The part of a call's time limit in which it is retried. The rest is for the last attempt."""
 
+SCAN_TIMEOUT = 10.0
+"""Seconds that a query over a whole table may take. The service ends it after 5 seconds, with what it has found."""
+
 MAX_ATTEMPTS = 10
 """The number of times that an operation starts over because other writers change the same assistant."""
 

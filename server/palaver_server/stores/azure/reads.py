@@ -6,23 +6,42 @@ The cost of a read depends on the rows that it returns, not on the length of the
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 
 from azure.data.tables import TableEntity
 
-from palaver_server.domain.conversation import AssistantKey, Listing, Message, MessageBudget, Order, Page, Role
-from palaver_server.domain.errors import AssistantNotFound, ConcurrentWrite, StoreUnavailable
+from palaver_server.domain.conversation import (
+    AssistantKey,
+    AssistantPage,
+    Listing,
+    Message,
+    MessageBudget,
+    Order,
+    Page,
+    Role,
+)
+from palaver_server.domain.errors import (
+    AssistantNotFound,
+    ConcurrentWrite,
+    FieldViolation,
+    InvalidFields,
+    StoreUnavailable,
+)
+from palaver_server.domain.limits import NEXT_PAGE_RULE
 from palaver_server.domain.turns import FoundTurn, Lease, Window
 from palaver_server.stores.azure import leases, rows
 from palaver_server.stores.azure.calls import MAX_ATTEMPTS, Patience
 from palaver_server.stores.azure.requests import Table
 from palaver_server.stores.azure.rows import AzureVersion, Row
-from palaver_server.stores.common import PageBuilder, first_index
+from palaver_server.stores.common import PageBuilder, assistants_of, first_index
 from palaver_server.stores.leases import LeaseWatch
 
 CHUNK = 64
 """Messages that are read at a time: enough for most pages, and not too many if each has the maximum size."""
+
+POSITION = re.compile("(?P<PartitionKey>[!-~]{1,4096}) (?P<RowKey>[!-~]{0,4096})")
 
 FIRST_TIME = datetime(1602, 1, 1, tzinfo=timezone.utc)
 """The service has no times before 1601."""
@@ -34,6 +53,25 @@ async def state(table: Table, key: AssistantKey) -> TableEntity:
     if row is None:
         raise AssistantNotFound(key.id, key.collection)
     return row
+
+
+async def assistants(table: Table, limit: int, position: str) -> AssistantPage:
+    """Returns the first assistants of a table behind a position: two texts of the service's own, with a space between.
+
+    Raises `InvalidFields` if the service can't have made the position.
+    """
+    form = POSITION.fullmatch(position)
+    if position and form is None:
+        raise InvalidFields(FieldViolation("page_token", NEXT_PAGE_RULE))
+    try:
+        found, continuation = await table.scan(rows.STATE, limit, form and form.groupdict())
+    except ValueError as error:
+        raise InvalidFields(FieldViolation("page_token", NEXT_PAGE_RULE)) from error
+    return assistants_of(
+        ((row["PartitionKey"], row) for row in found),
+        rows.assistant,
+        f"{continuation['PartitionKey']} {continuation['RowKey'] or ''}" if continuation else "",
+    )
 
 
 async def page(table: Table, key: AssistantKey, listing: Listing) -> Page:

@@ -17,7 +17,7 @@ from azure.data.tables import TableEntity, TableErrorCode, UpdateMode
 from azure.data.tables.aio import TableClient
 
 from palaver_server.domain.errors import ConcurrentWrite
-from palaver_server.stores.azure.calls import call
+from palaver_server.stores.azure.calls import SCAN_TIMEOUT, call
 from palaver_server.stores.azure.rows import Row
 
 PAGE_ROWS = 1000
@@ -93,6 +93,30 @@ class Table:
             except ResourceNotFoundError:
                 pass
             return []
+
+    async def scan(
+        self, key: str, limit: int, continuation: Mapping[str, str] | None
+    ) -> tuple[list[TableEntity], Mapping[str, str] | None]:
+        """Returns rows with a key, of all partitions, and the continuation if there may be more.
+
+        It makes one query, for which the service reads the table from the continuation on, up to a limit of rows or of
+        time. Returns nothing if the table does not exist. Raises `ValueError` for an invalid continuation.
+        """
+        timeout = max(self.timeout, SCAN_TIMEOUT)
+        async with call(timeout):
+            query = self.client.query_entities(
+                "RowKey eq @key", parameters={"key": key}, results_per_page=limit, read_timeout=timeout
+            )
+            pages: Any = query.by_page(continuation)  # type: ignore[arg-type]  # the SDK's continuations are not text
+            try:
+                found = [row async for row in await anext(pages)]
+            except ResourceNotFoundError:
+                return [], None
+            except HttpResponseError as error:
+                if continuation and error.status_code == 400:
+                    raise ValueError("the store refused the continuation") from error
+                raise
+            return found, pages.continuation_token
 
     async def submit(self, operations: Sequence[Operation]) -> None:
         """Performs all of the operations or none.

@@ -7,13 +7,22 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from urllib.parse import urlsplit
 
 import aiohttp
 from azure.core.credentials_async import AsyncTokenCredential
 from azure.core.pipeline.transport import AioHttpTransport
 from azure.data.tables.aio import TableServiceClient
 
-from palaver_server.domain.conversation import Assistant, AssistantKey, IfExists, Listing, Page
+from palaver_server.domain.conversation import (
+    Assistant,
+    AssistantKey,
+    AssistantPage,
+    CollectionKey,
+    IfExists,
+    Listing,
+    Page,
+)
 from palaver_server.domain.limits import DEFAULT_HISTORY_BYTES
 from palaver_server.domain.stages import Observer, Observers
 from palaver_server.domain.turns import (
@@ -98,6 +107,10 @@ class AzureTablesStore:
             await session.close()
             raise
 
+    @property
+    def location(self) -> str:
+        return urlsplit(self._service.url).netloc
+
     async def create_assistant(
         self, key: AssistantKey, instructions: str, if_exists: IfExists
     ) -> tuple[Assistant, bool]:
@@ -111,6 +124,9 @@ class AzureTablesStore:
 
     async def get_assistant(self, key: AssistantKey) -> Assistant:
         return rows.assistant(await reads.state(self._table(key), key))
+
+    async def list_assistants(self, key: CollectionKey, limit: int, position: str) -> AssistantPage:
+        return await reads.assistants(self._table(key), limit, position)
 
     @_limited
     async def list_messages(self, key: AssistantKey, listing: Listing) -> Page:
@@ -167,5 +183,5 @@ class AzureTablesStore:
     async def close(self) -> None:
         await self._service.close()
 
-    def _table(self, key: AssistantKey) -> Table:
+    def _table(self, key: AssistantKey | CollectionKey) -> Table:
         return Table(self._service.get_table_client(key.collection), self._timeouts.call)

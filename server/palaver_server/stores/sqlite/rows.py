@@ -63,6 +63,15 @@ def find_assistant(connection: sqlite3.Connection, key: AssistantKey) -> sqlite3
     return row
 
 
+def select_assistants(connection: sqlite3.Connection, collection: str, after: str, limit: int) -> list[sqlite3.Row]:
+    """Returns the rows of the first assistants of a collection behind an id. The index has them in this order."""
+    return connection.execute(
+        f"SELECT {_ASSISTANT_COLUMNS} FROM assistants"  # noqa: S608 - all constants
+        " WHERE collection = ? AND id > ? ORDER BY id LIMIT ?",
+        (collection, after, limit),
+    ).fetchall()
+
+
 def get_assistant(connection: sqlite3.Connection, key: AssistantKey) -> sqlite3.Row:
     """Returns the row of an assistant, or raises `AssistantNotFound`."""
     row = find_assistant(connection, key)

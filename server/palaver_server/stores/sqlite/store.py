@@ -15,6 +15,8 @@ from typing import cast
 from palaver_server.domain.conversation import (
     Assistant,
     AssistantKey,
+    AssistantPage,
+    CollectionKey,
     IfExists,
     Listing,
     MessageBudget,
@@ -38,6 +40,7 @@ from palaver_server.domain.turns import (
 from palaver_server.stores.common import (
     REPORTING_MARGIN,
     StoreTimeouts,
+    assistants_of,
     first_index,
     new_assistant,
     page_of,
@@ -57,6 +60,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, timeouts: StoreTimeouts | None = None, observer: Observer | None = None) -> None:
         """Takes the path of the file, which `open` opens or creates. If that fails, each later call tries again."""
+        self.location = str(path.absolute())
         file, timeout = DatabaseFile(path), (timeouts or StoreTimeouts()).call - REPORTING_MARGIN
         self._reads = Lane(file, "DEFERRED", timeout)
         self._writes = Lane(file, "IMMEDIATE", timeout)
@@ -88,6 +92,15 @@ class SqliteStore:
 
     async def get_assistant(self, key: AssistantKey) -> Assistant:
         return await self._reads.run(lambda connection: rows.assistant(rows.get_assistant(connection, key)))
+
+    async def list_assistants(self, key: CollectionKey, limit: int, position: str) -> AssistantPage:
+        def select(connection: sqlite3.Connection) -> AssistantPage:
+            # One more row than a page holds shows whether there is another page.
+            found = rows.select_assistants(connection, key.collection, position, limit + 1)
+            page = [(row["id"], row) for row in found[:limit]]
+            return assistants_of(page, rows.assistant, page[-1][0] if len(found) > limit else "")
+
+        return await self._reads.run(select)
 
     async def list_messages(self, key: AssistantKey, listing: Listing) -> Page:
         oldest_first = listing.order is Order.OLDEST_FIRST
