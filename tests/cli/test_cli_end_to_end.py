@@ -64,6 +64,23 @@ def test_all_invalid_fields_are_reported(run):
     assert {violation["field"] for violation in error["field_violations"]} == {"user_message", "temperature"}
 
 
+def test_an_operator_finds_out_what_the_server_holds_and_does(run):
+    for name in ("big", "small"):
+        run("create", name, "--collection", "Operated")
+    run("ask", "big", "Hello!", "--collection", "Operated")
+    listed = [line.split() for line in run("list", "--collection", "Operated").splitlines()[1:]]
+    assert [(line[2], line[-1]) for line in listed] == [("3", "big"), ("1", "small")]
+    shown = json.loads(run("show", "big", "--collection", "Operated", "--json"))
+    assert [message["role"] for message in shown["messages"]] == ["ROLE_SYSTEM", "ROLE_USER", "ROLE_ASSISTANT"]
+    usage = json.loads(run("usage", "--collection", "Operated", "--json"))
+    assert (usage["assistants"], usage["total_messages"]) == (2, 4)
+    assert usage["total_tokens"] == shown["assistant"]["total_tokens"] > 0
+    assert run("turns").startswith("0 turns in process ")
+    assert "TURN_NOT_FOUND" in run("turns", "cancel", "big", "r", "--collection", "Operated", status=1)
+    assert "* PALAVER_OFFLINE_MODEL=true" in run("settings").splitlines()
+    assert run("ping").startswith("SERVING (")
+
+
 def test_leaving_a_reply_early_stores_nothing(target):
     with palaver.Client(target) as client:
         before = client.create_assistant("early").assistant.total_messages

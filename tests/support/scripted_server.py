@@ -1,7 +1,7 @@
 """A real gRPC server on loopback whose answers a test scripts, and which records its calls.
 
-Every method of the contract's `AssistantService` answers from its own list of answers: the first call gets the first
-one, and so on; the last one serves all further calls. A step of an answer is one of
+Every method of `AssistantService` and `AdminService` answers from its own list of answers: the first call gets the
+first one, and so on; the last one serves all further calls. A step of an answer is one of
 
 * a message of the contract, or bytes, which are sent unchanged;
 * a `Failure`, which ends the call with that status;
@@ -26,12 +26,15 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
-from palaver.v1 import assistant_service_pb2
+from palaver.v1 import admin_service_pb2, assistant_service_pb2
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-_SERVICE = assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"]
+_SERVICES = (
+    assistant_service_pb2.DESCRIPTOR.services_by_name["AssistantService"],
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+)
 
 HANG = object()
 
@@ -82,8 +85,9 @@ class ScriptedServer:
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ],
         )
-        handlers = {method.name: self._handler(method) for method in _SERVICE.methods}
-        self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(_SERVICE.full_name, handlers)])
+        for service in _SERVICES:
+            handlers = {method.name: self._handler(method) for method in service.methods}
+            self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(service.full_name, handlers)])
         if credentials is None:
             port = self._server.add_insecure_port("127.0.0.1:0")
         else:

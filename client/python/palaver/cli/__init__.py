@@ -13,7 +13,7 @@ from palaver.cli._terminal import printable
 
 __all__ = ["main", "printable"]
 
-_EXTRA = ("click", "prompt_toolkit", "rich")
+_EXTRA = ("click", "grpc_health", "prompt_toolkit", "rich")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

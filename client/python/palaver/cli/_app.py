@@ -8,11 +8,10 @@ from itertools import islice
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.text import Text
 
 import palaver
 from palaver.cli import _json, _output
+from palaver.cli._admin import ADMIN_COMMANDS
 from palaver.cli._chat import Chat
 from palaver.cli._options import (
     Settings,
@@ -154,7 +153,6 @@ def chat(ctx: click.Context, /, assistant_id: str, instructions: str | None, **o
 @click.pass_obj
 def history(settings: Settings, assistant_id: str, newest_first: bool, limit: int | None) -> None:
     """Print the messages of a conversation."""
-    console = Console(highlight=False)
     with settings.client() as client:
         messages = client.list_messages(
             assistant_id,
@@ -166,11 +164,8 @@ def history(settings: Settings, assistant_id: str, newest_first: bool, limit: in
             if settings.as_json:
                 _output.write(_json.message_line(message) + "\n")
                 continue
-            time = message.create_time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-            console.print(Text(f"#{message.index} {message.role}, {time}", style="bold"), soft_wrap=True)
-            for call in message.skill_calls:
-                _output.write(f"[calls {call.name} {call.arguments_json}]\n")
-            _output.write(f"{message.content}\n\n")
+            _output.print_message(message)
+            _output.write("\n")
 
 
 @palaver_command.command("delete")
@@ -182,3 +177,7 @@ def delete(settings: Settings, assistant_id: str) -> None:
     with settings.client() as client:
         client.delete_assistant(assistant_id, **settings.storage)
     _output.write("{}\n" if settings.as_json else f'Deleted the assistant "{assistant_id}".\n')
+
+
+for command in ADMIN_COMMANDS:
+    palaver_command.add_command(command)

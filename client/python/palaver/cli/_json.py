@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 import palaver
 
@@ -27,6 +30,27 @@ _ENUM_PREFIXES: dict[type[palaver.Role | palaver.FinishReason | palaver.Progress
     palaver.ProgressPhase: "PROGRESS_PHASE_",
     palaver.FinishReason: "FINISH_REASON_",
 }
+
+
+def contract_line(message: Message) -> str:
+    """Returns a generated message of the contract as a line of JSON."""
+    return _line(_contract_value(message))
+
+
+def usage_line(assistants: int, messages: int, tokens: int, largest: Iterable[Message]) -> str:
+    """Returns the sums over a collection, and its largest assistants, as a line of JSON."""
+    sums = {"assistants": assistants, "total_messages": messages, "total_tokens": tokens}
+    return _line({**sums, "largest": list(map(_contract_value, largest))})
+
+
+def conversation_line(assistant: palaver.Assistant, messages: Iterable[palaver.Message]) -> str:
+    """Returns an assistant and some of its messages as a line of JSON."""
+    return _line({"assistant": _value(assistant), "messages": list(map(_value, messages))})
+
+
+def health_line(status: str, latency: timedelta) -> str:
+    """Returns a response of the health service, and the time that it took, as a line of JSON."""
+    return _line({"status": status, "latency": _value(latency)})
 
 
 def message_line(message: palaver.Message | palaver.CreateAssistantResult) -> str:
@@ -56,6 +80,12 @@ def error_line(error: palaver.PalaverError) -> str:
 
 def _line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
+
+
+def _contract_value(message: Message) -> Any:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
 
 
 def _value(value: Any) -> Any:

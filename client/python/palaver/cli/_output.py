@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Container, Iterable, Sequence
+from datetime import datetime
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
 
 import palaver
 from palaver.cli import _json
@@ -28,6 +34,37 @@ def write(text: str) -> None:
     """Writes text to standard output and flushes it. A terminal gets only printable characters."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def print_message(message: palaver.Message, max_characters: int | None = None) -> None:
+    """Writes a stored message to standard output, up to a number of characters of its content."""
+    title = Text(f"#{message.index} {message.role}, {local_time(message.create_time)}", style="bold")
+    Console(highlight=False).print(title, soft_wrap=True)
+    for call in message.skill_calls:
+        write(f"[calls {call.name} {call.arguments_json}]\n")
+    rest = len(message.content) - (max_characters or len(message.content))
+    write(f"{message.content[:max_characters]} … ({rest} more characters)\n" if rest > 0 else f"{message.content}\n")
+
+
+def local_time(time: datetime) -> str:
+    """Returns a time in the time zone of the machine."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], right: Container[str] = ()) -> str:
+    """Returns a table as text. Columns are aligned to the left, except those in `right`."""
+    lines = [columns, *rows]
+    widths = [max(map(cell_len, cells)) for cells in zip(*lines, strict=True)]
+
+    def aligned(line: Sequence[str]) -> str:
+        cells = (
+            padding + cell if name in right else cell + padding
+            for name, cell, width in zip(columns, line, widths, strict=True)
+            for padding in (" " * (width - cell_len(cell)),)
+        )
+        return "  ".join(cells).rstrip() + "\n"
+
+    return "".join(map(aligned, lines))
 
 
 def print_notice(text: str) -> None:
