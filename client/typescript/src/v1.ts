@@ -3,6 +3,7 @@
  *
  * @module
  */
+export * from "./gen/palaver/v1/admin_service_pb.js";
 export * from "./gen/palaver/v1/assistant_pb.js";
 export * from "./gen/palaver/v1/assistant_service_pb.js";
 export * from "./gen/palaver/v1/error_reason_pb.js";

@@ -1544,6 +1544,744 @@ pub mod assistant_service_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// The request of `ListAssistants`.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListAssistantsRequest {
+    /// The name of the storage connection. The default is `AzureWebJobsStorage`.
+    #[prost(string, tag = "1")]
+    pub chat_storage_connection_setting: ::prost::alloc::string::String,
+    /// The collection. The default is `ChatState`. A collection that does not exist has no assistants.
+    #[prost(string, tag = "2")]
+    pub collection_name: ::prost::alloc::string::String,
+    /// The maximum number of assistants in one page. The default is 100 and the limit is 1,000. A page may hold fewer, or
+    /// none, even if more assistants follow: rely on `next_page_token` instead.
+    #[prost(int32, tag = "3")]
+    pub page_size: i32,
+    /// The `next_page_token` of the previous page, or empty for the first page. All other fields except `page_size` must
+    /// be the same as in the request for the previous page.
+    #[prost(string, tag = "4")]
+    pub page_token: ::prost::alloc::string::String,
+}
+/// The response of `ListAssistants`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListAssistantsResponse {
+    /// The assistants of this page, by ascending `id`. Stores differ in how they order characters outside ASCII. An
+    /// assistant that is created or deleted meanwhile may be missing, and no assistant is on two pages.
+    #[prost(message, repeated, tag = "1")]
+    pub assistants: ::prost::alloc::vec::Vec<Assistant>,
+    /// The ids of assistants on this page whose stored state is damaged. Calls for them fail with `DATA_LOSS` and
+    /// `STORE_CORRUPT`.
+    #[prost(string, repeated, tag = "2")]
+    pub damaged_ids: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The page token for the next page. It is empty on the last page.
+    #[prost(string, tag = "3")]
+    pub next_page_token: ::prost::alloc::string::String,
+}
+/// The request of `ListRunningTurns`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListRunningTurnsRequest {
+    /// The maximum number of turns in the response. The default is 100 and the limit is 1,000.
+    #[prost(int32, tag = "1")]
+    pub limit: i32,
+}
+/// The response of `ListRunningTurns`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ListRunningTurnsResponse {
+    /// The turns, the oldest one first.
+    #[prost(message, repeated, tag = "1")]
+    pub turns: ::prost::alloc::vec::Vec<RunningTurn>,
+    /// The number of turns in this process that the caller may see, whether `limit` left room for them or not.
+    #[prost(int32, tag = "2")]
+    pub total_turns: i32,
+    /// The process that answered.
+    #[prost(message, optional, tag = "3")]
+    pub process: ::core::option::Option<ServerProcess>,
+}
+/// A turn that runs or waits.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunningTurn {
+    /// The name of the caller that started the turn: its block in the callers' file. It is empty on a server without
+    /// callers.
+    #[prost(string, tag = "1")]
+    pub caller: ::prost::alloc::string::String,
+    /// The name of the assistant's storage connection.
+    #[prost(string, tag = "2")]
+    pub chat_storage_connection_setting: ::prost::alloc::string::String,
+    /// The collection of the assistant.
+    #[prost(string, tag = "3")]
+    pub collection_name: ::prost::alloc::string::String,
+    /// The identifier of the assistant.
+    #[prost(string, tag = "4")]
+    pub assistant_id: ::prost::alloc::string::String,
+    /// The identifier of the turn, either the caller's or the one that the server generated.
+    #[prost(string, tag = "5")]
+    pub request_id: ::prost::alloc::string::String,
+    /// The time, in UTC, at which the server accepted the turn.
+    #[prost(message, optional, tag = "6")]
+    pub create_time: ::core::option::Option<::prost_types::Timestamp>,
+    /// The time since then, which includes the time that the turn waited.
+    #[prost(message, optional, tag = "7")]
+    pub age: ::core::option::Option<::prost_types::Duration>,
+    /// What the turn is doing.
+    #[prost(enumeration = "RunningTurnPhase", tag = "8")]
+    pub phase: i32,
+    /// The model that is called. It is empty until the turn is planned, which happens before it waits for its assistant.
+    #[prost(string, tag = "9")]
+    pub chat_model: ::prost::alloc::string::String,
+    /// The AI connection in use, as `TurnStarted` reports it. It is empty as long as `chat_model` is.
+    #[prost(string, tag = "10")]
+    pub ai_connection_name: ::prost::alloc::string::String,
+    /// The number of characters (Unicode code points) that the model has written for its caller so far.
+    #[prost(int32, tag = "11")]
+    pub characters: i32,
+    /// The usage so far. It covers the model calls that have ended, because endpoints report usage at the end of a call.
+    #[prost(message, optional, tag = "12")]
+    pub usage: ::core::option::Option<Usage>,
+    /// The number of callers that read the turn. It is 0 if the last one has left a turn that continues without it.
+    #[prost(int32, tag = "13")]
+    pub readers: i32,
+}
+/// A process of a server.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServerProcess {
+    /// The name of the machine or of the container.
+    #[prost(string, tag = "1")]
+    pub host_name: ::prost::alloc::string::String,
+    /// The identifier of the process there. Each worker of a server has its own.
+    #[prost(int32, tag = "2")]
+    pub process_id: i32,
+}
+/// The request of `GetServerSettings`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetServerSettingsRequest {}
+/// The response of `GetServerSettings`.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetServerSettingsResponse {
+    /// The settings in effect, by ascending `name`. `PALAVER_STORAGE_CONNECTIONS` and `PALAVER_AI_CONNECTIONS` are not
+    /// among them, because `storage_connections` and `ai_connections` have their names.
+    #[prost(message, repeated, tag = "1")]
+    pub settings: ::prost::alloc::vec::Vec<ServerSetting>,
+    /// The storage connections that the caller may name.
+    #[prost(message, repeated, tag = "2")]
+    pub storage_connections: ::prost::alloc::vec::Vec<ServerConnection>,
+    /// The AI connections that the caller may name, and the default one.
+    #[prost(message, repeated, tag = "3")]
+    pub ai_connections: ::prost::alloc::vec::Vec<ServerConnection>,
+    /// The process that answered.
+    #[prost(message, optional, tag = "4")]
+    pub process: ::core::option::Option<ServerProcess>,
+}
+/// A setting of the server.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServerSetting {
+    /// The name of the environment variable, such as `PALAVER_TURN_TIMEOUT`.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The value in effect, in the form that the variable takes. It is empty if the setting is unset.
+    #[prost(string, tag = "2")]
+    pub value: ::prost::alloc::string::String,
+    /// True if this is the value that the setting has by default.
+    #[prost(bool, tag = "3")]
+    pub is_default: bool,
+}
+/// A connection of the server to a store or to a model endpoint.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ServerConnection {
+    /// The name by which requests choose the connection.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// The kind of the connection.
+    #[prost(enumeration = "ServerConnectionKind", tag = "2")]
+    pub kind: i32,
+    /// Where the connection leads: the host of the endpoint or of the storage account, with its port unless it is the
+    /// usual one, or the path of the SQLite database.
+    #[prost(string, tag = "3")]
+    pub location: ::prost::alloc::string::String,
+    /// True if requests that name no connection get this one.
+    #[prost(bool, tag = "4")]
+    pub is_default: bool,
+}
+/// The phase of a running turn.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum RunningTurnPhase {
+    /// The phase is unknown.
+    Unspecified = 0,
+    /// The turn has not started. It waits for the store, or for other turns of its assistant.
+    Waiting = 1,
+    /// The turn is waiting for the model, or the model is writing.
+    Model = 2,
+    /// The turn is waiting for the results of skill calls.
+    Skill = 3,
+    /// The turn is being stored, and can't be cancelled any more.
+    Storing = 4,
+}
+impl RunningTurnPhase {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "RUNNING_TURN_PHASE_UNSPECIFIED",
+            Self::Waiting => "RUNNING_TURN_PHASE_WAITING",
+            Self::Model => "RUNNING_TURN_PHASE_MODEL",
+            Self::Skill => "RUNNING_TURN_PHASE_SKILL",
+            Self::Storing => "RUNNING_TURN_PHASE_STORING",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "RUNNING_TURN_PHASE_UNSPECIFIED" => Some(Self::Unspecified),
+            "RUNNING_TURN_PHASE_WAITING" => Some(Self::Waiting),
+            "RUNNING_TURN_PHASE_MODEL" => Some(Self::Model),
+            "RUNNING_TURN_PHASE_SKILL" => Some(Self::Skill),
+            "RUNNING_TURN_PHASE_STORING" => Some(Self::Storing),
+            _ => None,
+        }
+    }
+}
+/// The kind of a connection.
+#[non_exhaustive]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ServerConnectionKind {
+    /// The kind is unknown.
+    Unspecified = 0,
+    /// A SQLite database.
+    Sqlite = 1,
+    /// Azure Table Storage or Cosmos DB for Table.
+    AzureTables = 2,
+    /// OpenAI, or a server that is compatible with it.
+    Openai = 3,
+    /// A resource of Azure OpenAI.
+    AzureOpenai = 4,
+    /// The built-in model that needs no network.
+    Offline = 5,
+}
+impl ServerConnectionKind {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "SERVER_CONNECTION_KIND_UNSPECIFIED",
+            Self::Sqlite => "SERVER_CONNECTION_KIND_SQLITE",
+            Self::AzureTables => "SERVER_CONNECTION_KIND_AZURE_TABLES",
+            Self::Openai => "SERVER_CONNECTION_KIND_OPENAI",
+            Self::AzureOpenai => "SERVER_CONNECTION_KIND_AZURE_OPENAI",
+            Self::Offline => "SERVER_CONNECTION_KIND_OFFLINE",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "SERVER_CONNECTION_KIND_UNSPECIFIED" => Some(Self::Unspecified),
+            "SERVER_CONNECTION_KIND_SQLITE" => Some(Self::Sqlite),
+            "SERVER_CONNECTION_KIND_AZURE_TABLES" => Some(Self::AzureTables),
+            "SERVER_CONNECTION_KIND_OPENAI" => Some(Self::Openai),
+            "SERVER_CONNECTION_KIND_AZURE_OPENAI" => Some(Self::AzureOpenai),
+            "SERVER_CONNECTION_KIND_OFFLINE" => Some(Self::Offline),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod admin_service_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// AdminService shows operators what a server holds and does. The commands `palaver list`, `usage`, `turns` and
+    /// `settings` call it.
+    ///
+    /// On a server with callers (`PALAVER_CALLERS`), it is open to callers with `access = "admin"`. Others fail with
+    /// `PERMISSION_DENIED` and the reason `PERMISSION_DENIED`. A caller sees only what its other rights allow: the
+    /// assistants, running turns and connections that it may name in a request. On a server without callers, everyone who
+    /// reaches it may call this service.
+    ///
+    /// Errors are those of `AssistantService`.
+    #[derive(Debug, Clone)]
+    pub struct AdminServiceClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl<T> AdminServiceClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> AdminServiceClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            AdminServiceClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        /// Returns the assistants of a collection, one page at a time, in the order of their ids.
+        ///
+        /// In SQLite, a page costs as much as the assistants on it. In Azure Table Storage and Cosmos DB for Table, a page
+        /// is one query, for which the service reads all rows of the collection up to the end of the page, those of messages
+        /// included. The service ends a query after 5 seconds, so a page may then hold few assistants or none, although more
+        /// follow.
+        ///
+        /// Errors: `FAILED_PRECONDITION` with `CONNECTION_NOT_CONFIGURED`.
+        pub async fn list_assistants(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListAssistantsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAssistantsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/palaver.v1.AdminService/ListAssistants",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("palaver.v1.AdminService", "ListAssistants"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Returns the turns that run or wait in one process of the server, the oldest one first.
+        ///
+        /// A server with several workers (`PALAVER_WORKERS`) or replicas consists of several processes. Each one knows only
+        /// its own turns, and answers for itself: the response says which process it was. A connection stays with one process.
+        ///
+        /// To end one of the turns, call `AssistantService.CancelTurn`.
+        pub async fn list_running_turns(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ListRunningTurnsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRunningTurnsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/palaver.v1.AdminService/ListRunningTurns",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("palaver.v1.AdminService", "ListRunningTurns"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Returns the settings in effect in one process of the server, and its connections. It never returns a key, a token
+        /// or a connection string.
+        pub async fn get_server_settings(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetServerSettingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetServerSettingsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/palaver.v1.AdminService/GetServerSettings",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("palaver.v1.AdminService", "GetServerSettings"));
+            self.inner.unary(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+#[cfg(feature = "server")]
+pub mod admin_service_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with AdminServiceServer.
+    #[async_trait]
+    pub trait AdminService: std::marker::Send + std::marker::Sync + 'static {
+        /// Returns the assistants of a collection, one page at a time, in the order of their ids.
+        ///
+        /// In SQLite, a page costs as much as the assistants on it. In Azure Table Storage and Cosmos DB for Table, a page
+        /// is one query, for which the service reads all rows of the collection up to the end of the page, those of messages
+        /// included. The service ends a query after 5 seconds, so a page may then hold few assistants or none, although more
+        /// follow.
+        ///
+        /// Errors: `FAILED_PRECONDITION` with `CONNECTION_NOT_CONFIGURED`.
+        async fn list_assistants(
+            &self,
+            request: tonic::Request<super::ListAssistantsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListAssistantsResponse>,
+            tonic::Status,
+        >;
+        /// Returns the turns that run or wait in one process of the server, the oldest one first.
+        ///
+        /// A server with several workers (`PALAVER_WORKERS`) or replicas consists of several processes. Each one knows only
+        /// its own turns, and answers for itself: the response says which process it was. A connection stays with one process.
+        ///
+        /// To end one of the turns, call `AssistantService.CancelTurn`.
+        async fn list_running_turns(
+            &self,
+            request: tonic::Request<super::ListRunningTurnsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::ListRunningTurnsResponse>,
+            tonic::Status,
+        >;
+        /// Returns the settings in effect in one process of the server, and its connections. It never returns a key, a token
+        /// or a connection string.
+        async fn get_server_settings(
+            &self,
+            request: tonic::Request<super::GetServerSettingsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetServerSettingsResponse>,
+            tonic::Status,
+        >;
+    }
+    /// AdminService shows operators what a server holds and does. The commands `palaver list`, `usage`, `turns` and
+    /// `settings` call it.
+    ///
+    /// On a server with callers (`PALAVER_CALLERS`), it is open to callers with `access = "admin"`. Others fail with
+    /// `PERMISSION_DENIED` and the reason `PERMISSION_DENIED`. A caller sees only what its other rights allow: the
+    /// assistants, running turns and connections that it may name in a request. On a server without callers, everyone who
+    /// reaches it may call this service.
+    ///
+    /// Errors are those of `AssistantService`.
+    #[derive(Debug)]
+    pub struct AdminServiceServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> AdminServiceServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for AdminServiceServer<T>
+    where
+        T: AdminService,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/palaver.v1.AdminService/ListAssistants" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListAssistantsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListAssistantsRequest>
+                    for ListAssistantsSvc<T> {
+                        type Response = super::ListAssistantsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListAssistantsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_assistants(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListAssistantsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/palaver.v1.AdminService/ListRunningTurns" => {
+                    #[allow(non_camel_case_types)]
+                    struct ListRunningTurnsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::ListRunningTurnsRequest>
+                    for ListRunningTurnsSvc<T> {
+                        type Response = super::ListRunningTurnsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ListRunningTurnsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::list_running_turns(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ListRunningTurnsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/palaver.v1.AdminService/GetServerSettings" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetServerSettingsSvc<T: AdminService>(pub Arc<T>);
+                    impl<
+                        T: AdminService,
+                    > tonic::server::UnaryService<super::GetServerSettingsRequest>
+                    for GetServerSettingsSvc<T> {
+                        type Response = super::GetServerSettingsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetServerSettingsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as AdminService>::get_server_settings(&inner, request)
+                                    .await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetServerSettingsSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for AdminServiceServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "palaver.v1.AdminService";
+    impl<T> tonic::server::NamedService for AdminServiceServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 /// The reason of an error. The name of the value without its prefix, for instance "ASSISTANT_NOT_FOUND", is the
 /// `reason` of the `google.rpc.ErrorInfo` that comes with the status. A client must expect reasons that it does not
 /// know, and fall back to the status.
