@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from palaver_server import connections
+from palaver_server import connections, health
 from palaver_server.api.admin import AdminApi
 from palaver_server.api.service import AssistantApi
 from palaver_server.banner import log_start
@@ -27,6 +27,7 @@ from palaver_server.engine.access import AccessControl
 from palaver_server.engine.administration import Administration
 from palaver_server.engine.chat import ChatEngine
 from palaver_server.exposure import check_exposure
+from palaver_server.health import HealthMonitor
 from palaver_server.llm.connections import NamedModels
 from palaver_server.llm.offline import OfflineModel
 from palaver_server.llm.openai import OpenAIModel
@@ -62,11 +63,17 @@ class Application:
     engine: ChatEngine
     listener: Listener
     _reloading: Reloading
+    _monitor: HealthMonitor
 
     @property
     def port(self) -> int:
         """The port that the server listens on."""
         return self.listener.port
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the health service reports SERVING for the API."""
+        return self.listener.health.is_serving
 
     async def reload(self) -> None:
         """Reads the callers' file and the certificates now. A version that is invalid is logged and not used."""
@@ -78,7 +85,8 @@ class Application:
 
     async def stop(self, grace: float) -> None:
         """Stops gracefully: reports NOT_SERVING, and gives the running turns `grace` seconds to finish."""
-        await self.listener.report_not_serving()
+        await self._monitor.stop()
+        await self.listener.health.drain()
         await self.engine.drain(grace)
         await self.listener.stop()
 
@@ -103,15 +111,19 @@ async def application(
         ai_connections, fallback = await _ai_connections(settings, environment, stack)
         telemetry = await stack.enter_async_context(chosen_telemetry(settings, environment, ai_connections, registry))
         observer = Observers((*observers, telemetry.observer()))
-        stores = await _open_stores(storage, settings.store_timeouts(), telemetry, observer, stack)
+        stores = await _open_stores(storage, settings.store_timeouts(), observer, stack)
+        observed = {name: ObservedStore(store, telemetry.store_calls(name)) for name, store in stores.items()}
         models = await _open_models(ai_connections, fallback, telemetry, stack)
         hosts = await _open_hosts(settings, environment, telemetry, stack)
         skills = await _open_skills(hosts, stack)
-        engine = ChatEngine(stores, models, skills, settings.engine_options(), observer)
+        engine = ChatEngine(observed, models, skills, settings.engine_options(), observer)
         administration = Administration(engine, effective_settings(settings, storage, stores, ai_connections, fallback))
         reloading = stack.enter_context(closing(Reloading()))
         tls = _open_tls(settings, reloading)
         interceptors = (*telemetry.interceptors, *await _open_callers(settings, stack, reloading))
+        monitor = HealthMonitor(_dependencies(settings, stores, models))
+        await monitor.look()
+        stack.push_async_callback(monitor.stop)
         try:
             listening = await stack.enter_async_context(
                 listener(
@@ -120,33 +132,44 @@ async def application(
                     credentials=tls.credentials if tls else None,
                     interceptors=interceptors,
                     failed=telemetry.refusals.refused,
+                    is_ready=monitor.is_ready,
                     serves_reflection=settings.reflection,
                     shares_port=shares_port,
                 )
             )
         except ListenError as error:
             raise SettingsError(f"PALAVER_LISTEN: {error}") from error
+        monitor.start(listening.health.report)
         if logs_start:
             log_start(settings, storage, ai_connections, fallback, hosts)
-        yield Application(engine, listening, reloading)
+        yield Application(engine, listening, reloading, monitor)
+
+
+def _dependencies(
+    settings: Settings, stores: Mapping[str, Store], models: ModelConnections
+) -> Iterator[health.Dependency]:
+    """Yields what turns depend on. Only the default connections affect all callers."""
+    for name, store in stores.items():
+        is_default = name == DEFAULT_STORAGE_CONNECTION
+        yield health.store_dependency(name, store, settings.store_timeout, is_required=is_default)
+    if settings.health_requires_model:
+        yield health.model_dependency(*models.resolve(""))
 
 
 async def _open_stores(
     storage: Mapping[str, Database | TableAccount],
     timeouts: StoreTimeouts,
-    telemetry: Telemetry,
     observer: Observer,
     stack: AsyncExitStack,
 ) -> dict[str, Store]:
-    stores: dict[str, Store] = {}
-    for name, connection in storage.items():
-        store: Store
-        if isinstance(connection, Database):
-            store = await _open_sqlite_store(name, connection.path, timeouts, observer, stack)
-        else:
-            store = await _open_azure_store(name, connection, timeouts, observer, stack)
-        stores[name] = ObservedStore(store, telemetry.store_calls(name))
-    return stores
+    return {
+        name: await (
+            _open_sqlite_store(name, connection.path, timeouts, observer, stack)
+            if isinstance(connection, Database)
+            else _open_azure_store(name, connection, timeouts, observer, stack)
+        )
+        for name, connection in storage.items()
+    }
 
 
 async def _open_sqlite_store(
@@ -211,6 +234,11 @@ async def _ai_connections(
         fallback = connections.fallback_connection(environment)
     if fallback is not None:
         configured.append(fallback)
+    elif settings.health_requires_model:
+        raise SettingsError(
+            "PALAVER_HEALTH_REQUIRES_MODEL: there is no default AI connection; set OPENAI_API_KEY, or "
+            "AZURE_OPENAI_ENDPOINT"
+        )
     elif not configured:
         logger.warning(
             "no AI connection is configured: every user query will fail; set OPENAI_API_KEY, or AZURE_OPENAI_ENDPOINT"

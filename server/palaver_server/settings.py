@@ -53,6 +53,11 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("palaver-data"), description="directory of the SQLite database")
     offline_model: bool = Field(False, description="answer with a built-in model that needs no network and no key")
     reflection: bool = Field(False, description="serve gRPC reflection, for tools such as grpcurl")
+    health_requires_model: bool = Field(
+        False,
+        description="report NOT_SERVING while the endpoint of the default AI connection fails, as while the default"
+        " store does; the endpoint is asked for its list of models every 30 seconds, in each process",
+    )
     workers: PositiveInt = Field(1, description="processes that share the port")
     tls_certificate: FilePath | None = Field(None, description="PEM file with the certificate chain; enables TLS")
     tls_key: FilePath | None = Field(None, description="PEM file with the private key of the certificate")

@@ -7,24 +7,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.calls import contents, create_assistant, query, read_rest
 from tests.support.endpoint import Endpoint, Stream
-from tests.support.palaver_server import Served, palaver_server, server_with_assistant
+from tests.support.health import NOT_SERVING, SERVICE, SERVING, reported, wait_until
+from tests.support.palaver_server import palaver_server, server_with_assistant
 from tests.support.statuses import failure_of
-
-SERVICE = "palaver.v1.AssistantService"
-NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-
-
-async def wait_until_not_serving(served: Served) -> None:
-    """Waits until the server reports that it accepts no more calls."""
-    watch = health_pb2_grpc.HealthStub(served.channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
-    while (await watch.read()).status != NOT_SERVING:
-        pass
-    watch.cancel()
 
 
 async def test_a_running_turn_finishes_and_new_ones_are_refused(tmp_path: Path, endpoint: Endpoint):
@@ -38,10 +27,9 @@ async def test_a_running_turn_finishes_and_new_ones_are_refused(tmp_path: Path, 
         waiting = asyncio.ensure_future(failure_of(served.stub.PostUserQueryUnary(query("waiting"))))
         await served.stub.GetAssistant(pb.GetAssistantRequest(id="a"))
         stopping = asyncio.ensure_future(served.application.stop(grace=60))
-        await wait_until_not_serving(served)
-        health = health_pb2_grpc.HealthStub(served.channel)
+        await wait_until(served, NOT_SERVING)
         for name in ("", SERVICE):
-            assert (await health.Check(health_pb2.HealthCheckRequest(service=name))).status == NOT_SERVING
+            assert await reported(served, name) == NOT_SERVING
         # A new turn and a queued one can both run on another server.
         for failure in (await failure_of(served.stub.PostUserQueryUnary(query("new", id="b"))), await waiting):
             assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
@@ -61,7 +49,7 @@ async def test_turns_posted_while_the_server_lingers_get_shutting_down(tmp_path:
         running = served.stub.PostUserQuery(query("running"))
         await running.read()
         stopping = asyncio.ensure_future(served.application.stop(grace=60))
-        await wait_until_not_serving(served)
+        await wait_until(served, NOT_SERVING)
         gate.set()
         await read_rest(running)
         calls = [served.stub.PostUserQueryUnary(query("next")) for _ in range(20)]
@@ -91,9 +79,7 @@ async def test_a_turn_that_outlasts_the_grace_period_ends_with_shutting_down(
 
 async def test_health_of_unknown_services_is_not_found(tmp_path: Path):
     async with palaver_server(tmp_path) as served:
-        health = health_pb2_grpc.HealthStub(served.channel)
         for name in ("", SERVICE):
-            response = await health.Check(health_pb2.HealthCheckRequest(service=name))
-            assert response.status == health_pb2.HealthCheckResponse.SERVING
-        failure = await failure_of(health.Check(health_pb2.HealthCheckRequest(service="palaver.v1.Nonsense")))
+            assert await reported(served, name) == SERVING
+        failure = await failure_of(reported(served, "palaver.v1.Nonsense"))
         assert failure.code is grpc.StatusCode.NOT_FOUND

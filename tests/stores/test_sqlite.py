@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -39,6 +39,7 @@ from tests.support.conversations import (
     version_of,
 )
 from tests.support.damages import DAMAGES, garbage_header, garbage_in_the_middle
+from tests.support.locks import another_process_holds_the_lock
 
 COMMITTING_PROCESS = [sys.executable, "-m", "tests.stores.committing_process"]
 REPOSITORY = Path(__file__).parents[2]
@@ -70,29 +71,6 @@ async def sound(path: Path) -> Path:
         for number in range(20):
             await add_turn(store, *exchange(f"Question {number}", "x" * 5000))
     return path
-
-
-@contextmanager
-def another_process_holds_the_lock(path: Path, begin: str = "BEGIN IMMEDIATE") -> Iterator[Callable[[], None]]:
-    """Runs another process that holds the write lock. Yields a function that makes it end its transaction."""
-    script = (
-        "import sqlite3, sys; connection = sqlite3.connect(sys.argv[1], isolation_level=None);"
-        "connection.executescript(sys.argv[2]); print('locked', flush=True);"
-        "sys.stdin.readline(); connection.execute('ROLLBACK'); print('released', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, str(path), begin]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
-        assert process.stdout.readline() == "locked\n"
-
-        def release() -> None:
-            process.stdin.write("\n")
-            process.stdin.flush()
-            assert process.stdout.readline() == "released\n"
-
-        try:
-            yield release
-        finally:
-            process.kill()
 
 
 class TestCrash:

@@ -51,6 +51,11 @@ class Exchange:
         return self.method != "GET"
 
     @property
+    def is_probe(self) -> bool:
+        """True for a probe of a server's health, which comes at any time."""
+        return "palaver-health" in self.target
+
+    @property
     def is_commit(self) -> bool:
         return self.target.endswith("/$batch") and b"RequestHash" in self.request
 

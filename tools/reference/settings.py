@@ -18,7 +18,15 @@ begins with `PALAVER_` but is not a setting is logged as a warning. Lists are se
 Storage and AI connections are configured by [variables with other names](connections.md)."""
 
 GROUPS = {
-    "Listening": ("listen", "workers", "tls_certificate", "tls_key", "reflection", "grace_period"),
+    "Listening": (
+        "listen",
+        "workers",
+        "tls_certificate",
+        "tls_key",
+        "reflection",
+        "health_requires_model",
+        "grace_period",
+    ),
     "Callers": ("callers", "tls_client_ca", "allow_unauthenticated", "allow_unencrypted"),
     "Storage": ("data_dir", "storage_connections", "store_timeout", "commit_timeout"),
     "Models": (

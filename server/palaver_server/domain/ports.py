@@ -185,6 +185,12 @@ class ChatModel(Protocol):
         generator closes the request to the endpoint at once.
         """
 
+    async def lists_models(self) -> bool:
+        """Asks the endpoint for its models, which costs nothing. Returns False if it has no list of them.
+
+        Either answer means that the endpoint works. Raises a `ModelError` if a model call would fail, too.
+        """
+
 
 class ModelConnections(Protocol):
     """The AI connections of the server."""

@@ -21,6 +21,9 @@ from typing_extensions import Self
 PIECES_PER_SECOND = 30.0
 """About the speed at which a person reads."""
 
+MODEL = "offline"
+"""The name of the model in its replies."""
+
 MAX_QUOTE = 200
 """The maximum length of a message that a reply quotes, in characters."""
 
@@ -36,6 +39,7 @@ class OfflineModel:
     async def __aenter__(self) -> Self:
         application = web.Application(client_max_size=64 * 1024 * 1024)
         application.router.add_post("/v1/chat/completions", self._chat_completions)
+        application.router.add_get("/v1/models", _models)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -57,7 +61,7 @@ class OfflineModel:
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": "offline",
+            "model": MODEL,
         }
         finish_reason = "tool_calls" if call else "stop" if len(written) == len(pieces) else "length"
         prompt_tokens = sum(len(list(_pieces(message["content"] or ""))) for message in body["messages"])
@@ -81,6 +85,10 @@ class OfflineModel:
             await _send(response, {**chunk, "choices": [], "usage": usage})
             await response.write(b"data: [DONE]\n\n")
         return response
+
+
+async def _models(_request: web.Request) -> web.Response:
+    return web.json_response({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "palaver"}]})
 
 
 async def _send(response: web.StreamResponse, chunk: dict[str, Any]) -> None:

@@ -14,16 +14,16 @@ import anyio
 import httpx2
 import openai
 from anyio.lowlevel import checkpoint
-from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient
+from openai import AsyncAzureOpenAI, AsyncOpenAI, DefaultAioHttpClient, RequestOptions
 
 from palaver_server.domain.errors import ContextLengthExceeded, ModelNotFound, ModelStreamBroken, ModelUnavailable
 from palaver_server.domain.limits import END_TIMEOUT
 from palaver_server.domain.ports import ModelDelta, Prompt, TraceHeaders, no_trace_headers
 from palaver_server.domain.turns import FinishReason
-from palaver_server.llm import quirks
+from palaver_server.llm import model_lists, quirks
 from palaver_server.llm.compression import decompressed
 from palaver_server.llm.deltas import DeltaMerger
-from palaver_server.llm.endpoint_errors import read_error
+from palaver_server.llm.endpoint_errors import EndpointError, read_error
 from palaver_server.llm.error_meanings import model_error
 from palaver_server.llm.http_session import session
 from palaver_server.llm.openai_chunks import Chunk, ErrorEvent
@@ -51,6 +51,10 @@ FULL_READ = 16 * 1024
 
 UNCOMPRESSED = {"Accept-Encoding": "identity"}
 """Compression would delay pieces. Without it, the bytes of the connection are those of the stream."""
+
+
+# Without the latter, the SDK could send an administrator's key that it has found in the environment.
+OPTIONS: RequestOptions = {"headers": UNCOMPRESSED, "security": {"bearer_auth": True}}
 
 
 class HttpClient(DefaultAioHttpClient):
@@ -126,6 +130,19 @@ class OpenAIModel:
         """Closes all connections."""
         await self._client.close()
 
+    async def lists_models(self) -> bool:
+        """Asks the endpoint for its models. Returns False if it has no list of them; raises a `ModelError`."""
+        try:
+            response = await self._client.get(model_lists.PATH, cast_to=httpx2.Response, options=OPTIONS, stream=True)
+        except openai.APIStatusError as error:
+            meaning = model_error(_refusal(error), status=error.status_code, secret=self._secret)
+            if (refused := model_lists.error_of_refusal(meaning, error.status_code)) is not None:
+                raise refused from error
+            return False
+        except openai.APIConnectionError as error:
+            raise ModelUnavailable("the endpoint can't be reached") from error
+        return model_lists.is_list((await read_refusal(response)).content)
+
     async def stream(self, prompt: Prompt) -> AsyncGenerator[ModelDelta, None]:
         """Makes a model call and yields the output of each read from the connection."""
         reader, merger = ChunkReader(), DeltaMerger([skill.name for skill in prompt.skills])
@@ -193,14 +210,13 @@ class OpenAIModel:
                     "/chat/completions",
                     cast_to=httpx2.Response,
                     body=body,
-                    # Otherwise the SDK could send an administrator's key that it has found in the environment.
-                    options={"headers": {**UNCOMPRESSED, **self._trace_headers()}, "security": {"bearer_auth": True}},
+                    options={**OPTIONS, "headers": {**UNCOMPRESSED, **self._trace_headers()}},
                     stream=True,
                 )
             except openai.APIStatusError as error:
                 if error.response.has_redirect_location:
                     logger.warning("%s: the endpoint redirects to %s", self._name, _host(error.response))
-                refusal = read_error(error.response.content, error.response.headers)
+                refusal = _refusal(error)
                 meaning = model_error(refusal, status=error.status_code, secret=self._secret)
                 # vLLM blames `max_tokens` if a conversation is too long. A shorter one may have it.
                 is_of_form = error.status_code in (400, 422) and not isinstance(meaning, ContextLengthExceeded)
@@ -224,6 +240,10 @@ class OpenAIModel:
         if learnt:
             logger.warning("%s: the endpoint of %s wants %s; this is remembered", self._name, model, ", ".join(learnt))
             self._quirks[model] = known
+
+
+def _refusal(error: openai.APIStatusError) -> EndpointError:
+    return read_error(error.response.content, error.response.headers)
 
 
 def _host(redirect: httpx2.Response) -> str:

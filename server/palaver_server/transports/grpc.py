@@ -9,11 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from palaver_server.domain.limits import MAX_METADATA_BYTES, MAX_REQUEST_BYTES
 from palaver_server.transports.handlers import Failed, Interceptor, Service, handlers_of
+from palaver_server.transports.health import ServiceHealth
 
 FLUSH_TIMEOUT = 5.0
 """Seconds that callers have to read the end of a turn that finished while the server was stopping."""
@@ -57,12 +58,8 @@ class Listener:
     """A running gRPC server."""
 
     port: int
+    health: ServiceHealth
     _server: grpc.aio.Server
-    _health: health.aio.HealthServicer
-
-    async def report_not_serving(self) -> None:
-        """Makes the health service report NOT_SERVING. Calls are still served."""
-        await self._health.enter_graceful_shutdown()
 
     async def stop(self) -> None:
         """Closes the listener, and closes the connections after callers have had time to read the last responses."""
@@ -78,15 +75,22 @@ async def listener(
     credentials: grpc.ServerCredentials | None = None,
     interceptors: Sequence[Interceptor] = (),
     failed: Failed = lambda _call, _error: None,
+    is_ready: bool = True,
     serves_reflection: bool = False,
     shares_port: bool = False,
 ) -> AsyncIterator[Listener]:
-    """Serves the services on an address; leaving the block stops it immediately. Raises `ListenError`."""
+    """Serves the services on an address; leaving the block stops it immediately. Raises `ListenError`.
+
+    `is_ready` is what the health service reports at first.
+    """
     GRPC_LOGGER.addFilter(_is_worth_logging)
     server = grpc.aio.server(options=(*CHANNEL_OPTIONS, ("grpc.so_reuseport", int(shares_port))))
     server.add_generic_rpc_handlers(handlers_of(services, interceptors, failed))
-    health_service = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
+    service_health = ServiceHealth()
+    for each in services:
+        await service_health.add(each.name)
+    await service_health.report(is_ready=is_ready)
+    health_pb2_grpc.add_HealthServicer_to_server(service_health.servicer, server)
     if serves_reflection:
         names = (*(each.name for each in services), health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -98,9 +102,7 @@ async def listener(
         raise ListenError(f"can't listen on {address}; is the port taken?") from error
     await server.start()
     try:
-        for name in ("", *(each.name for each in services)):
-            await health_service.set(name, health_pb2.HealthCheckResponse.SERVING)
-        yield Listener(port, server, health_service)
+        yield Listener(port, service_health, server)
     finally:
         await server.stop(None)
 
