@@ -30,6 +30,7 @@ EXAMPLES = {
     "data_dir": ("some/where", Path("some/where")),
     "offline_model": ("true", True),
     "reflection": ("1", True),
+    "health_requires_model": ("1", True),
     "workers": ("3", 3),
     "tls_certificate": (__file__, Path(__file__)),
     "tls_key": (__file__, Path(__file__)),

@@ -20,6 +20,7 @@ from palaver_server import failpoints
 from palaver_server.app import application
 from palaver_server.callers.config import BLOCK_NAME, BLOCK_NAME_RULE
 from palaver_server.callers.keys import digest_of, new_key
+from palaver_server.checks.command import check
 from palaver_server.domain.stages import Observer
 from palaver_server.exposure import check_exposure
 from palaver_server.failpoints import Failpoint
@@ -41,6 +42,8 @@ logger = logging.getLogger("palaver_server")
 
 KEYGEN = "keygen"
 """The subcommand that makes a key for a caller."""
+CHECK = "check"
+"""The subcommand that tries what a server with these settings would need."""
 
 
 def main() -> None:
@@ -52,6 +55,8 @@ def main() -> None:
         if sys.argv[1:2] == [KEYGEN]:
             print(new_caller(sys.argv[2:]))  # noqa: T201 - the output of this command
             return
+        if sys.argv[1:2] == [CHECK]:
+            check(sys.argv[2:])
         settings = load(sys.argv[1:])
         log_to_stderr(settings.log_level, settings.log_format)
         if warning := check_exposure(settings):

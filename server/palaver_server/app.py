@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from palaver_server.connections import AIConnection, Database, Identity, TableAc
 from palaver_server.credentials import Credential, TokenProvider, credential, is_found, token_provider
 from palaver_server.domain.conversation import DEFAULT_STORAGE_CONNECTION
 from palaver_server.domain.errors import StoreError
-from palaver_server.domain.ports import ModelConnections, SkillSource, Store
+from palaver_server.domain.ports import ModelConnections, SkillSource, Store, TraceHeaders, no_trace_headers
 from palaver_server.domain.stages import Observer, Observers
 from palaver_server.effective_settings import effective_settings
 from palaver_server.engine.access import AccessControl
@@ -49,9 +49,14 @@ from palaver_server.transports.handlers import Interceptor, admin_service, assis
 from palaver_server.transports.tls import ServerTls, certificate_configuration
 
 if TYPE_CHECKING:
+    from grpc import ServerCertificateConfiguration
     from prometheus_client import CollectorRegistry
 
 logger = logging.getLogger(__name__)
+
+NO_AI_CONNECTION = (
+    "no AI connection is configured: every user query will fail; set OPENAI_API_KEY, or AZURE_OPENAI_ENDPOINT"
+)
 
 T = TypeVar("T")
 
@@ -113,7 +118,10 @@ async def application(
         observer = Observers((*observers, telemetry.observer()))
         stores = await _open_stores(storage, settings.store_timeouts(), observer, stack)
         observed = {name: ObservedStore(store, telemetry.store_calls(name)) for name, store in stores.items()}
-        models = await _open_models(ai_connections, fallback, telemetry, stack)
+        models = NamedModels(
+            {each.name: open_model(each, stack, telemetry.trace_headers) for each in ai_connections},
+            fallback.name if fallback else None,
+        )
         hosts = await _open_hosts(settings, environment, telemetry, stack)
         skills = await _open_skills(hosts, stack)
         engine = ChatEngine(observed, models, skills, settings.engine_options(), observer)
@@ -166,7 +174,7 @@ async def _open_stores(
         name: await (
             _open_sqlite_store(name, connection.path, timeouts, observer, stack)
             if isinstance(connection, Database)
-            else _open_azure_store(name, connection, timeouts, observer, stack)
+            else open_azure_store(name, connection, timeouts, observer, stack)
         )
         for name, connection in storage.items()
     }
@@ -188,9 +196,10 @@ async def _open_sqlite_store(
     return store
 
 
-async def _open_azure_store(
+async def open_azure_store(
     name: str, account: TableAccount, timeouts: StoreTimeouts, observer: Observer, stack: AsyncExitStack
 ) -> AzureTablesStore:
+    """Opens a store in an account of Azure; raises `SettingsError`."""
     identity = None if account.identity is None else _open_credential(account.identity, stack)
     # As with a damaged database, most callers could do nothing without the default connection.
     if name == DEFAULT_STORAGE_CONNECTION and identity is not None and not await is_found(identity):
@@ -227,42 +236,46 @@ async def _ai_connections(
 ) -> tuple[list[AIConnection], AIConnection | None]:
     """Returns all AI connections, and the one of them for requests that name no other."""
     configured = connections.ai_connections(settings, environment)
-    if settings.offline_model:
-        offline = await stack.enter_async_context(OfflineModel())
-        fallback: AIConnection | None = AIConnection(connections.OFFLINE, offline.base_url, "offline")
-    else:
-        fallback = connections.fallback_connection(environment)
+    fallback = await open_default_connection(settings, environment, stack)
     if fallback is not None:
         configured.append(fallback)
-    elif settings.health_requires_model:
+    elif not configured:
+        logger.warning("%s", NO_AI_CONNECTION)
+    return configured, fallback
+
+
+async def open_default_connection(
+    settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack
+) -> AIConnection | None:
+    """Returns the AI connection for requests that name no other, or None if there is none; raises `SettingsError`."""
+    if settings.offline_model:
+        offline = await stack.enter_async_context(OfflineModel())
+        return AIConnection(connections.OFFLINE, offline.base_url, "offline")
+    fallback = connections.fallback_connection(environment)
+    if fallback is None and settings.health_requires_model:
         raise SettingsError(
             "PALAVER_HEALTH_REQUIRES_MODEL: there is no default AI connection; set OPENAI_API_KEY, or "
             "AZURE_OPENAI_ENDPOINT"
         )
-    elif not configured:
-        logger.warning(
-            "no AI connection is configured: every user query will fail; set OPENAI_API_KEY, or AZURE_OPENAI_ENDPOINT"
-        )
-    return configured, fallback
+    return fallback
 
 
-async def _open_models(
-    ai_connections: Iterable[AIConnection], fallback: AIConnection | None, telemetry: Telemetry, stack: AsyncExitStack
-) -> ModelConnections:
-    models = {}
-    for connection in ai_connections:
-        api_key: str | TokenProvider = connection.api_key or ""
-        if connection.identity is not None:
-            api_key = token_provider(_open_credential(connection.identity, stack))
-        model = models[connection.name] = OpenAIModel(
-            api_key=api_key,
-            name=connection.name,
-            base_url=connection.base_url,
-            api_version=connection.api_version,
-            trace_headers=telemetry.trace_headers,
-        )
-        stack.push_async_callback(model.close)
-    return NamedModels(models, fallback.name if fallback else None)
+def open_model(
+    connection: AIConnection, stack: AsyncExitStack, trace_headers: TraceHeaders = no_trace_headers
+) -> OpenAIModel:
+    """Returns the model behind an AI connection."""
+    api_key: str | TokenProvider = connection.api_key or ""
+    if connection.identity is not None:
+        api_key = token_provider(_open_credential(connection.identity, stack))
+    model = OpenAIModel(
+        api_key=api_key,
+        name=connection.name,
+        base_url=connection.base_url,
+        api_version=connection.api_version,
+        trace_headers=trace_headers,
+    )
+    stack.push_async_callback(model.close)
+    return model
 
 
 async def _open_hosts(
@@ -272,13 +285,19 @@ async def _open_hosts(
     try:
         for text in settings.skill_hosts:
             address = Address.parse(text, settings.skill_timeout, environment)
-            checker = await stack.enter_async_context(schema_checker())
-            host = GrpcSkillHost(address, checker, telemetry.trace_headers)
-            stack.push_async_callback(host.close)
-            hosts.append(host)
+            hosts.append(await open_skill_host(address, stack, telemetry.trace_headers))
     except ValueError as error:
         raise SettingsError(f"PALAVER_SKILL_HOSTS: {error}") from error
     return hosts
+
+
+async def open_skill_host(
+    address: Address, stack: AsyncExitStack, trace_headers: TraceHeaders = no_trace_headers
+) -> GrpcSkillHost:
+    """Opens the channel to a skill host; raises `ValueError` if its files can't be used."""
+    host = GrpcSkillHost(address, await stack.enter_async_context(schema_checker()), trace_headers)
+    stack.push_async_callback(host.close)
+    return host
 
 
 async def _open_skills(hosts: Sequence[GrpcSkillHost], stack: AsyncExitStack) -> SkillSource:
@@ -289,22 +308,40 @@ async def _open_skills(hosts: Sequence[GrpcSkillHost], stack: AsyncExitStack) ->
 
 
 def _open_tls(settings: Settings, reloading: Reloading) -> ServerTls | None:
-    if settings.tls_certificate is None or settings.tls_key is None:
+    files = certificate_files(settings)
+    if files is None:
         return None
-    authorities = settings.tls_client_ca
-    files = WatchedFiles(
-        "PALAVER_TLS_CERTIFICATE, PALAVER_TLS_KEY" + (", PALAVER_TLS_CLIENT_CA" if authorities else ""),
-        (settings.tls_certificate, settings.tls_key, *((authorities,) if authorities else ())),
-        certificate_configuration,
-    )
-    tls = ServerTls(_loaded(files), requires_client_certificate=authorities is not None)
+    tls = ServerTls(loaded(files), requires_client_certificate=settings.tls_client_ca is not None)
     reloading.watch(files, tls.use)
     return tls
 
 
+def certificate_files(settings: Settings) -> WatchedFiles[ServerCertificateConfiguration] | None:
+    """Returns the files of the listener's certificates, or None without TLS."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    authorities = settings.tls_client_ca
+    return WatchedFiles(
+        "PALAVER_TLS_CERTIFICATE, PALAVER_TLS_KEY" + (", PALAVER_TLS_CLIENT_CA" if authorities else ""),
+        (settings.tls_certificate, settings.tls_key, *((authorities,) if authorities else ())),
+        certificate_configuration,
+    )
+
+
 async def _open_callers(settings: Settings, stack: AsyncExitStack, reloading: Reloading) -> tuple[Interceptor, ...]:
-    if settings.callers is None:
+    files = callers_files(settings)
+    if files is None:
         return ()
+    blocks = loaded(files)
+    callers = await stack.enter_async_context(callers_of(blocks))
+    reloading.watch(files, callers.use)
+    return (authentication(callers),)
+
+
+def callers_files(settings: Settings) -> WatchedFiles[tuple[CallerBlock, ...]] | None:
+    """Returns the callers' file, or None without callers."""
+    if settings.callers is None:
+        return None
 
     def parse(data: bytes) -> tuple[CallerBlock, ...]:
         blocks = parse_callers(data)
@@ -313,14 +350,11 @@ async def _open_callers(settings: Settings, stack: AsyncExitStack, reloading: Re
                 raise CallersError(f"[callers.{block.name}] client_certificate: needs PALAVER_TLS_CLIENT_CA")
         return blocks
 
-    files = WatchedFiles("PALAVER_CALLERS", (settings.callers,), parse)
-    blocks = _loaded(files)
-    callers = await stack.enter_async_context(callers_of(blocks))
-    reloading.watch(files, callers.use)
-    return (authentication(callers),)
+    return WatchedFiles("PALAVER_CALLERS", (settings.callers,), parse)
 
 
-def _loaded(files: WatchedFiles[T]) -> T:
+def loaded(files: WatchedFiles[T]) -> T:
+    """Returns the value of files; raises `SettingsError`."""
     try:
         return files.load()
     except FileError as error:

@@ -100,10 +100,11 @@ class AIConnection:
 
 def storage_connections(settings: Settings, environment: Mapping[str, str]) -> dict[str, Database | TableAccount]:
     """Returns the storage connections that callers may name; raises `SettingsError`."""
-    return {name: _storage(name, settings, environment) for name in settings.storage_connections}
+    return {name: storage_connection(name, settings, environment) for name in settings.storage_connections}
 
 
-def _storage(name: str, settings: Settings, environment: Mapping[str, str]) -> Database | TableAccount:
+def storage_connection(name: str, settings: Settings, environment: Mapping[str, str]) -> Database | TableAccount:
+    """Returns the storage connection with a name; raises `SettingsError`."""
     is_shared = _lists(settings.ai_connections, name)
     section = read_section(name, environment, STORAGE_KEYS, AI_KEYS if is_shared else ())
     identity_keys = () if is_shared else IDENTITY_KEYS  # a shared name may have its identity for the endpoint
@@ -161,13 +162,13 @@ def _table_uri(section: Section) -> str:
 
 def ai_connections(settings: Settings, environment: Mapping[str, str]) -> list[AIConnection]:
     """Returns the AI connections that callers may name; raises `SettingsError`."""
-    for name in settings.ai_connections:
-        if _lists((OPENAI, AZURE_OPENAI, OFFLINE), name):
-            raise SettingsError(f"PALAVER_AI_CONNECTIONS: {name} is the name of a fallback; choose another one")
-    return [_ai_connection(name, settings, environment) for name in settings.ai_connections]
+    return [ai_connection(name, settings, environment) for name in settings.ai_connections]
 
 
-def _ai_connection(name: str, settings: Settings, environment: Mapping[str, str]) -> AIConnection:
+def ai_connection(name: str, settings: Settings, environment: Mapping[str, str]) -> AIConnection:
+    """Returns the AI connection with a name; raises `SettingsError`."""
+    if _lists((OPENAI, AZURE_OPENAI, OFFLINE), name):
+        raise SettingsError(f"PALAVER_AI_CONNECTIONS: {name} is the name of a fallback; choose another one")
     is_shared = _lists(settings.storage_connections, name)
     section = read_section(name, environment, AI_KEYS, STORAGE_KEYS if is_shared else ())
     if not is_shared:

@@ -9,8 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-import anyio
-
 from palaver_server.domain.conversation import DEFAULT_COLLECTION, AssistantKey
 from palaver_server.domain.errors import ModelRateLimited
 from palaver_server.domain.ports import ChatModel, Store
@@ -168,9 +166,8 @@ class _Watched:
 async def _probe(dependency: Dependency) -> str:
     """Returns why a dependency fails, or an empty text."""
     try:
-        with anyio.fail_after(dependency.timeout):
-            await dependency.probe()
-    except TimeoutError:
+        await asyncio.wait_for(dependency.probe(), dependency.timeout)
+    except asyncio.TimeoutError:
         return f"no answer within {dependency.timeout:g} s"
     except Exception as error:  # whatever it is, no turn could run
         return cause_of(error)

@@ -36,7 +36,8 @@ Names = Annotated[tuple[str, ...], NoDecode]
 class Settings(BaseSettings):
     """Assistants over gRPC. Every flag is also an environment variable: --data-dir is PALAVER_DATA_DIR.
 
-    `palaver-server keygen NAME` makes a key for a caller.
+    `palaver-server keygen NAME` makes a key for a caller. `palaver-server check [--json]` tries what a server with the
+    same flags and variables would need, and says what is wrong.
     """
 
     model_config = SettingsConfigDict(

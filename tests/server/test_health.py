@@ -1,7 +1,5 @@
 """What the health service reports while a store or an endpoint fails, and when it works again."""
 
-
-
 from __future__ import annotations
 
 import asyncio

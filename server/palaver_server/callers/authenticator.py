@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -62,6 +63,12 @@ class Callers:
             raise Unauthenticated("the key is not one of a caller of this server")
         block, claims = await verified_owner(credential, self._blocks, self._issuers)
         return _caller(block, subject_of(claims), claims)
+
+    async def problems(self) -> list[str]:
+        """Waits until the keys of all issuers have been asked for, and returns why those of some are unknown."""
+        if fetches := list(filter(None, (issuer.prefetch() for issuer in self._issuers.values()))):
+            await asyncio.wait(fetches)
+        return [issuer.problem for issuer in self._issuers.values() if issuer.problem]
 
     def close(self) -> None:
         """Ends the fetches in progress."""

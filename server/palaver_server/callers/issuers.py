@@ -52,6 +52,8 @@ class Issuer:
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
         self._fetching: asyncio.Task[None] | None = None
+        self.problem = ""
+        """Why the latest fetch failed, or an empty text."""
 
     async def key(self, key_id: object, algorithm: str) -> jwt.PyJWK:
         """Returns the key with an id, or the only key if a token names none.
@@ -113,13 +115,14 @@ class Issuer:
             keys = await self._fetched_keys()
         except (IssuerError, aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError, RecursionError) as error:
             reason = str(error) if isinstance(error, IssuerError) else type(error).__name__
+            self.problem = f"the keys of the issuer {self._url} can't be fetched ({reason})"
             logger.warning(
-                "the keys of the issuer %s can't be fetched (%s); %s",
-                self._url,
-                reason,
+                "%s; %s",
+                self.problem,
                 "its tokens are refused" if self._fetched_at is None else "the known keys stay in use",
             )
         else:
+            self.problem = ""
             self._keys = keys
             self._fetched_at = self._clock()
 

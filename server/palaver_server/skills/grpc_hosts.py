@@ -56,6 +56,8 @@ class GrpcSkillHost:
         self._was_asked = False
         self.name = address.target
         self.is_available = False
+        self.problems: list[str] = []
+        """What is wrong with the host or its skills, as the latest refresh found."""
 
     async def close(self) -> None:
         """Closes the channel and cancels its calls."""
@@ -109,42 +111,46 @@ class GrpcSkillHost:
             )
             response: pb.ListSkillsResponse | None = await listing  # None if it does not parse
         except grpc.aio.AioRpcError as error:
+            problem = f"the skill host {self.name} does not answer: {error.code().name}: {error.details()!r:.500}"
+            self.problems = [problem]
             if self.is_available or not self._was_asked:  # it is asked again every two seconds, but logged once
-                logger.warning(
-                    "the skill host %s does not answer: %s: %.500r", self.name, error.code().name, error.details()
-                )
+                logger.warning("%s", problem)
             self.is_available, self._was_asked = False, True
             return
         self.is_available, self._was_asked = response is not None, True
         if response is None:
-            logger.warning("the skill host %s sent a response that can't be parsed", self.name)
+            self._report(f"the skill host {self.name} sent a response that can't be parsed")
         elif response != self._listing:
+            self.problems.clear()
             self._skills = await self._usable(response)
             # A skill that can't be used is checked again: the check may have failed for want of time.
             self._listing = response if len(self._skills) == len(response.skills) else None
 
     async def _usable(self, response: pb.ListSkillsResponse) -> dict[str, Skill]:
-        """Returns the valid skills of a response by their names, and logs the others."""
+        """Returns the valid skills of a response by their names, and reports the others."""
         if len(response.skills) > MAX_HOST_SKILLS:
-            logger.error(
-                "the host %s lists %d skills; only the first %d are used",
-                self.name, len(response.skills), MAX_HOST_SKILLS,
-            )  # fmt: skip
+            self._report(
+                f"the host {self.name} lists {len(response.skills)} skills; only the first {MAX_HOST_SKILLS} are used"
+            )
         skills: dict[str, Skill] = {}
         for listed in response.skills[:MAX_HOST_SKILLS]:
             if error := await self._error_of(listed):
                 name = listed.name[:MAX_SKILL_NAME_CHARACTERS]
-                logger.error("the skill %r of %s can't be used: %s", name, self.name, error)
+                self._report(f"the skill {name!r} of {self.name} can't be used: {error}")
             elif listed.name in skills:
-                logger.error("the host %s lists two skills named %s; the first one is used", self.name, listed.name)
+                self._report(f"the host {self.name} lists two skills named {listed.name}; the first one is used")
             elif len(listed.description) > MAX_DESCRIPTION_CHARACTERS:
-                logger.error(
-                    "the skill %s of %s can't be used: its description has more than %d characters",
-                    listed.name, self.name, MAX_DESCRIPTION_CHARACTERS,
-                )  # fmt: skip
+                self._report(
+                    f"the skill {listed.name} of {self.name} can't be used: its description has more than"
+                    f" {MAX_DESCRIPTION_CHARACTERS} characters"
+                )
             else:
                 skills[listed.name] = Skill(listed.name, listed.description, listed.parameters_json_schema)
         return skills
+
+    def _report(self, problem: str) -> None:
+        self.problems.append(problem)
+        logger.error("%s", problem)
 
     async def _error_of(self, listed: assistant_pb2.Skill) -> str:
         """Returns an error message if a skill can't be used, or an empty string."""

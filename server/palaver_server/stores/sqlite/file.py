@@ -77,7 +77,7 @@ class DatabaseFile:
             with transaction(connection):
                 schema.prepare(connection, may_create=may_create)  # first: the file may be another program's
             _use_write_ahead_log(connection, timeout)
-            _check_integrity(connection)
+            check_integrity(connection)
             self._restrict()
 
     def _open(self, timeout: float) -> DatabaseConnection:
@@ -140,7 +140,8 @@ def _use_write_ahead_log(connection: sqlite3.Connection, timeout: float) -> None
             return
 
 
-def _check_integrity(connection: sqlite3.Connection) -> None:
+def check_integrity(connection: sqlite3.Connection) -> None:
+    """Raises `StoreCorrupt` if a small database is damaged anywhere."""
     pages, page_bytes = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
     if pages * page_bytes <= CHECKED_BYTES and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
         raise StoreCorrupt("the database is damaged")

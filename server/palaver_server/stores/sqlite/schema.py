@@ -85,19 +85,31 @@ CREATE TABLE IF NOT EXISTS message_extras (
 
 def prepare(connection: sqlite3.Connection, *, may_create: bool) -> None:
     """Checks the schema of a database and upgrades it, or creates it in an empty file if that is allowed."""
-    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+    if not (version := usable_version(connection)):
         if not may_create:
             raise StoreUnavailable("the database was replaced by an empty file")
         for statement in SCHEMA.split(";\n"):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    elif connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-        raise StoreCorrupt("the database is not one of Palaver's")
     else:
-        _migrate(connection, version_of(connection))
+        _migrate(connection, version)
     for statement in ADDITIONS:
         connection.execute(statement)
+
+
+def usable_version(connection: sqlite3.Connection) -> int:
+    """Returns the version of a database's schema, or 0 for an empty file.
+
+    Raises `StoreCorrupt` if it is not a database that this server can upgrade.
+    """
+    if not connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+        return 0
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise StoreCorrupt("the database is not one of Palaver's")
+    if not 1 <= (found := version_of(connection)) <= SCHEMA_VERSION:
+        raise StoreCorrupt(f"the database has schema version {found}; this server knows version {SCHEMA_VERSION}")
+    return found
 
 
 def version_of(connection: sqlite3.Connection) -> int:
@@ -114,8 +126,6 @@ def check_version(connection: sqlite3.Connection) -> None:
 
 
 def _migrate(connection: sqlite3.Connection, found: int) -> None:
-    if not 1 <= found <= SCHEMA_VERSION:
-        raise StoreCorrupt(f"the database has schema version {found}; this server knows version {SCHEMA_VERSION}")
     for version in range(found, SCHEMA_VERSION):
         for statement in MIGRATIONS[version]:
             connection.execute(statement)
