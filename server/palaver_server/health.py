@@ -9,6 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
+import anyio
+
 from palaver_server.domain.conversation import DEFAULT_COLLECTION, AssistantKey
 from palaver_server.domain.errors import ModelRateLimited
 from palaver_server.domain.ports import ChatModel, Store
@@ -108,13 +110,9 @@ class HealthMonitor:
         return all(watched.works for watched in self._watched if watched.dependency.is_required)
 
     async def look(self) -> None:
-        """Probes each dependency once. What fails is not taken for sound until it is."""
-        for watched, cause in zip(
-            self._watched, await asyncio.gather(*(_probe(each.dependency) for each in self._watched)), strict=True
-        ):
-            watched.works = not cause
-            if cause:
-                self._log(watched, cause)
+        """Probes once what is required, which decides the state to begin with."""
+        required = [watched for watched in self._watched if watched.dependency.is_required]
+        await asyncio.gather(*map(self._probe, required))
 
     def start(self, report: Report) -> None:
         """Probes in the background from now on."""
@@ -128,14 +126,19 @@ class HealthMonitor:
             await asyncio.wait(self._tasks)
 
     async def _watch(self, watched: _Watched, report: Report) -> None:
-        is_sure = True
         while True:
-            await asyncio.sleep(watched.dependency.interval if is_sure else CONFIRMATION_INTERVAL)
-            cause = await _probe(watched.dependency)
-            if watched.has_changed(works=not cause):
-                self._log(watched, cause)
+            await asyncio.sleep(watched.pause)
+            if await self._probe(watched):
                 await report(is_ready=self.is_ready)
-            is_sure = watched.works is not bool(cause)
+
+    async def _probe(self, watched: _Watched) -> bool:
+        """Probes a dependency, and returns whether its state has changed."""
+        cause = await _cause_of_failure(watched.dependency)
+        had_state = watched.works is not None
+        has_changed = watched.has_changed(works=not cause)
+        if has_changed and (had_state or cause):
+            self._log(watched, cause)
+        return has_changed
 
     def _log(self, watched: _Watched, cause: str) -> None:
         event = f"{watched.dependency.name} {f'fails: {cause}' if cause else 'works again'}"
@@ -151,23 +154,33 @@ class _Watched:
 
     def __init__(self, dependency: Dependency) -> None:
         self.dependency = dependency
-        self.works = True
+        self.works: bool | None = None
+        """None until it was probed."""
         self._contradictions = 0
 
+    @property
+    def pause(self) -> float:
+        """The seconds until the next probe."""
+        if self.works is None:
+            return 0.0
+        return CONFIRMATION_INTERVAL if self._contradictions else self.dependency.interval
+
     def has_changed(self, *, works: bool) -> bool:
-        """Counts the outcome of a probe, and returns whether the state changes with it."""
+        """Counts the outcome of a probe, and returns whether the state changes with it. The first one decides."""
         self._contradictions = self._contradictions + 1 if works != self.works else 0
-        if self._contradictions < (SUCCESSES if works else FAILURES):
+        if self.works is not None and self._contradictions < (SUCCESSES if works else FAILURES):
             return False
         self.works, self._contradictions = works, 0
         return True
 
 
-async def _probe(dependency: Dependency) -> str:
+async def _cause_of_failure(dependency: Dependency) -> str:
     """Returns why a dependency fails, or an empty text."""
     try:
-        await asyncio.wait_for(dependency.probe(), dependency.timeout)
-    except asyncio.TimeoutError:
+        # Not `asyncio.wait_for`: up to Python 3.11, it can lose the cancellation of the task, which would then go on.
+        with anyio.fail_after(dependency.timeout):
+            await dependency.probe()
+    except TimeoutError:
         return f"no answer within {dependency.timeout:g} s"
     except Exception as error:  # whatever it is, no turn could run
         return cause_of(error)

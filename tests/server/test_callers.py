@@ -18,6 +18,7 @@ from typing_extensions import Self
 from palaver.v1 import assistant_service_pb2 as pb
 from palaver.v1.assistant_service_pb2_grpc import AssistantServiceStub
 from palaver_server.domain.limits import MAX_DENIED_FIELDS
+from palaver_server.health import PROBE_KEY
 from tests.support.callers import CallersFile, Metadata, bearer
 from tests.support.calls import query, read_rest
 from tests.support.endpoint import Endpoint, Stream, skill_calls
@@ -80,9 +81,9 @@ NEEDED = {
 
 
 class Watched:
-    """A storage account that counts how often it is reached, and serves nobody."""
+    """A storage account that counts how often calls reach it, besides the probes of health, and serves nobody."""
 
-    connections = 0
+    requests = 0
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._refuse, "127.0.0.1", 0)
@@ -96,8 +97,9 @@ class Watched:
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
 
-    async def _refuse(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
+    async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if PROBE_KEY.id.encode() not in await reader.readline():
+            self.requests += 1
         writer.close()
 
 
@@ -216,11 +218,11 @@ class TestAccess:
             failure = await failure_of(getattr(rpcs(served, callers, "shop"), rpc)(id="a"))
             if LEVELS.index(access) >= LEVELS.index(NEEDED[rpc]):
                 assert failure.reason == "STORE_UNAVAILABLE"
-                assert watched.connections > 0
+                assert watched.requests > 0
             else:
                 assert (failure.code, failure.reason) == (PERMISSION_DENIED, "PERMISSION_DENIED")
                 assert f'needs the access "{NEEDED[rpc]}", and the caller "shop" has "{access}"' in failure.text
-                assert watched.connections == 0
+                assert watched.requests == 0
 
 
 RIGHTS: dict[str, Any] = {
@@ -278,7 +280,7 @@ class TestNames:
             assert (failure.code, failure.reason) == (PERMISSION_DENIED, "PERMISSION_DENIED")
             assert failure.violations.keys() == {field}
             assert 'of the caller "shop" (' in failure.violations[field]
-            assert watched.connections == 0
+            assert watched.requests == 0
             assert endpoint.calls == []
 
     @pytest.mark.parametrize("rpc", NEEDED)
@@ -296,7 +298,7 @@ class TestNames:
                 call(id="shop.1", collection_name="Shop", chat_storage_connection_setting="Watched")
             )
             assert failure.reason == "STORE_UNAVAILABLE"
-            assert watched.connections > 0
+            assert watched.requests > 0
 
     async def test_all_foreign_names_are_reported_at_once(self, callers: CallersFile, endpoint: Endpoint):
         callers.write(shop={**RIGHTS, "chat_models": ["gpt-4o*"], "ai_connections": [], "skills": []})

@@ -85,7 +85,8 @@ class TestStores:
         self, tmp_path: Path, endpoint: Endpoint, proxy: TableProxy, lines: Lines, name: str
     ):
         variables = {"AzureWebJobsStorage": proxy.connection_string}
-        async with palaver_server(tmp_path, endpoint.url, variables, store_timeout=STORE_TIMEOUT) as served:
+        timeouts = {"store_timeout": STORE_TIMEOUT} if name == "hangs" else {}
+        async with palaver_server(tmp_path, endpoint.url, variables, **timeouts) as served:
             assert await reported(served) == SERVING
             proxy.fault, words = STORE_FAULTS[name]
             await wait_until(served, NOT_SERVING)
@@ -150,6 +151,20 @@ class TestStores:
             proxy.fault = faults.none
             await lines.wait_for("the storage connection Other works again")
         assert len(lines.texts) == 2
+
+    async def test_another_storage_connection_does_not_delay_the_start(
+        self, tmp_path: Path, endpoint: Endpoint, proxy: TableProxy, lines: Lines
+    ):
+        proxy.fault = faults.hang
+        names = ("AzureWebJobsStorage", "Other")
+        variables = {"Other": proxy.connection_string}
+        async with palaver_server(
+            tmp_path, endpoint.url, variables, storage_connections=names, store_timeout=STORE_TIMEOUT
+        ) as served:
+            assert lines.texts == []
+            assert await reported(served) == SERVING
+            await lines.wait_for("the storage connection Other fails")
+        assert len(lines.texts) == 1
 
     async def test_probes_go_on_while_turns_run_and_change_nothing(
         self, tmp_path: Path, endpoint: Endpoint, proxy: TableProxy
@@ -359,3 +374,19 @@ async def test_only_several_outcomes_in_a_row_change_the_state(outcomes: str, re
     await flaky.is_over.wait()
     await monitor.stop()
     assert received == reports
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_monitor_can_be_stopped_at_any_moment(steps: int):
+    async def probe() -> None:
+        await asyncio.sleep(0)
+
+    async def report(*, is_ready: bool) -> None:
+        pass
+
+    monitor = health.HealthMonitor([health.Dependency("it", probe, timeout=1, interval=0)])
+    await monitor.look()
+    monitor.start(report)
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    await monitor.stop()

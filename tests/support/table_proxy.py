@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from typing_extensions import Self
 
+from palaver_server.health import PROBE_KEY
 from tests.support.azurite import Account
 
 
@@ -53,7 +54,7 @@ class Exchange:
     @property
     def is_probe(self) -> bool:
         """True for a probe of a server's health, which comes at any time."""
-        return "palaver-health" in self.target
+        return PROBE_KEY.id in self.target
 
     @property
     def is_commit(self) -> bool:
