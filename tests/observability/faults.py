@@ -134,7 +134,7 @@ FAULTS = (
         {
             "message": "a model call failed",
             "reason": "MODEL_RATE_LIMITED",
-            "cause": "HTTP status 429, code error rate_limit_exceeded (RateLimitError)",
+            "cause": "the endpoint throttles calls: HTTP status 429, code error rate_limit_exceeded",
             "ai_connection": "OPENAI",
         },
         "chat gpt-3.5-turbo",

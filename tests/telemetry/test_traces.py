@@ -146,7 +146,7 @@ async def test_each_attempt_of_a_model_call_has_a_span(tmp_path: Path, endpoint:
         good = await collected.span(lambda span: span.name.startswith("chat") and not span.is_error)
         bad = await collected.span(lambda span: span.name.startswith("chat") and span.is_error)
     assert bad.attributes["error.type"] == "MODEL_UNAVAILABLE"
-    assert bad.description == "HTTP status 503, code error (InternalServerError)"
+    assert bad.description == "the endpoint failed with HTTP status 503: code error"
     assert good.attributes["palaver.retry"] == 1
     assert bad.parent_id == good.parent_id
 

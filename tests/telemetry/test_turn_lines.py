@@ -135,24 +135,24 @@ class TestTurns:
             (
                 Refusal(401, f"wrong key {CANARY}", code="invalid_api_key"),
                 "MODEL_CREDENTIALS_REJECTED",
-                "HTTP status 401, code error invalid_api_key",
+                "the endpoint refused the server's credentials: HTTP status 401, code error invalid_api_key",
             ),
             (
                 Refusal(400, f"can't say {CANARY}", param="messages"),
                 "MODEL_REJECTED_REQUEST",
-                "HTTP status 400, code error, parameter messages",
+                "the endpoint refused the request: HTTP status 400, code error, parameter messages",
             ),
             (
                 Refusal(400, "no", code=f"{CANARY} is what you said", param=f"the text {CANARY}"),
                 "MODEL_REJECTED_REQUEST",
-                "HTTP status 400, code error",
+                "the endpoint refused the request: HTTP status 400, code error",
             ),
-            (Refusal(503, CANARY), "MODEL_UNAVAILABLE", "HTTP status 503, code error"),
+            (Refusal(503, CANARY), "MODEL_UNAVAILABLE", "the endpoint failed with HTTP status 503: code error"),
             (HangUp(), "MODEL_UNAVAILABLE", "the endpoint can't be reached (ServerDisconnectedError"),
             (
                 Stream(CANARY, b'data: {"error": {"message": "canary-4711", "code": "server_error"}}\n\n'),
                 "MODEL_UNAVAILABLE",
-                "an error within the stream, code server_error",
+                "the endpoint failed: an error within the stream, code server_error",
             ),
             (
                 Stream(CANARY, finish=None, done=False),

@@ -71,7 +71,7 @@ async def _result(check: Check, secrets: tuple[str, ...]) -> Result:
     except asyncio.TimeoutError:
         outcome = Outcome(Status.FAILED, f"no answer within {TIMEOUT:g} s")
     except Exception as error:  # whatever it is, the others go on
-        outcome = Outcome(Status.FAILED, cause_of(error))
+        outcome = Outcome(Status.FAILED, cause_of(error, quotes=True))
     return Result(check.name, outcome.status, redacted(outcome.detail, secrets), time.monotonic() - started)
 
 
@@ -132,7 +132,7 @@ async def _model(connection: AIConnection, settings: Settings, stack: AsyncExitS
         prompt = _smallest_prompt(connection.name, settings)
         await _call(model, prompt)
     except ModelRateLimited as error:
-        return Outcome(Status.WARNING, f"{connection.name}: {cause_of(error)}")
+        return Outcome(Status.WARNING, f"{connection.name}: {cause_of(error, quotes=True)}")
     called = prompt.parameters.chat_model
     return Outcome.ok(f"{connection.name}: the endpoint has no list of models; {called} answered a call for one token")
 

@@ -70,11 +70,12 @@ class PalaverError(Exception):
     """The base class of all errors that a caller can receive."""
 
     reason: ClassVar[str]
+    log_text: str
+    """The text for the log, which quotes neither the request nor an endpoint: both may quote a message."""
 
-    @property
-    def log_text(self) -> str:
-        """The text for the log, which quotes neither the request nor an endpoint: both may quote a message."""
-        return str(self)
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.log_text = message
 
 
 class RetryableError(PalaverError):
@@ -97,11 +98,7 @@ class FieldError(PalaverError):
     def __init__(self, *violations: FieldViolation) -> None:
         super().__init__("; ".join(map(str, violations)))
         self.violations = violations
-
-    @property
-    def log_text(self) -> str:
-        """The names of the fields."""
-        return ", ".join(violation.field or "the request" for violation in self.violations)
+        self.log_text = ", ".join(violation.field or "the request" for violation in violations)
 
 
 class InvalidFields(FieldError):
@@ -209,14 +206,6 @@ class TurnTooLarge(PalaverError):
 
 class ModelError(PalaverError):
     """The endpoint of the model refused the call or failed."""
-
-    facts: str = ""
-    """What the endpoint said, without its words: the HTTP status, its codes, the parameter that it names."""
-
-    @property
-    def log_text(self) -> str:
-        """The facts if the endpoint said anything. Otherwise the text is Palaver's own."""
-        return self.facts or str(self)
 
 
 class ModelRejectedRequest(ModelError):

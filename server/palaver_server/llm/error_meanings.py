@@ -186,18 +186,20 @@ MEANINGS = (
 
 def model_error(error: EndpointError, *, status: int | None = None, secret: str = "") -> ModelError:
     """Returns what an error means. `status` is that of the response; None for an error within a stream."""
-    meaning = _meaning(error, status, secret)
-    meaning.facts = _facts(error, status)
+    quoted = quote(error.message, secret)
+    meaning = _meaning(error, status, quoted)
+    told = str(meaning).removesuffix(f": {quoted}")
+    facts = [fact for fact in _facts(error, status) if fact not in told]
+    meaning.log_text = f"{told}: {', '.join(facts)}" if facts else told
     return meaning
 
 
-def _meaning(error: EndpointError, status: int | None, secret: str) -> ModelError:
+def _meaning(error: EndpointError, status: int | None, quoted: str) -> ModelError:
     if status is not None and 300 <= status < 400:
         return ModelRejectedRequest(
             f"the endpoint answered with HTTP status {status}, a redirect, which is not followed;"
             " the AI connection must name the address that it leads to"
         )
-    quoted = quote(error.message, secret)
     status = error.status or status
     for meaning in MEANINGS:
         if meaning.applies_to(error, status):
@@ -209,7 +211,7 @@ def _meaning(error: EndpointError, status: int | None, secret: str) -> ModelErro
     return ModelRejectedRequest(f"the endpoint refused the request{f': {quoted}' if quoted else ''}")
 
 
-def _facts(error: EndpointError, status: int | None) -> str:
+def _facts(error: EndpointError, status: int | None) -> list[str]:
     """Returns what an error says besides its words, in which endpoints quote messages."""
     facts = ["an error within the stream" if status is None else f"HTTP status {status}"]
     codes = sorted(filter(NAME.fullmatch, error.codes - {str(status)}))
@@ -217,4 +219,4 @@ def _facts(error: EndpointError, status: int | None) -> str:
         facts.append(f"code {' '.join(codes[:MAX_LOGGED_CODES])}")
     if NAME.fullmatch(error.parameter):
         facts.append(f"parameter {error.parameter}")
-    return ", ".join(facts)
+    return facts

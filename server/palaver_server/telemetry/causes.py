@@ -8,20 +8,32 @@ from palaver_server.domain.errors import PalaverError
 
 MAX_CAUSE_CHARACTERS = 300
 
-SPEAKING = ("aiohttp", "azure", "httpx2", "sqlite3", "ssl")
-"""The libraries whose errors say something about connections and files, and quote no message."""
+SPEAKING = ("aiohttp", "httpx2", "sqlite3", "ssl")
+"""The libraries whose errors say something about connections and files, and quote nothing that was sent over them."""
 
 
-def cause_of(error: BaseException) -> str:
-    """Returns what is known of the cause of an error: Palaver's own text, and the innermost exception below it."""
-    told = error.log_text if isinstance(error, PalaverError) else type(error).__name__
+def cause_of(error: BaseException, *, quotes: bool = False) -> str:
+    """Returns what is known of the cause of an error: Palaver's own text, and the innermost exception below it.
+
+    With `quotes`, it may quote an endpoint, because there is no message that the endpoint could quote.
+    """
     *_, innermost = _chain(error)
-    if innermost is error or isinstance(innermost, PalaverError):
-        return told[:MAX_CAUSE_CHARACTERS]
-    found = type(innermost).__name__
-    if isinstance(innermost, OSError) or type(innermost).__module__.partition(".")[0] in SPEAKING:
-        found += f": {innermost}"
-    return f"{told} ({found})"[:MAX_CAUSE_CHARACTERS]
+    texts = dict.fromkeys(filter(None, (_told(error, quotes) or type(error).__name__, _told(innermost, quotes))))
+    told, *found = (" ".join(text.split()) for text in texts)
+    cause = f"{told} ({found[0]})" if found else told
+    return cause if len(cause) <= MAX_CAUSE_CHARACTERS else f"{cause[: MAX_CAUSE_CHARACTERS - 1]}…"
+
+
+def _told(error: BaseException, quotes: bool) -> str:
+    """Returns what an error says, or only its type if it might quote something."""
+    if isinstance(error, PalaverError):
+        return str(error) if quotes else error.log_text
+    name, library = type(error).__name__, type(error).__module__.partition(".")[0]
+    if library == "palaver_server":
+        return str(error)
+    if library == "openai":
+        return ""  # it says in other words what has been read from the response
+    return f"{name}: {error}" if str(error) and (isinstance(error, OSError) or library in SPEAKING) else name
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
