@@ -29,6 +29,12 @@ class Driver(Protocol):
     async def post(self, *arguments: Any, **options: Any) -> tuple[Any, list[palaver.Event]]:
         """Posts a query, reads the reply to its end, and returns the reply and its events."""
 
+    async def next(self, reply: Any) -> palaver.Event:
+        """Reads the next event of a reply."""
+
+    async def read(self, reply: Any) -> list[palaver.Event]:
+        """Reads a reply to its end."""
+
 
 class SyncDriver:
     def __init__(self, client: palaver.Client) -> None:
@@ -43,7 +49,13 @@ class SyncDriver:
 
     async def post(self, *arguments: Any, **options: Any) -> tuple[Any, list[palaver.Event]]:
         reply = self.client.post_user_query(*arguments, **options)
-        return reply, await asyncio.to_thread(list, reply)
+        return reply, await self.read(reply)
+
+    async def next(self, reply: Any) -> palaver.Event:
+        return await asyncio.to_thread(next, reply)
+
+    async def read(self, reply: Any) -> list[palaver.Event]:
+        return await asyncio.to_thread(list, reply)
 
 
 class AsyncDriver:
@@ -58,7 +70,13 @@ class AsyncDriver:
 
     async def post(self, *arguments: Any, **options: Any) -> tuple[Any, list[palaver.Event]]:
         reply = self.client.post_user_query(*arguments, **options)
-        return reply, [event async for event in reply]
+        return reply, await self.read(reply)
+
+    async def next(self, reply: Any) -> palaver.Event:
+        return await reply.__anext__()
+
+    async def read(self, reply: Any) -> list[palaver.Event]:
+        return [event async for event in reply]
 
 
 Connect = Callable[..., Awaitable[Driver]]

@@ -60,6 +60,14 @@ class Client(BaseClient):
             else grpc.secure_channel(settings.target, settings.credentials, settings.options)
         )
         self._stub = AssistantServiceStub(self._channel)
+        # OpenTelemetry's instrumentation replaces a call that streams responses by a generator, which can't be canceled
+        # and whose span is the current one between two events. It leaves alone calls that also stream requests, and a
+        # stream of one request is the same to the server.
+        self._post_instrumented = self._channel.stream_stream(
+            "/palaver.v1.AssistantService/PostUserQuery",
+            assistant_service_pb2.PostUserQueryRequest.SerializeToString,
+            assistant_service_pb2.PostUserQueryResponse.FromString,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -149,7 +157,10 @@ class Client(BaseClient):
             if self._closed:
                 raise call_canceled()
             remaining, metadata = self._settings.metadata.get(timeout)
-            return stub.PostUserQuery(request, timeout=remaining, metadata=metadata)
+            call = stub.PostUserQuery(request, timeout=remaining, metadata=metadata)
+            if _is_call(call):
+                return call
+            return self._post_instrumented(iter([request]), timeout=remaining, metadata=metadata)
 
         budget = self._retry_budget(timeout)
         return Reply(post, request.request_id, budget, starts_with_read=self._settings.metadata.function is not None)
@@ -207,3 +218,8 @@ class Client(BaseClient):
             return method(request, timeout=remaining, metadata=metadata)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+
+
+def _is_call(call: object) -> bool:
+    """Returns whether a call is really one, and not a generator that instrumentation has put in its place."""
+    return isinstance(call, grpc.Call)

@@ -115,7 +115,7 @@ class AsyncReply(BaseReply):
         """Posts the turn and returns the call."""
         if self._canceled.is_set():
             raise call_canceled()
-        self._starting = asyncio.create_task(self._post(self._budget.time_remaining()))
+        self._starting = self._context.run(asyncio.create_task, self._post(self._budget.time_remaining()))
         try:
             self._call = await self._starting
         finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from contextvars import copy_context
 
 import grpc
 
@@ -20,6 +21,8 @@ class BaseReply(ABC):
 
     def __init__(self, request_id: str, budget: RetryBudget) -> None:
         self._request_id = request_id
+        # Every post belongs to the trace in which the reply was created, wherever it is read.
+        self._context = copy_context()
         self._budget = budget
         self._filter = ReplayFilter()
         self._events: deque[Event] = deque()

@@ -50,12 +50,16 @@ class Reply(BaseReply):
         self._canceled = threading.Event()
         self._call = None if starts_with_read else post(budget.time_remaining())
 
+    def __del__(self) -> None:
+        if self._call is not None:
+            self._call.cancel()  # gRPC does this, too, but not if instrumentation waits for the end of the call
+
     def _started(self) -> Events:
         """Returns the current call, after posting the turn if there is none."""
         if self._call is None:
             if self._canceled.is_set():
                 raise call_canceled()
-            self._call = self._post(self._budget.time_remaining())
+            self._call = self._context.run(self._post, self._budget.time_remaining())
             if self._canceled.is_set():  # by another thread, in the meantime
                 self._call.cancel()
         return self._call
