@@ -106,6 +106,17 @@ async def test_dropping_a_reply_ends_its_call(spans, connect, server):
     assert await asyncio.to_thread(server.calls[0].abandoned.wait, 30)
 
 
+async def test_canceling_the_task_of_a_unary_call_ends_the_call(spans, server):
+    server.script("PostUserQueryUnary", HANG)
+    async with palaver.AsyncClient(server.target) as client:
+        task = asyncio.ensure_future(client.post_user_query_unary("support", "Hello!"))
+        [call] = await asyncio.to_thread(server.wait_for_calls, 1)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await asyncio.to_thread(call.abandoned.wait, 30)
+
+
 async def test_canceling_a_reply_ends_its_call_at_once(spans, connect, server):
     server.script("PostUserQuery", [replies.started(), HANG])
     driver = await connect(server.target)

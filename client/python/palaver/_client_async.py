@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeVar
@@ -81,9 +81,11 @@ class AsyncClient(BaseClient):
             asyncio.get_running_loop()  # without a running loop, gRPC would silently tie the channel to a new one
             settings = self._settings
             self._channel = (
-                grpc.aio.insecure_channel(settings.target, settings.options)
+                grpc.aio.insecure_channel(settings.target, settings.options, interceptors=[_EndWithCaller()])
                 if settings.credentials is None
-                else grpc.aio.secure_channel(settings.target, settings.credentials, settings.options)
+                else grpc.aio.secure_channel(
+                    settings.target, settings.credentials, settings.options, interceptors=[_EndWithCaller()]
+                )
             )
             self._stub = AssistantServiceStub(self._channel)
         return self._stub
@@ -223,3 +225,19 @@ class AsyncClient(BaseClient):
         if response is None:  # gRPC for asyncio returns None for a message that can't be parsed
             raise malformed_response("it can't be parsed")
         return response
+
+
+class _EndWithCaller(grpc.aio.UnaryUnaryClientInterceptor):
+    """Ends a unary call when its caller is canceled, even if instrumentation that waits for its status does not."""
+
+    async def intercept_unary_unary(
+        self,
+        continuation: Callable[
+            [grpc.aio.ClientCallDetails, _Request], Awaitable[grpc.aio.UnaryUnaryCall[_Request, _Response]]
+        ],
+        client_call_details: grpc.aio.ClientCallDetails,
+        request: _Request,
+    ) -> grpc.aio.UnaryUnaryCall[_Request, _Response]:
+        call = await continuation(client_call_details, request)
+        await call  # this passes on a cancellation
+        return call
