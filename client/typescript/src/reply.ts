@@ -1,4 +1,6 @@
 /** A reply as it arrives. */
+import { AsyncResource } from "node:async_hooks";
+
 import type { RetryBudget } from "./retry_budget.js";
 import type { Limits } from "./calls.js";
 import { malformedResponse, replyRestarted } from "./errors.js";
@@ -49,6 +51,8 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
   readonly #budget: RetryBudget;
   readonly #controller: AbortController;
   readonly #events: AsyncGenerator<Event, undefined, undefined>;
+  /** Every post belongs to the trace in which the reply was created, wherever it is read. */
+  readonly #context = new AsyncResource("PalaverReply");
   #first: Promise<IteratorResult<Event, undefined>> | undefined;
   #starts = 0;
   #completed: TurnCompleted | undefined;
@@ -61,7 +65,7 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
     this.#controller = controller;
     this.#events = this.#run(end);
     // This starts the call. If it fails, the reader gets the error.
-    this.#first = this.#events.next();
+    this.#first = this.#next();
     this.#first.catch(() => undefined);
   }
 
@@ -82,13 +86,17 @@ export class Reply implements AsyncIterableIterator<Event, undefined, undefined>
   async next(): Promise<IteratorResult<Event, undefined>> {
     const first = this.#first;
     this.#first = undefined;
-    const result = await (first ?? this.#events.next());
+    const result = await (first ?? this.#next());
     if (result.value?.case === "started") {
       this.#starts++;
     } else if (result.value?.case === "completed") {
       this.#completed = result.value.value;
     }
     return result;
+  }
+
+  #next(): Promise<IteratorResult<Event, undefined>> {
+    return this.#context.runInAsyncScope(() => this.#events.next());
   }
 
   /** Ends the reply and its call early. A pending read finishes as done. Does nothing after the end of the reply. */
