@@ -6,8 +6,12 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
+use tonic::body::Body;
+use tonic::codegen::{Body as HttpBody, Bytes};
+use tower::{Layer, Service, ServiceExt as _};
+
 use crate::Client;
-use crate::connection::{ClientCertificate, Connection, Tls};
+use crate::connection::{ClientCertificate, Connection, Stack, Tls, Transport, Wrap};
 use crate::token::Token;
 
 const DEFAULT_TARGET: &str = "127.0.0.1:50051";
@@ -36,6 +40,7 @@ pub struct ClientBuilder {
     token: Option<Token>,
     timeout: Option<Duration>,
     reconnect_timeout: Duration,
+    wrap: Option<Wrap>,
 }
 
 impl ClientBuilder {
@@ -47,6 +52,7 @@ impl ClientBuilder {
             token: None,
             timeout: None,
             reconnect_timeout: DEFAULT_RECONNECT_TIMEOUT,
+            wrap: None,
         }
     }
 
@@ -166,6 +172,27 @@ impl ClientBuilder {
         }
     }
 
+    /// Sets a tower layer that every call goes through, such as the one of `tonic-tracing-opentelemetry` or an
+    /// `InterceptorLayer` of tonic. The default is none.
+    ///
+    /// A post of a reply is made in the `tracing` span in which the reply was created.
+    pub fn layer<L, S, B>(self, layer: L) -> Self
+    where
+        L: Layer<Transport, Service = S> + Send + Sync + 'static,
+        S: Service<http::Request<Body>, Response = http::Response<B>, Error = tonic::transport::Error>,
+        S: Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        Self {
+            wrap: Some(Box::new(move |transport| {
+                Stack::new(layer.layer(transport).map_response(|response| response.map(Body::new)))
+            })),
+            ..self
+        }
+    }
+
     /// Creates the client. It connects with the first call.
     ///
     /// # Errors
@@ -176,7 +203,7 @@ impl ClientBuilder {
     ///
     /// Outside of a Tokio runtime. The client's connection runs on that runtime.
     pub fn build(self) -> Result<Client, BuildError> {
-        let connection = Connection::new(&self.target, self.tls, self.certificate, self.token)?;
+        let connection = Connection::new(&self.target, self.tls, self.certificate, self.token, self.wrap)?;
         Ok(Client::new_with(connection, self.timeout, self.reconnect_timeout))
     }
 }

@@ -14,7 +14,8 @@ use tonic::Request;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
-use tower_service::Service;
+use tower::Service;
+use tower::util::BoxCloneSyncService;
 
 use crate::token::Token;
 use crate::v1::assistant_service_client::AssistantServiceClient;
@@ -51,10 +52,16 @@ pub(crate) enum Tls {
     Pem(Vec<u8>),
 }
 
+/// What the stub calls: the transport, in the layer of the program if there is one.
+pub(crate) type Stack = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, tonic::transport::Error>;
+
+/// Puts the transport into the layer of the program.
+pub(crate) type Wrap = Box<dyn FnOnce(Transport) -> Stack + Send + Sync>;
+
 /// The connection that all calls of a client share. The first call opens it, and it is reopened when it breaks.
 #[derive(Clone)]
 pub(crate) struct Connection {
-    stub: AssistantServiceClient<DetailsSanitizer>,
+    stub: AssistantServiceClient<Stack>,
     token: Option<Token>,
 }
 
@@ -64,6 +71,7 @@ impl Connection {
         tls: Tls,
         certificate: Option<ClientCertificate>,
         token: Option<Token>,
+        wrap: Option<Wrap>,
     ) -> Result<Self, BuildError> {
         let is_plaintext = matches!(tls, Tls::Off);
         let target = Target::parse(target)?;
@@ -78,12 +86,17 @@ impl Connection {
             .user_agent(USER_AGENT)
             .expect("a version is a valid header")
             .connect_lazy();
-        let stub = AssistantServiceClient::new(DetailsSanitizer(channel)).max_decoding_message_size(MAX_RESPONSE_BYTES);
+        let transport = Transport(channel);
+        let stack = match wrap {
+            Some(wrap) => wrap(transport),
+            None => Stack::new(transport),
+        };
+        let stub = AssistantServiceClient::new(stack).max_decoding_message_size(MAX_RESPONSE_BYTES);
         Ok(Self { stub, token })
     }
 
     /// Returns the generated client. Its clones share the connection.
-    pub(crate) fn stub(&self) -> AssistantServiceClient<DetailsSanitizer> {
+    pub(crate) fn stub(&self) -> AssistantServiceClient<Stack> {
         self.stub.clone()
     }
 
@@ -218,11 +231,14 @@ fn with_tls(endpoint: Endpoint, tls: Tls, certificate: Option<ClientCertificate>
         .map_err(|error| BuildError::Tls(error.into()))
 }
 
-/// A channel that removes status details that are not base64, because tonic panics on them.
+/// The connection of a client as a service for HTTP requests, which [`ClientBuilder::layer`](crate::ClientBuilder::layer)
+/// wraps.
+///
+/// It removes status details that are not base64, because tonic panics on them.
 #[derive(Clone, Debug)]
-pub(crate) struct DetailsSanitizer(Channel);
+pub struct Transport(Channel);
 
-impl Service<http::Request<Body>> for DetailsSanitizer {
+impl Service<http::Request<Body>> for Transport {
     type Response = http::Response<Body>;
     type Error = tonic::transport::Error;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;

@@ -59,6 +59,7 @@ pub mod v1;
 
 pub use builder::{BuildError, ClientBuilder};
 pub use client::Client;
+pub use connection::Transport;
 pub use error::{Error, FieldViolation};
 pub use messages::Messages;
 pub use prost_types::{Duration, Timestamp};

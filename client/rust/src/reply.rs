@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures_util::stream::{self, Stream};
 use tokio::time::Instant;
 use tonic::Streaming;
+use tracing::{Instrument as _, Span};
 
 use crate::connection::{Connection, until};
 use crate::replay_filter::ReplayFilter;
@@ -44,6 +45,7 @@ impl Reply {
         let turn = Turn {
             connection,
             request,
+            span: Span::current(),
             budget,
             filter: ReplayFilter::default(),
             responses: None,
@@ -125,6 +127,8 @@ impl Stream for Text {
 struct Turn {
     connection: Connection,
     request: PostUserQueryRequest,
+    /// Every post belongs to the trace in which the reply was created, wherever it is read.
+    span: Span,
     budget: RetryBudget,
     filter: ReplayFilter,
     /// The stream of the current post, or `None` before its response starts.
@@ -167,11 +171,15 @@ impl Turn {
         let responses = if let Some(responses) = &mut self.responses {
             responses
         } else {
-            let deadline = self.budget.deadline();
-            let request = self.connection.request(self.request.clone(), deadline).await?;
-            let response = self.connection.stub().post_user_query(request).await?;
-            self.responses.insert(response.into_inner())
+            let response = self.post().instrument(self.span.clone()).await?;
+            self.responses.insert(response)
         };
         Ok(responses.message().await?)
+    }
+
+    async fn post(&self) -> Result<Streaming<PostUserQueryResponse>, Error> {
+        let deadline = self.budget.deadline();
+        let request = self.connection.request(self.request.clone(), deadline).await?;
+        Ok(self.connection.stub().post_user_query(request).await?.into_inner())
     }
 }

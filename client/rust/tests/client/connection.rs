@@ -13,6 +13,7 @@ use palaver::{
 };
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use serde::Deserialize;
+use tonic::service::interceptor::InterceptorLayer;
 
 use crate::support::{Proxy, ScriptedServer, Step, read, replies, soon, vectors};
 
@@ -41,6 +42,18 @@ async fn clones_share_a_connection_that_is_reopened_when_it_breaks() {
         assert_eq!(error.code(), Code::Unavailable, "{error}"); // the call was made on the old connection
     }
     assert_eq!(proxy.opened(), 2);
+}
+
+#[tokio::test]
+async fn every_call_goes_through_the_layer() {
+    let server = answering().await;
+    let layer = InterceptorLayer::new(|mut request: tonic::Request<()>| {
+        request.metadata_mut().insert("x-tenant", "a".parse().unwrap());
+        Ok(request)
+    });
+    let client = Client::builder().target(&server.target).layer(layer).build().unwrap();
+    cancel(&client).await.unwrap();
+    assert_eq!(server.call(1).await.metadata.get("x-tenant").unwrap(), "a");
 }
 
 #[tokio::test]

@@ -10,3 +10,4 @@ mod reply;
 mod resume;
 mod skill_host;
 mod support;
+mod traces;
