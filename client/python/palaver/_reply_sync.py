@@ -48,7 +48,9 @@ class Reply(BaseReply):
         super().__init__(request_id, budget)
         self._post = post
         self._canceled = threading.Event()
-        self._call = None if starts_with_read else post(budget.time_remaining())
+        self._call: Events | None = None
+        if not starts_with_read:
+            self._call = post(budget.time_remaining())
 
     def __del__(self) -> None:
         if self._call is not None:
