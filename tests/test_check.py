@@ -129,7 +129,7 @@ class TestCommand:
         assert second.startswith(
             f"ok       {STORAGE}: palaver-data/palaver.db does not exist; the server will create it"
         )
-        assert third.startswith(f"FAILED   {MODEL}: the endpoint refused the server's credentials")
+        assert third.startswith(f"FAILED   {MODEL}: OPENAI: the endpoint refused the server's credentials")
         as_json = await run_check("--json", **environment)
         assert (as_json.status, as_json.stderr) == (1, "")
         document = json.loads(as_json.stdout)
@@ -298,6 +298,13 @@ class TestAzure:
         assert words[fault] in results[STORAGE].detail
         assert not any(secret in results[STORAGE].detail for secret in (account.key, "d3Jvbmcga2V5", SECRET))
 
+    async def test_a_store_that_quotes_a_signature_reveals_nothing(self, endpoint: Endpoint):
+        endpoint.default = Refusal(400, body=f"<html>GET /?sv=1&sig={SECRET}</html>".encode())
+        value = f"TableEndpoint={endpoint.url};SharedAccessSignature=sv=2024-08-04&ss=t&sig={SECRET}"
+        results = await checked({"AzureWebJobsStorage": value})
+        assert failed(results) == [STORAGE]
+        assert SECRET not in results[STORAGE].detail
+
 
 FAILING: dict[str, tuple[Answer, str]] = {
     "no credentials": (Refusal(401), "refused the server's credentials"),
@@ -357,7 +364,7 @@ class TestModels:
         }
         results = await checked(environment | named, ai_connections=("Good", "Dated", "Bad", "OPENAI"))
         assert failed(results) == ["AI connection Bad", "AI connection OPENAI"]
-        assert results["AI connection Good"].detail == "Good: the endpoint lists its models"
+        assert results["AI connection Good"].detail == "the endpoint lists its models"
         assert sorted(call.path for call in endpoint.calls) == [
             "/openai/models?api-version=2024-10-21",
             "/openai/v1/models",

@@ -90,8 +90,8 @@ class Application:
 
     async def stop(self, grace: float) -> None:
         """Stops gracefully: reports NOT_SERVING, and gives the running turns `grace` seconds to finish."""
-        await self._monitor.stop()
         await self.listener.health.drain()
+        await self._monitor.stop()
         await self.engine.drain(grace)
         await self.listener.stop()
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -20,7 +20,7 @@ from palaver_server.checks.certificates import authorities_outcome, certificate_
 from palaver_server.checks.outcomes import Outcome, Result, Status
 from palaver_server.connections import AIConnection, Database
 from palaver_server.domain.conversation import Content, Draft, Role
-from palaver_server.domain.errors import ModelRateLimited
+from palaver_server.domain.errors import ModelError, ModelRateLimited
 from palaver_server.domain.generation import GenerationOptions
 from palaver_server.domain.ports import ChatModel, Prompt
 from palaver_server.domain.redaction import redacted, secrets_in
@@ -114,7 +114,8 @@ async def _storage(name: str, settings: Settings, environment: Mapping[str, str]
 async def _default_model(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> Outcome:
     connection = await app.open_default_connection(settings, environment, stack)
     if connection is not None:
-        return await _model(connection, settings, stack)
+        outcome = await _model(connection, settings, stack)
+        return replace(outcome, detail=f"{connection.name}: {outcome.detail}")
     if settings.ai_connections:
         return Outcome.ok("there is none; every request must name its connection")
     raise SettingsError(app.NO_AI_CONNECTION)
@@ -126,15 +127,17 @@ async def _named_model(name: str, settings: Settings, environment: Mapping[str, 
 
 async def _model(connection: AIConnection, settings: Settings, stack: AsyncExitStack) -> Outcome:
     model = app.open_model(connection, stack)
+    prompt = _smallest_prompt(connection.name, settings)
     try:
         if await model.lists_models():
-            return Outcome.ok(f"{connection.name}: the endpoint lists its models")
-        prompt = _smallest_prompt(connection.name, settings)
+            return Outcome.ok("the endpoint lists its models")
         await _call(model, prompt)
-    except ModelRateLimited as error:
-        return Outcome(Status.WARNING, f"{connection.name}: {cause_of(error, quotes=True)}")
+    except ModelError as error:
+        # A busy endpoint works, and a retry of the turn will find it less busy.
+        status = Status.WARNING if isinstance(error, ModelRateLimited) else Status.FAILED
+        return Outcome(status, cause_of(error, quotes=True))
     called = prompt.parameters.chat_model
-    return Outcome.ok(f"{connection.name}: the endpoint has no list of models; {called} answered a call for one token")
+    return Outcome.ok(f"the endpoint has no list of models; {called} answered a call for one token")
 
 
 def _smallest_prompt(connection: str, settings: Settings) -> Prompt:
