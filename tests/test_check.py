@@ -468,6 +468,14 @@ class TestSkillHosts:
         assert invalid.name == "skill host 4"
         assert invalid.detail.startswith("PALAVER_SKILL_HOSTS: ")
 
+    async def test_a_host_that_sends_nonsense_fails(self):
+        async with SkillHost(clock=content) as host:
+            host.listing = b"\xff"
+            results = await checked(skill_hosts=(host.target,))
+        [result] = [result for name, result in results.items() if "skill host" in name]
+        assert result.status is Status.FAILED
+        assert "can't be parsed" in result.detail
+
     async def test_two_hosts_with_the_same_skill_fail_as_the_start_would(self):
         async with SkillHost(clock=content) as host, SkillHost(clock=content) as other:
             results = await checked(skill_hosts=(host.target, other.target))

@@ -226,6 +226,7 @@ REACHABLE: dict[str, Answer] = {
     "a list": Refusal(200, body=LIST),
     "a list in another form": Refusal(200, body=b'[{"id": "m"}]'),
     "a list that is longer than what is read of it": Refusal(200, body=b'{"data": ["' + b"x" * 200_000 + b'"]}'),
+    "a list that breaks off": Raw(b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"data": ['),
     "a page": Refusal(200, body=b"<html>It works!</html>", headers={"Content-Type": "text/html"}),
     "nothing": Refusal(200, body=b""),
     "no such path": Refusal(404),

@@ -117,11 +117,10 @@ class GrpcSkillHost:
                 logger.warning("%s", problem)
             self.is_available, self._was_asked = False, True
             return
-        self.is_available, self._was_asked = response is not None, True
+        self.is_available, self._was_asked, self.problems = response is not None, True, []
         if response is None:
             self._report(f"the skill host {self.name} sent a response that can't be parsed")
         elif response != self._listing:
-            self.problems.clear()
             self._skills = await self._usable(response)
             # A skill that can't be used is checked again: the check may have failed for want of time.
             self._listing = response if len(self._skills) == len(response.skills) else None
