@@ -36,6 +36,7 @@ VALID: dict[str, Sequence[Any]] = {
     "max_messages": [0, 1, 100, 65_535],
     "request_id": ["", "", "", *(f"request-{number}" for number in range(100))],
     "page_size": [0, 1, 7, 1_000],
+    "limit": [0, 1, 1_000],
     "page_token": ["", "", "", "AAAB", "e30="],
     "name": ["a", "look_up", "s" * 64],
     "description": ["", "A skill."],

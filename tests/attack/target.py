@@ -13,12 +13,17 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from palaver.v1 import admin_service_pb2
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.endpoint import Endpoint
 from tests.support.server_process import ServerProcess
 from tests.support.statuses import failure
 
-METHODS = {method.name: method for method in pb.DESCRIPTOR.services_by_name["AssistantService"].methods}
+SERVICES = (
+    pb.DESCRIPTOR.services_by_name["AssistantService"],
+    admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"],
+)
+METHODS = {method.name: method for service in SERVICES for method in service.methods}
 FORBIDDEN = ("UNKNOWN", "INTERNAL")
 CALL_TIMEOUT = 30.0
 """The seconds after which a call without an answer counts as hanging."""
