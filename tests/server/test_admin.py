@@ -22,10 +22,13 @@ from palaver.v1 import admin_service_pb2 as pb
 from palaver.v1 import assistant_service_pb2
 from palaver.v1.admin_service_pb2_grpc import AdminServiceStub
 from palaver_server.api.admin import SERVICE
+from palaver_server.api.page_tokens import page_token
+from tests.support.azurite import Account
 from tests.support.callers import CallersFile
 from tests.support.calls import create_assistant, query, read_rest
 from tests.support.endpoint import Endpoint, Stream, skill_calls
 from tests.support.palaver_server import Replicas, Served, palaver_server, server_with_assistant
+from tests.support.ports import free_port
 from tests.support.server_process import server_process
 from tests.support.skill_host import SkillHost, content
 from tests.support.statuses import failure_of
@@ -239,6 +242,12 @@ class TestAssistants:
                 failure = await failure_of(served.admin.ListAssistants(request))
                 assert (failure.reason, failure.violations) == ("INVALID_FIELD", {"page_token": PAGE_TOKEN})
 
+    async def test_a_forged_page_token_is_invalid_if_it_is_not_even_text(self, replicas: Replicas):
+        request = pb.ListAssistantsRequest()
+        request.page_token = page_token(request, b"\xff")
+        async with replicas.another() as served:
+            assert (await failure_of(served.admin.ListAssistants(request))).violations == {"page_token": PAGE_TOKEN}
+
     @pytest.mark.parametrize(
         ("request_", "field", "words"),
         [
@@ -385,6 +394,20 @@ class TestAccess:
             assert (list(last.assistants), last.next_page_token) == ([], "")
             failure = await failure_of(listed("shop", "Tills"))
             assert (failure.reason, failure.violations.keys()) == ("PERMISSION_DENIED", {"collection_name"})
+
+    @pytest.mark.parametrize("rights", [{"access": "write"}, {"access": "admin", "collections": ["Tills"]}])
+    async def test_a_refusal_reads_no_store(self, callers: CallersFile, endpoint: Endpoint, rights: dict[str, Any]):
+        callers.write(shop=rights)
+        account = Account("devstoreaccount1", f"http://127.0.0.1:{free_port()}/devstoreaccount1")
+        environment = {"AzureWebJobsStorage": account.connection_string}  # leads nowhere
+        async with self.serving(callers, endpoint, environment=environment, store_timeout=0.6) as served:
+            metadata = callers.as_caller("shop")
+            failure = await failure_of(served.admin.ListAssistants(pb.ListAssistantsRequest(), metadata=metadata))
+            assert failure.reason == "PERMISSION_DENIED"
+            allowed = pb.ListAssistantsRequest(collection_name="Tills")
+            if rights["access"] == "admin":
+                failure = await failure_of(served.admin.ListAssistants(allowed, metadata=metadata))
+                assert failure.reason == "STORE_UNAVAILABLE"
 
     async def test_an_admin_sees_only_the_turns_of_assistants_that_it_may_name(
         self, callers: CallersFile, endpoint: Endpoint

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator
 
 import pytest
 
 from palaver_server.domain.conversation import Assistant, AssistantPage, CollectionKey
-from palaver_server.domain.errors import InvalidFields
+from palaver_server.domain.errors import InvalidFields, StoreUnavailable
 from palaver_server.domain.limits import MAX_PAGE_SIZE
 from palaver_server.domain.ports import Store
 from palaver_server.stores.azure import AzureTablesStore
+from palaver_server.stores.common import REPORTING_MARGIN, StoreTimeouts
 from tests.stores.conftest import Place
 from tests.support.azurite import Account
 from tests.support.conversations import COLLECTION, add_turn, create, key
-from tests.support.table_proxy import Exchange, TableProxy, once, refuse
+from tests.support.table_proxy import Exchange, TableProxy, hang, once, refuse
 
 # Ids that a store could take for syntax, or order or compare in a way of its own.
 IDS = ["' or '1' eq '1", "%", "*", "A", "a", "a ", "a'", "ab", "b", "msg-0001", "state", "é", "家", "😀", "x" * 255]
@@ -139,6 +141,32 @@ class TestAzure:
         proxy.exchanges.clear()
         await store.list_assistants(collection(), 10, "")
         assert len(proxy.exchanges) == 1
+
+    async def test_a_query_has_more_time_than_other_calls(self, account: Account):
+        async with TableProxy(account) as proxy:
+            store = AzureTablesStore(
+                connection_string=proxy.connection_string, timeouts=StoreTimeouts(call=2 * REPORTING_MARGIN)
+            )
+            await store.open()
+            try:
+                await create(store)
+                reached, ended = asyncio.Event(), asyncio.Event()
+
+                async def scan_long(exchange: Exchange) -> bytes | None:
+                    reached.set()
+                    await ended.wait()
+                    return await exchange.forward()
+
+                proxy.fault = once(scan_long)
+                listing = asyncio.create_task(store.list_assistants(collection(), 10, ""))
+                await reached.wait()
+                proxy.fault = hang
+                with pytest.raises(StoreUnavailable):
+                    await store.get_assistant(key())  # takes all of its time
+                ended.set()
+                assert [assistant.id for assistant in (await listing).assistants] == ["a"]
+            finally:
+                await store.close()
 
     @pytest.mark.parametrize("position", ["x", " ", "a b c", "\n", "家", "x" * 5000])
     async def test_a_position_that_is_not_one_is_an_invalid_page_token(self, store: AzureTablesStore, position: str):

@@ -102,11 +102,8 @@ class Table:
         It makes one query, for which the service reads the table from the continuation on, up to a limit of rows or of
         time. Returns nothing if the table does not exist. Raises `ValueError` for an invalid continuation.
         """
-        timeout = max(self.timeout, SCAN_TIMEOUT)
-        async with call(timeout):
-            query = self.client.query_entities(
-                "RowKey eq @key", parameters={"key": key}, results_per_page=limit, read_timeout=timeout
-            )
+        async with call(max(self.timeout, SCAN_TIMEOUT)):
+            query = self.client.query_entities("RowKey eq @key", parameters={"key": key}, results_per_page=limit)
             pages: Any = query.by_page(continuation)  # type: ignore[arg-type]  # the SDK's continuations are not text
             try:
                 found = [row async for row in await anext(pages)]
