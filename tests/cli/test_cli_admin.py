@@ -209,8 +209,9 @@ class TestTurns:
         assert palaver("turns", "--limit", "1").stdout.startswith("the oldest 1 of 250 turns in process 7 on box\n")
         assert [request.limit for request in server.requests("ListRunningTurns")] == [1]
 
-    def test_no_turns(self, palaver, server):
-        server.script("ListRunningTurns", turns())
+    def test_one_turn_and_none(self, palaver, server):
+        server.script("ListRunningTurns", turns(turn()), turns())
+        assert palaver("turns").stdout.startswith("1 turn in process 7 on box\n")
         assert palaver("turns").stdout == "0 turns in process 7 on box\n"
 
     def test_json_is_the_response(self, palaver, server):

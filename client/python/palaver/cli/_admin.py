@@ -134,7 +134,7 @@ def usage(settings: Settings, top: int) -> None:
     _output.write(f"{'MESSAGES':>8}  {'TOKENS':>10}  ID\n")
     for assistant in listed:
         _output.write(f"{assistant.total_messages:>8}  {assistant.total_tokens:>10}  {assistant.id}\n")
-    _output.write(f"{messages:>8}  {tokens:>10}  ({count} assistants)\n")
+    _output.write(f"{messages:>8}  {tokens:>10}  ({_counted(count, 'assistant')})\n")
     _output.print_notice(_LATEST_CALL)
 
 
@@ -242,7 +242,7 @@ def _process(process: pb.ServerProcess) -> str:
 def _turns_table(response: pb.ListRunningTurnsResponse) -> str:
     """Returns the running turns as a table, under a line that says how many there are."""
     shown, total = len(response.turns), response.total_turns
-    count = f"{total} turns" if shown == total else f"the oldest {shown} of {total} turns"
+    count = _counted(total, "turn") if shown == total else f"the oldest {shown} of {total} turns"
     title = f"{count} in {_process(response.process)}\n"
     return title + _output.table(_TURN_COLUMNS, map(_turn_row, response.turns), right=_NUMBERS) if shown else title
 
@@ -260,6 +260,10 @@ def _turn_row(turn: pb.RunningTurn) -> tuple[str, ...]:
         turn.assistant_id,
         turn.request_id,
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _age(age: timedelta) -> str:
