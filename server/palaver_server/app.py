@@ -148,6 +148,7 @@ async def application(
         except ListenError as error:
             raise SettingsError(f"PALAVER_LISTEN: {error}") from error
         monitor.start(listening.health.report)
+        telemetry.watch_readiness(lambda: listening.health.is_serving)
         if logs_start:
             log_start(settings, storage, ai_connections, fallback, hosts)
         yield Application(engine, listening, reloading, monitor)

@@ -45,6 +45,7 @@ METRICS = {
     "palaver.queue.wait": "s",
     "palaver.store.call.duration": "s",
     "palaver.retries": "{retry}",
+    "palaver.ready": "",
 }
 
 
@@ -119,6 +120,7 @@ class TestPage:
             page = await scrape(address)
             assert (await scrape(address)).value("palaver_turns_total") == 12
         assert page.value("palaver_turns_total", palaver_turn_outcome="stored") == 12
+        assert page.value("palaver_ready") == 1  # of two workers
         assert page.value("gen_ai_client_token_usage_bucket", gen_ai_token_type="input", le="+Inf") == 12
         assert page.value("palaver_turns_active") == 0
 

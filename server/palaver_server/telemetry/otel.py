@@ -69,6 +69,7 @@ async def open_telemetry(
             interceptors=(calls.around,),
             store_calls=lambda name: ObservedStoreCalls(name, tracer, metrics.store_calls),
             trace_headers=trace_headers if tracers else no_trace_headers,
+            watch_readiness=metrics.watch_readiness,
         )
     finally:
         for provider in (tracers, meters):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from opentelemetry.metrics import Meter, Observation
 from opentelemetry.util.types import AttributeValue
@@ -71,6 +71,7 @@ class Metrics(TurnListener):
         )
         self._turns = meter.create_counter("palaver.turns", "{turn}", "Turns that are over")
         self._retries = meter.create_counter("palaver.retries", "{retry}", "Model calls that were repeated")
+        self._meter = meter
         self._active = self._queued = 0
         # They are read when metrics are collected, which costs a turn nothing.
         meter.create_observable_up_down_counter(
@@ -78,6 +79,12 @@ class Metrics(TurnListener):
         )
         meter.create_observable_up_down_counter(
             "palaver.turns.queued", [lambda _options: [Observation(self._queued)]], "{turn}", "Turns that wait"
+        )
+
+    def watch_readiness(self, is_ready: Callable[[], bool]) -> None:
+        """Measures whether the health service reports SERVING for the API."""
+        self._meter.create_observable_gauge(
+            "palaver.ready", [lambda _options: [Observation(int(is_ready()))]], "", "1 if turns could run, 0 if not"
         )
 
     def accepted(self, record: TurnRecord) -> None:

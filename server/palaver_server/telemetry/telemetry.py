@@ -26,6 +26,8 @@ class Telemetry:
     store_calls: Callable[[str], StoreCalls] = LoggedCalls
     """Returns what observes the calls of the storage connection with a name."""
     trace_headers: TraceHeaders = no_trace_headers
+    watch_readiness: Callable[[Callable[[], bool]], None] = lambda _is_ready: None
+    """Takes a function that returns whether turns could run."""
     refusals: RefusalLog = field(default_factory=RefusalLog)
 
     def observer(self) -> Observer:
