@@ -12,6 +12,6 @@ compile() {
     uv pip compile pyproject.toml --quiet --universal --python-version 3.10 --custom-compile-command "make lock" "$@"
 }
 
-compile --extra server --extra otel --generate-hashes --output-file "$folder/server.lock" "$@"
+compile --extra server --extra otel --extra cli --generate-hashes --output-file "$folder/server.lock" "$@"
 compile --extra server --extra otel --extra cli --extra skills --group test --resolution lowest-direct --no-annotate \
     --output-file "$folder/floors.txt" "$@"
