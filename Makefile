@@ -20,7 +20,7 @@ FLOOR_TESTS := --ignore tests/client/test_client_exports.py tests/client tests/e
 CLIENTS := go typescript java rust
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-skills run chat test go azurite faults attack soak compatibility clients conformance lint format generate reference check-generate bench check lock check-lock test-floors setup clean
+.PHONY: help demo demo-skills run chat test go azurite deploy-tools deploy-check faults attack soak compatibility clients conformance lint format generate reference check-generate bench check lock check-lock test-floors setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,7 +38,7 @@ chat: $(RUNTIME) ## chat in the terminal with the server that `make run` started
 	@$(BIN)/palaver chat $(ARGS)
 
 test: $(DEV) azurite go ## run the tests (ARGS="-k name" for some of them)
-	@$(BIN)/python -m pytest -n 3 $(ARGS)  # most tests wait for something other than a processor
+	@$(BIN)/python -m pytest -n 3 --ignore tests/deploy $(ARGS)  # most tests wait for something other than a processor
 
 go: $(DEV) ## install Go for the tests, if the machine has none
 	@tools/install-go.sh $(BIN)
@@ -59,6 +59,12 @@ client-%: toolchains
 
 runner-%: toolchains
 	@tools/client.sh $* conformance-runner chat
+
+deploy-tools: $(DEV) go ## install the programs that check deploy/
+	@tools/install-deploy-tools.sh $(BIN)
+
+deploy-check: deploy-tools ## check the image, the Compose file, the chart, the unit, Envoy, the alerts and the dashboard in deploy/
+	@$(BIN)/python -m pytest -n 2 tests/deploy $(ARGS)
 
 faults: $(DEV) azurite ## kill servers, break stores and drop callers, and check that no turn is lost, duplicated or half stored (ARGS="--times 1")
 	@$(BIN)/python -m tests.faults $(ARGS)
