@@ -63,8 +63,8 @@ runner-%: toolchains
 deploy-tools: $(DEV) go ## install the programs that check deploy/
 	@tools/install-deploy-tools.sh $(BIN)
 
-deploy-check: deploy-tools ## check the image, the Compose file, the chart, the unit, Envoy, the alerts and the dashboard in deploy/
-	@$(BIN)/python -m pytest -n 2 tests/deploy $(ARGS)
+deploy-check: deploy-tools azurite ## check the image, the Compose file, the chart, the unit, Envoy, the alerts and the dashboard in deploy/
+	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/deploy $(ARGS)
 
 faults: $(DEV) azurite ## kill servers, break stores and drop callers, and check that no turn is lost, duplicated or half stored (ARGS="--times 1")
 	@$(BIN)/python -m tests.faults $(ARGS)

@@ -15,13 +15,10 @@ from palaver_server.workers import CLOSING_TIMEOUT
 FILES = "/etc/palaver/"
 """Where the files for a server are."""
 
-PENDING = {"PALAVER_METRICS_LISTEN"}
-"""Settings that the server is about to get. Remove each when it is there."""
-
 
 def accepted(environment: Mapping[str, str], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Returns the settings, all of which must exist and let the server start. Its files are empty ones in a folder."""
-    assert set(unknown_variables(environment)) - PENDING == set()
+    assert unknown_variables(environment) == []
     for name, value in environment.items():
         monkeypatch.setenv(name, str(_file(value, folder)) if value.startswith(FILES) else value)
     settings = load([])
