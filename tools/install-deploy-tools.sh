@@ -11,9 +11,11 @@ installed=$out/.installed
 mkdir -p "$out"
 if [ ! -e "$installed" ] || [ -n "$(find pyproject.toml tests/deploy/tools -newer "$installed")" ]; then
     echo "Installing the tools that check deploy/ ..."
-    # promtool with the discovery by DNS alone, not that of every cloud, is built in a fraction of the time.
+    # Building takes longer than running: so nothing is optimized, and promtool gets the discovery by DNS alone, not
+    # that of every cloud.
     "$BIN/python" -m pip install --quiet --group deploy &&
-        go build -C tests/deploy/tools -buildvcs=false -tags remove_all_sd,enable_dns_sd -o "$out/" ./... tool &&
+        go build -C tests/deploy/tools -buildvcs=false -tags remove_all_sd,enable_dns_sd -ldflags "-s -w" \
+            -gcflags "all=-N -l" -o "$out/" ./... tool &&
         touch "$installed" ||
         echo "SOME TOOLS COULD NOT BE INSTALLED: what they check in deploy/ will be skipped." >&2
 fi
