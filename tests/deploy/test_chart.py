@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import yaml
 
 from tests.deploy.programs import DEPLOY, ended, output
 from tests.deploy.server_settings import FILES, accepted, seconds_to_stop
+from tests.support.certificates import issue_certificates
+from tests.support.palaver_server import palaver_server
 
 CHART = DEPLOY / "helm" / "palaver"
 VALUES = sorted(CHART.glob("ci/*-values.yaml"))
@@ -139,6 +143,23 @@ def test_with_tls_probes_ask_by_a_name_in_the_certificate():
     assert "palaver.example.org:50051" in container(TABLES)["readinessProbe"]["exec"]["command"]
     assert pod(TABLES)["spec"]["hostAliases"] == [{"ip": "127.0.0.1", "hostnames": ["palaver.example.org"]}]
     assert container(CLIENT_CERTIFICATES)["readinessProbe"]["tcpSocket"] == {"port": "grpc"}
+
+
+async def test_the_command_of_the_probe_asks_a_server_with_tls(tmp_path: Path):
+    certificates = issue_certificates(tmp_path)
+    tls = {"tls_certificate": certificates.certificate, "tls_key": certificates.key}
+    program, *arguments = container(TABLES)["readinessProbe"]["exec"]["command"]
+    async with palaver_server(tmp_path, offline_model=True, **tls) as server:
+        places = {
+            "palaver.example.org:50051": f"localhost:{server.application.port}",
+            "/etc/palaver/tls/ca.crt": str(certificates.authority),
+        }
+        command = [Path(sys.executable).with_name(program), *(places.get(text, text) for text in arguments)]
+        process = await asyncio.create_subprocess_exec(*command)
+        assert await process.wait() == 0
+        await server.application.listener.health.drain()
+        process = await asyncio.create_subprocess_exec(*command)
+        assert await process.wait() == 1
 
 
 def test_a_database_belongs_to_one_pod_and_outlives_the_release():

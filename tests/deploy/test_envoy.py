@@ -125,7 +125,7 @@ async def test_a_server_that_is_not_serving_gets_no_calls(two_servers: tuple[Ser
     first, _ = two_servers
     async with envoy(tmp_path, *two_servers) as proxy, grpc.aio.insecure_channel(proxy.target) as channel:
         stub = AssistantServiceStub(channel)
-        await first.application.listener.report_not_serving()
+        await first.application.listener.health.drain()
         await proxy.until_healthy(1)
         # Envoy passes changes of health on to its threads once a second. Until then, 30 in turn would be a rare chance.
         latest = deque([""], maxlen=30)

@@ -110,7 +110,6 @@ async def test_the_server_of_the_image_serves_calls_and_metrics(installed: Path,
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.xfail(strict=False, reason="`palaver ping` is on its way; remove this mark when it is there")
 async def test_the_health_check_of_the_image_asks_the_server(installed: Path, tmp_path: Path, endpoint: Endpoint):
     command, *arguments = re.findall(r'"([^"]+)"', dict(instructions(2))["HEALTHCHECK"])
     async with server_process(tmp_path, endpoint.url) as server:
