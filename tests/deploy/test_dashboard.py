@@ -20,8 +20,6 @@ from tests.support.azurite import Azurite
 from tests.support.metrics_page import Page
 
 REASONS = [name.removeprefix("ERROR_REASON_") for name in ErrorReason.DESCRIPTOR.values_by_name]
-PENDING = "palaver_ready 1.0\n"
-"""What the page is about to have. Remove it when it does."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +30,10 @@ class Pages:
     after: Page
 
     def labels(self, metric: str) -> set[str]:
-        return {"palaver_ready": set(), "up": set()}.get(metric) or self.after.labels(metric)
+        return self.after.labels(metric)
 
     def names(self) -> set[str]:
-        return {sample.name for sample in self.after.samples} | {"palaver_ready", "up"}
+        return {sample.name for sample in self.after.samples} | {"up"}
 
     def texts(self, keep: re.Pattern[str] = re.compile("")) -> tuple[str, str]:
         """Returns the texts of the pages with the lines in which a pattern is found."""
@@ -43,7 +41,7 @@ class Pages:
             "".join(line for line in page.text.splitlines(keepends=True) if keep.search(line))
             for page in (self.before, self.after)
         )
-        return before + PENDING, after + PENDING
+        return before, after
 
 
 @pytest.fixture(scope="module")

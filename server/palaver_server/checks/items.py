@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from anyio import to_thread
 
-from palaver_server import app, connections
+from palaver_server import connections, opening
 from palaver_server.callers.authenticator import callers_of
 from palaver_server.callers.blocks import CallerBlock
 from palaver_server.checks.certificates import authorities_outcome, certificate_outcome
@@ -87,9 +87,9 @@ def _checks(settings: Settings, environment: Mapping[str, str], hosts: list[Grpc
     yield Check("default AI connection", partial(_default_model, settings, environment))
     for name in settings.ai_connections:
         yield Check(f"AI connection {name}", partial(_named_model, name, settings, environment))
-    if (callers := app.callers_files(settings)) is not None:
+    if (callers := opening.callers_files(settings)) is not None:
         yield Check("callers", partial(_callers, callers))
-    if (certificates := app.certificate_files(settings)) is not None and settings.tls_certificate is not None:
+    if (certificates := opening.certificate_files(settings)) is not None and settings.tls_certificate is not None:
         yield Check("TLS certificate", partial(_certificate, certificates, settings.tls_certificate))
     if settings.tls_client_ca is not None:
         yield Check("TLS client authorities", partial(_pem_file, authorities_outcome, settings.tls_client_ca))
@@ -107,18 +107,18 @@ async def _storage(name: str, settings: Settings, environment: Mapping[str, str]
     timeouts = settings.store_timeouts()
     if isinstance(connection, Database):
         return Outcome.ok(await _in_thread(inspect_database, connection.path, timeouts.call))
-    await probe_store(await app.open_azure_store(name, connection, timeouts, Observers(), stack))
+    await probe_store(await opening.open_azure_store(name, connection, timeouts, Observers(), stack))
     return Outcome.ok("the tables can be read")
 
 
 async def _default_model(settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> Outcome:
-    connection = await app.open_default_connection(settings, environment, stack)
+    connection = await opening.open_default_connection(settings, environment, stack)
     if connection is not None:
         outcome = await _model(connection, settings, stack)
         return replace(outcome, detail=f"{connection.name}: {outcome.detail}")
     if settings.ai_connections:
         return Outcome.ok("there is none; every request must name its connection")
-    raise SettingsError(app.NO_AI_CONNECTION)
+    raise SettingsError(opening.NO_AI_CONNECTION)
 
 
 async def _named_model(name: str, settings: Settings, environment: Mapping[str, str], stack: AsyncExitStack) -> Outcome:
@@ -126,7 +126,7 @@ async def _named_model(name: str, settings: Settings, environment: Mapping[str, 
 
 
 async def _model(connection: AIConnection, settings: Settings, stack: AsyncExitStack) -> Outcome:
-    model = app.open_model(connection, stack)
+    model = opening.open_model(connection, stack)
     prompt = _smallest_prompt(connection.name, settings)
     try:
         if await model.lists_models():
@@ -152,7 +152,7 @@ async def _call(model: ChatModel, prompt: Prompt) -> None:
 
 
 async def _callers(files: WatchedFiles[tuple[CallerBlock, ...]], stack: AsyncExitStack) -> Outcome:
-    blocks = await _in_thread(app.loaded, files)
+    blocks = await _in_thread(opening.loaded, files)
     callers = await stack.enter_async_context(callers_of(blocks))
     if problems := await callers.problems():
         return Outcome(Status.FAILED, "; ".join(problems))
@@ -160,7 +160,7 @@ async def _callers(files: WatchedFiles[tuple[CallerBlock, ...]], stack: AsyncExi
 
 
 async def _certificate(files: WatchedFiles[Any], certificate: Path, stack: AsyncExitStack) -> Outcome:
-    await _in_thread(app.loaded, files)
+    await _in_thread(opening.loaded, files)
     return await _pem_file(certificate_outcome, certificate, stack)
 
 
@@ -193,7 +193,7 @@ async def _pem(outcome: Callable[[bytes], Outcome], pem: bytes, _stack: AsyncExi
 
 
 async def _skill_host(address: Address, hosts: list[GrpcSkillHost], stack: AsyncExitStack) -> Outcome:
-    host = await app.open_skill_host(address, stack)
+    host = await opening.open_skill_host(address, stack)
     hosts.append(host)
     await host.refresh()
     if not host.is_available:
