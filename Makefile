@@ -20,7 +20,7 @@ FLOOR_TESTS := --ignore tests/client/test_client_exports.py tests/client tests/e
 CLIENTS := go typescript java rust
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-skills run chat test go azurite deploy-tools deploy-check faults attack soak compatibility clients conformance lint format generate reference check-generate bench check lock check-lock test-floors setup clean
+.PHONY: help demo demo-skills run chat test go azurite deploy-tools deploy-check pictures faults attack soak compatibility clients conformance lint format generate reference check-generate bench check lock check-lock test-floors setup clean
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -65,6 +65,10 @@ deploy-tools: $(DEV) go ## install the programs that check deploy/
 
 deploy-check: deploy-tools azurite ## check the image, the Compose file, the chart, the unit, Envoy, the alerts and the dashboard in deploy/
 	@$(BIN)/python -m pytest -n 2 --dist loadfile tests/deploy $(ARGS)
+
+pictures: deploy-tools azurite ## play five faults in front of a server, and draw what its dashboard shows (docs/images)
+	@$(BIN)/python -m pip install --quiet --group plots
+	@$(BIN)/python -m tests.observability
 
 faults: $(DEV) azurite ## kill servers, break stores and drop callers, and check that no turn is lost, duplicated or half stored (ARGS="--times 1")
 	@$(BIN)/python -m tests.faults $(ARGS)

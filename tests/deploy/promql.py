@@ -47,15 +47,13 @@ def evaluate(
 
     A counter or histogram that the first page lacks counts from zero.
     """
-    found = evaluations(page_before, page_after, expressions, seconds=seconds)
+    found = evaluations([(0, page_before), (seconds, page_after)], expressions)
     return {expression: list(evaluation.samples) for expression, evaluation in found.items()}
 
 
-def evaluations(
-    page_before: str, page_after: str, expressions: Sequence[str], *, seconds: float = 60
-) -> dict[str, Evaluation]:
-    """Does the same, and returns what each expression names, too."""
-    pages = [{"seconds": 0, "text": page_before}, {"seconds": seconds, "text": page_after}]
+def evaluations(scrapes: Sequence[tuple[float, str]], expressions: Sequence[str]) -> dict[str, Evaluation]:
+    """Returns what each expression names, and its result at the time of the last of some scrapes."""
+    pages = [{"seconds": seconds, "text": text} for seconds, text in scrapes]
     asked = {"pages": pages, "target": TARGET, "expressions": list(expressions)}
     answered = json.loads(output("promql", given=json.dumps(asked)))
     return {

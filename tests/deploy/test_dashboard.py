@@ -59,7 +59,8 @@ async def pages(azurite: Azurite, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def evaluated(pages: Pages) -> dict[str, Evaluation]:
     """Every query, evaluated after the faults."""
-    return evaluations(*pages.texts(), expressions())
+    before, after = pages.texts()
+    return evaluations([(0, before), (60, after)], expressions())
 
 
 def test_queries_read_metrics_by_labels_that_the_page_has(evaluated: dict[str, Evaluation], pages: Pages):

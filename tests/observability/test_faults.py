@@ -27,3 +27,12 @@ async def test_a_fault_is_seen(tmp_path: Path, azurite: Azurite, fault: Fault):
         assert signs.lines == 1
     else:
         assert signs.span.is_error == ("error.type" in fault.attributes)
+
+
+def test_the_documentation_names_the_signs():
+    page = (Path(__file__).parents[2] / "docs" / "observability.md").read_text()
+    for fault in FAULTS:
+        metric = fault.metric.removesuffix("_sum").removesuffix("_count")
+        reason = fault.line.get("reason") or fault.line.get("status") or ""
+        for sign in (metric, f"`{fault.line['message']} ", reason, fault.labels.get("error_type", "")):
+            assert sign in page
