@@ -121,7 +121,7 @@ async def application(
         monitor.start(listening.health.report)
         telemetry.watch_readiness(lambda: listening.health.is_serving)
         if logs_start:
-            log_start(settings, storage, ai_connections, fallback, hosts)
+            log_start(settings, storage, stores, ai_connections, fallback, hosts)
         yield Application(engine, listening, reloading, monitor)
 
 

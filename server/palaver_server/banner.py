@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
-from urllib.parse import urlsplit
 
 from palaver_server.connections import AIConnection, Database, TableAccount
 from palaver_server.domain.log_fields import fields
+from palaver_server.domain.ports import Store
 from palaver_server.settings import Settings
 from palaver_server.skills.grpc_hosts import GrpcSkillHost
 
@@ -17,7 +17,8 @@ logger = logging.getLogger("palaver_server")
 
 def log_start(
     settings: Settings,
-    stores: Mapping[str, Database | TableAccount],
+    storage: Mapping[str, Database | TableAccount],
+    stores: Mapping[str, Store],
     models: Sequence[AIConnection],
     fallback: AIConnection | None,
     hosts: Iterable[GrpcSkillHost],
@@ -34,10 +35,9 @@ def log_start(
             metrics=settings.metrics_listen,
         ),
     )
-    for name, store in stores.items():
-        where = fields(path=store.path) if isinstance(store, Database) else fields(account=_account(store))
-        kind = "SQLite" if isinstance(store, Database) else "tables"
-        logger.info("storage connection", extra={"fields": {"name": name, "kind": kind, **where["fields"]}})
+    for name, connection in storage.items():
+        kind = "SQLite" if isinstance(connection, Database) else "tables"
+        logger.info("storage connection", extra=fields(name=name, kind=kind, location=stores[name].location))
     for model in models:
         logger.info(
             "AI connection",
@@ -60,12 +60,3 @@ def _tls(settings: Settings) -> str:
     if settings.tls_certificate is None:
         return "off"
     return "on" if settings.tls_client_ca is None else "on, with client certificates"
-
-
-def _account(store: TableAccount) -> str:
-    """Returns the address or the name of an account, without its key."""
-    if store.uri:
-        return urlsplit(store.uri).netloc
-    parts = dict(part.split("=", 1) for part in store.connection_string.split(";") if "=" in part)
-    named = parts.get("AccountName") or urlsplit(parts.get("TableEndpoint", "")).netloc
-    return named or "the emulator"

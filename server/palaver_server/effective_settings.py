@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from enum import Enum
 from urllib.parse import urlsplit
 
 from palaver_server.connections import OFFLINE, OPENAI, AIConnection, Database, TableAccount
@@ -66,6 +67,8 @@ def _text(value: object) -> str:
             return str(value).lower()
         case float():
             return str(int(value) if value.is_integer() else value)
+        case Enum():
+            return str(value.value)
         case tuple():
             return ",".join(map(str, value))
         case _:

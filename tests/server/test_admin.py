@@ -301,6 +301,7 @@ class TestSettings:
         assert settings["PALAVER_MAX_TOKENS_CAP"] == ("", True)
         assert settings["PALAVER_DATA_DIR"] == (str(tmp_path), False)
         assert settings["PALAVER_SKILL_HOSTS"] == ("", True)
+        assert settings["PALAVER_LOG_LEVEL"] == ("info", True)
 
     async def test_connections_are_told_without_their_keys(
         self, response: pb.GetServerSettingsResponse, tmp_path: Path

@@ -54,7 +54,7 @@ class TestStart:
                 assert (start["tls"], start["callers"]) == ("off", f"those in {callers.path}")
                 [store] = log.lines(message="storage connection")
                 assert (store["name"], store["kind"]) == ("AzureWebJobsStorage", "SQLite")
-                assert store["path"].endswith("palaver.db")
+                assert store["location"].endswith("palaver.db")
                 [model] = log.lines(message="AI connection")
                 assert (model["name"], model["endpoint"], model["default"]) == ("OPENAI", endpoint.url, "yes")
                 found = {line["host"]: (line["available"], line["skills"]) for line in log.lines(message="skill host")}
@@ -73,7 +73,7 @@ class TestStart:
             log,
         ):
             [store] = log.lines(message="storage connection")
-            assert (store["kind"], store["account"]) == ("tables", "chats")
+            assert (store["kind"], store["location"]) == ("tables", endpoint.url.split("/")[2])
         assert "c2VjcmV0" not in log.text
 
 
