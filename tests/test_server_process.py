@@ -468,9 +468,9 @@ class TestCallers:
             callers.digest("till")
             assert not any(is_served("till") for _ in range(10))
             callers.write(till={})
-            while not all(is_served("till") for _ in range(10)):
+            # All ten may reach the same worker, and the other one may read the file a moment later.
+            while not all(is_served("till") for _ in range(10)) or any(is_served("shop") for _ in range(10)):
                 pass
-            assert not any(is_served("shop") for _ in range(10))
 
     def test_keygen_prints_a_key_once_and_its_block(self, folder: Path):
         def keygen(*arguments: str) -> str:
