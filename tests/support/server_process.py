@@ -50,11 +50,12 @@ async def server_process(
 
     `metadata` identifies the caller in the calls of the stub.
     """
+    inherited = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint_url, "PALAVER_DATA_DIR": str(folder)}
     process = await asyncio.create_subprocess_exec(
         *command,
         *("--listen", listen),
-        env=os.environ | environment | variables,
+        env=inherited | environment | variables,
         stdout=asyncio.subprocess.PIPE,
         stderr=stderr,
     )
