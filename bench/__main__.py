@@ -130,7 +130,8 @@ async def tokens(report: Report, servers: tuple[Measured, ...], effort: Effort) 
 
 async def telemetry(report: Report, upstream: Measured, folder: Path, effort: Effort) -> None:
     """Reports what traces and metrics add to the cost of a token."""
-    scenario = Scenario("50 paced streams", 50, effort.paced)
+    # What telemetry costs, it costs for each turn, so the length of the reply matters.
+    scenario = Scenario("50 paced streams", 50, FULL.paced)
     with (
         processes.collector() as receiver,
         processes.palaver(upstream, folder / "off") as off,

@@ -18,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = "palaver_server"
 
+MAX_CHARACTERS = 1_000
+"""The most characters of a message or a value. Callers choose some of them."""
+
+MAX_TRACEBACK_CHARACTERS = 20_000
+
 PLAIN_VALUE = re.compile(r"[^\s\"=\\]+")
 """A value that needs no quotes in a text line."""
 
@@ -47,13 +52,13 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the text of a record."""
-        message = _on_one_line(redacted(record.getMessage(), self._secrets))
+        message = _on_one_line(_clean(record.getMessage(), self._secrets))
         pairs = "".join(
             f" {name}={_quoted(_without_secrets(value, self._secrets))}" for name, value in _fields_of(record).items()
         )
         text = f"{_time_of(record)} {record.levelname} {record.name}: {message}{pairs}"
         if record.exc_info:
-            text += f"\n{redacted(self.formatException(record.exc_info), self._secrets)}"
+            text += f"\n{_clean(self.formatException(record.exc_info), self._secrets, MAX_TRACEBACK_CHARACTERS)}"
         return text
 
 
@@ -73,9 +78,10 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             **_fields_of(record),
         }
-        if record.exc_info:
-            members["exception"] = self.formatException(record.exc_info)
         clean = {name: _without_secrets(value, self._secrets) for name, value in members.items()}
+        if record.exc_info:
+            traceback = self.formatException(record.exc_info)
+            clean["exception"] = _clean(traceback, self._secrets, MAX_TRACEBACK_CHARACTERS)
         return json.dumps(clean, ensure_ascii=False)
 
 
@@ -112,7 +118,14 @@ def _time_of(record: logging.LogRecord) -> str:
 
 def _without_secrets(value: object, secrets: tuple[str, ...]) -> bool | int | float | str:
     """Returns a value without secrets. Once it is quoted, a secret in it may be spelt with escapes."""
-    return value if isinstance(value, (bool, int, float)) else redacted(str(value), secrets)
+    return value if isinstance(value, (bool, int, float)) else _clean(str(value), secrets)
+
+
+def _clean(text: str, secrets: tuple[str, ...], most: int = MAX_CHARACTERS) -> str:
+    """Returns the beginning of a text, without secrets."""
+    # Cut a first time before the search for secrets, which takes its time, and behind where a secret could be cut.
+    text = redacted(text[: 4 * most], secrets)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _quoted(value: object) -> str:

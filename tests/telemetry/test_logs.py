@@ -78,6 +78,12 @@ class TestJson:
 
 
 @pytest.mark.parametrize("kind", [TextFormatter, JsonFormatter])
+def test_no_text_makes_a_line_long(kind: type[logging.Formatter]):
+    made = record("m %s", "x" * 5_000_000, error=ValueError("y" * 5_000_000), cause="z" * 5_000_000)
+    assert len(kind(()).format(made)) < 30_000  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", [TextFormatter, JsonFormatter])
 def test_secrets_are_left_out_of_every_part(kind: type[logging.Formatter]):
     made = record(f"m {SECRET}", error=ValueError(SECRET), cause=f"key {SECRET} refused")
     text = kind((SECRET,)).format(made)  # type: ignore[call-arg]

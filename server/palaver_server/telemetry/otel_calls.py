@@ -52,7 +52,7 @@ class ObservedCalls:
             if status in FAULTS_OF_SERVER:
                 attributes["error.type"] = reason_of(error)
                 fail(span, reason_of(error))
-            span.set_attributes(attributes)
+            span.set_attribute("rpc.response.status_code", status)
             span.end()
             self._durations.record(time.monotonic() - began_at, attributes)
 
