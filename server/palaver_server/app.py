@@ -48,7 +48,7 @@ class Application:
 
     @property
     def is_ready(self) -> bool:
-        """Whether the health service reports SERVING for the API."""
+        """True while the health service reports SERVING for the API."""
         return self.listener.health.is_serving
 
     async def reload(self) -> None:

@@ -1,4 +1,4 @@
-"""What a server logs when it has started: where it listens, who may call it, and what it found."""
+"""The lines that a server logs at its start: its address, its callers, and everything that it depends on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether turns could run: what they depend on is probed all the time, and a state changes only if this is sure."""
+"""The readiness of a server: probes of everything that turns depend on, several of which must agree on a change."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class HealthMonitor:
 
     @property
     def is_ready(self) -> bool:
-        """Whether everything works that is required."""
+        """True while everything works that is required."""
         return all(watched.works for watched in self._watched if watched.dependency.is_required)
 
     async def look(self) -> None:

@@ -12,7 +12,7 @@ from tests.deploy.programs import DEPLOY
 ALERTS = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "palaver.json"
 RATE_INTERVAL = "5m"
-"""What the tests use for Grafana's `$__rate_interval`."""
+"""The value of Grafana's `$__rate_interval` in the tests."""
 
 
 def alerts() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the server makes of the environment that a file in deploy/ gives it."""
+"""The settings that a server reads from the environment in a file of deploy/."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What an operator sees of five faults: in the metrics, in the log and in the traces."""
+"""Five faults as an operator sees them: in the metrics, in the log and in the traces."""

@@ -31,9 +31,9 @@ class Fault:
     """The sample that grows."""
     labels: dict[str, str]
     growth: float
-    """How much it grows at least."""
+    """Its growth, at least."""
     line: dict[str, Any]
-    """What the line of the log has."""
+    """The members of the line in the log."""
     span: str
     """The beginning of the span's name."""
     attributes: dict[str, Any]
@@ -42,7 +42,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Signs:
-    """What was seen of a fault."""
+    """The signs that were seen of a fault."""
 
     fault: Fault
     before: Page

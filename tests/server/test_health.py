@@ -1,4 +1,4 @@
-"""What the health service reports while a store or an endpoint fails, and when it works again."""
+"""The health service while a store or an endpoint fails, and when it works again."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 async def lines() -> AsyncIterator[Lines]:
-    """What the monitor logs."""
+    """The lines of the monitor."""
     handler = Lines()
     health.logger.addHandler(handler)
     yield handler

@@ -41,7 +41,7 @@ class SpanSeen:
 
 @dataclass
 class Collector:
-    """What has arrived."""
+    """Everything that has arrived."""
 
     address: str
     spans: list[SpanSeen] = field(default_factory=list)

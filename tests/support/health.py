@@ -1,4 +1,4 @@
-"""What the health service of a server reports, by call and by stream."""
+"""The reports of a server's health service, by call and by stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long certificates are valid."""
+"""The validity of certificates."""
 
 from __future__ import annotations
 

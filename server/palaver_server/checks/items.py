@@ -1,4 +1,4 @@
-"""What is checked. Each check opens what the server would open, and closes it again."""
+"""The checks. Each one opens a part of the server as the server would, and closes it again."""
 
 from __future__ import annotations
 

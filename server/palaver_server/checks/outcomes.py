@@ -9,7 +9,7 @@ from enum import Enum
 
 
 class Status(str, Enum):
-    """How a check ended."""
+    """The outcome of a check in one word."""
 
     OK = "ok"
     WARNING = "warning"
@@ -18,7 +18,7 @@ class Status(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a check has found out."""
+    """The findings of a check."""
 
     status: Status
     detail: str

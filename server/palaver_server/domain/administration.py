@@ -1,4 +1,4 @@
-"""What operators see of a server: the turns that run, the settings in effect and the connections."""
+"""A server as operators see it: the turns that run, the settings in effect and the connections."""
 
 from __future__ import annotations
 

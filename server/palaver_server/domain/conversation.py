@@ -156,7 +156,7 @@ class SkillResult:
     text: str
     is_error: bool = False
     error_type: str = field(default="", compare=False)
-    """What failed, for the operator: a gRPC status, or `skill_error` if the skill itself reported the error."""
+    """The kind of the failure, for operators: a gRPC status, or `skill_error` if the skill itself reported it."""
     source: str = field(default="", compare=False)
     """The host that was called, or empty if none was."""
 

@@ -40,7 +40,7 @@ _FORMS = (
 _HINT = re.compile(
     r"-----BEGIN|[=:]|bearer|sharedkey|sk[-_]|(?:xai|pplx|nvapi|key)-|(?:gsk|hf|fw|r8)_|AIza|eyJ|\*\*", re.IGNORECASE
 )
-"""What every text with one of the forms has, so that most texts are searched once."""
+"""A part of every text that has one of the forms. Most texts have none of these parts, and are searched once."""
 
 _SECRET_VARIABLE = re.compile(r"(?<!_TLS)(?:^|[^a-z])(?:api)?(?:key|token|secret|password)$", re.IGNORECASE)
 """The names of variables that hold a secret, except PALAVER_TLS_KEY, which holds the path of a file."""

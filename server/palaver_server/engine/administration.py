@@ -1,4 +1,4 @@
-"""What operators may see. Every call needs admin access, and shows a caller only what it has a right to name."""
+"""The view of operators. Every call needs admin access, and shows a caller only what it has a right to name."""
 
 from __future__ import annotations
 

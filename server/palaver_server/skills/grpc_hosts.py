@@ -57,7 +57,7 @@ class GrpcSkillHost:
         self.name = address.target
         self.is_available = False
         self.problems: list[str] = []
-        """What is wrong with the host or its skills, as the latest refresh found."""
+        """The problems of the host and its skills that the latest refresh found."""
 
     async def close(self) -> None:
         """Closes the channel and cancels its calls."""

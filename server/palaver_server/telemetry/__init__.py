@@ -1,1 +1,1 @@
-"""What an operator sees of calls and turns: log lines, metrics and traces."""
+"""Calls and turns as an operator sees them: log lines, metrics and traces."""

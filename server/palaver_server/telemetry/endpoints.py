@@ -1,4 +1,4 @@
-"""What telemetry calls the endpoints of AI connections, models and skills: names of a bounded number."""
+"""The names of endpoints, models and skills in metrics and spans. Their number is bounded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from palaver_server.domain.limits import MAX_LABELS
 
 OTHER = "_OTHER"
-"""The conventions' name for what is not told apart."""
+"""The conventions' name for everything that has no name of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the rest of the server takes from telemetry. OpenTelemetry adds its parts to these if it is on."""
+"""The parts of telemetry that the rest of the server takes. OpenTelemetry adds its own if it is on."""
 
 from __future__ import annotations
 

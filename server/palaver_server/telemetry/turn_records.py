@@ -1,4 +1,4 @@
-"""Records of turns: what there is to tell of a turn, collected from its stages and passed to whatever tells it."""
+"""Records of turns, collected from their stages and passed to those that log, measure and trace them."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class SkillRun:
 
 @dataclass(slots=True, eq=False)
 class TurnRecord:
-    """What there is to tell of a turn. Times are those of `time.monotonic`."""
+    """The record of a turn. Times are those of `time.monotonic`."""
 
     key: TurnKey
     caller: Caller

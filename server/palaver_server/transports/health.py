@@ -18,7 +18,7 @@ class ServiceHealth:
     def __init__(self) -> None:
         self.servicer = health.aio.HealthServicer()
         self.is_serving = False
-        """Whether the service reports SERVING for the API."""
+        """True while the service reports SERVING for the API."""
         self._is_draining = False
 
     async def add(self, name: str) -> None:
