@@ -121,6 +121,7 @@ class Stage:
             listen = self._address or "127.0.0.1:0"  # the same address after a restart
             command = [str(COMMAND)] if not scenario.disk else _on_a_small_disk(data, scenario.disk)
             options = {f"PALAVER_{name.upper()}": str(value) for name, value in scenario.server.items()}
+            options["PALAVER_LOG_LEVEL"] = "error"  # the faults that it would warn of are those of the scenarios
             starting = server_process(data, self._endpoint.url, listen=listen, command=command, **options, **variables)
             self._process = await self._running.enter_async_context(starting)
             self._address = self._process.address

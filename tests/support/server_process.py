@@ -48,10 +48,12 @@ async def server_process(
 ) -> AsyncIterator[ServerProcess]:
     """Runs a server until the end of the block. Its store is SQLite in the folder, unless a variable names another.
 
-    `metadata` identifies the caller in the calls of the stub.
+    `metadata` identifies the caller in the calls of the stub. Without a file for stderr, the server logs only warnings.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
     environment = {"OPENAI_API_KEY": "k", "OPENAI_BASE_URL": endpoint_url, "PALAVER_DATA_DIR": str(folder)}
+    if stderr is None:
+        environment["PALAVER_LOG_LEVEL"] = "warning"
     process = await asyncio.create_subprocess_exec(
         *command,
         *("--listen", listen),
