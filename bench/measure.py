@@ -57,9 +57,10 @@ async def cpu_per_token(
         connected = [(server, await stack.enter_async_context(callers(server, most))) for server in servers]
         for _, caller in connected:
             await caller.streams(most, Pace(0, 20))  # opens the connections and warms everything up
-        for _ in range(rounds):
+        for number in range(rounds):
             for scenario in scenarios:
-                for server, caller in connected:
+                # In turn, because whoever comes second finds another machine than whoever comes first.
+                for server, caller in connected[::-1] if number % 2 else connected:
                     before, begun = server.cpu(), time.perf_counter()
                     await caller.streams(scenario.streams, scenario.pace)
                     rate = scenario.pace.pieces / (time.perf_counter() - begun)
