@@ -82,7 +82,7 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             traceback = self.formatException(record.exc_info)
             clean["exception"] = _clean(traceback, self._secrets, MAX_TRACEBACK_CHARACTERS)
-        return json.dumps(clean, ensure_ascii=False)
+        return json.dumps(clean)  # in ASCII, so that nothing in a value looks like the end of the line
 
 
 def log_to_stderr(level: LogLevel = LogLevel.INFO, form: LogFormat = LogFormat.TEXT) -> None:
@@ -130,7 +130,11 @@ def _clean(text: str, secrets: tuple[str, ...], most: int = MAX_CHARACTERS) -> s
 
 def _quoted(value: object) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text if PLAIN_VALUE.fullmatch(text) and text.isprintable() else json.dumps(text, ensure_ascii=False)
+    return (
+        text
+        if PLAIN_VALUE.fullmatch(text) and text.isprintable()
+        else json.dumps(text, ensure_ascii=not text.isprintable())
+    )
 
 
 def _on_one_line(text: str) -> str:

@@ -42,7 +42,7 @@ class TestText:
             ('say "hi"', r'"say \"hi\""'),
             ("line\nWARNING forged", r'"line\nWARNING forged"'),
             ("\x1b[2J", r'"\u001b[2J"'),
-            ("\u2028", '"\u2028"'),
+            ("\u2028", r'"\u2028"'),
             ("naïve", "naïve"),
         ],
     )

@@ -15,7 +15,7 @@ import pytest
 from palaver.v1 import assistant_service_pb2 as pb
 from tests.support.callers import CallersFile, bearer
 from tests.support.calls import create_assistant, query
-from tests.support.endpoint import Endpoint, HangUp, Refusal, Stream, skill_calls
+from tests.support.endpoint import Endpoint, HangUp, Raw, Refusal, Stream, skill_calls
 from tests.support.log_file import LogFile
 from tests.support.ports import free_port
 from tests.support.server_process import ServerProcess, server_process
@@ -176,6 +176,17 @@ class TestTurns:
         assert line["cause"].startswith(cause)
         assert (turn["outcome"], turn["reason"], turn["level"]) == ("failed", reason, "WARNING")
         assert CANARY not in log.text
+
+    async def test_bytes_that_are_not_http_are_not_quoted(self, tmp_path: Path, endpoint: Endpoint):
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for data in (head + b"canary-4711\r\n", b"HTTP/1.1 canary-4711\r\n\r\n", b"canary-4711\r\n\r\n"):
+            endpoint.default = Raw(data)
+            async with logged(tmp_path, endpoint) as (server, log):
+                await create_assistant(server, if_exists=pb.IF_EXISTS_KEEP)
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await server.stub.PostUserQueryUnary(query())
+                await log.line(message="a model call failed")
+            assert CANARY not in log.text
 
     async def test_the_level_hides_what_is_less_severe(self, tmp_path: Path, endpoint: Endpoint):
         endpoint.script(Stream("Fine"), Refusal(401))

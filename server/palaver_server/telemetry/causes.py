@@ -8,8 +8,8 @@ from palaver_server.domain.errors import PalaverError
 
 MAX_CAUSE_CHARACTERS = 300
 
-SPEAKING = ("aiohttp", "httpx2", "sqlite3", "ssl")
-"""The libraries whose errors say something about connections and files, and quote nothing that was sent over them."""
+SPEAKING = ("sqlite3",)
+"""The libraries whose errors quote nothing. Those of HTTP quote the bytes that they can't parse."""
 
 
 def cause_of(error: BaseException, *, quotes: bool = False) -> str:
